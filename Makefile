@@ -1,0 +1,26 @@
+# The only commands a newcomer needs: make fit, make test.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: fit test check clean
+
+fit: $(VENV)/.done          ## train configs/base.yaml, then score its best checkpoint on the test split
+	$(BIN)/python -m lit_bert fit --config configs/base.yaml
+	$(BIN)/python -m lit_bert test
+
+test: check                 ## lint, types and the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.done        ## ruff and mypy only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[offline,dev]'
+	touch $@
+
+clean:                      ## remove the virtual environment and the tools' caches; runs are kept
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist

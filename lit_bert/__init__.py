@@ -1,0 +1,23 @@
+"""BERT text classification with PyTorch Lightning; `python -m lit_bert --help` lists the verbs."""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+__all__ = ["BertClassifier", "EmotionDataModule", "UserError", "Weights", "__version__"]
+
+_HOMES = {"BertClassifier": "model", "EmotionDataModule": "data", "Weights": "sources"}
+
+
+class UserError(Exception):
+    """Something a person can put right; the message says what came, what was expected, what to run next.
+
+    The command line shows the message alone and ends with exit code 2.
+    """
+
+
+def __getattr__(name: str) -> Any:
+    # Lazily, so that `--help` and a predictor need not wait for torch.
+    if name in _HOMES:
+        return getattr(import_module(f"lit_bert.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'lit_bert' has no attribute {name!r}")

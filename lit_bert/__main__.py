@@ -1,0 +1,94 @@
+"""The front door: the table of verbs, and what a person sees when something is wrong.
+
+    python -m lit_bert --help
+
+Nothing heavy is imported here, so that help and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import sys
+from importlib import import_module
+from typing import NamedTuple
+
+from lit_bert import UserError, __version__
+
+
+class Verb(NamedTuple):
+    """One row of the table: `function` of `module` takes the arguments after the verb and gives the exit code."""
+
+    module: str
+    function: str
+    help: str
+
+
+VERBS = {
+    "fit": Verb("cli", "fit", "train on labelled text; without --config this is configs/base.yaml"),
+    "validate": Verb("cli", "validate", "score a checkpoint on the validation split"),
+    "test": Verb("cli", "test", "score a checkpoint on the test split"),
+    "predict": Verb("cli", "predict", "label texts from the command line, standard input or a file"),
+}
+
+HELP = """usage: python -m lit_bert VERB [OPTIONS]
+
+BERT text classification: labelled text in, a classifier with an honest score out.
+
+{verbs}
+
+  python -m lit_bert fit                             train on the emotion tweets, or on stand-ins without a network
+  python -m lit_bert fit --data.dataset reviews.csv  train on your own text (columns text and label)
+  python -m lit_bert test                            score the best checkpoint of the newest fit
+  python -m lit_bert predict "what a day" "oh no"    label texts with it
+  tensorboard --logdir checkpoints                   look at the runs
+
+`python -m lit_bert VERB --help` shows every option and its default."""
+
+
+def help_text() -> str:
+    """The page that `--help` prints."""
+    return HELP.format(verbs="\n".join(f"  {name:9} {verb.help}" for name, verb in VERBS.items()))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one verb.
+
+    Returns:
+        The exit code: 0 done; 1 predict left out rows that it could not read; 2 nothing was done, and one line
+        on standard error says why.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    name = arguments[0] if arguments else "--help"
+    if name in ("--help", "-h"):
+        print(help_text())
+        return 0
+    if name == "--version":
+        print(__version__)
+        return 0
+    if name not in VERBS:
+        near = difflib.get_close_matches(name, VERBS, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return _say("", f"there is no verb '{name}'; {hint}Expected one of {', '.join(VERBS)}.")
+    verb = VERBS[name]
+    try:
+        return getattr(import_module(f"lit_bert.{verb.module}"), verb.function)(arguments[1:])
+    except UserError as error:
+        return _say(name, str(error))
+    except BrokenPipeError:  # the reader of standard output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR):
+            raise
+        return _say(name, f"cannot write {error.filename or 'its results'}: {error.strerror}.")
+
+
+def _say(verb: str, message: str) -> int:
+    print(f"lit_bert{' ' * bool(verb)}{verb}: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""What a run shows and keeps: TensorBoard scalars and pictures, progress lines, predictions in files.
+
+Step 5 of the journey. Nothing here changes what is learned.
+
+    tensorboard --logdir checkpoints
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from lit_bert.tables import Numbered, Row, RowWriter
+
+WRONG_TEXTS = 20  # rows of the table of confident errors
+
+
+class Throughput(Callback):
+    """Logs how the training steps since the last logged one went.
+
+    `train/loss_batch_nats` (nats per text, one batch), `train/learning_rate`, `train/texts_per_s`,
+    `train/tokens_per_s` (real tokens, no padding) and `train/padding_ratio` (padding by all tokens, 0 to 1), all
+    of this process; every `log_every_n_steps` of the trainer.
+    """
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restart()
+
+    def _restart(self) -> None:
+        self._start = time.perf_counter()
+        self._texts = self._slots = 0
+        self._tokens: Tensor | int = 0  # stays on the device: reading it there would hold up every step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        mask: Tensor = batch["attention_mask"]  # (B, T)
+        self._texts += mask.shape[0]
+        self._slots += mask.numel()
+        self._tokens = self._tokens + mask.sum()
+        if (trainer.global_step % trainer.log_every_n_steps) and not trainer.is_last_batch:
+            return
+        tokens = int(self._tokens)
+        seconds = time.perf_counter() - self._start
+        pl_module.log_dict(
+            {
+                "train/loss_batch_nats": float(outputs["loss"]),
+                "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+                "train/texts_per_s": self._texts / seconds,
+                "train/tokens_per_s": tokens / seconds,
+                "train/padding_ratio": 1 - tokens / self._slots,
+            },
+            on_step=True,
+            on_epoch=False,
+            rank_zero_only=True,
+        )
+        self._restart()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking and hasattr(self, "_start"):
+            self._restart()  # the time spent validating is no training time
+
+
+class Dashboard(Callback):
+    """Shows each validation in TensorBoard: confusion matrix, precision-recall curves, confident errors.
+
+    When the fit ends, the hyper-parameters are stored beside the scores of the best epoch.
+    """
+
+    def __init__(self) -> None:
+        self.best: dict[str, float] = {}
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._seen.append((outputs["logits"].softmax(-1).cpu(), batch["labels"].cpu(), batch["rows"].cpu()))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        probs, labels, rows = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        probs, labels, rows = _gather(probs, labels, rows)
+        self._keep_best(trainer)
+        logger = trainer.logger
+        if not (isinstance(logger, TensorBoardLogger) and trainer.is_global_zero):
+            return
+        board, step, names = logger.experiment, trainer.global_step, pl_module.hparams["label_names"]
+        preds = probs.argmax(-1)
+        counts = multiclass_confusion_matrix(preds, labels, len(names))
+        board.add_figure("val/confusion_matrix", confusion_figure(counts, names), step)
+        for index, name in enumerate(names):
+            board.add_pr_curve(f"val/precision_recall/{name}", labels == index, probs[:, index], step)
+        confidence = probs.max(-1).values
+        wrong = (preds != labels).nonzero().flatten()
+        wrong = wrong[confidence[wrong].argsort(descending=True)][:WRONG_TEXTS]
+        loaders: Any = trainer.val_dataloaders
+        lines = ["| text | is | predicted | probability |", "| --- | --- | --- | --- |"]
+        for index, text in zip(wrong.tolist(), loaders.dataset.texts(rows[wrong].tolist()), strict=True):
+            text = " ".join(text.split()).replace("|", "\\|")[:300]
+            lines.append(f"| {text} | {names[labels[index]]} | {names[preds[index]]} | {confidence[index]:.3f} |")
+        board.add_text("val/most_confidently_wrong", "\n".join(lines), step)
+
+    def _keep_best(self, trainer: Trainer) -> None:
+        scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        if scores.get("val/f1", 0.0) >= self.best.get("val/f1", 0.0):
+            self.best = scores
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(trainer.logger, TensorBoardLogger) and self.best:
+            data = trainer.datamodule.hparams if getattr(trainer, "datamodule", None) else {}
+            hparams = {name: str(value) if isinstance(value, list | None) else value
+                       for name, value in {**data, **pl_module.hparams}.items()}  # fmt: skip
+            hparams["learning_rate"] = pl_module.learning_rate
+            trainer.logger.log_hyperparams(hparams, {f"best/{k.removeprefix('val/')}": v for k, v in self.best.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+
+def _gather(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Joins tensors of different length from all devices along their first dimension."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return tensors
+    parts: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, tensors)
+    return tuple(torch.cat(each) for each in zip(*parts, strict=True))
+
+
+def confusion_figure(counts: Tensor, names: list[str]) -> Any:
+    """A matplotlib figure: rows are true classes, columns predicted ones; colour is the share of the row.
+
+    Args:
+        counts: int64 (C, C).
+        names: the C class names.
+    """
+    from matplotlib.figure import Figure
+
+    size = max(4.0, 0.55 * len(names) + 1.6)
+    figure = Figure(figsize=(size + 0.8, size), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    share = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    image = axes.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
+    axes.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="predicted", ylabel="true")
+    axes.set_xticklabels(names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticklabels(names)
+    if len(names) <= 20:  # numbers in smaller cells cannot be read
+        for row in range(len(names)):
+            for column in range(len(names)):
+                colour = "white" if share[row, column] > 0.55 else "black"
+                axes.text(column, row, int(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
+    figure.colorbar(image, label="share of the true class", shrink=0.8)
+    return figure
+
+
+class Progress(RichProgressBar):
+    """A bar on standard error, for terminals; shows loss, validation scores and speed."""
+
+    SHOWN = ("train/loss_batch_nats", "val/f1", "val/f1_micro", "train/tokens_per_s")
+
+    def __init__(self) -> None:
+        theme = RichProgressBarTheme(metrics_format=".3f", metrics_text_delimiter="  ")
+        super().__init__(leave=True, theme=theme, console_kwargs={"stderr": True})
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        metrics = trainer.callback_metrics
+        return {name.split("/")[1] if name.startswith("train") else name: round(float(metrics[name]), 3)
+                for name in self.SHOWN if name in metrics}  # fmt: skip
+
+
+class ProgressLines(Callback):
+    """One line per validation on standard error, where that is not a terminal."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        print(
+            f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}: val/loss_nats {scores['val/loss_nats']:.4f}, "
+            f"val/f1 {scores['val/f1']:.4f}, val/f1_micro {scores['val/f1_micro']:.4f}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+class PredictionWriter(Callback):
+    """Hands each row on with its prediction, in the order of the input, as soon as its window is complete.
+
+    Adds `predicted_label`, `probability` and `probability_<class>` to the columns of the row.
+
+    Attributes:
+        rows: how many were written.
+        truncated: how many texts were longer than the model reads.
+    """
+
+    def __init__(self, writer: RowWriter) -> None:
+        self.writer = writer
+        self.rows = self.truncated = 0
+        self._window = 0
+        self._held: list[tuple[Numbered, Tensor]] = []
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if batch["window"] != self._window:
+            self._write(pl_module)
+            self._window = batch["window"]
+        self._held += zip(batch["numbered"], outputs.cpu(), strict=True)
+        self.truncated += batch["truncated"]
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(pl_module)
+
+    def _write(self, pl_module: LightningModule) -> None:
+        self._held.sort(key=lambda held: held[0].number)
+        names = pl_module.hparams["label_names"]
+        self.writer.write(_labelled(numbered.row, probs, names) for numbered, probs in self._held)
+        self.rows += len(self._held)
+        self._held = []
+
+
+def _labelled(row: Any, probs: Tensor, names: list[str]) -> Row:
+    values = [round(value, 6) for value in probs.tolist()]
+    best = int(probs.argmax())
+    return {
+        **row,
+        "predicted_label": names[best],
+        "probability": values[best],
+        **{f"probability_{name}": value for name, value in zip(names, values, strict=True)},
+    }

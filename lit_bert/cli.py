@@ -1,0 +1,450 @@
+"""The verbs that train and score: LightningCLI over the rooms, and the links between them.
+
+Links: `weights` serves data (tokenizer) and model (architecture, values); `data.label_names` become the model's.
+A verb that starts from a checkpoint reads its settings from there first; explicit flags win over them.
+
+    python -m lit_bert fit --config configs/base.yaml --trainer.max_epochs 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+import torch
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.panel import Panel
+
+from lit_bert import UserError
+from lit_bert.callbacks import Dashboard, PredictionWriter, Progress, ProgressLines, Throughput
+from lit_bert.checkpoints import RUNS, Checkpoint, SafeCheckpointIO, find
+from lit_bert.data import EmotionDataModule
+from lit_bert.model import BertClassifier
+from lit_bert.sources import Source, Weights
+from lit_bert.tables import BadRow, Numbered, RowWriter, read_rows
+
+log = logging.getLogger("lit_bert")
+
+
+class Parser(LightningArgumentParser):
+    """Its errors are one line, shown by the front door."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        verb = self.prog.split()[-1] if " " in self.prog else ""
+        text = re.sub(r"\s+", " ", message).strip().rstrip(".")
+        raise UserError(f"{text[:600]}. `python -m lit_bert {verb} --help` lists what is accepted.")
+
+
+class KeepConfig(SaveConfigCallback):
+    """Writes config.yaml into the run's folder and the same settings into its checkpoints."""
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+
+
+class _Verb(LightningCLI):
+    """What all verbs share. One class a verb, so that only that verb's parser is built."""
+
+    name: ClassVar[str]
+    trainer_settings: ClassVar[dict[str, Any]] = {"enable_model_summary": False}
+
+    def __init__(self, arguments: list[str], checkpoint: Checkpoint | None, config_file: Path | None = None) -> None:
+        self.checkpoint = checkpoint
+        if checkpoint:
+            settings = yaml.safe_dump(self.settings_of(checkpoint))
+            arguments = ["--config", settings, *arguments, "--ckpt_path", str(checkpoint.path)]
+        sys.argv[1:] = [self.name, *arguments]  # LightningCLI warns when it is given them any other way
+        super().__init__(
+            BertClassifier,
+            EmotionDataModule,
+            save_config_callback=KeepConfig if self.name == "fit" else None,
+            save_config_kwargs={"overwrite": True},  # a resumed run writes into its own folder
+            seed_everything_default=0,
+            trainer_defaults=self.trainer_settings,
+            parser_class=Parser,
+            parser_kwargs={
+                "prog": "python -m lit_bert",
+                self.name: {"default_config_files": [str(config_file)] if config_file else []},
+            },
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let the checkpoint's hyper-parameters win over explicit flags; see `settings_of`."""
+
+    @staticmethod
+    def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
+        """The part of the configuration that the checkpoint answers for."""
+        model = {key: value for key, value in checkpoint.model.items() if key != "label_names"}
+        data = {key: value for key, value in checkpoint.data["hyper_parameters"].items() if key != "order_seed"}
+        return {"weights": {**checkpoint.weights["request"], "checkpoint": str(checkpoint.path)},
+                "model": model, "data": data}  # fmt: skip
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(Weights, "weights")
+        parser.link_arguments("weights", "data.weights", apply_on="instantiate")
+        parser.link_arguments("weights", "model.weights", apply_on="instantiate")
+        parser.link_arguments("data.label_names", "model.label_names", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.order_seed", compute_fn=int)
+
+    def before_instantiate_classes(self) -> None:
+        settings = self.config[self.name]["trainer"]
+        if settings["precision"] is None:
+            settings["precision"] = native_precision(settings["accelerator"])
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        settings = self.config_init[self.name]["trainer"]
+        bar = sys.stderr.isatty() and settings["enable_progress_bar"] is not False
+        plugins = settings["plugins"] or []
+        trainer = super().instantiate_trainer(
+            enable_progress_bar=bar,
+            plugins=[*(plugins if isinstance(plugins, list) else [plugins]), SafeCheckpointIO()],
+            callbacks=[*(settings["callbacks"] or []), *self.callbacks(bar)],
+            **kwargs,
+        )
+        device = type(trainer.accelerator).__name__.removesuffix("Accelerator")
+        threads = f", {torch.get_num_threads()} threads" if device == "CPU" else ""
+        log.info(f"device    {trainer.num_devices} × {device}{threads}, precision {trainer.precision}")
+        return trainer
+
+    def callbacks(self, bar: bool) -> list[Callback]:
+        """Those that always run with this verb."""
+        return [Progress()] if bar else []
+
+    def sources(self) -> list[tuple[str, Source]]:
+        """What the scores rest on, by role."""
+        if self.checkpoint is None:
+            return [("weights", self.model.weights.source), ("data", self.datamodule.source)]
+        return [("weights", self.model.weights.source), ("trained on", Source(**self.checkpoint.data["source"]))]
+
+
+class Fit(_Verb):
+    """`fit`: train, keep the best epoch and the last."""
+
+    name = "fit"
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        best = {"monitor": "val/f1", "mode": "max"}
+        parser.set_defaults({f"early_stopping.{key}": value for key, value in {**best, "patience": 3}.items()})
+        parser.set_defaults({f"checkpoint.{key}": value for key, value in {
+            **best, "filename": "best", "save_weights_only": True, "enable_version_counter": False}.items()})  # fmt: skip
+
+    @staticmethod
+    def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
+        """To go on with a run, all its settings are needed, and its own folder."""
+        if "optimizer_states" not in checkpoint.content:
+            raise UserError(
+                f"{checkpoint.path} holds weights only, so training cannot go on from it. Use --ckpt_path last, or "
+                f"start a new run from these weights with --weights.checkpoint {checkpoint.path}."
+            )
+        settings = {**checkpoint.content.get("config", {}), **_Verb.settings_of(checkpoint)}
+        logger = settings.get("trainer", {}).get("logger")
+        if isinstance(logger, dict):
+            logger["init_args"].update(save_dir=str(checkpoint.run.parent), name="", version=checkpoint.run.name)
+        return settings
+
+    def callbacks(self, bar: bool) -> list[Callback]:
+        last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+        return [Throughput(), Dashboard(), last, *(super().callbacks(bar) or [ProgressLines()])]
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        trainer = super().instantiate_trainer(**kwargs)
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(trainer.log_dir)  # Lightning would put a folder `checkpoints` in between
+        return trainer
+
+    def before_fit(self) -> None:
+        run = Path(str(self.trainer.log_dir))
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            (run / ".writable").touch()
+            (run / ".writable").unlink()
+        except OSError as error:
+            raise UserError(
+                f"cannot write checkpoints into {run}: {error.strerror}. Choose another folder with "
+                "--trainer.logger.init_args.save_dir."
+            ) from None
+        if self.checkpoint and self.datamodule.label_names != self.checkpoint.data["label_names"]:
+            raise UserError(
+                f"{self.checkpoint.path} was trained on the classes {', '.join(self.checkpoint.data['label_names'])}; "
+                f"the data has {', '.join(self.datamodule.label_names)}. Resume without --config and --data flags."
+            )
+        announce(self.sources())
+        log.info(f"classes   {len(self.datamodule.label_names)}: {_some(self.datamodule.label_names)}")
+        log.info(f"run       {run}")
+        if isinstance(self.trainer.logger, TensorBoardLogger) and self.trainer.is_global_zero:
+            lines = [f"**{role}**: {source}" for role, source in self.sources()]
+            self.trainer.logger.experiment.add_text("sources", "\n\n".join(lines), 0)
+
+    def after_fit(self) -> None:
+        best = self.trainer.checkpoint_callback
+        if not (isinstance(best, ModelCheckpoint) and best.best_model_path and self.trainer.is_global_zero):
+            return
+        dashboard = next(c for c in self.trainer.callbacks if isinstance(c, Dashboard))  # type: ignore[attr-defined]
+        print(score_table("validation, best epoch", dashboard.best, self.sources()))
+        print(f"\n{best.best_model_path}\nscore it with  python -m lit_bert test\n"
+              f"look at it with  tensorboard --logdir {Path(best.best_model_path).parent.parent}")  # fmt: skip
+
+
+class _Evaluate(_Verb):
+    """`validate` and `test`: score a checkpoint on one split."""
+
+    trainer_settings: ClassVar[dict[str, Any]] = {
+        "enable_model_summary": False, "logger": False, "enable_checkpointing": False}  # fmt: skip
+    split: ClassVar[str]
+
+    @classmethod
+    def subcommands(cls) -> dict[str, set[str]]:  # type: ignore[override]
+        return {cls.name: {"model", "dataloaders", "datamodule", "verbose", "weights_only"}}
+
+    def evaluate(self, datamodule: EmotionDataModule, model: BertClassifier, **_: Any) -> None:
+        """Prints the scores, what they rest on, and keeps them as JSON beside the checkpoint."""
+        assert self.checkpoint is not None
+        # The weights came with `weights.checkpoint`: nothing is left to load.
+        scores = getattr(self.trainer, self.name)(model, datamodule=datamodule, verbose=False)[0]
+        if not self.trainer.is_global_zero:
+            return
+        split = datamodule.hparams[f"{self.split}_split"]
+        sources = [*self.sources(), ("scored on", datamodule.source)]
+        print(f"checkpoint {self.checkpoint.path}\nsha256     {self.checkpoint.sha256}")
+        if self.checkpoint.val_f1 is not None:
+            print(f"validation macro F1 when it was saved: {self.checkpoint.val_f1:.4f}")
+        print(score_table(f"split {split}", scores, sources))
+        record = {"checkpoint": str(self.checkpoint.path), "sha256": self.checkpoint.sha256, "split": split,
+                  "scores": scores, **{role: str(source) for role, source in sources}}  # fmt: skip
+        try:
+            (self.checkpoint.run / f"{self.name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            log.info(f"the scores are not kept beside the checkpoint: {error.strerror}")
+
+    validate = test = evaluate
+
+
+class Validate(_Evaluate):
+    """`validate`."""
+
+    name, split = "validate", "val"
+
+
+class Test(_Evaluate):
+    """`test`."""
+
+    name, split = "test", "test"
+
+
+class Predict(_Verb):
+    """`predict`: label texts."""
+
+    name = "predict"
+    trainer_settings: ClassVar[dict[str, Any]] = {**_Evaluate.trainer_settings, "devices": 1}
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"predict": {"model", "dataloaders", "datamodule", "return_predictions", "weights_only"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--texts", type=list[str] | None, default=None, help="texts to label; also without the flag, right after the verb")  # fmt: skip
+        parser.add_argument("--input", type=str | None, default=None, help="CSV, TSV, JSON Lines, Parquet or plain text file; - is standard input, a text per line (the default without texts)")  # fmt: skip
+        parser.add_argument("--output", type=str | None, default=None, help="CSV, TSV, JSON Lines or Parquet file to write; null prints JSON Lines")  # fmt: skip
+
+    def predict(self, datamodule: EmotionDataModule, model: BertClassifier, **_: Any) -> None:
+        config = self.config_init["predict"]
+        texts, file, self.bad_rows = config["texts"], config["input"], 0
+        if texts and file:
+            raise UserError("got texts and --input; expected one of them.")
+        if texts:
+            rows: Iterator[Numbered] = (Numbered(n, 0, {"text": text}) for n, text in enumerate(texts, 1))
+        else:
+            if file is None and sys.stdin.isatty():
+                raise UserError('nothing to label; give texts, as in `predict "what a day"`, or --input FILE.')
+            rows = read_rows(file or "-")
+        column = "text" if texts or file in (None, "-") or str(file).endswith(".txt") else datamodule.hparams.text_column
+        datamodule.hparams.text_column = column
+        with RowWriter(config["output"]) as writer:
+            kept = PredictionWriter(writer)
+            self.trainer.callbacks.append(kept)  # type: ignore[attr-defined]
+            datamodule.predict_from(self._readable(rows, column, str(file or "standard input")))
+            self.trainer.predict(model, datamodule=datamodule, return_predictions=False)
+            if not kept.rows:
+                raise UserError(f"{file or 'standard input'} has no row that can be labelled.")
+        if kept.truncated:
+            log.info(f"{kept.truncated} of {kept.rows} texts were cut at {datamodule.hparams.max_length} tokens")
+        if config["output"]:
+            log.info(f"{kept.rows} rows written to {config['output']}")
+        if self.bad_rows:
+            log.info(f"{self.bad_rows} rows could not be labelled and were left out")
+
+    def _readable(self, rows: Iterator[Numbered], column: str, name: str) -> Iterator[Numbered]:
+        """The rows with a text; reports the others by number. A column no row has is an error at once."""
+        seen = False
+        for numbered in rows:
+            row = numbered.row
+            if not isinstance(row, BadRow) and not seen and column not in row:
+                raise UserError(
+                    f"{name} has no column '{column}'; it has {', '.join(map(str, row))}. "
+                    "Name the one with the texts with --data.text_column."
+                )
+            if isinstance(row, BadRow):
+                problem = row.problem
+            elif row.get(column) is None or isinstance(row[column], dict | list):
+                problem = f"no text in column '{column}'"
+            else:
+                seen = True
+                yield numbered
+                continue
+            self.bad_rows += 1
+            log.info(f"{name}, {numbered.place}: {problem}; left out")
+
+
+def native_precision(accelerator: str) -> str:
+    """The fastest precision that the device computes natively: `bf16-mixed` or `32-true`."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return "32-true"
+    able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if accelerator in ("auto", "cpu") and able else "32-true"
+
+
+def announce(sources: list[tuple[str, Source]]) -> None:
+    """Says where things come from; a stand-in in a box that cannot be overlooked."""
+    for role, source in sources:
+        log.info(f"{role:9} {source}")
+    stand_ins = [f"{role}: {source.name} instead of {source.stand_in_for} ({source.reason})"
+                 for role, source in sources if source.stand_in_for]  # fmt: skip
+    if stand_ins and log.isEnabledFor(logging.INFO):
+        body = "\n".join([*stand_ins, "Scores of this run say nothing about what was asked for."])
+        Console(stderr=True, highlight=False).print(Panel(body, title="STAND-INS", border_style="bold red"))
+
+
+def score_table(title: str, scores: dict[str, float], sources: list[tuple[str, Source]]) -> str:
+    """Scores as text: the main ones, each class, and what they rest on."""
+    plain = {name.split("/", 1)[1]: value for name, value in scores.items()}
+    main = {"macro F1": plain["f1"], "micro F1": plain["f1_micro"], "accuracy": plain["accuracy"]}
+    classes = {name.removeprefix("f1_"): value for name, value in plain.items()
+               if name.startswith("f1_") and name != "f1_micro"}  # fmt: skip
+    width = max(map(len, [*main, *classes])) + 4
+    lines = ["", title, *(f"  {name:{width}}{value:.4f}" for name, value in main.items()),
+             f"  {'loss':{width}}{plain['loss_nats']:.4f} nats per text", "  F1 by class",
+             *(f"    {name:{width - 2}}{value:.4f}" for name, value in classes.items()), ""]  # fmt: skip
+    return "\n".join([*lines, *(f"{role:10} {source}" for role, source in sources)])
+
+
+def _some(names: list[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+# --- what the front door calls ---------------------------------------------------------------------------------
+
+
+def fit(arguments: list[str]) -> int:
+    _prepare()
+    arguments, which = _take_ckpt_path(_packaged_configs(arguments))
+    checkpoint = Checkpoint.open(find(which)) if which else None
+    Fit(arguments, checkpoint, None if checkpoint and "config" in checkpoint.content else _configs() / "base.yaml")
+    return 0
+
+
+def validate(arguments: list[str]) -> int:
+    return _from_checkpoint(Validate, arguments)
+
+
+def test(arguments: list[str]) -> int:
+    return _from_checkpoint(Test, arguments)
+
+
+def predict(arguments: list[str]) -> int:
+    texts = []
+    while arguments and not arguments[0].startswith("--"):
+        texts.append(arguments[0])
+        arguments = arguments[1:]
+    return _from_checkpoint(Predict, [*(["--texts", json.dumps(texts)] if texts else []), *arguments])
+
+
+def _from_checkpoint(kind: type[_Verb], arguments: list[str]) -> int:
+    _prepare()
+    arguments, which = _take_ckpt_path(_packaged_configs(arguments))
+    asks = {"--help", "-h", "--print_config"} & {argument.split("=")[0] for argument in arguments}
+    cli = kind(arguments, None if asks else Checkpoint.open(find(which)))
+    return 1 if getattr(cli, "bad_rows", 0) else 0
+
+
+def _take_ckpt_path(arguments: list[str]) -> tuple[list[str], str | None]:
+    taker = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    taker.add_argument("--ckpt_path")
+    try:
+        known, rest = taker.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        raise UserError("--ckpt_path has no value; expected best, last or a file.") from None
+    return rest, known.ckpt_path
+
+
+def _configs() -> Path:
+    """The folder of the packaged configurations; in a checkout it stands beside the package."""
+    package = Path(__file__).parent
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
+def _packaged_configs(arguments: list[str]) -> list[str]:
+    """Lets `--config configs/subset.yaml` mean the packaged file where there is none of that name."""
+    found = list(arguments)
+    for index, argument in enumerate(found):
+        flag, joined, value = argument.partition("=")
+        if flag not in ("--config", "-c"):
+            continue
+        place = index if joined else index + 1
+        path = Path(value if joined else found[place] if place < len(found) else "")
+        packaged = _configs() / path.name
+        if path.is_file() or path.parent.name not in ("", "configs"):
+            pass
+        elif packaged.is_file():
+            found[place] = f"{flag}={packaged}" if joined else str(packaged)
+        if path.suffix in (".yaml", ".yml") and not path.is_file() and not packaged.is_file():
+            there = ", ".join(sorted(file.name for file in _configs().glob("*.yaml")))
+            raise UserError(f"no configuration {path}; packaged are {there}. Check the path.")
+    return found
+
+
+def _prepare() -> None:
+    """Keeps off the screen what a user can do nothing about, and says the rest on standard error."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", module=r"(lightning|torch|torchmetrics|transformers|datasets|jsonargparse|multiprocess)\b")  # fmt: skip
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers = [handler]
+    log.propagate = False
+    first = all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
+    log.setLevel(logging.INFO if first else logging.ERROR)
+    from huggingface_hub.utils import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+
+
+__all__ = ["RUNS", "fit", "predict", "test", "validate"]

@@ -1,0 +1,172 @@
+"""BERT with a classification head, its loss, its metrics and its optimizer.
+
+Step 4 of the journey: `input_ids` and `attention_mask` (B, T) in, logits (B, C) out. The one shared step adds
+the loss and updates the metrics of its split; scores are computed once, over the whole split and all devices.
+
+    python -m lit_bert fit --model.learning_rate 3e-5
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.wrappers import ClasswiseWrapper
+from transformers import BertForSequenceClassification
+
+from lit_bert import UserError
+from lit_bert.sources import Weights
+
+Batch = dict[str, Any]
+SPLITS = ("train", "val", "test")
+
+
+class BertClassifier(LightningModule):
+    """A BertForSequenceClassification that trains itself.
+
+    Args:
+        label_names: class names in the order of their indices.
+        learning_rate: highest learning rate of AdamW; null takes 5e-5 for a hidden size of 768 (bert-base) and
+            in inverse proportion for others, 1e-4 for 384 (MiniLM).
+        weight_decay: decay of weight matrices; biases and LayerNorm have none.
+        warmup_ratio: share of the optimizer steps over which the learning rate rises from 0; it then falls
+            linearly to 0 at the last step.
+        weights: where architecture and pretrained values come from.
+    """
+
+    def __init__(
+        self,
+        label_names: list[str],
+        learning_rate: float | None = None,
+        weight_decay: float = 0.01,
+        warmup_ratio: float = 0.1,
+        weights: Weights | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["weights"])
+        if len(label_names) < 2:
+            raise UserError(f"there is one class, {label_names}; a classifier needs at least two.")
+        if not 0 <= warmup_ratio < 1:
+            raise UserError(f"model.warmup_ratio is {warmup_ratio}; expected a share of the steps, 0 to below 1.")
+        self.weights = weights
+        self.network: BertForSequenceClassification | None = None
+        self.losses = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
+        self.metrics = nn.ModuleDict({f"{split}_scores": _scores(label_names, f"{split}/") for split in SPLITS})
+
+    def configure_model(self) -> None:
+        """Builds the network when a run starts: not in `__init__`, which also runs when a checkpoint is read."""
+        if self.network is None:
+            self.weights = self.weights or Weights()
+            self.network = self.weights.load(self.hparams.label_names)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits, float (B, C), of texts given as int64 (B, T), right-padded."""
+        assert self.network is not None
+        return self.network(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    def _step(self, batch: Batch, split: str) -> tuple[Tensor, Tensor]:
+        """Mean loss in nats per text, and logits (B, C); the split's metrics have seen both."""
+        logits = self(batch["input_ids"], batch["attention_mask"]).float()
+        loss = cross_entropy(logits, batch["labels"])
+        self.losses[f"{split}_loss"].update(loss.detach(), weight=len(logits))
+        self.metrics[f"{split}_scores"].update(logits.detach(), batch["labels"])
+        return loss, logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._step(batch, "train")[0]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return {"logits": self._step(batch, "val")[1]}
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return {"logits": self._step(batch, "test")[1]}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Class probabilities, float32 (B, C); rows sum to 1."""
+        return self(batch["input_ids"], batch["attention_mask"]).float().softmax(dim=-1)
+
+    def on_train_epoch_end(self) -> None:
+        self._log_scores("train")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test")
+
+    def _log_scores(self, split: str) -> None:
+        loss, scores = self.losses[f"{split}_loss"], self.metrics[f"{split}_scores"]
+        values = {f"{split}/loss_nats": loss.compute(), **scores.compute()}  # both sync over the devices
+        loss.reset()
+        scores.reset()
+        self.log_dict(values)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW (Loshchilov and Hutter, 2019) without decay on biases and LayerNorm; linear warm-up and decay."""
+        steps = self.trainer.estimated_stepping_batches
+        if not steps < float("inf"):
+            raise UserError("the run has no end; set --trainer.max_epochs or --trainer.max_steps.")
+        warmup = int(self.hparams.warmup_ratio * steps)
+
+        def factor(step: int) -> float:
+            return (step + 1) / (warmup + 1) if step < warmup else max(0.0, (steps - step) / (steps - warmup))
+
+        optimizer = torch.optim.AdamW(self._parameter_groups(), lr=self.learning_rate, fused=True)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def learning_rate(self) -> float:
+        """The highest learning rate in use.
+
+        Unset it follows the width: Adam's best rate falls as 1 / hidden size (Yang et al. 2022, Tensor Programs
+        V), and 5e-5 is what Devlin et al. (2019) use at most for bert-base.
+        """
+        if self.hparams.learning_rate is not None:
+            return self.hparams.learning_rate
+        assert self.network is not None
+        return 5e-5 * 768 / self.network.config.hidden_size
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        matrices = [p for p in self.parameters() if p.ndim >= 2]
+        vectors = [p for p in self.parameters() if p.ndim < 2]  # biases and LayerNorm
+        return [{"params": matrices, "weight_decay": self.hparams.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        assert self.weights is not None
+        checkpoint["weights"] = {
+            "request": self.weights.request,
+            "architecture": self.weights.architecture,
+            "source": self.weights.source.as_dict(),
+        }
+        if "val/f1" in self.trainer.callback_metrics:
+            checkpoint["val_f1"] = self.trainer.callback_metrics["val/f1"].item()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.network is None:  # BertClassifier.load_from_checkpoint
+            from transformers import BertConfig
+
+            names = dict(enumerate(self.hparams.label_names))
+            config = BertConfig.from_dict({**checkpoint["weights"]["architecture"], "id2label": names})
+            self.network = BertForSequenceClassification(config)
+
+
+def _scores(label_names: Iterable[str], prefix: str) -> MetricCollection:
+    """Scores of a split, all 0 to 1: `f1` (macro), `f1_micro`, `accuracy`, and `f1_<class>` of each class."""
+    labels = list(label_names)
+    size: Any = {"num_classes": len(labels), "validate_args": False}
+    return MetricCollection(
+        {
+            "f1": MulticlassF1Score(**size, average="macro"),
+            "f1_micro": MulticlassF1Score(**size, average="micro"),
+            "accuracy": MulticlassAccuracy(**size, average="micro"),
+            "per_class": ClasswiseWrapper(MulticlassF1Score(**size, average="none"), labels, prefix="f1_"),
+        },
+        prefix=prefix,
+    )

