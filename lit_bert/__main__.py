@@ -18,7 +18,7 @@ from lit_bert import UserError, __version__
 
 
 class Verb(NamedTuple):
-    """One row of the table: `function` of `module` takes the arguments after the verb and gives the exit code."""
+    """One row of the table: `function` of `module` takes the other arguments and gives the exit code."""
 
     module: str
     function: str
@@ -38,8 +38,8 @@ BERT text classification: labelled text in, a classifier with an honest score ou
 
 {verbs}
 
-  python -m lit_bert fit                             train on the emotion tweets, or on stand-ins without a network
-  python -m lit_bert fit --data.dataset reviews.csv  train on your own text (columns text and label)
+  python -m lit_bert fit                             train on the emotion tweets, or on stand-ins without a
+  network python -m lit_bert fit --data.dataset reviews.csv  train on your own text (columns text and label)
   python -m lit_bert test                            score the best checkpoint of the newest fit
   python -m lit_bert predict "what a day" "oh no"    label texts with it
   tensorboard --logdir checkpoints                   look at the runs
@@ -56,8 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one verb.
 
     Returns:
-        The exit code: 0 done; 1 predict left out rows that it could not read; 2 nothing was done, and one line
-        on standard error says why.
+        The exit code: 0 done; 1 predict left out rows that it could not read; 2 nothing was done, and one
+        line on standard error says why.
     """
     arguments = sys.argv[1:] if argv is None else argv
     name = arguments[0] if arguments else "--help"
@@ -80,7 +80,14 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.ENOTDIR):
+        if error.errno not in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EFBIG,
+            errno.EROFS,
+            errno.EACCES,
+            errno.ENOTDIR,
+        ):
             raise
         return _say(name, f"cannot write {error.filename or 'its results'}: {error.strerror}.")
 

@@ -28,8 +28,8 @@ class Throughput(Callback):
     """Logs how the training steps since the last logged one went.
 
     `train/loss_batch_nats` (nats per text, one batch), `train/learning_rate`, `train/texts_per_s`,
-    `train/tokens_per_s` (real tokens, no padding) and `train/padding_ratio` (padding by all tokens, 0 to 1), all
-    of this process; every `log_every_n_steps` of the trainer.
+    `train/tokens_per_s` (real tokens, no padding) and `train/padding_ratio` (padding by all tokens, 0 to 1),
+    all of this process; every `log_every_n_steps` of the trainer.
     """
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -47,7 +47,8 @@ class Throughput(Callback):
         self._texts += mask.shape[0]
         self._slots += mask.numel()
         self._tokens = self._tokens + mask.sum()
-        if (trainer.global_step % trainer.log_every_n_steps) and not trainer.is_last_batch:
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (trainer.global_step % every) and not trainer.is_last_batch:
             return
         tokens = int(self._tokens)
         seconds = time.perf_counter() - self._start
@@ -83,10 +84,18 @@ class Dashboard(Callback):
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._seen.append((outputs["logits"].softmax(-1).cpu(), batch["labels"].cpu(), batch["rows"].cpu()))
+            self._seen.append(
+                (outputs["logits"].softmax(-1).cpu(), batch["labels"].cpu(), batch["rows"].cpu())
+            )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
@@ -110,21 +119,29 @@ class Dashboard(Callback):
         lines = ["| text | is | predicted | probability |", "| --- | --- | --- | --- |"]
         for index, text in zip(wrong.tolist(), loaders.dataset.texts(rows[wrong].tolist()), strict=True):
             text = " ".join(text.split()).replace("|", "\\|")[:300]
-            lines.append(f"| {text} | {names[labels[index]]} | {names[preds[index]]} | {confidence[index]:.3f} |")
+            lines.append(
+                f"| {text} | {names[labels[index]]} | {names[preds[index]]} | {confidence[index]:.3f} |"
+            )
         board.add_text("val/most_confidently_wrong", "\n".join(lines), step)
 
     def _keep_best(self, trainer: Trainer) -> None:
-        scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        scores = {
+            name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")
+        }
         if scores.get("val/f1", 0.0) >= self.best.get("val/f1", 0.0):
             self.best = scores
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(trainer.logger, TensorBoardLogger) and self.best:
-            data = trainer.datamodule.hparams if getattr(trainer, "datamodule", None) else {}
-            hparams = {name: str(value) if isinstance(value, list | None) else value
-                       for name, value in {**data, **pl_module.hparams}.items()}  # fmt: skip
+            data = getattr(getattr(trainer, "datamodule", None), "hparams", {})
+            hparams = {
+                name: str(value) if isinstance(value, list | None) else value
+                for name, value in {**data, **pl_module.hparams}.items()
+            }
             hparams["learning_rate"] = pl_module.learning_rate
-            trainer.logger.log_hyperparams(hparams, {f"best/{k.removeprefix('val/')}": v for k, v in self.best.items()})
+            trainer.logger.log_hyperparams(
+                hparams, {f"best/{k.removeprefix('val/')}": v for k, v in self.best.items()}
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -163,7 +180,15 @@ def confusion_figure(counts: Tensor, names: list[str]) -> Any:
         for row in range(len(names)):
             for column in range(len(names)):
                 colour = "white" if share[row, column] > 0.55 else "black"
-                axes.text(column, row, int(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
+                axes.text(
+                    column,
+                    row,
+                    str(int(counts[row, column])),
+                    ha="center",
+                    va="center",
+                    color=colour,
+                    fontsize=9,
+                )
     figure.colorbar(image, label="share of the true class", shrink=0.8)
     return figure
 
@@ -179,8 +204,11 @@ class Progress(RichProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics = trainer.callback_metrics
-        return {name.split("/")[1] if name.startswith("train") else name: round(float(metrics[name]), 3)
-                for name in self.SHOWN if name in metrics}  # fmt: skip
+        return {
+            name.split("/")[1] if name.startswith("train") else name: round(float(metrics[name]), 3)
+            for name in self.SHOWN
+            if name in metrics
+        }
 
 
 class ProgressLines(Callback):
@@ -191,8 +219,8 @@ class ProgressLines(Callback):
             return
         scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
         print(
-            f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}: val/loss_nats {scores['val/loss_nats']:.4f}, "
-            f"val/f1 {scores['val/f1']:.4f}, val/f1_micro {scores['val/f1_micro']:.4f}",
+            f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}: "
+            + ", ".join(f"{name} {scores[name]:.4f}" for name in ("val/loss_nats", "val/f1", "val/f1_micro")),
             file=sys.stderr,
             flush=True,
         )
@@ -215,7 +243,13 @@ class PredictionWriter(Callback):
         self._held: list[tuple[Numbered, Tensor]] = []
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         if batch["window"] != self._window:
             self._write(pl_module)

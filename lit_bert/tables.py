@@ -37,7 +37,7 @@ class BadRow:
 
 
 class Numbered(NamedTuple):
-    """A row with its place: `number` counts data rows from 1, `line` counts lines (0 where there are none)."""
+    """A row and its place: `number` counts data rows from 1, `line` is 0 where there are no lines."""
 
     number: int
     line: int
@@ -52,7 +52,8 @@ class Numbered(NamedTuple):
 def text_problem(text: str) -> str | None:
     """What keeps `text` from being UTF-8, or None.
 
-    Files are decoded with `surrogateescape`, so that one bad byte costs one row: it shows as a lone surrogate.
+    Files are decoded with `surrogateescape`, so that one bad byte costs one row: it shows as a lone
+    surrogate.
     """
     if text.isascii():
         return None
@@ -301,8 +302,10 @@ class RowWriter:
             table = pa.Table.from_pylist(rows, schema=self._parquet.schema if self._parquet else None)
             if self._parquet is None:
                 # A column that is empty so far gets the widest type, so that a later value still fits.
-                fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field
-                          for field in table.schema]
+                fields = [
+                    field.with_type(pa.string()) if pa.types.is_null(field.type) else field
+                    for field in table.schema
+                ]
                 table = table.cast(pa.schema(fields))
                 self._parquet = pyarrow.parquet.ParquetWriter(self._partial, table.schema)
             self._parquet.write_table(table)

@@ -1,0 +1,144 @@
+"""What the tests share: a tiny random BERT, a few dozen texts, and the command line run in this process.
+
+All of it is made of ordinary folders and files: nothing in lit_bert knows that it is being tested.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = (
+    "1"  # read when the libraries are imported; tests of the Hub start new processes
+)
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+import pytest
+import torch
+
+from lit_bert import sources
+from lit_bert.__main__ import main
+
+WORDS = (
+    "i am so very happy glad sad down angry mad about the rain sun dog cat train late today tomorrow my your "
+    "is was not and but it this that"
+).split()
+CLASSES = {
+    "joy": ["happy", "glad", "sun"],
+    "sadness": ["sad", "down", "rain"],
+    "anger": ["angry", "mad", "late"],
+}
+
+
+def texts_of(label: str, count: int) -> list[str]:
+    """`count` different short texts that hold words of their class."""
+    first, second, third = CLASSES[label]
+    signs = (first, f"{second} and {third}", f"{third} but {first}", second)
+    starts = ("i am", "this is", "it was")
+    ends = ("today", "about my dog", "about the cat", "so so", "tomorrow")
+    return [f"{starts[n % 3]} {signs[n % 4]} {ends[n % 5]}" for n in range(count)]
+
+
+def write_csv(file: Path, rows: list[dict[str, object]]) -> Path:
+    """Writes rows that all have the same columns."""
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return file
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random 2-layer BERT and a vocabulary of some 40 words, as transformers saves them."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
+    BertTokenizerFast.from_pretrained(folder).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocab),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=128,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.csv (60 rows), validation.csv (24), test.csv (24): three classes, string labels."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for split, start, stop in (("train", 0, 20), ("validation", 20, 28), ("test", 28, 36)):
+        rows: list[dict[str, object]] = [
+            {"text": text, "label": label} for label in CLASSES for text in texts_of(label, 36)[start:stop]
+        ]
+        write_csv(folder / f"{split}.csv", rows)
+    return folder
+
+
+@dataclass
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test in a working directory and with a token cache of its own, and with a Hub not asked yet."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("LIT_BERT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    sources._hub_is_down.clear()
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line in this process, as `python -m lit_bert ARGUMENTS` would."""
+
+    def call(*arguments: object) -> Outcome:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return Outcome(code, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def quick(tiny_bert: Path, corpus: Path) -> list[str]:
+    """Flags of a fit that takes a second or two: tiny BERT, the corpus above, two epochs."""
+    return [
+        f"--weights.pretrained={tiny_bert}",
+        f"--data.dataset={corpus}",
+        "--trainer.max_epochs=2",
+        "--data.batch_size=8",
+        "--model.learning_rate=0.003",
+        "--trainer.accelerator=cpu",
+    ]
+
+
+@pytest.fixture(scope="session")
+def trained(quick: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished fit: best.ckpt, last.ckpt, config.yaml, events."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIT_BERT_CACHE", str(folder / "cache"))
+        patch.setattr(sys, "argv", list(sys.argv))
+        assert main(["fit", *quick, f"--trainer.logger.init_args.save_dir={folder / 'checkpoints'}"]) == 0
+    return folder / "checkpoints" / "version_0"
