@@ -50,9 +50,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError, zipfile.BadZipFile) as error:
             # torch's writer turns a full disk into a RuntimeError; the OSError stands in its context.
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
+            why = getattr(cause, "strerror", None) or cause
             raise UserError(
-                f"cannot write the checkpoint {final}: {getattr(cause, 'strerror', None) or cause}. Make "
-                "room, or choose another folder with --trainer.logger.init_args.save_dir. Earlier ones are whole."
+                f"cannot write the checkpoint {final}: {why}. Make room, or choose another folder with "
+                "--trainer.logger.init_args.save_dir. Earlier checkpoints are whole."
             ) from error
         finally:
             partial.unlink(missing_ok=True)

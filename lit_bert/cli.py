@@ -10,6 +10,7 @@ them.
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import logging
 import os
@@ -44,9 +45,20 @@ class Parser(LightningArgumentParser):
     """Its errors are one line, shown by the front door."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        verb = self.prog.split()[-1] if " " in self.prog else ""
+        verb = sys.argv[1]
         text = re.sub(r"\s+", " ", message).strip().rstrip(".")
-        raise UserError(f"{text[:600]}. `python -m lit_bert {verb} --help` lists what is accepted.")
+        text = re.sub(r'Parser key "([^"]+)":', r"--\1:", re.sub(r"<class '(\w+)'>", r"\1", text))
+        near = ""
+        unknown = re.search(r"(?:unrecognized arguments: --|does not accept option ')([\w.]+)", text)
+        if unknown:
+            parser = getattr(ex, "subcommand_parser", None) or self
+            flags = [option[2:] for action in parser._actions for option in action.option_strings]
+            for action in parser._actions:  # the flags of the verb, where this is the parser above it
+                for below in action.choices.values() if isinstance(action.choices, dict) else ():
+                    flags += [option[2:] for each in below._actions for option in each.option_strings]
+            close = difflib.get_close_matches(unknown[1], flags, 1)
+            near = f" Did you mean --{close[0]}?" if close else ""
+        raise UserError(f"{text[:600]}.{near} `python -m lit_bert {verb} --help` lists what is accepted.")
 
 
 class KeepConfig(SaveConfigCallback):
@@ -60,6 +72,7 @@ class _Verb(LightningCLI):
     """What all verbs share. One class a verb, so that only that verb's parser is built."""
 
     name: ClassVar[str]
+    usage: ClassVar[str] = "[--config FILE ...] [OPTIONS]"
     trainer_settings: ClassVar[dict[str, Any]] = {"enable_model_summary": False}
 
     def __init__(
@@ -76,11 +89,14 @@ class _Verb(LightningCLI):
             save_config_callback=KeepConfig if self.name == "fit" else None,
             save_config_kwargs={"overwrite": True},  # a resumed run writes into its own folder
             seed_everything_default=0,
-            trainer_defaults=self.trainer_settings,
             parser_class=Parser,
             parser_kwargs={
                 "prog": "python -m lit_bert",
-                self.name: {"default_config_files": [str(config_file)] if config_file else []},
+                self.name: {
+                    "usage": f"python -m lit_bert {self.name} {self.usage}",  # not a list of a hundred flags
+                    "description": self.__doc__,
+                    "default_config_files": [str(config_file)] if config_file else [],
+                },
             },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -102,8 +118,19 @@ class _Verb(LightningCLI):
             "data": data,
         }
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Ours first, so that `--help` opens with what most people look for."""
+        parser.add_lightning_class_args(EmotionDataModule, "data")
         parser.add_class_arguments(Weights, "weights")
+        parser.add_lightning_class_args(BertClassifier, "model")
+        self.add_verb_arguments(parser)
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_settings.items()})
+
+    def add_verb_arguments(self, parser: LightningArgumentParser) -> None:
+        """Arguments of one verb alone."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("weights", "data.weights", apply_on="instantiate")
         parser.link_arguments("weights", "model.weights", apply_on="instantiate")
         parser.link_arguments("data.label_names", "model.label_names", apply_on="instantiate")
@@ -124,9 +151,6 @@ class _Verb(LightningCLI):
             callbacks=[*(settings["callbacks"] or []), *self.callbacks(bar)],
             **kwargs,
         )
-        device = type(trainer.accelerator).__name__.removesuffix("Accelerator")
-        threads = f", {torch.get_num_threads()} threads" if device == "CPU" else ""
-        log.info(f"device    {trainer.num_devices} × {device}{threads}, precision {trainer.precision}")
         return trainer
 
     def callbacks(self, bar: bool) -> list[Callback]:
@@ -144,7 +168,7 @@ class _Verb(LightningCLI):
 
 
 class Fit(_Verb):
-    """`fit`: train, keep the best epoch and the last."""
+    """Train; keep the best epoch (best.ckpt) and the last (last.ckpt)."""
 
     name = "fit"
 
@@ -152,8 +176,7 @@ class Fit(_Verb):
     def subcommands() -> dict[str, set[str]]:
         return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"}}
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        super().add_arguments_to_parser(parser)
+    def add_verb_arguments(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         best = {"monitor": "val/f1", "mode": "max"}
@@ -220,7 +243,7 @@ class Fit(_Verb):
                 f"cannot write checkpoints into {run}: {error.strerror}. Choose another folder with "
                 "--trainer.logger.init_args.save_dir."
             ) from None
-        announce(self.sources())
+        announce(self.trainer, self.sources())
         log.info(f"classes   {len(self.datamodule.label_names)}: {_some(self.datamodule.label_names)}")
         log.info(f"run       {run}")
         if isinstance(self.trainer.logger, TensorBoardLogger) and self.trainer.is_global_zero:
@@ -239,7 +262,7 @@ class Fit(_Verb):
 
 
 class _Evaluate(_Verb):
-    """`validate` and `test`: score a checkpoint on one split."""
+    """Score a checkpoint on one split."""
 
     trainer_settings: ClassVar[dict[str, Any]] = {
         "enable_model_summary": False,
@@ -255,6 +278,7 @@ class _Evaluate(_Verb):
     def evaluate(self, datamodule: EmotionDataModule, model: BertClassifier, **_: Any) -> None:
         """Prints the scores, what they rest on, and keeps them as JSON beside the checkpoint."""
         assert self.checkpoint is not None
+        announce(self.trainer, [])
         # The weights came with `weights.checkpoint`: nothing is left to load.
         scores = getattr(self.trainer, self.name)(model, datamodule=datamodule, verbose=False)[0]
         if not self.trainer.is_global_zero:
@@ -283,29 +307,33 @@ class _Evaluate(_Verb):
 
 
 class Validate(_Evaluate):
-    """`validate`."""
+    """Score a checkpoint on the validation split; without --ckpt_path the best of the newest fit."""
 
     name, split = "validate", "val"
 
 
 class Test(_Evaluate):
-    """`test`."""
+    """Score a checkpoint on the test split; without --ckpt_path the best of the newest fit."""
 
     name, split = "test", "test"
 
 
 class Predict(_Verb):
-    """`predict`: label texts."""
+    """Label texts from the command line, standard input or a file, in their order.
+
+    Each row gets predicted_label, probability and probability_<class> beside the columns it has. Exit code 1:
+    some rows could not be read; they were reported by number and left out.
+    """
 
     name = "predict"
+    usage = "[TEXT ...] [--input FILE] [--output FILE] [OPTIONS]"
     trainer_settings: ClassVar[dict[str, Any]] = {**_Evaluate.trainer_settings, "devices": 1}
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         return {"predict": {"model", "dataloaders", "datamodule", "return_predictions", "weights_only"}}
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        super().add_arguments_to_parser(parser)
+    def add_verb_arguments(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
             "--texts",
             type=list[str] | None,
@@ -393,8 +421,11 @@ def native_precision(accelerator: str) -> str:
     return "bf16-mixed" if accelerator in ("auto", "cpu") and able else "32-true"
 
 
-def announce(sources: list[tuple[str, Source]]) -> None:
-    """Says where things come from; a stand-in in a box that cannot be overlooked."""
+def announce(trainer: Trainer, sources: list[tuple[str, Source]]) -> None:
+    """Says what runs on what, and where things come from; a stand-in in a box that cannot be overlooked."""
+    device = type(trainer.accelerator).__name__.removesuffix("Accelerator")
+    threads = f", {torch.get_num_threads()} threads" if device == "CPU" else ""
+    log.info(f"device    {trainer.num_devices} × {device}{threads}, precision {trainer.precision}")
     for role, source in sources:
         log.info(f"{role:9} {source}")
     stand_ins = [
