@@ -74,11 +74,22 @@ class Throughput(Callback):
 class Dashboard(Callback):
     """Shows each validation in TensorBoard: confusion matrix, precision-recall curves, confident errors.
 
-    When the fit ends, the hyper-parameters are stored beside the scores of the best epoch.
+    When the fit ends, the settings are stored beside the scores of the best epoch.
+
+    Args:
+        facts: what the run rests on: sources, seed, batch size, …
+        monitor: the score that tells which epoch is best.
+        mode: `max` or `min` of it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, facts: dict[str, Any], monitor: str = "val/f1", mode: str = "max") -> None:
+        self.facts, self.monitor, self.sign = facts, monitor, 1 if mode == "max" else -1
         self.best: dict[str, float] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
+            lines = [f"| {name} | {value} |" for name, value in self.facts.items()]
+            trainer.logger.experiment.add_text("run", "\n".join(["| | |", "| --- | --- |", *lines]), 0)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -116,32 +127,26 @@ class Dashboard(Callback):
         wrong = (preds != labels).nonzero().flatten()
         wrong = wrong[confidence[wrong].argsort(descending=True)][:WRONG_TEXTS]
         loaders: Any = trainer.val_dataloaders
-        lines = ["| text | is | predicted | probability |", "| --- | --- | --- | --- |"]
+        lines = ["| is, but predicted | probability | text |", "| --- | --- | --- |"]
         for index, text in zip(wrong.tolist(), loaders.dataset.texts(rows[wrong].tolist()), strict=True):
             text = " ".join(text.split()).replace("|", "\\|")[:300]
-            lines.append(
-                f"| {text} | {names[labels[index]]} | {names[preds[index]]} | {confidence[index]:.3f} |"
-            )
+            pair = f"{names[labels[index]]}, but {names[preds[index]]}"
+            lines.append(f"| {pair} | {confidence[index]:.3f} | {text} |")
         board.add_text("val/most_confidently_wrong", "\n".join(lines), step)
 
     def _keep_best(self, trainer: Trainer) -> None:
         scores = {
             name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")
         }
-        if scores.get("val/f1", 0.0) >= self.best.get("val/f1", 0.0):
+        score, best = (each.get(self.monitor, -torch.inf * self.sign) for each in (scores, self.best))
+        if self.sign * score > self.sign * best or not self.best:
             self.best = scores
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(trainer.logger, TensorBoardLogger) and self.best:
-            data = getattr(getattr(trainer, "datamodule", None), "hparams", {})
-            hparams = {
-                name: str(value) if isinstance(value, list | None) else value
-                for name, value in {**data, **pl_module.hparams}.items()
-            }
-            hparams["learning_rate"] = pl_module.learning_rate
-            trainer.logger.log_hyperparams(
-                hparams, {f"best/{k.removeprefix('val/')}": v for k, v in self.best.items()}
-            )
+            settings = {"learning_rate": pl_module.learning_rate, **self.facts}
+            scores = {f"val_best/{name.removeprefix('val/')}": value for name, value in self.best.items()}
+            trainer.logger.log_hyperparams(settings, scores)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}

@@ -26,7 +26,6 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.panel import Panel
 
@@ -145,13 +144,12 @@ class _Verb(LightningCLI):
         settings = self.config_init[self.name]["trainer"]
         bar = sys.stderr.isatty() and settings["enable_progress_bar"] is not False
         plugins = settings["plugins"] or []
-        trainer = super().instantiate_trainer(
+        return super().instantiate_trainer(
             enable_progress_bar=bar,
             plugins=[*(plugins if isinstance(plugins, list) else [plugins]), SafeCheckpointIO()],
             callbacks=[*(settings["callbacks"] or []), *self.callbacks(bar)],
             **kwargs,
         )
-        return trainer
 
     def callbacks(self, bar: bool) -> list[Callback]:
         """Those that always run with this verb."""
@@ -213,7 +211,16 @@ class Fit(_Verb):
 
     def callbacks(self, bar: bool) -> list[Callback]:
         last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-        return [Throughput(), Dashboard(), last, *(super().callbacks(bar) or [ProgressLines()])]
+        config = self.config["fit"]
+        facts: dict[str, Any] = {role: str(source) for role, source in self.sources()}
+        facts |= {name: config["data"][name] for name in ("batch_size", "max_length")}
+        facts |= {name: config["model"][name] for name in ("weight_decay", "warmup_ratio")}
+        facts |= {name: config["trainer"][name] for name in ("max_epochs", "precision")}
+        facts["seed"] = config["seed_everything"]
+        dashboard = Dashboard(
+            facts, config["checkpoint"]["monitor"] or "val/f1", config["checkpoint"]["mode"]
+        )
+        return [Throughput(), dashboard, last, *(super().callbacks(bar) or [ProgressLines()])]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
@@ -246,9 +253,6 @@ class Fit(_Verb):
         announce(self.trainer, self.sources())
         log.info(f"classes   {len(self.datamodule.label_names)}: {_some(self.datamodule.label_names)}")
         log.info(f"run       {run}")
-        if isinstance(self.trainer.logger, TensorBoardLogger) and self.trainer.is_global_zero:
-            lines = [f"**{role}**: {source}" for role, source in self.sources()]
-            self.trainer.logger.experiment.add_text("sources", "\n\n".join(lines), 0)
 
     def after_fit(self) -> None:
         kept = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
