@@ -201,18 +201,22 @@ def confusion_figure(counts: Tensor, names: list[str]) -> Any:
 class Progress(RichProgressBar):
     """A bar on standard error, for terminals; shows loss, validation scores and speed."""
 
-    SHOWN = ("train/loss_batch_nats", "val/f1", "val/f1_micro", "train/tokens_per_s")
+    SHOWN = (
+        ("train/loss_batch_nats", "loss", ".3f"),
+        ("val/f1", "val/f1", ".3f"),
+        ("val/f1_micro", "micro", ".3f"),
+        ("train/tokens_per_s", "tokens/s", ".0f"),
+    )
 
     def __init__(self) -> None:
-        theme = RichProgressBarTheme(metrics_format=".3f", metrics_text_delimiter="  ")
-        super().__init__(leave=True, theme=theme, console_kwargs={"stderr": True})
+        theme = RichProgressBarTheme(metrics_text_delimiter="  ")
+        # Four times a second: drawn at every step, the bar costs more than it tells.
+        super().__init__(refresh_rate=4, leave=True, theme=theme, console_kwargs={"stderr": True})
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics = trainer.callback_metrics
         return {
-            name.split("/")[1] if name.startswith("train") else name: round(float(metrics[name]), 3)
-            for name in self.SHOWN
-            if name in metrics
+            label: f"{float(metrics[name]):{form}}" for name, label, form in self.SHOWN if name in metrics
         }
 
 

@@ -32,8 +32,8 @@ class BertClassifier(LightningModule):
 
     Args:
         label_names: class names in the order of their indices.
-        learning_rate: highest learning rate of AdamW; null takes 5e-5 for a hidden size of 768 (bert-base)
-            and in inverse proportion for others, 1e-4 for 384 (MiniLM).
+        learning_rate: highest learning rate of AdamW; null takes what suits the size of the BERT: 5e-5 for
+            bert-base, 2e-4 for MiniLM.
         weight_decay: decay of weight matrices; biases and LayerNorm have none.
         warmup_ratio: share of the optimizer steps over which the learning rate rises from 0; it then falls
             linearly to 0 at the last step.
@@ -136,9 +136,9 @@ class BertClassifier(LightningModule):
     def learning_rate(self) -> float:
         """The highest learning rate in use.
 
-        Unset it falls with the size of the BERT: 5e-5, the upper end of Devlin et al. (2019), for the 12 layers
-        of 768 of bert-base, and in inverse proportion to layers × hidden size, up to the 3e-4 that Turc et al.
-        (2019) allow their smallest ones.
+        Unset it falls with the size of the BERT: 5e-5, the upper end of Devlin et al. (2019), for the 12
+        layers of 768 of bert-base, and in inverse proportion to layers × hidden size, up to the 3e-4 that Turc
+        et al. (2019) allow their smallest ones.
         """
         if self.hparams.learning_rate is not None:
             return self.hparams.learning_rate
