@@ -137,8 +137,8 @@ class BertClassifier(LightningModule):
         """The highest learning rate in use.
 
         Unset it falls with the size of the BERT: 5e-5, the upper end of Devlin et al. (2019), for the 12
-        layers of 768 of bert-base, and in inverse proportion to layers × hidden size, up to the 3e-4 that Turc
-        et al. (2019) allow their smallest ones.
+        layers of 768 of bert-base, and in inverse proportion to layers × hidden size, up to the 3e-4 that
+        Turc et al. (2019) allow their smallest ones.
         """
         if self.hparams.learning_rate is not None:
             return self.hparams.learning_rate
