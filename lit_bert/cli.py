@@ -493,7 +493,7 @@ def test(arguments: list[str]) -> int:
 
 def predict(arguments: list[str]) -> int:
     texts = []
-    while arguments and not arguments[0].startswith("--"):
+    while arguments and not arguments[0].startswith("--") and arguments[0] not in ("-h", "-c"):
         texts.append(arguments[0])
         arguments = arguments[1:]
     return _from_checkpoint(Predict, [*(["--texts", json.dumps(texts)] if texts else []), *arguments])

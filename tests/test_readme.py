@@ -1,0 +1,68 @@
+"""The commands of the README run as they stand, but for a tiny BERT and fewer rows."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Run
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def commands_in(section: str) -> list[list[str]]:
+    """The arguments of each `python -m lit_bert` in the shell blocks of a section, in order."""
+    block = "\n".join(
+        re.findall(r"```sh\n(.*?)```", README.split(f"## {section}\n")[1].split("\n## ")[0], re.DOTALL)
+    )
+    lines = block.replace("\\\n", " ").splitlines()
+    found = [line.split("python -m lit_bert ", 1)[1] for line in lines if "python -m lit_bert " in line]
+    return [shlex.split(command.split(">")[0], comments=True) for command in found]
+
+
+def fewer(arguments: list[str], tiny_bert: Path) -> list[str]:
+    if arguments[0] != "fit" or "--ckpt_path" in arguments:
+        return arguments
+    return [*arguments, f"--weights.pretrained={tiny_bert}", "--trainer.max_epochs=1"]
+
+
+def test_the_verbs(tiny_bert: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = commands_in("The verbs")
+    assert {arguments[0] for arguments in commands} == {"fit", "validate", "test", "predict"}
+    Path("reviews.csv").write_text("text\nnever again\n")
+    Path("other.csv").write_text("text,label\nso glad,joy\nso sad,sadness\n")
+    for arguments in commands:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one text\nanother\n")))
+        outcome = run(*fewer(arguments, tiny_bert))
+        assert outcome.code == 0, (arguments, outcome.err)
+    assert Path("labelled.parquet").is_file()
+
+
+def test_your_own_text(tiny_bert: Path, run: Run) -> None:
+    rows = re.search(r"cat > reviews.csv <<'EOF'\n(.*?)EOF", README, re.DOTALL)
+    assert rows
+    Path("reviews.csv").write_text(rows[1])
+    for arguments in commands_in("Your own text"):
+        outcome = run(*fewer(arguments, tiny_bert))
+        assert outcome.code == 0, (arguments, outcome.err)
+    assert (
+        Path("labelled.csv")
+        .read_text()
+        .startswith("review,stars,shop,predicted_label,probability,probability_1,")
+    )
+
+
+def test_python() -> None:
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    assert code
+    exec(code[1].replace("max_epochs=1", "max_steps=2, logger=False, limit_val_batches=1"), {})
+
+
+def test_layout_names_every_room() -> None:
+    root = Path(__file__).parent.parent
+    rooms = {f"lit_bert/{file.name}" for file in (root / "lit_bert").glob("*.py")} - {"lit_bert/__init__.py"}
+    assert rooms <= set(re.findall(r"`([\w./]+)`", README))
