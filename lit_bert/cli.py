@@ -142,12 +142,12 @@ class _Verb(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self.config_init[self.name]["trainer"]
-        bar = sys.stderr.isatty() and settings["enable_progress_bar"] is not False
+        callbacks = self.callbacks(sys.stderr.isatty() and settings["enable_progress_bar"] is not False)
         plugins = settings["plugins"] or []
         return super().instantiate_trainer(
-            enable_progress_bar=bar,
+            enable_progress_bar=any(isinstance(each, Progress) for each in callbacks),
             plugins=[*(plugins if isinstance(plugins, list) else [plugins]), SafeCheckpointIO()],
-            callbacks=[*(settings["callbacks"] or []), *self.callbacks(bar)],
+            callbacks=[*(settings["callbacks"] or []), *callbacks],
             **kwargs,
         )
 
@@ -158,17 +158,24 @@ class _Verb(LightningCLI):
     def sources(self) -> list[tuple[str, Source]]:
         """What the scores rest on, by role."""
         if self.checkpoint is None:
-            return [("weights", self.model.weights.source), ("data", self.datamodule.source)]
-        return [
-            ("weights", self.model.weights.source),
-            ("trained on", Source(**self.checkpoint.data["source"])),
-        ]
+            return [("weights", self.model.weights.source), ("trained on", self.datamodule.source)]
+        weights, data = self.checkpoint.weights["source"], self.checkpoint.data["source"]
+        return [("weights", Source(**weights)), ("trained on", Source(**data))]
 
 
 class Fit(_Verb):
     """Train; keep the best epoch (best.ckpt) and the last (last.ckpt)."""
 
     name = "fit"
+    defaults: ClassVar[dict[str, Any]] = {
+        "checkpoint.monitor": "val/f1",
+        "checkpoint.mode": "max",
+        "checkpoint.filename": "best",
+        "checkpoint.save_weights_only": True,  # a third of the size; last.ckpt has the optimizer's state
+        "checkpoint.enable_version_counter": False,
+        "early_stopping.monitor": "val/f1",
+        "early_stopping.mode": "max",
+    }
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -177,21 +184,7 @@ class Fit(_Verb):
     def add_verb_arguments(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
-        best = {"monitor": "val/f1", "mode": "max"}
-        parser.set_defaults(
-            {f"early_stopping.{key}": value for key, value in {**best, "patience": 3}.items()}
-        )
-        parser.set_defaults(
-            {
-                f"checkpoint.{key}": value
-                for key, value in {
-                    **best,
-                    "filename": "best",
-                    "save_weights_only": True,
-                    "enable_version_counter": False,
-                }.items()
-            }
-        )
+        parser.set_defaults(self.defaults)
 
     @staticmethod
     def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -226,9 +219,8 @@ class Fit(_Verb):
         trainer = super().instantiate_trainer(**kwargs)
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                callback.dirpath = str(
-                    trainer.log_dir
-                )  # Lightning would put a folder `checkpoints` in between
+                # Lightning would put one more folder `checkpoints` in between.
+                callback.dirpath = str(trainer.log_dir)
         return trainer
 
     def before_fit(self) -> None:
@@ -251,8 +243,11 @@ class Fit(_Verb):
                 "--trainer.logger.init_args.save_dir."
             ) from None
         announce(self.trainer, self.sources())
-        log.info(f"classes   {len(self.datamodule.label_names)}: {_some(self.datamodule.label_names)}")
-        log.info(f"run       {run}")
+        self.datamodule.setup("fit")
+        train, val = len(self.datamodule.train_rows), len(self.datamodule.val_rows)
+        log.info(f"rows       {train:,} to train on, {val:,} to validate on")
+        log.info(f"classes    {len(self.datamodule.label_names)}: {_some(self.datamodule.label_names)}")
+        log.info(f"run        {run}")
 
     def after_fit(self) -> None:
         kept = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
@@ -358,6 +353,10 @@ class Predict(_Verb):
             help="CSV, TSV, JSON Lines or Parquet file to write; null prints JSON Lines",
         )
 
+    def callbacks(self, bar: bool) -> list[Callback]:
+        """No bar across the predictions themselves."""
+        return super().callbacks(bar and self.config["predict"]["output"] is not None)
+
     def predict(self, datamodule: EmotionDataModule, model: BertClassifier, **_: Any) -> None:
         config = self.config_init["predict"]
         texts, file, self.bad_rows = config["texts"], config["input"], 0
@@ -429,9 +428,9 @@ def announce(trainer: Trainer, sources: list[tuple[str, Source]]) -> None:
     """Says what runs on what, and where things come from; a stand-in in a box that cannot be overlooked."""
     device = type(trainer.accelerator).__name__.removesuffix("Accelerator")
     threads = f", {torch.get_num_threads()} threads" if device == "CPU" else ""
-    log.info(f"device    {trainer.num_devices} × {device}{threads}, precision {trainer.precision}")
+    log.info(f"device     {trainer.num_devices} × {device}{threads}, precision {trainer.precision}")
     for role, source in sources:
-        log.info(f"{role:9} {source}")
+        log.info(f"{role:10} {source}")
     stand_ins = [
         f"{role}: {source.name} instead of {source.stand_in_for} ({source.reason})"
         for role, source in sources

@@ -246,6 +246,7 @@ class EmotionDataModule(LightningDataModule):
         self.weights = weights or Weights()
         self._splits: dict[str, TokenizedRows] = {}
         self._predict_rows: Iterable[Numbered] | None = None
+        self._restored_source: Source | None = None
         for name, least in {"batch_size": 1, "eval_batch_size": 1, "train_rows": 1, "val_rows": 1}.items():
             value = self.hparams[name]
             if value is not None and value < least:
@@ -264,7 +265,7 @@ class EmotionDataModule(LightningDataModule):
     @property
     def source(self) -> Source:
         """Where the text really came from."""
-        return self.corpus.source
+        return self._restored_source or self.corpus.source
 
     @property
     def label_names(self) -> list[str]:
@@ -525,6 +526,12 @@ class EmotionDataModule(LightningDataModule):
             "tokenizer": self.weights.tokenizer_files,
             "hyper_parameters": {**self.hparams, **resolved},
         }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Called when a run is resumed: what its text stood in for is not forgotten."""
+        source = Source(**state_dict["source"])
+        if source.address == self.source.address:
+            self._restored_source = source
 
 
 def _key(parts: tuple[Any, ...]) -> str:

@@ -156,10 +156,12 @@ class BertClassifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         assert self.weights is not None
+        # A resumed run started from where its checkpoint says, not from the checkpoint.
+        resumed = self.weights.checkpoint if self.trainer.ckpt_path else None
         checkpoint["weights"] = {
             "request": self.weights.request,
             "architecture": self.weights.architecture,
-            "source": self.weights.source.as_dict(),
+            "source": resumed.weights["source"] if resumed else self.weights.source.as_dict(),
         }
         if "val/f1" in self.trainer.callback_metrics:
             checkpoint["val_f1"] = self.trainer.callback_metrics["val/f1"].item()

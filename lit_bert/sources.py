@@ -50,7 +50,7 @@ class Source:
     """Where something really came from.
 
     Attributes:
-        kind: `hub`, `folder`, `file`, `packaged`.
+        kind: `hub`, `folder`, `file`, `packaged` or `checkpoint`.
         name: Hub id, absolute path, or name of the package.
         config_name: configuration of a data set on the Hub.
         revision: commit on the Hub, when it is known.
@@ -210,9 +210,9 @@ class Weights:
 
     @property
     def source(self) -> Source:
-        """Where the weights that training started from came from."""
+        """Where the weights came from."""
         if self.checkpoint:
-            return Source(**self.checkpoint.weights["source"])
+            return Source("checkpoint", str(self.checkpoint.path))
         return self._found[0]
 
     @property
