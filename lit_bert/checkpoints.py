@@ -8,6 +8,7 @@ architecture (from `model`), tokenizer, label names and data source (from `data`
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pickle
@@ -46,8 +47,9 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 damaged = archive.testzip()  # checks every member's CRC-32
             if damaged:
                 raise OSError(f"{damaged} reads back differently")
+            load(partial)  # refuses what a later process could not open
             partial.replace(final)
-        except (OSError, RuntimeError, zipfile.BadZipFile) as error:
+        except (OSError, RuntimeError, zipfile.BadZipFile, UserError) as error:
             # torch's writer turns a full disk into a RuntimeError; the OSError stands in its context.
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
             why = getattr(cause, "strerror", None) or cause
@@ -56,7 +58,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 "--trainer.logger.init_args.save_dir. Earlier checkpoints are whole."
             ) from error
         finally:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # where nothing could be written
+                partial.unlink()
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: Any = None
@@ -74,15 +77,17 @@ def load(path: Path | str, map_location: Any = "cpu") -> dict[str, Any]:
         return torch.load(path, map_location=map_location, weights_only=True, mmap=True)
     except FileNotFoundError:
         raise UserError(f"no checkpoint {path}. Run `python -m lit_bert fit` or check --ckpt_path.") from None
-    except pickle.UnpicklingError as error:
+    except PermissionError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}. Check its rights.") from None
+    except pickle.UnpicklingError:
         raise UserError(
             f"{path} holds more than tensors and plain values, so it is not loaded: unpickling runs code. "
-            f"({str(error).splitlines()[0]})"
+            "Give a checkpoint that `python -m lit_bert fit` wrote."
         ) from None
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
+    except Exception:
+        # A damaged pickle ends in any exception: KeyError, IndexError, TypeError, …
         raise UserError(
-            f"{path} is not a readable checkpoint, perhaps a truncated one ({str(error).splitlines()[0]}). "
-            "Use another one with --ckpt_path."
+            f"{path} is not a readable checkpoint, perhaps a truncated one. Use another one with --ckpt_path."
         ) from None
 
 
@@ -101,7 +106,8 @@ class Checkpoint:
             UserError: not readable, of another program, or saved before the first optimizer step.
         """
         content = load(path)
-        missing = {"state_dict", "hyper_parameters", "weights", "EmotionDataModule"} - set(content)
+        parts = {"state_dict", "hyper_parameters", "weights", "EmotionDataModule", "global_step"}
+        missing = parts - set(content if isinstance(content, dict) else ())
         if missing:
             raise UserError(
                 f"{path} is no checkpoint of lit_bert: it lacks {', '.join(sorted(missing))}. "
@@ -164,10 +170,13 @@ def find(which: str | None, root: Path = RUNS) -> Path:
         if not path.is_file():
             raise UserError(f"no checkpoint {path}; expected a file, or `best` or `last` of the newest fit.")
         return path
-    newest = max(root.glob(f"**/{name}"), key=lambda path: path.stat().st_mtime_ns, default=None)
-    if newest is None:
+    times = {path: path.stat().st_mtime_ns for kind in (BEST, LAST) for path in root.glob(f"**/{kind}")}
+    if not times:
         raise UserError(
             f"no {name} below {root.resolve()}: nothing was trained here yet. Run `python -m lit_bert fit`, "
             "or name a file with --ckpt_path."
         )
+    newest = max(times, key=lambda path: times[path]).with_name(name)
+    if newest not in times:
+        raise UserError(f"the newest fit, {newest.parent}, has no {name}; name a file with --ckpt_path.")
     return newest

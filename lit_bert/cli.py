@@ -61,10 +61,11 @@ class Parser(LightningArgumentParser):
 
 
 class KeepConfig(SaveConfigCallback):
-    """Writes config.yaml into the run's folder and the same settings into its checkpoints."""
+    """Writes config.yaml into the run's folder and has the model keep the same settings in checkpoints."""
 
-    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        checkpoint["config"] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        pl_module.config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
 
 
 class _Verb(LightningCLI):

@@ -37,7 +37,7 @@ class BertClassifier(LightningModule):
         weight_decay: decay of weight matrices; biases and LayerNorm have none.
         warmup_ratio: share of the optimizer steps over which the learning rate rises from 0; it then falls
             linearly to 0 at the last step.
-        weights: where architecture and pretrained values come from.
+        weights: where architecture and pretrained values come from; None waits for a checkpoint to be loaded.
     """
 
     if TYPE_CHECKING:
@@ -55,11 +55,17 @@ class BertClassifier(LightningModule):
         self.save_hyperparameters(ignore=["weights"])
         if len(label_names) < 2:
             raise UserError(f"there is one class, {label_names}; a classifier needs at least two.")
+        if (learning_rate is not None and learning_rate < 0) or weight_decay < 0:
+            raise UserError(
+                f"model.learning_rate is {learning_rate} and model.weight_decay is {weight_decay}; "
+                "expected neither to be negative."
+            )
         if not 0 <= warmup_ratio < 1:
             raise UserError(
                 f"model.warmup_ratio is {warmup_ratio}; expected a share of the steps, 0 to below 1."
             )
         self.weights = weights
+        self.config: dict[str, Any] | None = None  # the run's settings, kept in its checkpoints
         self.network: BertForSequenceClassification | None = None
         self.losses: Any = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
         self.metrics: Any = nn.ModuleDict(
@@ -68,13 +74,12 @@ class BertClassifier(LightningModule):
 
     def configure_model(self) -> None:
         """Builds the network when a run starts; `__init__` also runs when a checkpoint is read."""
-        if self.network is None:
-            self.weights = self.weights or Weights()
+        if self.network is None and self.weights is not None:
             self.network = self.weights.load(self.hparams.label_names)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits, float (B, C), of texts given as int64 (B, T), right-padded."""
-        assert self.network is not None
+        assert self.network is not None, "give BertClassifier weights, or load a checkpoint"
         return self.network(input_ids=input_ids, attention_mask=attention_mask).logits
 
     def _step(self, batch: Batch, split: str) -> tuple[Tensor, Tensor]:
@@ -163,16 +168,15 @@ class BertClassifier(LightningModule):
             "architecture": self.weights.architecture,
             "source": resumed.weights["source"] if resumed else self.weights.source.as_dict(),
         }
+        if self.config is not None:
+            checkpoint["config"] = self.config
         if "val/f1" in self.trainer.callback_metrics:
             checkpoint["val_f1"] = self.trainer.callback_metrics["val/f1"].item()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.network is None:  # BertClassifier.load_from_checkpoint
-            from transformers import BertConfig
-
-            names = dict(enumerate(self.hparams.label_names))
-            config = BertConfig.from_dict({**checkpoint["weights"]["architecture"], "id2label": names})
-            self.network = BertForSequenceClassification(config)
+            self.weights = Weights.restored(checkpoint)
+            self.configure_model()
 
 
 def _scores(label_names: Iterable[str], prefix: str) -> MetricCollection:

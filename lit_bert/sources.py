@@ -201,9 +201,18 @@ class Weights:
         self.request = {"pretrained": pretrained, "stand_in": stand_in}
         self._checkpoint_path = checkpoint
 
+    @classmethod
+    def restored(cls, content: dict[str, Any]) -> Weights:
+        """Those of a checkpoint that is already in memory."""
+        from lit_bert.checkpoints import Checkpoint
+
+        weights = cls(**content["weights"]["request"])
+        weights.checkpoint = Checkpoint(Path(), content)
+        return weights
+
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
-        """The checkpoint that provides everything, if one was named."""
+        """The checkpoint that provides everything, if there is one."""
         from lit_bert.checkpoints import Checkpoint
 
         return Checkpoint.open(self._checkpoint_path) if self._checkpoint_path else None
@@ -211,9 +220,11 @@ class Weights:
     @property
     def source(self) -> Source:
         """Where the weights came from."""
-        if self.checkpoint:
-            return Source("checkpoint", str(self.checkpoint.path))
-        return self._found[0]
+        if self.checkpoint is None:
+            return self._found[0]
+        if self._checkpoint_path is None:  # the same model again, not a new start from it
+            return Source(**self.checkpoint.weights["source"])
+        return Source("checkpoint", str(self.checkpoint.path))
 
     @property
     def folder(self) -> Path:
@@ -312,7 +323,7 @@ class Weights:
             state = {
                 name.removeprefix("network."): value
                 for name, value in self.checkpoint.content["state_dict"].items()
-                if label_names == self.checkpoint.data["label_names"] or "classifier" not in name
+                if label_names == self.checkpoint.model["label_names"] or "classifier" not in name
             }
             missing, _ = network.load_state_dict(state, strict=False)
         else:

@@ -1,0 +1,544 @@
+"""Checkpoint files: whole or not there, found by a later process, and read without running code."""
+
+import contextlib
+import hashlib
+import os
+import pickle
+import re
+import resource
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_bert import UserError
+from lit_bert.checkpoints import Checkpoint, SafeCheckpointIO, find, load
+
+SIZE = 50_000  # float32 values of each weight
+
+
+def content(value=1.0, **changes):
+    """What the smallest checkpoint of ours holds; `key=None` leaves a key out."""
+    whole = {
+        "state_dict": {name: torch.full((SIZE,), value) for name in ("first", "second", "third")},
+        "hyper_parameters": {"label_names": ["anger", "joy"], "learning_rate": None},
+        "weights": {"request": {}, "architecture": {"hidden_size": 32}, "source": {"name": "somewhere"}},
+        "EmotionDataModule": {"label_names": ["anger", "joy"], "hyper_parameters": {"max_length": 128}},
+        "global_step": 7,
+        "val_f1": 0.5,
+        **changes,
+    }
+    return {key: each for key, each in whole.items() if each is not None}
+
+
+def save(file, what=None):
+    SafeCheckpointIO().save_checkpoint(content() if what is None else what, file)
+    return Path(file)
+
+
+def value_of(file):
+    """The number that all weights of a checkpoint have, read without anything of ours."""
+    weights = torch.load(file, weights_only=True)["state_dict"]
+    (value,) = torch.cat(list(weights.values())).unique().tolist()
+    assert len(weights) == 3
+    return value
+
+
+class RunsCode:
+    """Makes the file `marker` when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch marker",)
+
+
+class Fails:
+    """Raises `error` when it is pickled, and keeps what lay in the folder at that time."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __reduce__(self):
+        self.beside = sorted(os.listdir())
+        raise self.error
+
+
+@contextlib.contextmanager
+def room_for(size):
+    """No file can grow beyond `size` bytes, as on a disk that is nearly full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextlib.contextmanager
+def no_access(path):
+    """Takes every right to `path` away; root, who needs none, becomes nobody."""
+    mode, root = path.stat().st_mode, os.geteuid() == 0
+    path.chmod(0)
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        path.chmod(mode)
+
+
+# --- saved whole or not at all ---
+
+
+def test_a_saved_checkpoint_loads_with_equal_values():
+    save("a.ckpt")
+    found = load("a.ckpt")
+    assert value_of("a.ckpt") == 1.0
+    assert torch.equal(found.pop("state_dict")["third"], torch.ones(SIZE))
+    assert found == {key: value for key, value in content().items() if key != "state_dict"}
+    assert os.listdir() == ["a.ckpt"]
+
+
+def test_saving_makes_the_folders_it_needs():
+    save("runs/of/today/a.ckpt")
+    assert value_of("runs/of/today/a.ckpt") == 1.0
+
+
+def test_a_second_save_takes_the_place_of_the_first():
+    save("a.ckpt")
+    save("a.ckpt", content(2.0))
+    assert value_of("a.ckpt") == 2.0
+    assert os.listdir() == ["a.ckpt"]
+
+
+def test_weights_that_were_loaded_stay_when_their_file_is_saved_anew():
+    weight = load(save("a.ckpt"))["state_dict"]["first"]  # still mapped from the file
+    save("a.ckpt", content(2.0))
+    assert weight.unique().tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("half way"), ValueError("half way"), KeyboardInterrupt("half way")]
+)
+def test_a_writer_that_fails_half_way_leaves_the_earlier_file_whole_and_nothing_else(error):
+    save("a.ckpt")
+    fails = Fails(error)
+    with pytest.raises((UserError, type(error)), match="half way"):
+        save("a.ckpt", content(2.0, last=fails))
+    assert len(fails.beside) == 2  # it was written beside the earlier one
+    assert os.listdir() == ["a.ckpt"]
+    assert value_of("a.ckpt") == 1.0
+
+
+@pytest.mark.parametrize("filled", [0, 0.01, 0.3, 0.6, 0.9, 0.999])
+def test_a_full_disk_leaves_the_earlier_file_whole_and_nothing_else(filled):
+    size = save("a.ckpt").stat().st_size
+    with room_for(int(filled * size)), pytest.raises(UserError) as said:
+        save("a.ckpt", content(2.0))
+    assert re.match(
+        r"cannot write the checkpoint a\.ckpt: File too large\. Make room, or choose", str(said.value)
+    )
+    assert os.listdir() == ["a.ckpt"]
+    assert value_of("a.ckpt") == 1.0
+    with room_for(size):  # once there is room
+        save("a.ckpt", content(2.0))
+    assert value_of("a.ckpt") == 2.0
+
+
+@pytest.mark.parametrize("place", [0.01, 0.5, 0.999])
+def test_a_disk_that_keeps_something_else_is_found_out_before_the_earlier_file_is_lost(place, monkeypatch):
+    save("a.ckpt")
+    fsync = os.fsync
+
+    def bad_disk(descriptor):
+        fsync(descriptor)
+        (name,) = set(os.listdir()) - {"a.ckpt"}
+        damaged = bytearray(Path(name).read_bytes())
+        damaged[int(place * len(damaged))] ^= 1
+        Path(name).write_bytes(damaged)
+
+    monkeypatch.setattr(os, "fsync", bad_disk)
+    with pytest.raises(UserError, match=r"cannot write the checkpoint a\.ckpt"):
+        save("a.ckpt", content(2.0))
+    assert os.listdir() == ["a.ckpt"]
+    assert value_of("a.ckpt") == 1.0
+
+
+def test_what_could_not_be_loaded_again_is_refused_when_it_is_saved():
+    save("a.ckpt")
+    with pytest.raises(UserError, match=r"cannot write the checkpoint a\.ckpt"):
+        save("a.ckpt", content(2.0, callbacks={"of a user": Path("not a plain value")}))
+    assert os.listdir() == ["a.ckpt"]
+    assert value_of("a.ckpt") == 1.0
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    file = save(tmp_path / "closed" / "a.ckpt")
+    with (
+        no_access(file.parent),
+        pytest.raises(UserError, match=r"closed/a\.ckpt: Permission denied\. .*save_dir"),
+    ):
+        save(file, content(2.0))
+    assert value_of(file) == 1.0
+    assert os.listdir(file.parent) == ["a.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("file/a.ckpt", "(File exists|Not a directory)"),
+        ("file/below/a.ckpt", "Not a directory"),
+        ("folder.ckpt", "Is a directory"),
+    ],
+)
+def test_a_place_where_no_checkpoint_can_be_is_named(name, why):
+    Path("file").write_text("in the way")
+    Path("folder.ckpt").mkdir()
+    with pytest.raises(UserError, match=rf"cannot write the checkpoint {name}: {why}\. .*save_dir"):
+        save(name)
+    assert sorted(os.listdir()) == ["file", "folder.ckpt"]
+
+
+def test_a_finished_fit_leaves_two_whole_checkpoints_and_no_part_of_another(trained):
+    files = sorted(
+        file.name for file in trained.iterdir() if "ckpt" in file.name or file.name.startswith(".")
+    )
+    assert files == ["best.ckpt", "last.ckpt"]
+    for name in files:
+        with zipfile.ZipFile(trained / name) as archive:
+            assert archive.testzip() is None
+
+
+# --- files that are no checkpoint ---
+
+
+@pytest.fixture(scope="module")
+def small_bytes(tmp_path_factory):
+    """A checkpoint of a few kilobytes."""
+    file = tmp_path_factory.mktemp("small") / "a.ckpt"
+    SafeCheckpointIO().save_checkpoint(content(state_dict={"weight": torch.arange(300.0)}), file)
+    return file.read_bytes()
+
+
+def test_a_truncated_checkpoint_is_said_to_be_truncated_wherever_it_ends(small_bytes):
+    for end in [*range(0, len(small_bytes), 31), *range(len(small_bytes) - 60, len(small_bytes))]:
+        Path("cut.ckpt").write_bytes(small_bytes[:end])
+        with pytest.raises(
+            UserError, match=r"^cut\.ckpt is not a readable checkpoint, perhaps a trunc"
+        ) as said:
+            Checkpoint.open("cut.ckpt")
+        assert "--ckpt_path" in str(said.value)
+        assert "\n" not in str(said.value)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_damaged_checkpoint_opens_or_is_refused_but_nothing_else(small_bytes):
+    outcomes = set()
+    for place in [*range(0, 600, 2), *range(600, len(small_bytes), 13)]:  # the pickle comes first
+        damaged = bytearray(small_bytes)
+        damaged[place] ^= 0b101
+        Path("bad.ckpt").write_bytes(damaged)
+        try:
+            outcomes.add(type(Checkpoint.open("bad.ckpt")))
+        except UserError as error:
+            assert "bad.ckpt" in str(error)  # noqa: PT017
+            outcomes.add(UserError)
+    assert outcomes == {Checkpoint, UserError}
+
+
+def zip_of(**members):
+    def write(file):
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, text in members.items():
+                archive.writestr(name.replace("__", "/"), text)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_text("text,label\na,joy\n"),
+        lambda file: file.write_bytes(b"\0" * 5000),
+        lambda file: file.write_bytes(b"PK\x03\x04" + b"\0" * 100),
+        lambda file: torch.save(content(), file, _use_new_zipfile_serialization=False),
+        zip_of(readme="hello"),
+        zip_of(a__readme="hello"),
+        zip_of(a__version="3", a__byteorder="little"),
+    ],
+    ids=["empty", "text", "zeros", "zip-head", "old-torch", "zip", "zip-folder", "zip-version"],
+)
+def test_a_file_that_is_no_checkpoint_is_refused_in_plain_words(write):
+    write(Path("a.ckpt"))
+    with pytest.raises(UserError, match=r"^a\.ckpt is not a readable checkpoint") as said:
+        Checkpoint.open("a.ckpt")
+    assert "--ckpt_path" in str(said.value)
+    # Advice for people who call torch themselves.
+    assert not re.search(r"mmap|torch\.save|PyTorch|enforce|hasRecord|\n", str(said.value)), said.value
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        content()["state_dict"],
+        {},
+        {"model": {"weight": torch.zeros(2)}, "epoch": 3},
+        torch.zeros(3),
+        torch.tensor(1.0),
+        [content()],
+        "state_dict",
+        7,
+        None,
+    ],
+    ids=["weights", "empty", "another", "tensor", "scalar", "list", "str", "int", "None"],
+)
+def test_a_checkpoint_of_another_program_is_refused(what):
+    torch.save(what, "a.ckpt")
+    with pytest.raises(
+        UserError, match=r"^a\.ckpt is no checkpoint of lit_bert.* `python -m lit_bert fit` wrote"
+    ):
+        Checkpoint.open("a.ckpt")
+
+
+@pytest.mark.parametrize(
+    "key", ["state_dict", "hyper_parameters", "weights", "EmotionDataModule", "global_step"]
+)
+def test_a_checkpoint_that_lacks_a_part_is_refused_with_the_name_of_the_part(key):
+    torch.save(content(**{key: None}), "a.ckpt")
+    with pytest.raises(UserError, match=rf"^a\.ckpt is no checkpoint of lit_bert: it lacks {key}\."):
+        Checkpoint.open("a.ckpt")
+
+
+def test_a_model_whose_head_was_never_trained_is_refused():
+    save("a.ckpt", content(global_step=0))
+    with pytest.raises(UserError, match=r"^a\.ckpt was saved before the first optimizer step.* fit` first"):
+        Checkpoint.open("a.ckpt")
+    assert Checkpoint.open(save("a.ckpt", content(global_step=1)))
+
+
+def test_a_missing_or_unreadable_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no checkpoint gone\.ckpt"):
+        load("gone.ckpt")
+    Path("folder.ckpt").mkdir()
+    with pytest.raises(UserError, match=r"folder\.ckpt"):
+        load("folder.ckpt")
+    file = save(tmp_path / "a.ckpt")
+    with no_access(file), pytest.raises(UserError, match=r"a\.ckpt.*Permission denied"):
+        load(file)
+
+
+# --- no code runs ---
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda file: file.write_bytes(pickle.dumps(content(extra=RunsCode()))),
+        lambda file: file.write_bytes(pickle.dumps(RunsCode(), protocol=0)),
+        lambda file: torch.save(content(extra=RunsCode()), file),
+        lambda file: torch.save(RunsCode(), file),
+        lambda file: torch.save(content(extra=RunsCode()), file, _use_new_zipfile_serialization=False),
+    ],
+    ids=["pickle", "pickle-alone", "torch", "torch-alone", "old-torch"],
+)
+@pytest.mark.parametrize(
+    "read",
+    [
+        Checkpoint.open,
+        load,
+        lambda file: SafeCheckpointIO().load_checkpoint(file),
+        lambda file: SafeCheckpointIO().load_checkpoint(file, weights_only=False),
+    ],
+    ids=["open", "load", "io", "io-trusting"],
+)
+def test_code_in_a_checkpoint_never_runs(write, read):
+    write(Path("a.ckpt"))
+    with pytest.raises(UserError, match=r"^a\.ckpt "):
+        read("a.ckpt")
+    assert os.listdir() == ["a.ckpt"]
+
+
+def test_the_code_of_these_tests_would_run_if_it_were_let():
+    torch.save(RunsCode(), "a.ckpt")
+    torch.load("a.ckpt", weights_only=False)
+    assert sorted(os.listdir()) == ["a.ckpt", "marker"]
+
+
+def test_the_refusal_of_code_does_not_teach_how_to_run_it():
+    torch.save(content(extra=RunsCode()), "a.ckpt")
+    with pytest.raises(
+        UserError, match=r"^a\.ckpt holds more than tensors and plain values.*runs code"
+    ) as said:
+        load("a.ckpt")
+    assert not re.search(r"weights_only|Re-running|safe_globals|\x1b|\n", str(said.value)), said.value
+
+
+# --- what a checkpoint says of itself ---
+
+
+def test_an_opened_checkpoint_gives_its_parts():
+    checkpoint = Checkpoint.open(save("run/best.ckpt"))
+    assert checkpoint.path == Path.cwd() / "run" / "best.ckpt"
+    assert checkpoint.run == Path.cwd() / "run"
+    assert checkpoint.val_f1 == 0.5
+    assert checkpoint.data["hyper_parameters"] == {"max_length": 128}
+    assert checkpoint.weights["architecture"] == {"hidden_size": 32}
+    assert checkpoint.model == {"label_names": ["anger", "joy"], "learning_rate": None}
+
+
+def test_a_checkpoint_saved_without_validation_has_no_score():
+    assert Checkpoint.open(save("a.ckpt", content(val_f1=None))).val_f1 is None
+
+
+def test_the_sha256_is_that_of_the_file():
+    first, second = save("a.ckpt"), save("b.ckpt", content(2.0))
+    for file in (first, second):
+        assert Checkpoint.open(file).sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert Checkpoint.open(first).sha256 != Checkpoint.open(second).sha256
+
+
+def test_a_trained_checkpoint_carries_what_a_later_process_needs(trained):
+    best, last = Checkpoint.open(trained / "best.ckpt"), Checkpoint.open(trained / "last.ckpt")
+    for checkpoint in (best, last):
+        assert checkpoint.run == trained.resolve()
+        assert (
+            checkpoint.model["label_names"] == checkpoint.data["label_names"] == ["anger", "joy", "sadness"]
+        )
+        assert checkpoint.weights["architecture"]["hidden_size"] == 32
+        assert checkpoint.data["tokenizer"]
+        assert 0 <= checkpoint.val_f1 <= 1
+    assert best.val_f1 >= last.val_f1
+    assert "optimizer_states" in last.content
+    assert "optimizer_states" not in best.content
+
+
+@pytest.mark.parametrize("name", ["best.ckpt", "last.ckpt"])
+def test_a_trained_checkpoint_carries_the_settings_of_its_run(trained, name):
+    config = Checkpoint.open(trained / name).content["config"]
+    assert config["trainer"]["max_epochs"] == 2
+    assert config["model"]["learning_rate"] == 0.003
+    assert config["data"]["batch_size"] == 8
+
+
+# --- found by a later process ---
+
+
+def at(time, file):
+    """An empty file written `time` seconds after the epoch; finding opens none."""
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.utime(path, (time, time))
+    return path
+
+
+@pytest.fixture
+def two_runs():
+    """Run 0 was trained last, though its number is lower."""
+    at(10, "checkpoints/version_1/last.ckpt")
+    at(11, "checkpoints/version_1/best.ckpt")
+    at(20, "checkpoints/version_0/best.ckpt")
+    at(21, "checkpoints/version_0/last.ckpt")
+
+
+@pytest.mark.parametrize(("which", "name"), [(None, "best"), ("best", "best"), ("last", "last")])
+def test_best_and_last_are_those_of_the_newest_fit(two_runs, which, name):
+    assert find(which) == Path(f"checkpoints/version_0/{name}.ckpt")
+
+
+def test_runs_are_found_below_any_folder_and_in_it():
+    file = at(10, "elsewhere/project/emotion/version_3/best.ckpt")
+    assert find(None, Path("elsewhere")) == file
+    newer = at(11, "elsewhere/best.ckpt")
+    assert find("best", Path("elsewhere")) == newer
+
+
+def test_an_older_run_that_was_resumed_is_the_newest_fit(two_runs):
+    at(30, "checkpoints/version_1/last.ckpt")  # went on, and its best epoch stayed the best
+    assert find("last") == Path("checkpoints/version_1/last.ckpt")
+    assert find("best") == Path("checkpoints/version_1/best.ckpt")
+
+
+def test_the_best_of_an_older_fit_does_not_stand_in_for_that_of_the_newest(two_runs):
+    at(30, "checkpoints/version_2/last.ckpt")  # trained without validation
+    assert find("last") == Path("checkpoints/version_2/last.ckpt")
+    with pytest.raises(UserError, match=r"version_2.*--ckpt_path"):
+        find(None)
+
+
+@pytest.mark.parametrize("which", [None, "best", "last"])
+def test_nothing_trained_yet_says_where_it_looked_and_what_to_run(which, tmp_path):
+    at(10, "checkpoints/version_0/.best.ckpt.123")  # part of one
+    at(10, "checkpoints/version_0/other.ckpt")
+    at(10, "best.ckpt")
+    at(10, "last.ckpt")
+    with pytest.raises(UserError) as said:
+        find(which)
+    assert str(said.value).startswith(
+        f"no {which or 'best'}.ckpt below {tmp_path / 'work' / 'checkpoints'}: "
+    )
+    assert "python -m lit_bert fit" in str(said.value)
+
+
+def test_a_file_is_taken_as_it_is_named(two_runs):
+    file = at(1, "mine/some.ckpt")
+    assert find("mine/some.ckpt") == Path("mine/some.ckpt")
+    assert find(str(file.resolve())) == file.resolve()
+
+
+@pytest.mark.parametrize("which", ["gone.ckpt", "newest", "", "checkpoints", "BEST"])
+def test_a_file_that_is_not_there_says_what_is_accepted(two_runs, which):
+    with pytest.raises(
+        UserError, match=r"no checkpoint .*expected a file, or `best` or `last` of the newest fit"
+    ):
+        find(which)
+
+
+@pytest.mark.parametrize(
+    "which", ["https://host/best.ckpt", "http://127.0.0.1:9/a.ckpt", "s3://bucket/a.ckpt"]
+)
+def test_an_address_is_refused_with_what_to_do(which):
+    with pytest.raises(UserError, match=f"{which} is an address; download it and give the file"):
+        find(which)
+
+
+# --- at the command line ---
+
+
+@pytest.mark.parametrize("verb", ["test", "validate", "predict", "fit"])
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("gone", "no checkpoint gone.ckpt"),
+        ("truncated", "truncated.ckpt is not a readable checkpoint"),
+        ("code", "code.ckpt holds more than tensors and plain values"),
+        ("another", "another.ckpt is no checkpoint of lit_bert"),
+        ("untrained", "untrained.ckpt was saved before the first optimizer step"),
+        ("https://host/a", "https://host/a.ckpt is an address"),
+        ("nothing-yet", "no best.ckpt below"),
+    ],
+)
+def test_a_verb_refuses_in_one_line_and_writes_nothing(run, verb, kind, says):
+    save("untrained.ckpt", content(global_step=0))
+    Path("truncated.ckpt").write_bytes(Path("untrained.ckpt").read_bytes()[:-100])
+    torch.save(content(extra=RunsCode()), "code.ckpt")
+    torch.save({"model": 1}, "another.ckpt")
+    before = sorted(os.listdir())
+    outcome = run(verb, "--ckpt_path", "best" if kind == "nothing-yet" else f"{kind}.ckpt")
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert outcome.err.startswith(f"lit_bert {verb}: ")
+    assert outcome.err.count("\n") == 1
+    assert says in outcome.err
+    assert sorted(os.listdir()) == before
+
+
+def test_a_bare_verb_before_any_fit_says_what_to_run(run):
+    outcome = run("test")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("lit_bert test: no best.ckpt below ")
+    assert "Run `python -m lit_bert fit`" in outcome.err
+    assert os.listdir() == []

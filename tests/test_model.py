@@ -1,0 +1,355 @@
+"""The classifier: what it computes, how it is scored, how it is optimized, what its checkpoint needs."""
+
+import math
+import shutil
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch.utils.data import DataLoader
+from transformers import BertConfig, BertForSequenceClassification
+
+from lit_bert import UserError
+from lit_bert.model import BertClassifier
+from lit_bert.sources import Weights
+
+NAMES = ["anger", "joy", "sadness"]
+
+
+def classifier(folder, **settings):
+    """A BertClassifier over the weights in `folder`, its network built with seed 0."""
+    weights = Weights(pretrained=str(folder), stand_in=None)
+    model = BertClassifier(settings.pop("label_names", NAMES), weights=weights, **settings)
+    torch.manual_seed(0)
+    model.configure_model()
+    return model
+
+
+def trainer(**settings):
+    """A Trainer that writes nothing."""
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return Trainer(accelerator="cpu", enable_model_summary=False, **quiet, **settings)
+
+
+def batch(*rows, labels):
+    """Rows of one length as the data module hands them over, without padding."""
+    input_ids = torch.tensor(rows)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": torch.ones_like(input_ids),
+        "labels": torch.tensor(labels),
+    }
+
+
+def loader(batches):
+    return DataLoader(batches, batch_size=None)
+
+
+# [CLS] … [SEP] over the vocabulary of `tiny_bert`; every row has a token that no other has
+SIX = batch(
+    [2, 5, 7, 9, 3],
+    [2, 5, 7, 10, 3],
+    [2, 6, 11, 12, 3],
+    [2, 6, 13, 12, 3],
+    [2, 8, 14, 9, 3],
+    [2, 8, 15, 9, 3],
+    labels=[0, 1, 2, 0, 1, 2],
+)
+
+
+class Answering(BertClassifier):
+    """Its answer stands in the text: the second token names the predicted class, with probability 0.7.
+
+    So scores can be worked out by hand; everything but `forward` is BertClassifier.
+    """
+
+    def forward(self, input_ids, attention_mask):
+        probs = torch.full((len(input_ids), len(NAMES)), 0.15)
+        probs[torch.arange(len(input_ids)), input_ids[:, 1]] = 0.7
+        return probs.log() + 0 * next(self.network.parameters()).sum()  # logits that a loss can train
+
+
+def answering(folder):
+    model = Answering(NAMES, weights=Weights(pretrained=str(folder), stand_in=None))
+    model.configure_model()
+    return model
+
+
+def answers(preds, labels):
+    return batch(*([2, pred, 3] for pred in preds), labels=labels)
+
+
+# --- what it computes
+
+
+def test_logits_are_one_float_per_row_and_class(tiny_bert):
+    logits = classifier(tiny_bert)(SIX["input_ids"], SIX["attention_mask"])
+    assert logits.shape == (6, 3)
+    assert logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("filler", [0, 17])
+def test_padding_leaves_logits_unchanged(tiny_bert, filler):
+    model = classifier(tiny_bert).eval()
+    alone = model(SIX["input_ids"], SIX["attention_mask"])
+    padded = torch.cat([SIX["input_ids"], torch.full((6, 9), filler)], 1)
+    mask = torch.cat([SIX["attention_mask"], torch.zeros(6, 9, dtype=torch.int64)], 1)
+    torch.testing.assert_close(model(padded, mask), alone, rtol=1e-5, atol=1e-6)
+    # the comparison means something: with the filler attended to, the logits are others
+    assert not torch.allclose(model(padded, torch.ones_like(mask)), alone, rtol=1e-5, atol=1e-6)
+
+
+def test_a_text_has_the_same_logits_in_any_company(tiny_bert):
+    model = classifier(tiny_bert).eval()
+    together = model(SIX["input_ids"], SIX["attention_mask"])
+    alone = torch.cat(
+        [
+            model(row[None], ones[None])
+            for row, ones in zip(SIX["input_ids"], SIX["attention_mask"], strict=True)
+        ]
+    )
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_predictions_are_the_softmax_of_the_logits(tiny_bert):
+    model = classifier(tiny_bert).eval()
+    probs = model.predict_step(SIX, 0)
+    exponentials = model(SIX["input_ids"], SIX["attention_mask"]).exp()
+    torch.testing.assert_close(probs, exponentials / exponentials.sum(1, keepdim=True))
+    torch.testing.assert_close(probs.sum(1), torch.ones(6))
+    assert probs.dtype == torch.float32
+
+
+def test_predictions_are_32_bit_under_bf16(tiny_bert):
+    probs = trainer(precision="bf16-mixed").predict(classifier(tiny_bert), loader([SIX]))[0]
+    assert probs.dtype == torch.float32
+    torch.testing.assert_close(probs.sum(1), torch.ones(6))
+
+
+def test_the_network_trains_with_dropout(tiny_bert):
+    model = classifier(tiny_bert)
+    assert all(module.training for module in model.modules())
+    one, other = (model(SIX["input_ids"], SIX["attention_mask"]) for _ in range(2))
+    assert not torch.equal(one, other)
+
+
+def test_a_batch_can_be_overfitted(tiny_bert):
+    torch.manual_seed(0)
+    model = classifier(tiny_bert, learning_rate=5e-3)
+    trainer(max_epochs=40).fit(model, loader([SIX] * 2))
+    model.eval()
+    logits = model(SIX["input_ids"], SIX["attention_mask"])
+    assert torch.nn.functional.cross_entropy(logits, SIX["labels"]) < 0.1  # 1.1 nats for guessing
+    assert logits.argmax(1).tolist() == SIX["labels"].tolist()
+
+
+def test_the_head_depends_on_the_seed_alone(tiny_bert):
+    one, same = (classifier(tiny_bert).network.classifier.weight for _ in range(2))
+    assert torch.equal(one, same)
+    torch.manual_seed(1)
+    model = BertClassifier(NAMES, weights=Weights(pretrained=str(tiny_bert), stand_in=None))
+    model.configure_model()
+    assert not torch.equal(one, model.network.classifier.weight)
+
+
+# --- how it is scored
+
+# Confusion over all six rows, batch by batch: 3 rows, then 1, then 2.
+UNEQUAL = [answers([0, 0, 1], [0, 0, 0]), answers([1], [1]), answers([0, 2], [1, 2])]
+# class 0: 2 true positives, 1 false positive, 1 false negative; class 1: 1, 1, 1; class 2: 1, 0, 0
+BY_HAND = {
+    "f1_anger": 2 * 2 / (2 * 2 + 1 + 1),
+    "f1_joy": 2 * 1 / (2 * 1 + 1 + 1),
+    "f1_sadness": 1.0,
+    "f1": (2 / 3 + 1 / 2 + 1) / 3,
+    "f1_micro": 4 / 6,
+    "accuracy": 4 / 6,
+    "loss_nats": -(4 * math.log(0.7) + 2 * math.log(0.15)) / 6,
+}
+
+
+@pytest.mark.parametrize(("verb", "split"), [("validate", "val"), ("test", "test")])
+def test_scores_are_those_of_the_whole_split(tiny_bert, verb, split):
+    scores = getattr(trainer(), verb)(answering(tiny_bert), loader(UNEQUAL), verbose=False)[0]
+    assert scores == pytest.approx({f"{split}/{name}": value for name, value in BY_HAND.items()}, rel=1e-6)
+
+
+def test_scores_do_not_depend_on_how_rows_are_batched(tiny_bert):
+    one = {
+        key: torch.cat([each[key] for each in UNEQUAL]) for key in ("input_ids", "attention_mask", "labels")
+    }
+    scores = trainer().test(answering(tiny_bert), loader([one]), verbose=False)[0]
+    assert scores == pytest.approx({f"test/{name}": value for name, value in BY_HAND.items()}, rel=1e-6)
+
+
+def test_training_is_scored_over_the_epoch(tiny_bert):
+    fit = trainer(max_epochs=2)  # the second epoch begins afresh
+    fit.fit(answering(tiny_bert), loader(UNEQUAL))
+    found = {name: float(value) for name, value in fit.callback_metrics.items()}
+    assert found == pytest.approx({f"train/{name}": value for name, value in BY_HAND.items()}, rel=1e-6)
+
+
+def test_a_second_validation_knows_nothing_of_the_first(tiny_bert):
+    model, again = answering(tiny_bert), trainer()
+    again.validate(model, loader([answers([1, 2, 0], [0, 1, 2])]), verbose=False)
+    scores = again.validate(model, loader([answers([0, 1, 2], [0, 1, 2])]), verbose=False)[0]
+    assert scores["val/f1"] == 1
+    assert scores["val/loss_nats"] == pytest.approx(-math.log(0.7))
+
+
+def test_a_class_that_is_neither_there_nor_predicted_does_not_lower_macro_f1(tiny_bert):
+    scores = trainer().test(answering(tiny_bert), loader([answers([0, 1], [0, 1])]), verbose=False)[0]
+    assert scores["test/f1"] == 1
+
+
+# --- how it is optimized
+
+
+class Steps(Callback):
+    """Notes the learning rate of each optimizer step and the gradient norm it worked with."""
+
+    def __init__(self):
+        self.rates, self.norms = [], []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        gradients = [p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]
+        self.norms.append(torch.cat(gradients).norm().item())
+
+
+def fitted(model, batches, **settings):
+    steps = Steps()
+    fit = trainer(callbacks=[steps], **settings)
+    fit.fit(model, loader(batches))
+    return fit, steps
+
+
+def test_the_rate_rises_over_the_warmup_steps_and_falls_to_zero(tiny_bert):
+    model = classifier(tiny_bert, learning_rate=0.01, warmup_ratio=0.2)
+    fit, steps = fitted(model, [SIX] * 5, max_epochs=4)  # 20 steps, 4 of them warm-up
+    rising = [1 / 5, 2 / 5, 3 / 5, 4 / 5]
+    falling = [left / 16 for left in range(16, 0, -1)]
+    assert steps.rates == pytest.approx([0.01 * share for share in rising + falling])
+    assert [group["lr"] for group in fit.optimizers[0].param_groups] == [0, 0]  # where the 21st would be
+
+
+def test_the_schedule_counts_optimizer_steps_when_gradients_are_accumulated(tiny_bert):
+    model = classifier(tiny_bert, learning_rate=0.01, warmup_ratio=0.25)
+    fit, steps = fitted(model, [SIX] * 10, max_epochs=2, accumulate_grad_batches=3)
+    # 10 batches are 4 steps (3 + 3 + 3 + 1), so 8 in all, 2 of them warm-up
+    assert fit.global_step == 8
+    shares = [1 / 3, 2 / 3, 6 / 6, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
+    assert steps.rates == pytest.approx([0.01 * share for share in shares])
+    assert fit.optimizers[0].param_groups[0]["lr"] == 0
+
+
+def test_the_schedule_ends_with_max_steps(tiny_bert):
+    model = classifier(tiny_bert, learning_rate=0.01, warmup_ratio=0)
+    _, steps = fitted(model, [SIX] * 5, max_steps=4)
+    assert steps.rates == pytest.approx([0.01, 0.0075, 0.005, 0.0025])
+
+
+def test_biases_and_layer_norms_do_not_decay_and_nothing_is_left_out(tiny_bert):
+    model = classifier(tiny_bert, weight_decay=0.07)
+    fit, _ = fitted(model, [SIX], max_steps=1)
+    groups = fit.optimizers[0].param_groups
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    decaying, others = ([name_of[id(p)] for p in group["params"]] for group in groups)
+    assert [group["weight_decay"] for group in groups] == [0.07, 0.0]
+    assert sorted(decaying + others) == sorted(name_of.values())
+    assert set(others) == {n for n in name_of.values() if n.endswith(".bias") or "LayerNorm" in n}
+    assert len(others) > 10
+
+
+SIZES = {"bert-base": (12, 768, 5e-5), "MiniLM": (6, 384, 2e-4), "one that is smaller still": (2, 32, 3e-4)}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_unset_learning_rate_follows_the_size_of_the_bert(size):
+    layers, hidden_size, rate = SIZES[size]
+    model = BertClassifier(NAMES)
+    model.network = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=8,
+            hidden_size=hidden_size,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            intermediate_size=8,
+            max_position_embeddings=8,
+        )
+    )
+    assert model.learning_rate == pytest.approx(rate)
+
+
+def test_the_optimizer_uses_the_rate_of_the_size_or_the_given_one(tiny_bert):
+    for given, used in ((None, 3e-4), (0.004, 0.004)):
+        _, steps = fitted(classifier(tiny_bert, learning_rate=given, warmup_ratio=0), [SIX], max_steps=1)
+        assert steps.rates == pytest.approx([used])
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_with_the_fused_optimizer(tiny_bert, precision):
+    _, steps = fitted(classifier(tiny_bert), [SIX], max_steps=1, precision=precision)
+    assert steps.norms[0] > 0.1
+    clipped, steps = fitted(
+        classifier(tiny_bert), [SIX], max_steps=1, precision=precision, gradient_clip_val=0.01
+    )
+    assert steps.norms == pytest.approx([0.01], rel=0.01)
+    assert clipped.optimizers[0].defaults["fused"]
+
+
+def test_a_run_without_an_end_is_an_error(tiny_bert):
+    with pytest.raises(UserError, match=r"no end; set --trainer\.max_epochs or --trainer\.max_steps"):
+        trainer(max_epochs=-1).fit(classifier(tiny_bert), loader([SIX]))
+
+
+@pytest.mark.parametrize("names", [[], ["joy"]])
+def test_fewer_than_two_classes_are_an_error(names):
+    with pytest.raises(UserError, match="at least two"):
+        BertClassifier(names)
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.0, 10, math.nan])
+def test_a_warmup_that_is_no_share_of_the_steps_is_an_error(ratio):
+    with pytest.raises(UserError, match=rf"model\.warmup_ratio is {ratio}"):
+        BertClassifier(NAMES, warmup_ratio=ratio)
+
+
+@pytest.mark.parametrize("setting", ["learning_rate", "weight_decay"])
+def test_a_negative_setting_of_the_optimizer_is_an_error(setting):
+    with pytest.raises(UserError, match=rf"model\.{setting} is -0\.1"):
+        BertClassifier(NAMES, **{setting: -0.1})
+
+
+# --- what its checkpoint needs
+
+
+def test_a_checkpoint_alone_gives_equal_logits(tiny_bert, tmp_path):
+    folder = shutil.copytree(tiny_bert, tmp_path / "weights")
+    model = classifier(folder, learning_rate=0.01)
+    fit = trainer(max_steps=3)
+    fit.fit(model, loader([SIX] * 3))
+    fit.save_checkpoint(tmp_path / "model.ckpt")
+    shutil.rmtree(folder)
+
+    again = BertClassifier.load_from_checkpoint(tmp_path / "model.ckpt").eval()
+    inputs = SIX["input_ids"], SIX["attention_mask"]
+    assert torch.equal(again(*inputs), model.eval()(*inputs))
+    assert not torch.equal(again(*inputs), classifier(tiny_bert).eval()(*inputs))  # it had learned
+    assert again.hparams.label_names == NAMES
+    assert again.network.config.id2label == {0: "anger", 1: "joy", 2: "sadness"}
+
+
+def test_a_loaded_checkpoint_can_be_trained_on(tiny_bert, tmp_path):
+    fit = trainer(max_steps=1)
+    fit.fit(classifier(tiny_bert), loader([SIX]))
+    fit.save_checkpoint(tmp_path / "model.ckpt")
+    again = BertClassifier.load_from_checkpoint(tmp_path / "model.ckpt")
+    before = again.network.classifier.weight.clone()
+    more = trainer(max_steps=1)
+    more.fit(again, loader([SIX]))
+    assert not torch.equal(again.network.classifier.weight, before)
+    more.save_checkpoint(tmp_path / "again.ckpt")
+    BertClassifier.load_from_checkpoint(tmp_path / "again.ckpt")
