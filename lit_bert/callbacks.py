@@ -38,7 +38,11 @@ class Throughput(Callback):
     def _restart(self) -> None:
         self._start = time.perf_counter()
         self._texts = self._slots = 0
+        self._rate: float | None = None  # of the last optimizer step since then
         self._tokens: Tensor | int = 0  # stays on the device: reading it there would hold up every step
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        self._rate = optimizer.param_groups[0]["lr"]  # by the end of the batch the scheduler has moved on
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -48,14 +52,14 @@ class Throughput(Callback):
         self._slots += mask.numel()
         self._tokens = self._tokens + mask.sum()
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (trainer.global_step % every) and not trainer.is_last_batch:
+        if self._rate is None or ((trainer.global_step % every) and not trainer.is_last_batch):
             return
         tokens = int(self._tokens)
         seconds = time.perf_counter() - self._start
         pl_module.log_dict(
             {
-                "train/loss_batch_nats": float(outputs["loss"]),
-                "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+                "train/loss_batch_nats": float(outputs["loss"]) * trainer.accumulate_grad_batches,
+                "train/learning_rate": self._rate,
                 "train/texts_per_s": self._texts / seconds,
                 "train/tokens_per_s": tokens / seconds,
                 "train/padding_ratio": 1 - tokens / self._slots,
@@ -173,7 +177,7 @@ def confusion_figure(counts: Tensor, names: list[str]) -> Any:
     """
     from matplotlib.figure import Figure
 
-    size = max(4.0, 0.55 * len(names) + 1.6)
+    size = min(max(4.0, 0.55 * len(names) + 1.6), 20.0)  # inches
     figure = Figure(figsize=(size + 0.8, size), dpi=110, layout="constrained")
     axes = figure.subplots()
     share = counts / counts.sum(1, keepdim=True).clamp(min=1)
@@ -181,6 +185,8 @@ def confusion_figure(counts: Tensor, names: list[str]) -> Any:
     axes.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="predicted", ylabel="true")
     axes.set_xticklabels(names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticklabels(names)
+    if len(names) > 30:
+        axes.tick_params(labelsize=7)
     if len(names) <= 20:  # numbers in smaller cells cannot be read
         for row in range(len(names)):
             for column in range(len(names)):
