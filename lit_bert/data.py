@@ -254,8 +254,7 @@ class EmotionDataModule(LightningDataModule):
         if not 0 < val_fraction < 1:
             raise UserError(f"data.val_fraction is {val_fraction}; expected a share between 0 and 1.")
 
-    # --- what is known of the data
-    # -----------------------------------------------------------------------------
+    # --- what is known of the data ---
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -270,26 +269,33 @@ class EmotionDataModule(LightningDataModule):
     @property
     def label_names(self) -> list[str]:
         """Class names in the order of their indices. Looks at the data when `label_names` was not given."""
-        return self.hparams.label_names or self._remembered("labels", self._find_label_names)
+        if self.hparams.label_names:
+            return self.hparams.label_names
+        split = self.hparams.train_split
+        if self.corpus.splits and split not in self.corpus.splits:
+            raise self._no_split("train_split", split, self.corpus.splits)
+        return _remembered(self._labels_note(self.corpus.fingerprint(split)), self._find_label_names)
 
     def _find_label_names(self) -> list[str]:
         split = self.hparams.train_split
-        if split not in self.corpus.splits:
-            raise self._no_split("train_split", split, self.corpus.splits)
-        return self.corpus.class_names(self.hparams.label_column) or self._names_in_train()
+        return self.corpus.class_names(self.hparams.label_column, split) or self._names_in_train()
 
     @property
     def _split_names(self) -> list[str]:
-        return self._remembered("splits", lambda: list(self.corpus.splits))
+        if self.source.kind != "hub" or not self.source.revision:
+            return list(self.corpus.splits)
+        note = self._splits_note(self.corpus.fingerprint(self.hparams.train_split))
+        return _remembered(note, lambda: list(self.corpus.splits))
 
     def _names_in_train(self) -> list[str]:
         """The sorted values of the label column; integers in numeric order."""
         names: set[str] = set()
         for numbered in self.corpus.splits[self.hparams.train_split]():
             names.add(_label_name(self._cell(numbered, self.hparams.train_split, self.hparams.label_column)))
-        if all(name.lstrip("-").isdigit() for name in names):
-            return sorted(names, key=int)
-        return sorted(names)
+        if not names:
+            raise self._too_few(self.hparams.train_split, "no rows")
+        whole = all(_is_whole(name) for name in names)
+        return sorted(names, key=lambda name: (int(name) if whole else 0, name))
 
     def _cell(self, numbered: Numbered, split: str, column: str) -> Any:
         """One cell, or a UserError that names the row."""
@@ -305,7 +311,14 @@ class EmotionDataModule(LightningDataModule):
                 f"{', '.join(map(str, numbered.row))}. Name the right one with --data.{flag}."
             )
         value = numbered.row[column]
-        if value is None or (column == self.hparams.label_column and value == ""):
+        is_label = column == self.hparams.label_column
+        if isinstance(value, list | dict):
+            raise UserError(
+                f"{numbered.place} of split {split} of {self.source.name} has a {type(value).__name__} in "
+                f"'{column}'; expected {'one label' if is_label else 'a text'}. Mend the row, or name "
+                f"another column with --data.{'label' if is_label else 'text'}_column."
+            )
+        if value is None or (is_label and (not str(value).strip() or value != value)):
             raise UserError(
                 f"{numbered.place} of split {split} of {self.source.name} has an empty '{column}'. "
                 "Mend or remove the row and run again."
@@ -314,27 +327,23 @@ class EmotionDataModule(LightningDataModule):
 
     def _no_split(self, flag: str, wanted: str, there: Iterable[str]) -> UserError:
         there = sorted(there)
+        if flag == "test_split":  # rows that were not trained on, carved ones too
+            there = [self.hparams.val_split, *there]
+            return UserError(
+                f"{self.source.name} has no split '{wanted}'; it has {', '.join(there[1:])}. Name another "
+                f"with --data.{flag}, for example --data.{flag} {there[0]}."
+            )
         hint = f"Name another with --data.{flag}, for example --data.{flag} {there[0]}." if there else ""
         return UserError(f"{self.source.name} has no split '{wanted}'; it has {', '.join(there)}. {hint}")
 
-    # --- the cache
-    # ---------------------------------------------------------------------------------------------
+    # --- the cache ---
 
-    def _remembered(self, what: str, find: Callable[[], list[str]]) -> list[str]:
-        """A list of names that is the same for the same text, found once."""
-        file = self._note(what, self.corpus.fingerprint)
-        if not file.is_file():
-            names = json.dumps(find())
-            _write_atomically(file, lambda partial: partial.write_text(names, encoding="utf-8"))
-        return json.loads(file.read_text(encoding="utf-8"))
+    def _labels_note(self, fingerprint: str) -> Path:
+        parts = (fingerprint, self.hparams.train_split, self.hparams.label_column)
+        return cache_root() / "labels" / f"{_key(parts)}.json"
 
-    def _note(self, what: str, fingerprint: str) -> Path:
-        parts = (
-            (fingerprint, self.hparams.train_split, self.hparams.label_column)
-            if what == "labels"
-            else (fingerprint,)
-        )
-        return cache_root() / what / f"{_key(parts)}.json"
+    def _splits_note(self, fingerprint: str) -> Path:
+        return cache_root() / "splits" / f"{_key((fingerprint,))}.json"
 
     def _split_folder(self, fingerprint: str, split: str, label_names: list[str]) -> Path:
         tokenizer = self.weights.tokenizer_files["tokenizer.json"]
@@ -345,7 +354,7 @@ class EmotionDataModule(LightningDataModule):
 
     def _have_fit_splits(self, fingerprint: str) -> bool:
         """Whether training needs nothing but the cache."""
-        notes = [self._note(what, fingerprint) for what in ("labels", "splits")]
+        notes = [self._labels_note(fingerprint), self._splits_note(fingerprint)]
         if not all(note.is_file() for note in notes):
             return False
         found, splits = (json.loads(note.read_text(encoding="utf-8")) for note in notes)
@@ -357,7 +366,9 @@ class EmotionDataModule(LightningDataModule):
         """A split as the data has it, tokenized now if it never was."""
         split = self.hparams[flag]
         if split not in self._splits:
-            folder = self._split_folder(self.corpus.fingerprint, split, self.label_names)
+            if self.corpus.splits and split not in self.corpus.splits:
+                raise self._no_split(flag, split, self.corpus.splits)
+            folder = self._split_folder(self.corpus.fingerprint(split), split, self.label_names)
             if not folder.is_dir():
                 if not self.corpus.splits:  # found by its pinned revision alone: now it has to be asked for
                     self.__dict__["corpus"] = find_corpus(self.hparams.dataset, None)
@@ -375,7 +386,10 @@ class EmotionDataModule(LightningDataModule):
         tokenizer = self.weights.tokenizer(self.hparams.max_length)
         names = self.label_names
         if len(names) < 2:
-            raise UserError(f"{self.source.name} has one class, {names}; a classifier needs at least two.")
+            raise self._too_few(self.hparams.train_split, f"only the class '{names[0]}'")
+        double = [name for name, count in Counter(names).items() if count > 1]
+        if double:
+            raise UserError(f"data.label_names has '{double[0]}' twice; expected different names.")
         index_of = {name: index for index, name in enumerate(names)}
         features = Features(
             {"text": Value("string"), "input_ids": List(Value("int32")), "labels": ClassLabel(names=names)}
@@ -397,9 +411,7 @@ class EmotionDataModule(LightningDataModule):
                     writer.write_batch({"text": texts, "input_ids": input_ids, "labels": labels})
                 if len(counts) < 2:
                     found = f"only the class '{names[next(iter(counts))]}'" if counts else "no rows"
-                    raise UserError(
-                        f"split {split} of {self.source.name} has {found}; expected at least two classes."
-                    )
+                    raise self._too_few(split, found)
                 writer.finalize()
             facts = {
                 "rows": counts.total(),
@@ -415,12 +427,20 @@ class EmotionDataModule(LightningDataModule):
                 f"{self.hparams.max_length} tokens (--data.max_length)"
             )
 
+    def _too_few(self, split: str, found: str) -> UserError:
+        return UserError(
+            f"split {split} of {self.source.name} has {found}; expected at least two classes. "
+            "Add rows, or name another column with --data.label_column."
+        )
+
     def _label_index(self, numbered: Numbered, split: str, index_of: dict[str, int]) -> int:
         value = self._cell(numbered, split, self.hparams.label_column)
-        name = _label_name(value)
+        own = self.corpus.class_names(self.hparams.label_column, split) or []
+        name = own[value] if own and isinstance(value, int) and 0 <= value < len(own) else _label_name(value)
         if name in index_of:
             return index_of[name]
-        if name.isdigit() and int(name) < len(index_of):
+        name = _label_name(value)
+        if not any(map(_is_whole, index_of)) and _is_whole(name) and 0 <= int(name) < len(index_of):
             return int(name)
         known = ", ".join(list(index_of)[:10]) + (", …" if len(index_of) > 10 else "")
         raise UserError(
@@ -435,13 +455,18 @@ class EmotionDataModule(LightningDataModule):
         """Tokenizes the training and validation split, once. Never touches the test split."""
         if self._predict_rows is None:
             self._tokenized("train_split")
-            if self.hparams.val_split in self._split_names:
+            if not self._carves:
                 self._tokenized("val_split")
 
     def setup(self, stage: str) -> None:
         """Maps the splits that the stage needs."""
         if stage == "fit":
             self.train_rows = self._subset(self._train_part(), self.hparams.train_rows)
+        if stage in ("fit", "validate") and not len(self._val_part()):
+            raise UserError(
+                f"{self.source.name} has too few rows to carve a validation split from: at most one of each "
+                "class. Add rows, or a file for --data.val_split."
+            )
         if stage in ("fit", "validate"):
             self.val_rows = _by_length(self._subset(self._val_part(), self.hparams.val_rows))
         if stage == "test":
@@ -450,7 +475,11 @@ class EmotionDataModule(LightningDataModule):
 
     @property
     def _carves(self) -> bool:
-        return self.hparams.val_split not in self._split_names
+        """Whether the validation split is a part of the training split."""
+        wanted = self.hparams.val_split
+        if wanted not in self._split_names and wanted != "validation":  # asked for by name, so not made up
+            raise self._no_split("val_split", wanted, self._split_names)
+        return wanted not in self._split_names
 
     def _train_part(self) -> TokenizedRows:
         rows = self._tokenized("train_split")
@@ -538,10 +567,22 @@ def _key(parts: tuple[Any, ...]) -> str:
     return hashlib.sha256(json.dumps([CACHE_FORMAT, *parts]).encode()).hexdigest()[:32]
 
 
+def _remembered(file: Path, find: Callable[[], list[str]]) -> list[str]:
+    """A list of names that is the same for the same text, found once."""
+    if not file.is_file():
+        names = json.dumps(find())
+        _write_atomically(file, lambda partial: partial.write_text(names, encoding="utf-8"))
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
 def _label_name(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).strip()
+
+
+def _is_whole(name: str) -> bool:
+    return name.removeprefix("-").isdecimal()
 
 
 def _by_length(rows: TokenizedRows) -> TokenizedRows:
@@ -579,7 +620,11 @@ def _write_atomically(final: Path, write: Callable[[Path], Any]) -> None:
             try:
                 shutil.rmtree(partial, ignore_errors=True)
                 write(partial)
-                partial.rename(final)
+                try:
+                    partial.rename(final)
+                except OSError:
+                    if not final.exists():
+                        raise
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -100,8 +100,7 @@ class HubAddress(NamedTuple):
         return cls(*match.groups())
 
 
-# --- the Hub
-# ---------------------------------------------------------------------------------------------------
+# --- the Hub ---
 
 _hub_is_down: list[str] = []  # the first reason stands for the whole process: nobody waits twice
 
@@ -174,8 +173,7 @@ def _one_line(error: BaseException) -> str:
     return lines[0][:200] if lines else "no message"
 
 
-# --- weights
-# ---------------------------------------------------------------------------------------------------
+# --- weights ---
 
 
 class Weights:
@@ -408,8 +406,7 @@ def _downloaded_weights(name: str, commit: str) -> Path:
     return _checked_folder(folder)
 
 
-# --- text
-# ------------------------------------------------------------------------------------------------------
+# --- text ---
 
 
 @dataclass(frozen=True)
@@ -418,15 +415,16 @@ class Corpus:
 
     Attributes:
         source: where it came from.
-        fingerprint: changes whenever a text or label may have changed.
+        fingerprint: from a split's name to a text that changes whenever one of its texts or labels may have;
+            looks at no other split.
         splits: from a split's name to a function that streams its rows.
-        class_names: from a column's name to its class names in order, where the data names them.
+        class_names: from a column and a split to the class names in order, where the data names them.
     """
 
     source: Source
-    fingerprint: str
+    fingerprint: Callable[[str], str]
     splits: dict[str, Callable[[], Iterator[Numbered]]] = field(default_factory=dict)
-    class_names: Callable[[str], list[str] | None] = lambda column: None
+    class_names: Callable[[str, str], list[str] | None] = lambda column, split: None
 
 
 def find_corpus(
@@ -457,7 +455,7 @@ def find_corpus(
     if _is_commit(revision):
         pinned = Source("hub", name, config_name, revision)
         if have(f"hub:{pinned.address}"):
-            return Corpus(pinned, f"hub:{pinned.address}")
+            return Corpus(pinned, lambda split: f"hub:{pinned.address}")
     commit, problem = _ask_hub(name, revision, "dataset")
     splits = _load_dataset(name, config_name, commit or revision, online=commit is not None)
     if splits is not None:
@@ -498,23 +496,22 @@ def _split_files(folder: Path) -> dict[str, list[Path]]:
 
 
 def _from_files(source: Source, splits: dict[str, list[Path]]) -> Corpus:
-    digest = hashlib.sha256()
-    for name, files in sorted(splits.items()):
-        for file in files:
+    @cache
+    def fingerprint(split: str) -> str:
+        digest = hashlib.sha256()
+        for file in splits[split]:
             with file.open("rb") as stream:
-                digest.update(
-                    f"{name}:{file.suffix}:".encode() + hashlib.file_digest(stream, "sha256").digest()
-                )
+                digest.update(file.suffix.encode() + hashlib.file_digest(stream, "sha256").digest())
+        return f"files:{digest.hexdigest()}"
 
     def reader(files: list[Path]) -> Callable[[], Iterator[Numbered]]:
         return lambda: (row for file in files for row in read_rows(file))
 
-    first = next(iter(splits.values()))[0]
     return Corpus(
         source,
-        f"files:{digest.hexdigest()}",
+        fingerprint,
         {name: reader(files) for name, files in splits.items()},
-        lambda column: class_names(first, column),
+        cache(lambda column, split: class_names(splits[split][0], column)),
     )
 
 
@@ -540,13 +537,12 @@ def _from_datasets(source: Source, splits: Any) -> Corpus:
     def reader(split: Any) -> Callable[[], Iterator[Numbered]]:
         return lambda: (Numbered(number, 0, row) for number, row in enumerate(split, 1))
 
-    def names(column: str) -> list[str] | None:
-        return getattr(next(iter(splits.values())).features.get(column), "names", None)
+    def names(column: str, split: str) -> list[str] | None:
+        return getattr(splits[split].features.get(column), "names", None)
 
-    if source.revision:
-        fingerprint = f"hub:{source.address}"
-    else:
-        fingerprint = "datasets:" + ":".join(f"{name}={split._fingerprint}" for name, split in splits.items())
+    def fingerprint(split: str) -> str:
+        return f"hub:{source.address}" if source.revision else f"datasets:{splits[split]._fingerprint}"
+
     return Corpus(source, fingerprint, {name: reader(split) for name, split in splits.items()}, names)
 
 
