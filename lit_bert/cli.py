@@ -17,25 +17,27 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from rich.console import Console
 from rich.panel import Panel
 
 from lit_bert import UserError
-from lit_bert.callbacks import Dashboard, PredictionWriter, Progress, ProgressLines, Throughput
+from lit_bert.callbacks import Dashboard, EarlyStop, PredictionWriter, Progress, ProgressLines, Throughput
 from lit_bert.checkpoints import RUNS, Checkpoint, SafeCheckpointIO, find
 from lit_bert.data import EmotionDataModule
 from lit_bert.model import BertClassifier
 from lit_bert.sources import Source, Weights
-from lit_bert.tables import BadRow, Numbered, RowWriter, read_rows
+from lit_bert.tables import BadRow, Numbered, RowWriter, read_rows, text_problem
 
 log = logging.getLogger("lit_bert")
 
@@ -57,6 +59,8 @@ class Parser(LightningArgumentParser):
                     flags += [option[2:] for each in below._actions for option in each.option_strings]
             close = difflib.get_close_matches(unknown[1], flags, 1)
             near = f" Did you mean --{close[0]}?" if close else ""
+        elif verb == "predict" and text.startswith("unrecognized"):
+            near = " Texts stand right after the verb."
         raise UserError(f"{text[:600]}.{near} `python -m lit_bert {verb} --help` lists what is accepted.")
 
 
@@ -92,7 +96,9 @@ class _Verb(LightningCLI):
             parser_class=Parser,
             parser_kwargs={
                 "prog": "python -m lit_bert",
+                "allow_abbrev": False,
                 self.name: {
+                    "allow_abbrev": False,
                     "usage": f"python -m lit_bert {self.name} {self.usage}",  # not a list of a hundred flags
                     "description": self.__doc__,
                     "default_config_files": [str(config_file)] if config_file else [],
@@ -145,12 +151,15 @@ class _Verb(LightningCLI):
         settings = self.config_init[self.name]["trainer"]
         callbacks = self.callbacks(sys.stderr.isatty() and settings["enable_progress_bar"] is not False)
         plugins = settings["plugins"] or []
-        return super().instantiate_trainer(
-            enable_progress_bar=any(isinstance(each, Progress) for each in callbacks),
-            plugins=[*(plugins if isinstance(plugins, list) else [plugins]), SafeCheckpointIO()],
-            callbacks=[*(settings["callbacks"] or []), *callbacks],
-            **kwargs,
-        )
+        try:
+            return super().instantiate_trainer(
+                enable_progress_bar=any(isinstance(each, Progress) for each in callbacks),
+                plugins=[*(plugins if isinstance(plugins, list) else [plugins]), SafeCheckpointIO()],
+                callbacks=[*(settings["callbacks"] or []), *callbacks],
+                **kwargs,
+            )
+        except (MisconfigurationException, ValueError) as error:
+            raise UserError(f"the trainer refuses its settings: {error} See --trainer.* in --help.") from None
 
     def callbacks(self, bar: bool) -> list[Callback]:
         """Those that always run with this verb."""
@@ -176,6 +185,7 @@ class Fit(_Verb):
         "checkpoint.enable_version_counter": False,
         "early_stopping.monitor": "val/f1",
         "early_stopping.mode": "max",
+        "early_stopping.strict": False,  # a run may end before its first validation
     }
 
     @staticmethod
@@ -184,7 +194,7 @@ class Fit(_Verb):
 
     def add_verb_arguments(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.add_lightning_class_args(EarlyStop, "early_stopping")
         parser.set_defaults(self.defaults)
 
     @staticmethod
@@ -219,7 +229,7 @@ class Fit(_Verb):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
         for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None and trainer.log_dir:
                 # Lightning would put one more folder `checkpoints` in between.
                 callback.dirpath = str(trainer.log_dir)
         return trainer
@@ -231,24 +241,25 @@ class Fit(_Verb):
                 f"{self.checkpoint.path} was trained on the classes {known}; the data has {found}. "
                 "Resume without --config and --data flags."
             )
+        if self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
+            raise UserError("the run has no end; set --trainer.max_epochs or --trainer.max_steps.")
+        for section in ("checkpoint", "early_stopping"):
+            monitor = self.config["fit"][section]["monitor"]
+            if monitor is not None and monitor not in self.model.score_names:
+                raise UserError(
+                    f"{section}.monitor is {monitor}; expected one of {', '.join(self.model.score_names)}."
+                )
         self.model.configure_model()  # what is wrong with weights or rows shows before anything is written
-        self.datamodule.prepare_data()
-        run = Path(str(self.trainer.log_dir))
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-            (run / ".writable").touch()
-            (run / ".writable").unlink()
-        except OSError as error:
-            raise UserError(
-                f"cannot write checkpoints into {run}: {error.strerror}. Choose another folder with "
-                "--trainer.logger.init_args.save_dir."
-            ) from None
-        announce(self.trainer, self.sources())
         self.datamodule.setup("fit")
+        run = Path(str(self.trainer.log_dir))
+        if self.trainer.is_global_zero and self.trainer.log_dir:
+            _make_writable(run)
+        announce(self.trainer, self.sources())
         train, val = len(self.datamodule.train_rows), len(self.datamodule.val_rows)
         log.info(f"rows       {train:,} to train on, {val:,} to validate on")
         log.info(f"classes    {len(self.datamodule.label_names)}: {_some(self.datamodule.label_names)}")
-        log.info(f"run        {run}")
+        if self.trainer.log_dir:
+            log.info(f"run        {run}")
 
     def after_fit(self) -> None:
         kept = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
@@ -278,6 +289,7 @@ class _Evaluate(_Verb):
     def evaluate(self, datamodule: EmotionDataModule, model: BertClassifier, **_: Any) -> None:
         """Prints the scores, what they rest on, and keeps them as JSON beside the checkpoint."""
         assert self.checkpoint is not None
+        datamodule.setup(self.name)  # what is wrong with the rows shows first
         announce(self.trainer, [])
         # The weights came with `weights.checkpoint`: nothing is left to load.
         scores = getattr(self.trainer, self.name)(model, datamodule=datamodule, verbose=False)[0]
@@ -329,17 +341,16 @@ class Predict(_Verb):
     usage = "[TEXT ...] [--input FILE] [--output FILE] [OPTIONS]"
     trainer_settings: ClassVar[dict[str, Any]] = {**_Evaluate.trainer_settings, "devices": 1}
 
+    def __init__(self, arguments: list[str], checkpoint: Checkpoint | None, texts: list[str]) -> None:
+        self.texts = texts  # no flag: YAML could not hold what a command line can
+        self.bad_rows = 0
+        super().__init__(arguments, checkpoint)
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         return {"predict": {"model", "dataloaders", "datamodule", "return_predictions", "weights_only"}}
 
     def add_verb_arguments(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument(
-            "--texts",
-            type=list[str] | None,
-            default=None,
-            help="texts to label; also without the flag, right after the verb",
-        )
         parser.add_argument(
             "--input",
             type=str | None,
@@ -360,11 +371,15 @@ class Predict(_Verb):
 
     def predict(self, datamodule: EmotionDataModule, model: BertClassifier, **_: Any) -> None:
         config = self.config_init["predict"]
-        texts, file, self.bad_rows = config["texts"], config["input"], 0
+        texts, file = self.texts, config["input"]
+        name = "the command line" if texts else "standard input" if file in (None, "-") else file
         if texts and file:
             raise UserError("got texts and --input; expected one of them.")
         if texts:
-            rows: Iterator[Numbered] = (Numbered(n, 0, {"text": text}) for n, text in enumerate(texts, 1))
+            rows: Iterator[Numbered] = (
+                Numbered(number, 0, BadRow(problem) if (problem := text_problem(text)) else {"text": text})
+                for number, text in enumerate(texts, 1)
+            )
         else:
             if file is None and sys.stdin.isatty():
                 raise UserError(
@@ -380,10 +395,10 @@ class Predict(_Verb):
         with RowWriter(config["output"]) as writer:
             kept = PredictionWriter(writer)
             self.trainer.callbacks.append(kept)  # type: ignore[attr-defined]
-            datamodule.predict_from(self._readable(rows, column, str(file or "standard input")))
+            datamodule.predict_from(self._readable(rows, column, name))
             self.trainer.predict(model, datamodule=datamodule, return_predictions=False)
             if not kept.rows:
-                raise UserError(f"{file or 'standard input'} has no row that can be labelled.")
+                raise UserError(f"{name} has no row that can be labelled.")
         if kept.truncated:
             log.info(
                 f"{kept.truncated} of {kept.rows} texts were cut at {datamodule.hparams.max_length} tokens"
@@ -413,6 +428,19 @@ class Predict(_Verb):
                 continue
             self.bad_rows += 1
             log.info(f"{name}, {numbered.place}: {problem}; left out")
+
+
+def _make_writable(folder: Path) -> None:
+    """Makes the folder of a run, or says that nothing can be kept there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write checkpoints into {folder}: {error.strerror}. Choose another folder with "
+            "--trainer.logger.init_args.save_dir."
+        ) from None
 
 
 def native_precision(accelerator: str) -> str:
@@ -473,7 +501,7 @@ def _some(names: list[str], most: int = 10) -> str:
 
 def fit(arguments: list[str]) -> int:
     _prepare()
-    arguments, which = _take_ckpt_path(_packaged_configs(arguments))
+    arguments, which = _take_ckpt_path(_checked_configs(arguments))
     checkpoint = Checkpoint.open(find(which)) if which else None
     Fit(
         arguments,
@@ -496,12 +524,12 @@ def predict(arguments: list[str]) -> int:
     while arguments and not arguments[0].startswith("--") and arguments[0] not in ("-h", "-c"):
         texts.append(arguments[0])
         arguments = arguments[1:]
-    return _from_checkpoint(Predict, [*(["--texts", json.dumps(texts)] if texts else []), *arguments])
+    return _from_checkpoint(partial(Predict, texts=texts), arguments)
 
 
-def _from_checkpoint(kind: type[_Verb], arguments: list[str]) -> int:
+def _from_checkpoint(kind: Callable[..., _Verb], arguments: list[str]) -> int:
     _prepare()
-    arguments, which = _take_ckpt_path(_packaged_configs(arguments))
+    arguments, which = _take_ckpt_path(_checked_configs(arguments))
     asks = {"--help", "-h", "--print_config"} & {argument.split("=")[0] for argument in arguments}
     cli = kind(arguments, None if asks else Checkpoint.open(find(which)))
     return 1 if getattr(cli, "bad_rows", 0) else 0
@@ -523,24 +551,39 @@ def _configs() -> Path:
     return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
 
 
-def _packaged_configs(arguments: list[str]) -> list[str]:
-    """Lets `--config configs/subset.yaml` mean the packaged file where there is none of that name."""
+def _checked_configs(arguments: list[str]) -> list[str]:
+    """The arguments with every `--config FILE` checked; configs/NAME.yaml may be a packaged one."""
     found = list(arguments)
-    for index, argument in enumerate(found):
+    for index, argument in enumerate(arguments):
         flag, joined, value = argument.partition("=")
-        if flag not in ("--config", "-c"):
+        if flag not in ("--config", "-c") or not (joined or index + 1 < len(found)):
             continue
-        place = index if joined else index + 1
-        path = Path(value if joined else found[place] if place < len(found) else "")
-        packaged = _configs() / path.name
-        if path.is_file() or path.parent.name not in ("", "configs"):
-            pass
-        elif packaged.is_file():
-            found[place] = f"{flag}={packaged}" if joined else str(packaged)
-        if path.suffix in (".yaml", ".yml") and not path.is_file() and not packaged.is_file():
-            there = ", ".join(sorted(file.name for file in _configs().glob("*.yaml")))
-            raise UserError(f"no configuration {path}; packaged are {there}. Check the path.")
+        value = value if joined else found[index + 1]
+        if "\n" not in value and value.endswith((".yaml", ".yml")):
+            file = _config_file(Path(value))
+            found[index if joined else index + 1] = f"{flag}={file}" if joined else str(file)
     return found
+
+
+def _config_file(path: Path) -> Path:
+    """The configuration meant by a path: here, else among the packaged ones; holding settings at all."""
+    if not path.is_file() and path.parent.name in ("", "configs") and (_configs() / path.name).is_file():
+        path = _configs() / path.name
+    if not path.is_file():
+        there = ", ".join(sorted(file.name for file in _configs().glob("*.yaml")))
+        raise UserError(f"no configuration {path}; packaged are {there}. Check the path.")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"the configuration {path} is not UTF-8 ({error.reason}). Save it as UTF-8."
+        ) from None
+    except yaml.YAMLError:
+        return path  # the parser says best what is wrong with it
+    if not isinstance(settings, dict):
+        kind = "is empty" if settings is None else f"holds a {type(settings).__name__}"
+        raise UserError(f"the configuration {path} {kind}; expected sections such as `data:` and `trainer:`.")
+    return path
 
 
 def _prepare() -> None:

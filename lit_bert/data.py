@@ -278,7 +278,10 @@ class EmotionDataModule(LightningDataModule):
 
     def _find_label_names(self) -> list[str]:
         split = self.hparams.train_split
-        return self.corpus.class_names(self.hparams.label_column, split) or self._names_in_train()
+        names = self.corpus.class_names(self.hparams.label_column, split) or self._names_in_train()
+        if len(names) < 2:
+            raise self._too_few(split, f"only the class '{names[0]}'" if names else "no rows")
+        return names
 
     @property
     def _split_names(self) -> list[str]:
@@ -292,8 +295,6 @@ class EmotionDataModule(LightningDataModule):
         names: set[str] = set()
         for numbered in self.corpus.splits[self.hparams.train_split]():
             names.add(_label_name(self._cell(numbered, self.hparams.train_split, self.hparams.label_column)))
-        if not names:
-            raise self._too_few(self.hparams.train_split, "no rows")
         whole = all(_is_whole(name) for name in names)
         return sorted(names, key=lambda name: (int(name) if whole else 0, name))
 
@@ -327,14 +328,12 @@ class EmotionDataModule(LightningDataModule):
 
     def _no_split(self, flag: str, wanted: str, there: Iterable[str]) -> UserError:
         there = sorted(there)
-        if flag == "test_split":  # rows that were not trained on, carved ones too
-            there = [self.hparams.val_split, *there]
-            return UserError(
-                f"{self.source.name} has no split '{wanted}'; it has {', '.join(there[1:])}. Name another "
-                f"with --data.{flag}, for example --data.{flag} {there[0]}."
-            )
-        hint = f"Name another with --data.{flag}, for example --data.{flag} {there[0]}." if there else ""
-        return UserError(f"{self.source.name} has no split '{wanted}'; it has {', '.join(there)}. {hint}")
+        if flag == "test_split":  # best the rows that were not trained on, carved ones too
+            one = f"--data.test_split {self.hparams.val_split}, or all of --data.test_split {there[0]}"
+        else:
+            one = f"--data.{flag}, for example --data.{flag} {there[0]}"
+        has = f"it has {', '.join(there)}. Name another with {one}."
+        return UserError(f"{self.source.name} has no split '{wanted}'; {has}")
 
     # --- the cache ---
 
@@ -452,26 +451,31 @@ class EmotionDataModule(LightningDataModule):
     # --- LightningDataModule ---
 
     def prepare_data(self) -> None:
-        """Tokenizes the training and validation split, once. Never touches the test split."""
-        if self._predict_rows is None:
-            self._tokenized("train_split")
-            if not self._carves:
-                self._tokenized("val_split")
+        """Tokenizes the splits that the stage needs, once. Fit never touches the test split."""
+        if self._predict_rows is not None:
+            return
+        stage = self.trainer.state.fn if self.trainer else "fit"
+        if stage == "fit":
+            self._train_part()
+        if stage in ("fit", "validate"):
+            self._val_part()
+        if stage == "test":
+            self._test_part()
 
     def setup(self, stage: str) -> None:
         """Maps the splits that the stage needs."""
         if stage == "fit":
             self.train_rows = self._subset(self._train_part(), self.hparams.train_rows)
-        if stage in ("fit", "validate") and not len(self._val_part()):
-            raise UserError(
-                f"{self.source.name} has too few rows to carve a validation split from: at most one of each "
-                "class. Add rows, or a file for --data.val_split."
-            )
         if stage in ("fit", "validate"):
-            self.val_rows = _by_length(self._subset(self._val_part(), self.hparams.val_rows))
+            val_rows = self._val_part()
+            if not len(val_rows):
+                raise UserError(
+                    f"{self.source.name} has too few rows to carve a validation split from: at most one of "
+                    "each class. Add rows, or a file for --data.val_split."
+                )
+            self.val_rows = _by_length(self._subset(val_rows, self.hparams.val_rows))
         if stage == "test":
-            carved = self.hparams.test_split == self.hparams.val_split and self._carves
-            self.test_rows = _by_length(self._val_part() if carved else self._tokenized("test_split"))
+            self.test_rows = _by_length(self._test_part())
 
     @property
     def _carves(self) -> bool:
@@ -482,18 +486,19 @@ class EmotionDataModule(LightningDataModule):
         return wanted not in self._split_names
 
     def _train_part(self) -> TokenizedRows:
-        rows = self._tokenized("train_split")
-        return (
-            rows.view(_carve(rows.labels, self.hparams.val_fraction, self.hparams.subset_seed)[0])
-            if self._carves
-            else rows
-        )
+        return self._carved()[0] if self._carves else self._tokenized("train_split")
 
     def _val_part(self) -> TokenizedRows:
-        if not self._carves:
-            return self._tokenized("val_split")
+        return self._carved()[1] if self._carves else self._tokenized("val_split")
+
+    def _test_part(self) -> TokenizedRows:
+        is_val = self.hparams.test_split == self.hparams.val_split
+        return self._val_part() if is_val else self._tokenized("test_split")
+
+    def _carved(self) -> tuple[TokenizedRows, TokenizedRows]:
         rows = self._tokenized("train_split")
-        return rows.view(_carve(rows.labels, self.hparams.val_fraction, self.hparams.subset_seed)[1])
+        train, val = _carve(rows.labels, self.hparams.val_fraction, self.hparams.subset_seed)
+        return rows.view(train), rows.view(val)
 
     def _subset(self, rows: TokenizedRows, count: int | None) -> TokenizedRows:
         if count is None or count >= len(rows):

@@ -72,6 +72,18 @@ class BertClassifier(LightningModule):
             {f"{split}_scores": _scores(label_names, f"{split}/") for split in SPLITS}
         )
 
+    @property
+    def score_names(self) -> list[str]:
+        """What training and validation log at the end of an epoch, and so what can be monitored."""
+        names = [
+            "loss_nats",
+            "f1",
+            "f1_micro",
+            "accuracy",
+            *(f"f1_{name}" for name in self.hparams.label_names),
+        ]
+        return [f"{split}/{name}" for split in ("val", "train") for name in names]
+
     def configure_model(self) -> None:
         """Builds the network when a run starts; `__init__` also runs when a checkpoint is read."""
         if self.network is None and self.weights is not None:

