@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -260,14 +261,17 @@ class Fit(_Verb):
         log.info(f"classes    {len(self.datamodule.label_names)}: {_some(self.datamodule.label_names)}")
         if self.trainer.log_dir:
             log.info(f"run        {run}")
+        self.start = time.perf_counter()
 
     def after_fit(self) -> None:
+        minutes = (time.perf_counter() - self.start) / 60
         kept = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
         if not (kept and kept[0].best_model_path and self.trainer.is_global_zero):
             return
         best = Path(kept[0].best_model_path)
         dashboard = next(c for c in self.trainer.callbacks if isinstance(c, Dashboard))  # type: ignore[attr-defined]
         print(score_table("validation, best epoch", dashboard.best, self.sources()))
+        print(f"took       {minutes:.1f} minutes for {self.trainer.global_step:,} optimizer steps")
         print(f"\nbest epoch: {best}\nscore it:   python -m lit_bert test")
         print(f"look at it: tensorboard --logdir {best.parent.parent}")
 

@@ -966,15 +966,25 @@ def test_precision_of_a_gpu_is_what_it_computes_natively(monkeypatch, native, pr
 
 # --- fresh processes: all are started at once, as most of their time is imports
 
+# 23 rows do not come out even over two processes
+ODD = ["--data.dataset=odd.csv", "--data.test_split=train", "--data.eval_batch_size=5"]
+ODD += ["--ckpt_path=alone.ckpt", "--trainer.precision=32-true"]
+
+
+def lay_out_odd(learned, folder):
+    shutil.copy(learned.best, folder / "alone.ckpt")
+    lines = (learned.data / "test.csv").read_text().splitlines(keepends=True)
+    (folder / "odd.csv").write_text("".join(lines[:-1]))
+
 
 @pytest.fixture(scope="module")
 def processes(learned, quick, tmp_path_factory):
     """By name, (folder, exit code, standard output, standard error) of `python -m lit_bert …` runs."""
-    two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.precision=32-true"]
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
     commands = {
         "fit": ["fit", *quick],
         "fit in two processes": ["fit", *quick, *two],
-        "test in two processes": ["test", "--ckpt_path=alone.ckpt", "--data.eval_batch_size=5", *two],
+        "test in two processes": ["test", *ODD, *two],
     }
     place = tmp_path_factory.mktemp("processes")
     environment = {**os.environ, "LIT_BERT_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
@@ -983,7 +993,7 @@ def processes(learned, quick, tmp_path_factory):
     for name, arguments in commands.items():
         folder = place / name.replace(" ", "-")
         folder.mkdir()
-        shutil.copy(learned.best, folder / "alone.ckpt")
+        lay_out_odd(learned, folder)
         command = [sys.executable, "-m", "lit_bert", *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
         started[name] = folder, subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes)
@@ -1030,11 +1040,10 @@ def test_two_processes_score_as_one_does(processes, run, learned):
     folder, code, out, err = processes["test in two processes"]
     assert code == 0, err
     shared = json.loads((folder / "test.json").read_text())["scores"]
-    shutil.copy(learned.best, "alone.ckpt")
-    one = ["--data.eval_batch_size=5", "--trainer.precision=32-true"]
-    assert run("test", "--ckpt_path=alone.ckpt", *one).code == 0
+    lay_out_odd(learned, Path())
+    assert run("test", *ODD).code == 0
     alone = json.loads(Path("test.json").read_text())["scores"]
-    # 24 rows over two processes in batches of 5: a row scored twice would show in every one of these
+    assert alone["test/accuracy"] == pytest.approx(20 / 23)  # a row scored twice would show
     exact = [name for name in alone if "loss" not in name]
     assert {name: shared[name] for name in exact} == {name: alone[name] for name in exact}
     assert shared["test/loss_nats"] == pytest.approx(alone["test/loss_nats"], rel=1e-5)  # sums in other order
