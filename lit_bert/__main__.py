@@ -89,7 +89,8 @@ def main(argv: list[str] | None = None) -> int:
             errno.ENOTDIR,
         ):
             raise
-        return _say(name, f"cannot write {error.filename or 'its results'}: {error.strerror}.")
+        place = error.filename or "its results"
+        return _say(name, f"cannot write {place}: {error.strerror}. Make room, or choose another folder.")
 
 
 def _say(verb: str, message: str) -> int:

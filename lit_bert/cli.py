@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -225,7 +226,7 @@ class Fit(_Verb):
         dashboard = Dashboard(
             facts, config["checkpoint"]["monitor"] or "val/f1", config["checkpoint"]["mode"]
         )
-        return [Throughput(), dashboard, last, *(super().callbacks(bar) or [ProgressLines()])]
+        return [Throughput(), dashboard, *(super().callbacks(bar) or [ProgressLines()]), last]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
@@ -265,6 +266,11 @@ class Fit(_Verb):
 
     def after_fit(self) -> None:
         minutes = (time.perf_counter() - self.start) / 60
+        if self.checkpoint and self.trainer.global_step == self.checkpoint.content["global_step"]:
+            log.info(
+                f"{self.checkpoint.path} stands at the end of its run already, so nothing was trained. "
+                "Give it more with --trainer.max_epochs."
+            )
         kept = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
         if not (kept and kept[0].best_model_path and self.trainer.is_global_zero):
             return
@@ -590,6 +596,12 @@ def _config_file(path: Path) -> Path:
     return path
 
 
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """Keeps quiet of a full disk: TensorBoard's thread hands the error on, and the front door says it."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
+
+
 def _prepare() -> None:
     """Keeps off the screen what a user can do nothing about, and says the rest on standard error."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -604,6 +616,7 @@ def _prepare() -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     log.handlers = [handler]
     log.propagate = False
+    threading.excepthook = _thread_failed
     first = all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
     log.setLevel(logging.INFO if first else logging.ERROR)
     from huggingface_hub.utils import disable_progress_bars

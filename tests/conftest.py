@@ -16,6 +16,7 @@ os.environ["HF_HUB_OFFLINE"] = (
     "1"  # read when the libraries are imported; tests of the Hub start new processes
 )
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny matrices: two threads on busy cores wait for each other
 
 import pytest
 import torch

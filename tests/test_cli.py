@@ -11,6 +11,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -466,6 +467,16 @@ def test_a_disk_that_fills_up_leaves_the_earlier_checkpoint_whole(run, quick):
     }
     assert not [name for name in after if Path(name).name.startswith(".")]  # nothing half-written stays
     assert run("test").code == 0
+
+
+def test_a_disk_too_full_for_the_dashboard_ends_the_fit_with_one_line(run, quick, monkeypatch):
+    # TensorBoard writes in a thread: what fails there must not show as a traceback of that thread.
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)  # pytest has its own
+    with full_disk(30_000):
+        outcome = run("fit", *quick)
+    assert outcome.code == 2
+    assert "Traceback" not in outcome.err
+    assert re.search(r"^lit_bert fit: cannot write .*File too large.*Make room", outcome.err, re.MULTILINE)
 
 
 def test_a_disk_too_full_for_the_predictions_is_refused(refused, learned):
