@@ -185,6 +185,7 @@ class Fit(_Verb):
         "checkpoint.filename": "best",
         "checkpoint.save_weights_only": True,  # a third of the size; last.ckpt has the optimizer's state
         "checkpoint.enable_version_counter": False,
+        "checkpoint.save_on_train_epoch_end": False,  # at validation: last.ckpt then knows of it on resume
         "early_stopping.monitor": "val/f1",
         "early_stopping.mode": "max",
         "early_stopping.strict": False,  # a run may end before its first validation

@@ -25,6 +25,7 @@ from conftest import CLASSES, texts_of, write_csv
 
 from lit_bert import data
 from lit_bert.__main__ import VERBS, main
+from lit_bert.checkpoints import Checkpoint
 from lit_bert.cli import Fit, native_precision
 from lit_bert.data import EmotionDataModule
 
@@ -1073,3 +1074,12 @@ def test_two_processes_fit_into_one_folder(processes):
         "epoch 1",
         "epoch 2",
     ]
+
+
+def test_the_last_checkpoint_knows_the_best_score_so_far(run, quick):
+    # Saved in the other order, a resumed run could replace the best epoch by a worse one.
+    assert run("fit", *quick, "--trainer.max_epochs=1").code == 0
+    states = torch.load("checkpoints/version_0/last.ckpt", weights_only=True)["callbacks"].values()
+    (best,) = (state for state in states if state.get("monitor") == "val/f1" and "best_model_path" in state)
+    assert best["best_model_path"].endswith("best.ckpt")
+    assert best["best_model_score"] == Checkpoint.open("checkpoints/version_0/best.ckpt").val_f1
