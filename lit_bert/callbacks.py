@@ -217,7 +217,6 @@ class Progress(RichProgressBar):
     SHOWN = (
         ("train/loss_batch_nats", "loss", ".3f"),
         ("val/f1", "val/f1", ".3f"),
-        ("val/f1_micro", "micro", ".3f"),
         ("train/tokens_per_s", "tokens/s", ".0f"),
     )
 

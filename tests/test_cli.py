@@ -1083,3 +1083,9 @@ def test_the_last_checkpoint_knows_the_best_score_so_far(run, quick):
     (best,) = (state for state in states if state.get("monitor") == "val/f1" and "best_model_path" in state)
     assert best["best_model_path"].endswith("best.ckpt")
     assert best["best_model_score"] == Checkpoint.open("checkpoints/version_0/best.ckpt").val_f1
+
+
+def test_every_fit_says_how_many_texts_are_cut(run, quick):
+    for _ in range(2):  # the second finds them in the cache
+        outcome = run("fit", *quick, "--data.max_length=5", "--trainer.fast_dev_run=true")
+        assert re.search(r"\d+ of 60 texts of split train are cut at 5 tokens", outcome.err)
