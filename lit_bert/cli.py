@@ -258,6 +258,8 @@ class Fit(_Verb):
         if self.trainer.is_global_zero and self.trainer.log_dir:
             _make_writable(run)
         announce(self.trainer, self.sources())
+        size = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        log.info(f"model      {size:.1f}M parameters, highest learning rate {self.model.learning_rate:g}")
         train, val = len(self.datamodule.train_rows), len(self.datamodule.val_rows)
         log.info(f"rows       {train:,} to train on, {val:,} to validate on")
         log.info(f"classes    {len(self.datamodule.label_names)}: {_some(self.datamodule.label_names)}")
