@@ -99,8 +99,9 @@ class Dashboard(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
-            lines = [f"| {name} | {value} |" for name, value in self.facts.items()]
-            trainer.logger.experiment.add_text("run", "\n".join(["| | |", "| --- | --- |", *lines]), 0)
+            lines = [f"| {name.replace('_', ' ')} | {value} |" for name, value in self.facts.items()]
+            table = "\n".join(["| what | value |", "| --- | --- |", *lines])
+            trainer.logger.experiment.add_text("run", table, 0)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -216,8 +217,8 @@ class Progress(RichProgressBar):
 
     SHOWN = (
         ("train/loss_batch_nats", "loss", ".3f"),
-        ("val/f1", "val/f1", ".3f"),
-        ("train/tokens_per_s", "tokens/s", ".0f"),
+        ("val/f1", "f1", ".3f"),
+        ("train/tokens_per_s", "tok/s", ".0f"),
     )
 
     def __init__(self) -> None:

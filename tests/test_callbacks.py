@@ -315,7 +315,7 @@ def test_sources_are_written_to_the_dashboard(run, tiny_bert):
     facts = dict(cells(texts(events_of("checkpoints/version_0"), "run/text_summary")[0]))
     assert facts["weights"] == f"{tiny_bert} (folder)"
     assert facts["trained on"] == "sample (packaged), STANDING IN for nobody/tweets: HF_HUB_OFFLINE is set"
-    assert (facts["seed"], facts["batch_size"]) == ("0", "32")
+    assert (facts["seed"], facts["batch size"]) == ("0", "32")
 
 
 # --- progress
@@ -337,7 +337,7 @@ def test_a_terminal_gets_a_bar_with_the_metrics_that_matter(quick, monkeypatch):
     monkeypatch.setattr(sys, "stderr", screen)
     assert main(["fit", *quick]) == 0
     seen = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
-    assert re.search(r"Epoch 1.*loss: \d\.\d{3}.*val/f1: 0\.\d{3}.*tokens/s: \d+", seen)
+    assert re.search(r"Epoch 1.*loss: \d\.\d{3}.*f1: 0\.\d{3}.*tok/s: \d+", seen)
     assert "epoch 1, step" not in seen  # the lines are for what is no terminal
 
 
