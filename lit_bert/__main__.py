@@ -38,8 +38,8 @@ BERT text classification: labelled text in, a classifier with an honest score ou
 
 {verbs}
 
-  python -m lit_bert fit                             train on the emotion tweets, or on stand-ins without a
-  network python -m lit_bert fit --data.dataset reviews.csv  train on your own text (columns text and label)
+  python -m lit_bert fit                             train on the emotion tweets
+  python -m lit_bert fit --data.dataset reviews.csv  train on your own text (columns text and label)
   python -m lit_bert test                            score the best checkpoint of the newest fit
   python -m lit_bert predict "what a day" "oh no"    label texts with it
   tensorboard --logdir checkpoints                   look at the runs
@@ -61,24 +61,28 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else argv
     name = arguments[0] if arguments else "--help"
-    if name in ("--help", "-h"):
-        print(help_text())
+    try:
+        if name in ("--help", "-h", "--version"):
+            print(__version__ if name == "--version" else help_text(), flush=True)
+            return 0
+        return _run(name, arguments[1:])
+    except BrokenPipeError:  # the reader of standard output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    if name == "--version":
-        print(__version__)
-        return 0
+
+
+def _run(name: str, arguments: list[str]) -> int:
     if name not in VERBS:
         near = difflib.get_close_matches(name, VERBS, 1)
         hint = f"did you mean {near[0]}? " if near else ""
         return _say("", f"there is no verb '{name}'; {hint}Expected one of {', '.join(VERBS)}.")
     verb = VERBS[name]
     try:
-        return getattr(import_module(f"lit_bert.{verb.module}"), verb.function)(arguments[1:])
+        return getattr(import_module(f"lit_bert.{verb.module}"), verb.function)(arguments)
     except UserError as error:
         return _say(name, str(error))
-    except BrokenPipeError:  # the reader of standard output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if error.errno not in (
             errno.ENOSPC,

@@ -139,7 +139,7 @@ class Dashboard(Callback):
         wrong = (preds != labels).nonzero().flatten()
         wrong = wrong[confidence[wrong].argsort(descending=True)][:WRONG_TEXTS]
         loaders: Any = trainer.val_dataloaders
-        lines = ["| is, but predicted | probability | text |", "| --- | --- | --- |"]
+        lines = ["| is, but predicted | prob. | text |", "| --- | --- | --- |"]
         for index, text in zip(wrong.tolist(), loaders.dataset.texts(rows[wrong].tolist()), strict=True):
             text = " ".join(text.split()).replace("|", "\\|")[:300]
             pair = f"{names[labels[index]]}, but {names[preds[index]]}"

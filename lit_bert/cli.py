@@ -281,7 +281,13 @@ class Fit(_Verb):
         dashboard = next(c for c in self.trainer.callbacks if isinstance(c, Dashboard))  # type: ignore[attr-defined]
         print(score_table("validation, best epoch", dashboard.best, self.sources()))
         print(f"took       {minutes:.1f} minutes for {self.trainer.global_step:,} optimizer steps")
-        print(f"\nbest epoch: {best}\nscore it:   python -m lit_bert test")
+        print(f"\nbest epoch: {best}")
+        test, splits = self.datamodule.hparams.test_split, self.datamodule.corpus.splits
+        if splits and test not in splits:
+            print("score it:   python -m lit_bert test --data.dataset FILE --data.test_split train")
+            print(f"            with rows that it has not seen: the data has no split '{test}'")
+        else:
+            print("score it:   python -m lit_bert test")
         print(f"look at it: tensorboard --logdir {best.parent.parent}")
 
 
@@ -405,6 +411,7 @@ class Predict(_Verb):
             else datamodule.hparams.text_column
         )
         datamodule.hparams.text_column = column
+        log.info(f"checkpoint {self.checkpoint.path}" if self.checkpoint else "")
         with RowWriter(config["output"]) as writer:
             kept = PredictionWriter(writer)
             self.trainer.callbacks.append(kept)  # type: ignore[attr-defined]
@@ -479,7 +486,7 @@ def announce(trainer: Trainer, sources: list[tuple[str, Source]]) -> None:
         if source.stand_in_for
     ]
     if stand_ins and log.isEnabledFor(logging.INFO):
-        body = "\n".join([*stand_ins, "Scores of this run say nothing about what was asked for."])
+        body = "\n".join([*stand_ins, "Scores of this run hold for these alone, not for what was asked for."])
         Console(stderr=True, highlight=False).print(Panel(body, title="STAND-INS", border_style="bold red"))
 
 
