@@ -411,7 +411,6 @@ class Predict(_Verb):
             else datamodule.hparams.text_column
         )
         datamodule.hparams.text_column = column
-        log.info(f"checkpoint {self.checkpoint.path}" if self.checkpoint else "")
         with RowWriter(config["output"]) as writer:
             kept = PredictionWriter(writer)
             self.trainer.callbacks.append(kept)  # type: ignore[attr-defined]
@@ -425,6 +424,8 @@ class Predict(_Verb):
             )
         if config["output"]:
             log.info(f"{kept.rows} rows written to {config['output']}")
+        if self.checkpoint and (config["output"] or sys.stderr.isatty()):
+            log.info(f"labelled by {self.checkpoint.path}")
         if self.bad_rows:
             log.info(f"{self.bad_rows} rows could not be labelled and were left out")
 

@@ -326,8 +326,6 @@ class RowWriter:
 
     def _cannot(self, error: OSError) -> UserError:
         name = self.path or "standard output"
-        if self.path and not self.path.parent.is_dir():
-            return UserError(f"cannot write {name}: there is no folder {self.path.parent}. Make it first.")
         return UserError(
             f"cannot write {name}: {error.strerror or error}. Make room, or choose another file with "
             "--output."

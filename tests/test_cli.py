@@ -793,6 +793,7 @@ def test_predictions_keep_order_and_columns(run, learned, monkeypatch, source, t
     )
     assert (outcome.code, outcome.out) == (0, "")
     assert f"12 rows written to out.{target}" in outcome.err
+    assert re.search(r"labelled by .*best\.ckpt", outcome.err)
     found = read(f"out.{target}")
     assert [{key: row[key] for key in ("id", "text", "note")} for row in found] == ROWS
     assert list(found[0]) == ["id", "text", "note", "predicted_label", "probability", *PROBABILITIES]
@@ -1026,6 +1027,7 @@ def test_a_fit_says_nothing_on_standard_error_that_it_does_not_mean(processes):
     meant = [
         r"device +1 × CPU, 1 threads, precision (bf16-mixed|32-true)",
         r"(weights|trained on) +\S+ \(folder\)",
+        r"model +\d+\.\dM parameters, highest learning rate 0\.003",
         r"rows +60 to train on, 24 to validate on",
         r"classes +3: anger, joy, sadness",
         r"run +checkpoints/version_0",
@@ -1089,3 +1091,21 @@ def test_every_fit_says_how_many_texts_are_cut(run, quick):
     for _ in range(2):  # the second finds them in the cache
         outcome = run("fit", *quick, "--data.max_length=5", "--trainer.fast_dev_run=true")
         assert re.search(r"\d+ of 60 texts of split train are cut at 5 tokens", outcome.err)
+
+
+def test_a_fit_without_a_test_split_says_how_to_score_it(run, tiny_bert, corpus):
+    flags = [f"--weights.pretrained={tiny_bert}", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+    outcome = run("fit", f"--data.dataset={corpus / 'train.csv'}", *flags)
+    assert "test --data.dataset FILE --data.test_split train" in outcome.out
+    assert "the data has no split 'test'" in outcome.out
+    assert "score it:   python -m lit_bert test\n" in run("fit", f"--data.dataset={corpus}", *flags).out
+
+
+def test_a_reader_that_has_seen_enough_of_the_help_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_bert", "--help"], stdout=writing, stderr=subprocess.PIPE
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
