@@ -1,9 +1,9 @@
-# The only commands a newcomer needs: make fit, make test.
+# The only commands a newcomer needs: make fit, make test, make bench.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: fit test check clean
+.PHONY: fit test check bench clean
 
 fit: $(VENV)/.done          ## train configs/base.yaml, then score its best checkpoint on the test split
 	$(BIN)/python -m lit_bert fit --config configs/base.yaml
@@ -17,9 +17,16 @@ check: $(VENV)/.done        ## ruff and mypy only
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: $(VENV)/.bench       ## lit_bert beside what a user would pick instead; takes hours
+	$(BIN)/python -m benchmarks
+
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[offline,dev]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.done
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[offline,dev,bench]'
 	touch $@
 
 clean:                      ## remove the virtual environment and the tools' caches; runs are kept

@@ -7,6 +7,8 @@ Nothing heavy is imported here, so that help and mistakes are answered at once.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import difflib
 import errno
 import os
@@ -77,6 +79,7 @@ def _run(name: str, arguments: list[str]) -> int:
         hint = f"did you mean {near[0]}? " if near else ""
         return _say("", f"there is no verb '{name}'; {hint}Expected one of {', '.join(VERBS)}.")
     verb = VERBS[name]
+    keep_memory()
     try:
         return getattr(import_module(f"lit_bert.{verb.module}"), verb.function)(arguments)
     except UserError as error:
@@ -95,6 +98,18 @@ def _run(name: str, arguments: list[str]) -> int:
             raise
         place = error.filename or "its results"
         return _say(name, f"cannot write {place}: {error.strerror}. Make room, or choose another folder.")
+
+
+def keep_memory() -> None:
+    """Has freed memory kept for the next step, in large pages, where the C library and the kernel know how.
+
+    Otherwise each step's tensors come as fresh pages, which the kernel has to find and clear one by one.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch when it is imported
+    with contextlib.suppress(OSError, AttributeError):  # glibc only
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD, bytes
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD, bytes
 
 
 def _say(verb: str, message: str) -> int:

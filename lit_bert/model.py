@@ -21,6 +21,8 @@ from torchmetrics.wrappers import ClasswiseWrapper
 from transformers import BertForSequenceClassification
 
 from lit_bert import UserError
+from lit_bert.encoder import CpuBert
+from lit_bert.optimizer import DeferredAdamW
 from lit_bert.sources import Weights
 
 Batch = dict[str, Any]
@@ -67,6 +69,7 @@ class BertClassifier(LightningModule):
         self.weights = weights
         self.config: dict[str, Any] | None = None  # the run's settings, kept in its checkpoints
         self.network: BertForSequenceClassification | None = None
+        self._cpu_bert: CpuBert | None = None
         self.losses: Any = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
         self.metrics: Any = nn.ModuleDict(
             {f"{split}_scores": _scores(label_names, f"{split}/") for split in SPLITS}
@@ -92,6 +95,10 @@ class BertClassifier(LightningModule):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits, float (B, C), of texts given as int64 (B, T), right-padded."""
         assert self.network is not None, "give BertClassifier weights, or load a checkpoint"
+        if CpuBert.can_run(self.network):
+            if self._cpu_bert is None or self._cpu_bert.network is not self.network:
+                self._cpu_bert = CpuBert(self.network)
+            return self._cpu_bert(input_ids, attention_mask)
         return self.network(input_ids=input_ids, attention_mask=attention_mask).logits
 
     def _step(self, batch: Batch, split: str) -> tuple[Tensor, Tensor]:
@@ -141,13 +148,35 @@ class BertClassifier(LightningModule):
         def factor(step: int) -> float:
             return (step + 1) / (warmup + 1) if step < warmup else max(0.0, (steps - step) / (steps - warmup))
 
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None  # 16-mixed only
-        optimizer: Any = torch.optim.AdamW(self._parameter_groups(), lr=self.learning_rate, fused=not scaled)
+        optimizer = self._optimizer()
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        assert self.network is not None
+        trainer, groups = self.trainer, self._parameter_groups()
+        by_norm = trainer.gradient_clip_algorithm in (None, "norm")
+        if trainer.world_size == 1 and by_norm and CpuBert.can_run(self.network):
+            words = self.network.bert.embeddings.word_embeddings
+            return DeferredAdamW(groups, words, self.learning_rate)
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None  # 16-mixed only
+        optimizer: Any = torch.optim.AdamW(groups, lr=self.learning_rate, fused=not scaled)
         # A fused optimizer offers to unscale gradients itself, and Lightning then refuses to clip them.
         # Without a loss scaler there is nothing to unscale.
         optimizer._step_supports_amp_scaling = False
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return optimizer
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        own = getattr(optimizer, "optimizer", optimizer)  # Lightning wraps it
+        if not isinstance(own, DeferredAdamW):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            own.clip_norm(float(gradient_clip_val))
 
     @property
     def learning_rate(self) -> float:

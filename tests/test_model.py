@@ -215,7 +215,7 @@ class Steps(Callback):
         self.rates.append(optimizer.param_groups[0]["lr"])
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        gradients = [p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]
+        gradients = [p.grad.to_dense().flatten() for p in pl_module.parameters() if p.grad is not None]
         self.norms.append(torch.cat(gradients).norm().item())
 
 

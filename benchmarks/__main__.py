@@ -1,0 +1,23 @@
+"""Every part of the benchmark, one after the other; this is `make bench` and takes hours.
+
+python -m benchmarks --quick
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from benchmarks import predict, quality, scale, startup, train
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the parts with the flags that all of them know. Returns 1 if a contestant failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    flags = ["--quick"] if parser.parse_args(argv).quick else []
+    return max(part.main(flags) for part in (train, predict, startup, scale, quality))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""lit_bert's side of the comparison: the front door in this process, with a callback that looks on.
+
+python -m benchmarks.train --only lit_bert
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from lit_bert.__main__ import keep_memory, main
+
+keep_memory()  # the front door does it before torch is imported
+
+from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
+
+from benchmarks.harness import data_folder, since_start  # noqa: E402
+from benchmarks.steps import StepClock  # noqa: E402
+from lit_bert.sources import MINILM  # noqa: E402
+
+
+def fit(*flags: str, callback: type[Callback] | None = None) -> None:
+    """Runs `python -m lit_bert fit` with the packaged weights and the benchmark's text.
+
+    Args:
+        flags: further flags.
+        callback: one of those below, to look on.
+    """
+    arguments = [f"--weights.pretrained={MINILM}", f"--data.dataset={data_folder()}", *flags]
+    if callback:
+        arguments.append(f"--trainer.callbacks+={callback.__module__}.{callback.__name__}")
+    code = main(["fit", *arguments])
+    if code:
+        raise SystemExit(code)
+
+
+class Clock(Callback):
+    """Times the steps."""
+
+    clock: ClassVar[StepClock]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.clock.step(batch["attention_mask"].sum(1))
+
+
+class Until(Callback):
+    """Stops at the first validation whose micro F1 reaches `threshold`, and remembers when that was."""
+
+    threshold: ClassVar[float]
+    figures: ClassVar[dict[str, float]] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        score = float(trainer.callback_metrics["val/f1_micro"])
+        self.figures["best"] = max(score, self.figures.get("best", 0.0))
+        if score >= self.threshold and "reached_s" not in self.figures:
+            self.figures["reached_s"] = since_start()
+            trainer.should_stop = True
+
+
+class FirstStep(Callback):
+    """Remembers when the first optimizer step was done."""
+
+    figures: ClassVar[dict[str, float]] = {}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.figures.setdefault("first_step_s", since_start())

@@ -1,0 +1,135 @@
+"""Time to quality: seconds from a cold start until a validation micro F1 of 0.925 is first seen.
+
+The clock starts with the process: imports, tokenizing and loading are in it, and token caches are empty.
+Everybody validates four times an epoch. The Trainer runs 3 epochs, its default; lit_bert is what base.yaml
+says. The slow contestants take half an hour each, so one round without a warm-up is the default.
+
+    python -m benchmarks.quality --only lit_bert "best@1e-4"
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from typing import Any
+
+from benchmarks import harness
+from benchmarks.harness import Check, Contestant, Run, inner
+
+RATES = ("5e-5", "1e-4")  # the Trainer's default, and the better one for a model of this size
+TARGETS = {"default": 1 / 10, "best": 1 / 3}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the part, or one contestant of it."""
+    flags = harness.parser("quality", __doc__, rounds=1)
+    flags.add_argument("--threshold", type=float, default=0.925, help="micro F1 to reach (default 0.925)")
+    flags.add_argument("--seed", type=int, default=0, help="the one seed (default 0)")
+    flags.add_argument("--fit_flags", default="", help="more flags of lit_bert fit, in one string")
+    args = harness.settled(flags.parse_args(argv))
+    if args.contestant:
+        return harness.tell(contest(args))
+    with harness.place() as place:
+        contestants = harness.chosen(line_up(args), args.only)
+        runs = harness.measure(contestants, args.rounds, place, warmup=False)
+    for run in runs:
+        if "reached_s" not in run.figures:
+            run.figures["not_reached_s"] = run.figures["wall_s"]
+    extra = f" with `{args.fit_flags}`" if args.fit_flags else " as base.yaml is"
+    notes = [
+        f"MiniLM on {harness.data_folder().name}, batches of 32, seed {args.seed}, validation four times an "
+        f"epoch; threshold {args.threshold:g}. lit_bert runs{extra}, its patience of two epochs counted in "
+        "these validations.",
+        "Fewer rounds than the other parts, and no warm-up round: each process starts cold, and the slow "
+        "ones take half an hour. One seed shows no spread over seeds.",
+        "A contestant that never got there is compared by its total time, which makes the ratio a bound (<).",
+    ]
+    columns = {
+        "seconds to the threshold": "reached_s",
+        "seconds in all, not reached": "not_reached_s",
+        "best micro F1 seen": "best",
+        "peak memory, MB": "peak_mb",
+    }
+    report = harness.Report(
+        "quality", "Time to quality", contestants, runs, columns, checks(runs), notes, args.quick
+    )
+    return report.publish(args.results)
+
+
+def line_up(args: argparse.Namespace) -> list[Contestant]:
+    """All contestants; the names of the Trainer's hold their learning rate."""
+    flags: list[object] = ["--threshold", args.threshold, "--seed", args.seed]
+    flags += [f"--fit_flags={args.fit_flags}", *["--quick"] * args.quick]
+    names = [f"{variant}@{rate}" for variant in TARGETS for rate in RATES]
+    return [inner("quality", name, *flags, cold=True, timeout_s=3 * 3600) for name in [*names, "lit_bert"]]
+
+
+def checks(runs: list[Run]) -> list[Check]:
+    """lit_bert's time to that of each variant at the better of its learning rates, round by round."""
+    own = harness.values(runs, "lit_bert", "reached_s")
+    found = []
+    for variant, target in TARGETS.items():
+        names = [f"{variant}@{rate}" for rate in RATES]
+        reached = [harness.values(runs, name, "reached_s") for name in names]
+        ended = [harness.values(runs, name, "not_reached_s") for name in names]
+        ratios, bound = [], ""
+        for number, seconds in own.items():
+            times = [each[number] for each in reached if number in each]
+            if not times:
+                times = [each[number] for each in ended if number in each]
+                bound = "<"
+            ratios += [seconds / min(times)] if times else []
+        what = f"seconds, lit_bert to {variant} at its better learning rate"
+        found.append(Check(what, ratios, target, at_least=False, bound=bound if ratios else ""))
+    return found
+
+
+# --- in the contestant's own process ---
+
+
+def contest(args: argparse.Namespace) -> dict[str, Any]:
+    """When the threshold was reached (`reached_s`, absent if it never was), and the best score seen."""
+    return _lit_bert(args) if args.contestant == "lit_bert" else _hugging_face(args)
+
+
+def _lit_bert(args: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks.fit import Until, fit
+
+    Until.threshold = args.threshold
+    # The patience of base.yaml, two epochs, in validations.
+    flags = ["--trainer.val_check_interval=0.25", "--early_stopping.patience=8"]
+    if args.quick:
+        flags += ["--data.train_rows=64", "--data.val_rows=32", "--data.batch_size=8"]
+        flags += ["--trainer.max_epochs=1"]
+    flags += [f"--seed_everything={args.seed}", *shlex.split(args.fit_flags)]
+    fit(*flags, callback=Until)
+    return Until.figures
+
+
+def _hugging_face(args: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks import hf
+
+    variant, rate = args.contestant.split("@")
+    until = hf.Until(args.threshold)
+    rows = 64 if args.quick else None
+    settings: dict[str, Any] = {"per_device_eval_batch_size": 64} if variant == "best" else {}
+    hf.trainer(
+        variant,
+        rows,
+        evaluate=True,
+        callbacks=(until,),
+        per_device_train_batch_size=8 if args.quick else 32,
+        learning_rate=float(rate),
+        weight_decay=0.01,
+        num_train_epochs=1 if args.quick else 3,
+        eval_strategy="steps",
+        eval_steps=1 / 4 / (1 if args.quick else 3),  # below 1 it is a share of all steps
+        seed=args.seed,
+        **settings,
+    ).train()
+    return until.figures
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""BERT on a CPU: the values of BertForSequenceClassification in fewer and cheaper operations.
+
+Step 4 of the journey, where there is no GPU. The parameters stay those of the transformers network; only the
+way to its logits differs:
+
+- The last layer is computed for the [CLS] token alone, the only one that the classifier reads.
+- Each layer is one autograd node with a backward of its own: weights cast once a step and activations never,
+  keys and values from one product, sums folded into the products that follow.
+- Dropout masks are 16 random bits an element from SFC64 instead of one Bernoulli draw each.
+- Batches in which no text is padded have no attention mask.
+
+    python -m benchmarks.profile lit_bert
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import gelu, layer_norm
+from transformers import BertForSequenceClassification
+
+aten = torch.ops.aten
+
+
+class CpuBert:
+    """Logits of a network on a CPU, in the precision of the surrounding autocast.
+
+    Holds no parameters: gradients go to those of `network`, which can be changed, saved and moved as ever. A
+    write to them through `.data` between two evaluations, without a training step, goes unseen.
+    """
+
+    def __init__(self, network: BertForSequenceClassification) -> None:
+        self.network = network
+        self.layers = [_Layer(layer) for layer in network.bert.encoder.layer]
+        self.dropout = Dropout()
+
+    @staticmethod
+    def can_run(network: BertForSequenceClassification) -> bool:
+        """Whether the network is a plain BERT in 32 bits on a CPU: one with adapters is not."""
+        config = network.config
+        linears = [each for each in network.modules() if isinstance(each, nn.Linear)]
+        return (
+            (network.device.type, network.dtype, config.hidden_act) == ("cpu", torch.float32, "gelu")
+            and not (config.is_decoder or config.add_cross_attention)
+            and all(type(each) is nn.Linear and each.bias is not None for each in linears)
+            and len(linears) == 6 * config.num_hidden_layers + 2
+        )
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits, float32 (B, C), of texts given as int64 (B, T), right-padded."""
+        network, (B, T) = self.network, input_ids.shape
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+        with torch.autocast("cpu", enabled=False):
+            mask = None
+            if not attention_mask.all():
+                mask = torch.zeros(B, 1, 1, T, dtype=dtype)
+                mask.masked_fill_(attention_mask[:, None, None] == 0, torch.finfo(dtype).min)
+            H, heads = network.config.hidden_size, network.config.num_attention_heads
+            rows = [B * T] * (len(self.layers) - 1) + [B]  # that each layer computes
+            hidden_masks: list[Tensor | None] = [None] * (1 + 2 * len(rows))
+            attention_masks: list[Tensor | None] = [None] * len(rows)
+            if network.training:
+                p = network.config.hidden_dropout_prob
+                hidden_shapes = [(B * T, H), *((count, H) for count in rows for _ in range(2))]
+                hidden_masks = self.dropout.masks(hidden_shapes, p, dtype)
+                p = network.config.attention_probs_dropout_prob
+                attention_shapes = [(B * heads, count // B, T) for count in rows]
+                attention_masks = self.dropout.masks(attention_shapes, p, dtype)
+            x = self._embed(input_ids).view(B * T, H).to(dtype)
+            if hidden_masks[0] is not None:
+                x = x * hidden_masks[0]
+            for index, layer in enumerate(self.layers):
+                layer.cast(dtype, network.training)
+                drop = (attention_masks[index], *hidden_masks[1 + 2 * index : 3 + 2 * index])
+                x = _LayerFunction.apply(x, (B, T, rows[index] // B), mask, drop, layer, *layer.parameters)
+            pooled = network.bert.pooler(x.view(B, 1, H).float())
+            return network.classifier(network.dropout(pooled))
+
+    def _embed(self, input_ids: Tensor) -> Tensor:
+        """Float32 (B, T, H)."""
+        parts = self.network.bert.embeddings
+        place = parts.position_embeddings.weight[: input_ids.shape[1]] + parts.token_type_embeddings.weight[0]
+        norm = parts.LayerNorm
+        x = parts.word_embeddings(input_ids) + place
+        return layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+class Dropout:
+    """Masks for inverted dropout (Srivastava et al., 2014), drawn for a whole step at once.
+
+    An element is dropped where 16 bits of the generator are below p · 2^16, so that p is met to within 2^-17.
+    """
+
+    def __init__(self) -> None:
+        self._bits: np.random.BitGenerator | None = None
+
+    def masks(self, shapes: Sequence[tuple[int, ...]], p: float, dtype: torch.dtype) -> list[Tensor | None]:
+        """One mask a shape: 0 where dropped, else 1 / (1 - p); None where nothing is dropped."""
+        dropped = round(p * 2**16)
+        if not dropped:
+            return [None] * len(shapes)
+        if self._bits is None:  # drawn from torch's generator, which the seed of the run has set
+            self._bits = np.random.SFC64(int(torch.randint(2**62, ())))
+        sizes = [int(np.prod(shape)) for shape in shapes]
+        # Bernoulli draws took ten times as long.
+        bits = torch.from_numpy(self._bits.random_raw(-(-sum(sizes) // 4)).view(np.int16))[: sum(sizes)]
+        kept = torch.empty(len(bits), dtype=dtype)
+        torch.ge(bits, dropped - 2**15, out=kept)
+        kept.mul_(1 / (1 - dropped / 2**16))
+        return [part.view(shape) for part, shape in zip(kept.split(sizes), shapes, strict=True)]
+
+
+class _Layer:
+    """The parameters of one transformer layer, and their values cast to the precision of the products."""
+
+    def __init__(self, layer: Any) -> None:
+        attention = layer.attention
+        inner, outer = attention.self, attention.output
+        # Products: queries; keys and values; attention's output; up; down.
+        self.linears = [(inner.query,), (inner.key, inner.value), (outer.dense,)]
+        self.linears += [(layer.intermediate.dense,), (layer.output.dense,)]
+        self.norms = [outer.LayerNorm, layer.output.LayerNorm]
+        self.heads = inner.num_attention_heads
+        modules = [each for together in self.linears for each in together] + self.norms
+        self.parameters = [parameter for each in modules for parameter in (each.weight, each.bias)]
+        self._from: tuple[torch.dtype, int] | None = None
+
+    def cast(self, dtype: torch.dtype, training: bool) -> None:
+        """Brings `weights` and `biases`, one of each a product, up to date."""
+        current = dtype, sum(parameter._version for parameter in self.parameters)
+        if current == self._from and not training:
+            return
+        if self._from is None or self._from[0] != dtype:
+            sizes = [(sum(each.out_features for each in some), some[0].in_features) for some in self.linears]
+            self.weights = [torch.empty(size, dtype=dtype) for size in sizes]
+            self.biases = [torch.empty(rows, dtype=dtype) for rows, _ in sizes]
+        targets, sources = [], []
+        for together, weight, bias in zip(self.linears, self.weights, self.biases, strict=True):
+            targets += [*weight.chunk(len(together)), *bias.chunk(len(together))]
+            sources += [each.weight for each in together] + [each.bias for each in together]
+        with torch.no_grad():
+            torch._foreach_copy_(targets, sources)
+        # After a training step the next evaluation casts again, whoever wrote to the parameters, and how.
+        self._from = dtype, -1 if training else current[1]
+
+
+class _LayerFunction(torch.autograd.Function):
+    """One post-norm transformer layer (Vaswani et al., 2017; Devlin et al., 2019) and its gradient.
+
+    Args:
+        x: (B·T, H).
+        sizes: B, T and Q, the leading tokens of each text that are computed: T, or 1 for [CLS] alone.
+        mask: what is added to the scores of keys, (B, 1, 1, T), or None.
+        drop: dropout masks of the probabilities (B·A, Q, T), attention's output and the layer's (B·Q, H).
+        layer: holds the cast weights.
+        parameters: those of `layer`, for autograd to know of.
+
+    Returns:
+        (B·Q, H).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        sizes: tuple[int, int, int],
+        mask: Tensor | None,
+        drop: tuple[Tensor | None, ...],
+        layer: _Layer,
+        *parameters: Tensor,
+    ) -> Tensor:
+        (B, T, Q), A, H = sizes, layer.heads, x.shape[1]
+        D = H // A
+        (wq, wkv, wo, wup, wdown), (bq, bkv, bo, bup, bdown) = layer.weights, layer.biases
+        probs_drop, attended_drop, out_drop = drop
+        first = x if Q == T else x.view(B, T, H)[:, 0].contiguous()  # (B·Q, H)
+        q = torch.addmm(bq, first, wq.t()).mul_(D**-0.5).view(B, Q, A, D).transpose(1, 2)
+        q = q.reshape(B * A, Q, D)
+        kv = torch.addmm(bkv, x, wkv.t()).view(B, T, 2, A, D).permute(2, 0, 3, 1, 4)
+        kv = kv.reshape(2, B * A, T, D)
+        k, v = kv
+        scores = torch.bmm(q, k.transpose(1, 2))  # (B·A, Q, T)
+        if mask is not None:
+            scores.view(B, A, Q, T).add_(mask)
+        # In 32 bits: 16-bit rows of most lengths take twice as long.
+        probs = scores.float().softmax(-1)
+        kept = probs.to(x.dtype, copy=probs_drop is not None)
+        if probs_drop is not None:
+            kept.mul_(probs_drop)
+        context = torch.bmm(kept, v).view(B, A, Q, D).transpose(1, 2).reshape(B * Q, H)
+        attended = torch.addmm(bo, context, wo.t())
+        if attended_drop is not None:
+            attended.mul_(attended_drop)
+        attended.add_(first)
+        middle, *attended_stats = _norm(attended, layer.norms[0])
+        up = torch.addmm(bup, middle, wup.t())
+        active = gelu(up)
+        out = torch.addmm(bdown, active, wdown.t())
+        if out_drop is not None:
+            out.mul_(out_drop)
+        out.add_(middle)
+        final, *out_stats = _norm(out, layer.norms[1])
+        ctx.sizes, ctx.drop, ctx.layer = sizes, drop, layer
+        inputs = (x, first, q, kv, probs, kept, context, attended, middle, up, active, out)
+        ctx.save_for_backward(*inputs, *attended_stats, *out_stats)
+        return final
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, mean1, rstd1, mean2, rstd2 = ctx.saved_tensors
+        x, first, q, kv, probs, kept, context, attended, middle, up, active, out = inputs
+        (B, T, Q), layer, H = ctx.sizes, ctx.layer, x.shape[1]
+        A, D = layer.heads, H // layer.heads
+        probs_drop, attended_drop, out_drop = ctx.drop
+        wq, wkv, wo, wup, wdown = layer.weights
+        k, v = kv
+
+        d_out, d_gain2, d_shift2 = _norm_backward(grad, out, (mean2, rstd2), layer.norms[1])
+        d_down = d_out if out_drop is None else d_out * out_drop
+        d_up = aten.gelu_backward(d_down @ wdown, up)
+        d_middle = torch.addmm(d_out, d_up, wup)
+        d_attended, d_gain1, d_shift1 = _norm_backward(d_middle, attended, (mean1, rstd1), layer.norms[0])
+        d_o = d_attended if attended_drop is None else d_attended * attended_drop
+        d_context = (d_o @ wo).view(B, Q, A, D).transpose(1, 2).reshape(B * A, Q, D)
+        d_probs = torch.bmm(d_context, v.transpose(1, 2))
+        if probs_drop is not None:
+            d_probs.mul_(probs_drop)
+        d_scores = aten._softmax_backward_data(d_probs.float(), probs, -1, torch.float32).to(x.dtype)
+        d_q = torch.bmm(d_scores, k).mul_(D**-0.5).view(B, A, Q, D).transpose(1, 2).reshape(B * Q, H)
+        d_kv = torch.empty_like(kv)
+        torch.bmm(d_scores.transpose(1, 2), q, out=d_kv[0])
+        torch.bmm(kept.transpose(1, 2), d_context, out=d_kv[1])
+        d_kv = d_kv.view(2, B, A, T, D).permute(1, 3, 0, 2, 4).reshape(B * T, 2 * H)
+        d_first = torch.addmm(d_attended, d_q, wq)
+        d_x = d_kv @ wkv
+        d_x.view(B, T, H)[:, :Q].add_(d_first.view(B, Q, H))
+
+        gradients: list[Tensor] = []
+        products = [(d_q, first, 1), (d_kv, x, 2), (d_o, context, 1), (d_up, middle, 1), (d_down, active, 1)]
+        for d_product, value, parts in products:
+            weights = (d_product.t() @ value).float().chunk(parts)
+            biases = d_product.sum(0, dtype=torch.float32).chunk(parts)
+            gradients += [each for pair in zip(weights, biases, strict=True) for each in pair]
+        gradients += [d_gain1, d_shift1, d_gain2, d_shift2]
+        return d_x, None, None, None, None, *gradients
+
+
+def _norm(x: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor, Tensor]:
+    """LayerNorm of (N, H), with the means and reciprocal standard deviations that its gradient needs."""
+    return aten.native_layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def _norm_backward(
+    grad: Tensor, x: Tensor, stats: Sequence[Tensor], norm: nn.LayerNorm
+) -> tuple[Tensor, ...]:
+    return aten.native_layer_norm_backward(
+        grad, x, norm.normalized_shape, *stats, norm.weight, norm.bias, [True] * 3
+    )

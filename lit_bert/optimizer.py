@@ -1,0 +1,152 @@
+"""AdamW that passes over word embeddings only where a batch reads them, and clips while it reads gradients.
+
+Over half of the parameters of a small BERT are word embeddings, of which a batch of short texts reads one or
+two percent. On a CPU their dense gradient, its norm and its update cost more than all the attention.
+
+    python -m benchmarks.train --only best lit_bert peak
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+HISTORY = 1024  # steps that rows may be behind
+REACH = 512  # steps after which momentum has decayed to nothing
+ROWS = 4096  # brought up to date at a time
+
+
+class DeferredAdamW(torch.optim.AdamW):
+    """AdamW (Loshchilov and Hutter, 2019) whose embedding rows are brought up to date when they are read.
+
+    A row without a gradient still moves: its moments decay, it follows them, and its weight decays. Those
+    steps are made up for at once, in closed form, before the row is next read by its module or saved. With
+    r = β1 / √β2, and lr and the bias corrections c1, c2 of each step j missed since the last one, s,
+
+        p · Π (1 − lr_j λ) − m / (√v + ε') · Σ lr_j r^(j−s) √c2_j / c1_j · Π_(i>j) (1 − lr_i λ)
+
+    is what AdamW makes of p, but for rounding and for ε, which is taken as of the first missed step. Code
+    that reads the parameter in any other way calls `catch_up()` first.
+
+    Args:
+        groups: parameter groups as torch.optim.AdamW takes them, with `embedding.weight` in one of them.
+        embedding: the module with the rows. Its gradients become sparse.
+        lr: learning rate of groups without one.
+    """
+
+    grad_scale: Tensor | None = None  # torch's fused step divides gradients by it
+
+    def __init__(self, groups: list[dict[str, Any]], embedding: nn.Embedding, lr: float) -> None:
+        super().__init__(groups, lr=lr, fused=True)
+        self._table = table = embedding.weight
+        self.state[table] = {
+            "step": torch.tensor(0.0),
+            "exp_avg": torch.zeros_like(table),
+            "exp_avg_sq": torch.zeros_like(table),
+        }
+        self._behind_since = torch.zeros(len(table), dtype=torch.long)  # by row: the last step it has seen
+        self._shrink = torch.ones(HISTORY + 1, dtype=torch.float64)  # product of 1 - lr λ up to each step
+        self._drift = torch.zeros(HISTORY + 1, dtype=torch.float64)  # the sum above by s, over `_shrink`
+        self._epsilon = torch.zeros(HISTORY + 1)  # ε' by s
+        self._forget()
+        embedding.sparse = True
+        embedding.register_forward_pre_hook(lambda _, inputs: self.catch_up(inputs[0]))
+        embedding.register_state_dict_pre_hook(lambda *_: self.catch_up())
+        self.register_state_dict_pre_hook(lambda _: self.catch_up())
+        self.register_load_state_dict_post_hook(lambda _: self._forget())
+
+    def _forget(self) -> None:
+        """Counts steps from here on: every row is up to date."""
+        self._group = next(g for g in self.param_groups if any(p is self._table for p in g["params"]))
+        self._steps = 0
+        self._behind_since.zero_()
+        self._drift.zero_()
+
+    def clip_norm(self, max_norm: float) -> None:
+        """Has the next step scale all gradients to a joint 2-norm of at most `max_norm`."""
+        norm = get_total_norm([each.values() if each.is_sparse else each for each in self._gradients()])
+        self.grad_scale = (norm / max_norm).clamp(min=1.0)
+
+    def _gradients(self) -> list[Tensor]:
+        table = self._table
+        if table.grad is not None:  # dense where something else than the module read the rows
+            table.grad = table.grad.coalesce() if table.grad.is_sparse else table.grad.to_sparse(1)
+        return [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of AdamW, of which rows without a gradient are told when they are read."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._gradients()
+        gradient, self._table.grad = self._table.grad, None
+        super().step()
+        if gradient is not None:
+            self._step_rows(gradient.indices()[0], gradient.values())
+            self._table.grad = gradient
+        self.grad_scale = None
+        return loss
+
+    def _step_rows(self, rows: Tensor, gradient: Tensor) -> None:
+        """One step for the rows (N,) with their gradients (N, H)."""
+        group, state, now = self._group, self.state[self._table], self._steps + 1
+        lr, (beta1, beta2), eps = float(group["lr"]), group["betas"], group["eps"]
+        shrink = 1 - lr * group["weight_decay"]
+        if self.grad_scale is not None:
+            gradient.div_(self.grad_scale)
+        state["step"] += 1
+        correction1, correction2 = (1 - beta ** state["step"].item() for beta in (beta1, beta2))
+        first = state["exp_avg"][rows].lerp_(gradient, 1 - beta1)
+        second = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        update = first / second.sqrt().div_(correction2**0.5).add_(eps)
+        state["exp_avg"][rows], state["exp_avg_sq"][rows] = first, second
+        self._table[rows] = self._table[rows].mul_(shrink).sub_(update, alpha=lr / correction1)
+
+        # What the rows without a gradient have missed.
+        self._epsilon[now - 1] = eps * correction2**0.5
+        self._shrink[now] = self._shrink[now - 1] * shrink
+        behind = torch.arange(max(0, now - REACH), now)
+        powers = (beta1 / beta2**0.5) ** (now - behind).double()
+        self._drift[behind] += lr * correction2**0.5 / correction1 / self._shrink[now] * powers
+        self._behind_since[rows] = now
+        self._steps = now
+        if now == HISTORY:
+            self.catch_up()
+
+    @torch.no_grad()
+    def catch_up(self, rows: Tensor | None = None) -> None:
+        """Brings rows up to date.
+
+        Args:
+            rows: int64, any shape, with repeats; None: all.
+        """
+        if not self._steps:
+            return
+        due = self._behind_since < self._steps
+        if rows is not None:
+            asked = torch.zeros_like(due)
+            asked[rows.flatten()] = True
+            due &= asked
+        for some in due.nonzero().flatten().split(ROWS):
+            self._catch_up(some)
+        if rows is None:
+            self._forget()
+
+    def _catch_up(self, rows: Tensor) -> None:
+        now, since, state = self._steps, self._behind_since[rows], self.state[self._table]
+        beta1, beta2 = self._group["betas"]
+        missed = (now - since).double()[:, None]
+        first, second = state["exp_avg"][rows], state["exp_avg_sq"][rows]
+        shrink = (self._shrink[now] / self._shrink[since]).float()[:, None]
+        drift = (self._drift[since] * self._shrink[now]).float()[:, None]
+        update = first / (second.sqrt() + self._epsilon[since, None])
+        self._table[rows] = self._table[rows].mul_(shrink).addcmul_(update, drift, value=-1)
+        state["exp_avg"][rows] = first.mul_((beta1**missed).float())
+        state["exp_avg_sq"][rows] = second.mul_((beta2**missed).float())
+        self._behind_since[rows] = now

@@ -1,0 +1,181 @@
+"""Deferred AdamW: what torch's AdamW makes of the same gradients, though most rows wait."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lit_bert import optimizer as room
+from lit_bert.optimizer import DeferredAdamW
+
+ROWS, SIZE = 60, 8
+
+
+class Pair:
+    """The same parameters under torch's AdamW and under the deferred one, fed the same gradients."""
+
+    def __init__(self, weight_decay: float = 0.1) -> None:
+        torch.manual_seed(0)
+        self.embedding, self.linear = nn.Embedding(ROWS, SIZE), nn.Linear(SIZE, 3)
+        self.other = copy.deepcopy(nn.ModuleList([self.embedding, self.linear]))
+        self.own = DeferredAdamW(self.groups(self.embedding, self.linear, weight_decay), self.embedding, 0.01)
+        self.dense = torch.optim.AdamW(self.groups(*self.other, weight_decay), lr=0.01, fused=True)
+        self.schedules = [
+            torch.optim.lr_scheduler.LambdaLR(each, lambda step: 1 / (1 + 0.05 * step))
+            for each in (self.own, self.dense)
+        ]
+        self.generator = torch.Generator().manual_seed(1)
+
+    @staticmethod
+    def groups(embedding: Any, linear: Any, weight_decay: float) -> list[dict[str, Any]]:
+        return [
+            {"params": [embedding.weight, linear.weight], "weight_decay": weight_decay},
+            {"params": [linear.bias], "weight_decay": 0.0},
+        ]
+
+    def step(self, rows: Tensor, clip: float | None = None) -> None:
+        """One step of both with random gradients at `rows`, which are read before."""
+        self.embedding(rows)
+        values = torch.randn(len(rows), SIZE, generator=self.generator)
+        self.embedding.weight.grad = torch.sparse_coo_tensor(rows[None], values, (ROWS, SIZE))
+        self.other[0].weight.grad = self.embedding.weight.grad.to_dense()
+        for one, other in zip(self.linear.parameters(), self.other[1].parameters(), strict=True):
+            one.grad = torch.randn(one.shape, generator=self.generator)
+            other.grad = one.grad.clone()
+        if clip:
+            self.own.clip_norm(clip)
+            nn.utils.clip_grad_norm_(self.other.parameters(), clip)
+        for optimizer in (self.own, self.dense):
+            optimizer.step()
+            optimizer.zero_grad()
+        for schedule in self.schedules:
+            schedule.step()
+
+    def run(self, steps: int, clip: float | None = None) -> None:
+        for number in range(steps):
+            high = ROWS - 5 if number % 11 == 0 else 12  # most rows are rare, and the last five never come
+            self.step(torch.randint(0, high, (6,), generator=self.generator), clip)
+
+    def assert_equal(self, rtol: float = 2e-5) -> None:
+        self.own.catch_up()
+        torch.testing.assert_close(self.embedding.weight, self.other[0].weight, rtol=rtol, atol=1e-6)
+        torch.testing.assert_close(self.linear.weight, self.other[1].weight, rtol=rtol, atol=1e-6)
+        own, dense = self.own.state[self.embedding.weight], self.dense.state[self.other[0].weight]
+        assert own.keys() == dense.keys()
+        for name in own:
+            torch.testing.assert_close(own[name], dense[name], rtol=1e-4, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+@pytest.mark.parametrize("clip", [None, 0.3, 1e6])
+def test_rows_end_where_adamw_takes_them(weight_decay, clip):
+    pair = Pair(weight_decay)
+    pair.run(120, clip)
+    pair.assert_equal()
+
+
+def test_rows_wait_until_they_are_read():
+    pair = Pair()
+    pair.step(torch.arange(ROWS))
+    waiting = pair.embedding.weight[7].clone()
+    for _ in range(5):
+        pair.step(torch.tensor([1, 2]))
+    assert torch.equal(pair.embedding.weight[7], waiting)
+    read = pair.embedding(torch.tensor([[7]]))[0, 0]
+    assert not torch.equal(read, waiting)
+    torch.testing.assert_close(read, pair.other[0].weight[7], rtol=1e-5, atol=1e-6)
+
+
+def test_more_steps_than_the_history_holds(monkeypatch):
+    monkeypatch.setattr(room, "HISTORY", 16)
+    pair = Pair()
+    pair.run(50)
+    pair.assert_equal()
+
+
+def test_rows_left_for_longer_than_momentum_reaches():
+    pair = Pair()
+    pair.step(torch.arange(ROWS))
+    for _ in range(room.REACH + 100):
+        pair.step(torch.tensor([0]))
+    pair.assert_equal(rtol=1e-4)
+
+
+def test_what_is_saved_is_up_to_date():
+    pair = Pair()
+    pair.run(40)
+    saved = pair.embedding.state_dict()["weight"]
+    torch.testing.assert_close(saved, pair.other[0].weight, rtol=2e-5, atol=1e-6)
+    pair.run(40)
+    state = pair.own.state_dict()["state"][0]
+    torch.testing.assert_close(
+        state["exp_avg"], pair.dense.state_dict()["state"][0]["exp_avg"], rtol=1e-4, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("source", ["own", "dense"])
+def test_a_run_goes_on_from_its_state_and_from_that_of_adamw(source):
+    pair = Pair()
+    pair.run(30)
+    state = copy.deepcopy(getattr(pair, source).state_dict())
+    resumed = Pair()
+    resumed.embedding.load_state_dict(pair.embedding.state_dict())
+    resumed.linear.load_state_dict(pair.linear.state_dict())
+    resumed.other = pair.other
+    resumed.dense = pair.dense
+    resumed.own.load_state_dict(state)
+    resumed.schedules[0] = torch.optim.lr_scheduler.LambdaLR(
+        resumed.own, lambda step: 1 / (1 + 0.05 * step), last_epoch=29
+    )
+    resumed.schedules[1] = pair.schedules[1]
+    resumed.run(30)
+    resumed.assert_equal()
+
+
+def test_gradients_accumulate_over_batches():
+    pair = Pair()
+    rows = torch.tensor([[3, 4, 3], [4, 9, 9]])
+    for each in rows:
+        pair.linear(pair.embedding(each)).square().sum().backward()
+        pair.other[1](pair.other[0](each)).square().sum().backward()
+    pair.own.clip_norm(0.1)
+    nn.utils.clip_grad_norm_(pair.other.parameters(), 0.1)
+    pair.own.step()
+    pair.dense.step()
+    pair.assert_equal()
+
+
+def test_rows_can_be_read_and_saved_while_evaluating():
+    pair = Pair()
+    pair.run(20)
+    with torch.inference_mode():
+        pair.embedding(torch.arange(ROWS))
+        pair.embedding.state_dict()
+    pair.run(20)
+    pair.assert_equal()
+
+
+def test_frozen_embeddings_stay():
+    pair = Pair()
+    before = pair.embedding.weight.clone()
+    pair.linear.weight.grad = torch.ones(3, SIZE)
+    pair.own.clip_norm(1.0)
+    pair.own.step()
+    pair.own.catch_up()
+    assert torch.equal(pair.embedding.weight, before)
+
+
+def test_a_dense_gradient_counts_where_it_is_not_zero():
+    pair = Pair()
+    pair.run(10)
+    for each in (pair.embedding, pair.other[0]):
+        if each is pair.embedding:
+            pair.own.catch_up()
+        each.weight[[3, 50]].square().sum().backward()
+    pair.own.step()
+    pair.dense.step()
+    pair.assert_equal()
