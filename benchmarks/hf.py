@@ -123,7 +123,6 @@ def trainer(
     classes = len(set(split("train")["label"]))
     arguments = TrainingArguments(
         output_dir="hf-trainer",
-        warmup_steps=0.1,  # below 1 it is a share of all steps
         use_cpu=not torch.cuda.is_available(),
         **arguments,
         **settings,

@@ -39,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     extra = f" with `{args.fit_flags}`" if args.fit_flags else " as base.yaml is"
     notes = [
         f"MiniLM on {harness.data_folder().name}, batches of 32, seed {args.seed}, validation four times an "
-        f"epoch; threshold {args.threshold:g}. lit_bert runs{extra}, its patience of two epochs counted in "
+        "epoch; what is not named here is at the Trainer's own default (3 epochs, no warm-up, no decay). "
+        f"The threshold {args.threshold:g}. lit_bert runs{extra}, its patience of two epochs counted in "
         "these validations.",
         "Fewer rounds than the other parts, and no warm-up round: each process starts cold, and the slow "
         "ones take half an hour. One seed shows no spread over seeds.",
@@ -121,7 +122,6 @@ def _hugging_face(args: argparse.Namespace) -> dict[str, Any]:
         callbacks=(until,),
         per_device_train_batch_size=8 if args.quick else 32,
         learning_rate=float(rate),
-        weight_decay=0.01,
         num_train_epochs=1 if args.quick else 3,
         eval_strategy="steps",
         eval_steps=1 / 4 / (1 if args.quick else 3),  # below 1 it is a share of all steps

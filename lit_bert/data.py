@@ -144,7 +144,8 @@ class LengthGroupedSampler(Sampler[int]):
             order[start : start + size] = group[np.argsort(-self.lengths[group], kind="stable")]
         whole = len(order) // self.batch_size * self.batch_size
         batches = order[:whole].reshape(-1, self.batch_size)
-        yield from generator.permutation(batches).ravel().tolist()
+        for index in generator.permutation(len(batches)):
+            yield from batches[index].tolist()  # all at once they would take 40 bytes a row
         yield from order[whole:].tolist()
 
 

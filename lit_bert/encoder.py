@@ -106,7 +106,7 @@ class Dropout:
         if self._bits is None:  # drawn from torch's generator, which the seed of the run has set
             self._bits = np.random.SFC64(int(torch.randint(2**62, ())))
         sizes = [int(np.prod(shape)) for shape in shapes]
-        # Bernoulli draws took ten times as long.
+        # See `aten::bernoulli_` in benchmarks/profiles/best.md for what these draws replace.
         bits = torch.from_numpy(self._bits.random_raw(-(-sum(sizes) // 4)).view(np.int16))[: sum(sizes)]
         kept = torch.empty(len(bits), dtype=dtype)
         torch.ge(bits, dropped - 2**15, out=kept)
@@ -243,7 +243,7 @@ class _LayerFunction(torch.autograd.Function):
         products = [(d_q, first, 1), (d_kv, x, 2), (d_o, context, 1), (d_up, middle, 1), (d_down, active, 1)]
         for d_product, value, parts in products:
             weights = (d_product.t() @ value).float().chunk(parts)
-            biases = d_product.sum(0, dtype=torch.float32).chunk(parts)
+            biases = d_product.sum(0).float().chunk(parts)
             gradients += [each for pair in zip(weights, biases, strict=True) for each in pair]
         gradients += [d_gain1, d_shift1, d_gain2, d_shift2]
         return d_x, None, None, None, None, *gradients
