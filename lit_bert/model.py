@@ -200,6 +200,11 @@ class BertClassifier(LightningModule):
             {"params": vectors, "weight_decay": 0.0},
         ]
 
+    def on_train_end(self) -> None:
+        for optimizer in self.trainer.optimizers:
+            if isinstance(optimizer, DeferredAdamW):
+                optimizer.release()
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         assert self.weights is not None
         # A resumed run started from where its checkpoint says, not from the checkpoint.

@@ -53,9 +53,11 @@ class DeferredAdamW(torch.optim.AdamW):
         self._drift = torch.zeros(HISTORY + 1, dtype=torch.float64)  # the sum above by s, over `_shrink`
         self._epsilon = torch.zeros(HISTORY + 1)  # ε' by s
         self._forget()
-        embedding.sparse = True
-        embedding.register_forward_pre_hook(lambda _, inputs: self.catch_up(inputs[0]))
-        embedding.register_state_dict_pre_hook(lambda *_: self.catch_up())
+        self._embedding, embedding.sparse = embedding, True
+        self._hooks = [
+            embedding.register_forward_pre_hook(lambda _, inputs: self.catch_up(inputs[0])),
+            embedding.register_state_dict_pre_hook(lambda *_: self.catch_up()),
+        ]
         self.register_state_dict_pre_hook(lambda _: self.catch_up())
         self.register_load_state_dict_post_hook(lambda _: self._forget())
 
@@ -65,6 +67,13 @@ class DeferredAdamW(torch.optim.AdamW):
         self._steps = 0
         self._behind_since.zero_()
         self._drift.zero_()
+
+    def release(self) -> None:
+        """Brings all rows up to date and lets go of the module: the end of training."""
+        self.catch_up()
+        self._embedding.sparse = False
+        for hook in self._hooks:
+            hook.remove()
 
     def clip_norm(self, max_norm: float) -> None:
         """Has the next step scale all gradients to a joint 2-norm of at most `max_norm`."""

@@ -10,7 +10,9 @@ from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification
 
 from lit_bert import UserError
+from lit_bert.encoder import CpuBert
 from lit_bert.model import BertClassifier
+from lit_bert.optimizer import DeferredAdamW
 from lit_bert.sources import Weights
 
 NAMES = ["anger", "joy", "sadness"]
@@ -298,6 +300,29 @@ def test_gradients_are_clipped_with_the_fused_optimizer(tiny_bert, precision):
     )
     assert steps.norms == pytest.approx([0.01], rel=0.01)
     assert clipped.optimizers[0].defaults["fused"]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_cpu_trains_to_the_weights_of_transformers_forward_and_torchs_adamw(
+    tiny_bert, monkeypatch, accumulate
+):
+    ends = []
+    for own in (True, False):
+        if not own:
+            monkeypatch.setattr(CpuBert, "can_run", lambda network: False)
+        model = classifier(tiny_bert, learning_rate=0.003)
+        for module in model.network.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        model.network.config.update({"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0})
+        batches = [SIX, batch([2, 20, 3], [2, 21, 3], labels=[0, 1])] * 2
+        settings = {"gradient_clip_val": 0.5, "accumulate_grad_batches": accumulate}
+        fit, _ = fitted(model, batches, max_epochs=4, precision="32-true", **settings)
+        assert isinstance(fit.optimizers[0], DeferredAdamW) == own
+        ends.append(dict(model.network.named_parameters()))
+    for name, value in ends[0].items():
+        if not name.endswith("key.bias"):  # it changes no score: its gradient is all rounding
+            torch.testing.assert_close(value, ends[1][name], rtol=1e-3, atol=2e-4, msg=name)
 
 
 def test_a_run_without_an_end_is_an_error(tiny_bert):

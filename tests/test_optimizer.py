@@ -179,3 +179,13 @@ def test_a_dense_gradient_counts_where_it_is_not_zero():
     pair.own.step()
     pair.dense.step()
     pair.assert_equal()
+
+
+def test_a_released_module_is_up_to_date_and_as_it_was():
+    pair = Pair()
+    pair.run(30)
+    pair.own.release()
+    torch.testing.assert_close(pair.embedding.weight, pair.other[0].weight, rtol=2e-5, atol=1e-6)
+    pair.embedding(torch.tensor([1, 2])).sum().backward()
+    assert not pair.embedding.weight.grad.is_sparse
+    assert not pair.embedding._forward_pre_hooks
