@@ -5,6 +5,8 @@ python -m benchmarks.train --only lit_bert
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any, ClassVar
 
 from lit_bert.__main__ import keep_memory, main
@@ -31,6 +33,12 @@ def fit(*flags: str, callback: type[Callback] | None = None) -> None:
     code = main(["fit", *arguments])
     if code:
         raise SystemExit(code)
+
+
+def checkpoint(target: Path, *flags: str) -> None:
+    """Trains in the working directory and moves the best checkpoint to `target`."""
+    fit(*flags)
+    shutil.move("checkpoints/version_0/best.ckpt", target)
 
 
 class Clock(Callback):

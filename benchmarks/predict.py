@@ -140,8 +140,7 @@ def files(args: argparse.Namespace) -> dict[str, Any]:
     """Writes best.ckpt (trained for an epoch where none is given), the folder `model`, and texts.jsonl."""
     import shutil
 
-    from benchmarks import hf
-    from benchmarks.fit import fit
+    from benchmarks import fit, hf
     from lit_bert.checkpoints import Checkpoint
     from lit_bert.sources import Weights
 
@@ -150,8 +149,7 @@ def files(args: argparse.Namespace) -> dict[str, Any]:
         shutil.copy(args.checkpoint, target)
     else:
         few = ["--data.train_rows=64", "--data.val_rows=64"] if args.quick else []
-        fit("--trainer.max_epochs=1", *few)
-        shutil.move("checkpoints/version_0/best.ckpt", target)
+        fit.checkpoint(target, "--trainer.max_epochs=1", *few)
     checkpoint = Checkpoint.open(target)
     folder = args.place / "model"
     Weights(checkpoint=str(target)).load(checkpoint.model["label_names"]).save_pretrained(folder)

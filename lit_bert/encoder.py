@@ -61,15 +61,12 @@ class CpuBert:
                 mask.masked_fill_(attention_mask[:, None, None] == 0, torch.finfo(dtype).min)
             H, heads = network.config.hidden_size, network.config.num_attention_heads
             rows = [B * T] * (len(self.layers) - 1) + [B]  # that each layer computes
-            hidden_masks: list[Tensor | None] = [None] * (1 + 2 * len(rows))
-            attention_masks: list[Tensor | None] = [None] * len(rows)
-            if network.training:
-                p = network.config.hidden_dropout_prob
-                hidden_shapes = [(B * T, H), *((count, H) for count in rows for _ in range(2))]
-                hidden_masks = self.dropout.masks(hidden_shapes, p, dtype)
-                p = network.config.attention_probs_dropout_prob
-                attention_shapes = [(B * heads, count // B, T) for count in rows]
-                attention_masks = self.dropout.masks(attention_shapes, p, dtype)
+            hidden_p = network.config.hidden_dropout_prob * network.training
+            attention_p = network.config.attention_probs_dropout_prob * network.training
+            hidden_shapes = [(B * T, H), *((count, H) for count in rows for _ in range(2))]
+            hidden_masks = self.dropout.masks(hidden_shapes, hidden_p, dtype)
+            attention_shapes = [(B * heads, count // B, T) for count in rows]
+            attention_masks = self.dropout.masks(attention_shapes, attention_p, dtype)
             x = self._embed(input_ids).view(B * T, H).to(dtype)
             if hidden_masks[0] is not None:
                 x = x * hidden_masks[0]

@@ -77,14 +77,16 @@ class DeferredAdamW(torch.optim.AdamW):
 
     def clip_norm(self, max_norm: float) -> None:
         """Has the next step scale all gradients to a joint 2-norm of at most `max_norm`."""
-        norm = get_total_norm([each.values() if each.is_sparse else each for each in self._gradients()])
+        self._coalesce()
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = get_total_norm([each.values() if each.is_sparse else each for each in gradients])
         self.grad_scale = (norm / max_norm).clamp(min=1.0)
 
-    def _gradients(self) -> list[Tensor]:
+    def _coalesce(self) -> None:
+        """Has each row stand once in the gradient of the rows."""
         table = self._table
         if table.grad is not None:  # dense where something else than the module read the rows
             table.grad = table.grad.coalesce() if table.grad.is_sparse else table.grad.to_sparse(1)
-        return [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -93,7 +95,7 @@ class DeferredAdamW(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._gradients()
+        self._coalesce()
         gradient, self._table.grad = self._table.grad, None
         super().step()
         if gradient is not None:

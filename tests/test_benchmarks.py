@@ -27,7 +27,7 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def python(name: str, code: str, **settings: object) -> Contestant:
-    return Contestant(name, (sys.executable, "-c", code), **settings)  # type: ignore[arg-type]
+    return Contestant(name, (sys.executable, "-c", code), **settings)
 
 
 def runs_of(name: str, *speeds: float) -> list[Run]:
