@@ -57,7 +57,7 @@ class CpuBert:
         with torch.autocast("cpu", enabled=False):
             mask = None
             if not attention_mask.all():
-                mask = torch.zeros(B, 1, 1, T, dtype=dtype)
+                mask = torch.zeros(B, 1, T, T, dtype=dtype)  # rows alike: longer runs are added faster
                 mask.masked_fill_(attention_mask[:, None, None] == 0, torch.finfo(dtype).min)
             H, heads = network.config.hidden_size, network.config.num_attention_heads
             rows = [B * T] * (len(self.layers) - 1) + [B]  # that each layer computes
@@ -105,9 +105,12 @@ class Dropout:
         sizes = [int(np.prod(shape)) for shape in shapes]
         # See `aten::bernoulli_` in benchmarks/profiles/best.md for what these draws replace.
         bits = torch.from_numpy(self._bits.random_raw(-(-sum(sizes) // 4)).view(np.int16))[: sum(sizes)]
-        kept = torch.empty(len(bits), dtype=dtype)
-        torch.ge(bits, dropped - 2**15, out=kept)
-        kept.mul_(1 / (1 - dropped / 2**16))
+        lowest = dropped - 2**15  # of those kept
+        kept = bits.clamp_(lowest - 1, lowest).sub_(lowest - 1)  # 0 or 1
+        scale = torch.tensor(1 / (1 - dropped / 2**16), dtype=dtype)
+        # In 16 bits the integers become the bits of the mask: a comparison takes twice as long.
+        short = scale.element_size() == 2
+        kept = kept.mul_(scale.view(torch.int16)).view(dtype) if short else kept * scale
         return [part.view(shape) for part, shape in zip(kept.split(sizes), shapes, strict=True)]
 
 
@@ -151,7 +154,7 @@ class _LayerFunction(torch.autograd.Function):
     Args:
         x: (B·T, H).
         sizes: B, T and Q, the leading tokens of each text that are computed: T, or 1 for [CLS] alone.
-        mask: what is added to the scores of keys, (B, 1, 1, T), or None.
+        mask: what is added to the scores, (B, 1, T, T), or None.
         drop: dropout masks of the probabilities (B·A, Q, T), attention's output and the layer's (B·Q, H).
         layer: holds the cast weights.
         parameters: those of `layer`, for autograd to know of.
@@ -175,31 +178,25 @@ class _LayerFunction(torch.autograd.Function):
         (wq, wkv, wo, wup, wdown), (bq, bkv, bo, bup, bdown) = layer.weights, layer.biases
         probs_drop, attended_drop, out_drop = drop
         first = x if Q == T else x.view(B, T, H)[:, 0].contiguous()  # (B·Q, H)
-        q = torch.addmm(bq, first, wq.t()).mul_(D**-0.5).view(B, Q, A, D).transpose(1, 2)
+        q = _linear(first, wq, bq).mul_(D**-0.5).view(B, Q, A, D).transpose(1, 2)
         q = q.reshape(B * A, Q, D)
-        kv = torch.addmm(bkv, x, wkv.t()).view(B, T, 2, A, D).permute(2, 0, 3, 1, 4)
+        kv = _linear(x, wkv, bkv).view(B, T, 2, A, D).permute(2, 0, 3, 1, 4)
         kv = kv.reshape(2, B * A, T, D)
         k, v = kv
         scores = torch.bmm(q, k.transpose(1, 2))  # (B·A, Q, T)
         if mask is not None:
-            scores.view(B, A, Q, T).add_(mask)
+            scores.view(B, A, Q, T).add_(mask[:, :, :Q])
         # In 32 bits: 16-bit rows of most lengths take twice as long.
         probs = scores.float().softmax(-1)
         kept = probs.to(x.dtype, copy=probs_drop is not None)
         if probs_drop is not None:
             kept.mul_(probs_drop)
         context = torch.bmm(kept, v).view(B, A, Q, D).transpose(1, 2).reshape(B * Q, H)
-        attended = torch.addmm(bo, context, wo.t())
-        if attended_drop is not None:
-            attended.mul_(attended_drop)
-        attended.add_(first)
+        attended = _add_dropped(first, _linear(context, wo, bo), attended_drop)
         middle, *attended_stats = _norm(attended, layer.norms[0])
-        up = torch.addmm(bup, middle, wup.t())
+        up = _linear(middle, wup, bup)
         active = gelu(up)
-        out = torch.addmm(bdown, active, wdown.t())
-        if out_drop is not None:
-            out.mul_(out_drop)
-        out.add_(middle)
+        out = _add_dropped(middle, _linear(active, wdown, bdown), out_drop)
         final, *out_stats = _norm(out, layer.norms[1])
         ctx.sizes, ctx.drop, ctx.layer = sizes, drop, layer
         inputs = (x, first, q, kv, probs, kept, context, attended, middle, up, active, out)
@@ -219,7 +216,7 @@ class _LayerFunction(torch.autograd.Function):
         d_out, d_gain2, d_shift2 = _norm_backward(grad, out, (mean2, rstd2), layer.norms[1])
         d_down = d_out if out_drop is None else d_out * out_drop
         d_up = aten.gelu_backward(d_down @ wdown, up)
-        d_middle = torch.addmm(d_out, d_up, wup)
+        d_middle = (d_up @ wup).add_(d_out)
         d_attended, d_gain1, d_shift1 = _norm_backward(d_middle, attended, (mean1, rstd1), layer.norms[0])
         d_o = d_attended if attended_drop is None else d_attended * attended_drop
         d_context = (d_o @ wo).view(B, Q, A, D).transpose(1, 2).reshape(B * A, Q, D)
@@ -232,7 +229,7 @@ class _LayerFunction(torch.autograd.Function):
         torch.bmm(d_scores.transpose(1, 2), q, out=d_kv[0])
         torch.bmm(kept.transpose(1, 2), d_context, out=d_kv[1])
         d_kv = d_kv.view(2, B, A, T, D).permute(1, 3, 0, 2, 4).reshape(B * T, 2 * H)
-        d_first = torch.addmm(d_attended, d_q, wq)
+        d_first = (d_q @ wq).add_(d_attended)
         d_x = d_kv @ wkv
         d_x.view(B, T, H)[:, :Q].add_(d_first.view(B, Q, H))
 
@@ -244,6 +241,15 @@ class _LayerFunction(torch.autograd.Function):
             gradients += [each for pair in zip(weights, biases, strict=True) for each in pair]
         gradients += [d_gain1, d_shift1, d_gain2, d_shift2]
         return d_x, None, None, None, None, *gradients
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(N, out) of x (N, in). A bias that is part of the product, as in `addmm`, costs more than the sum."""
+    return (x @ weight.t()).add_(bias)
+
+
+def _add_dropped(to: Tensor, x: Tensor, drop: Tensor | None) -> Tensor:
+    return x.add_(to) if drop is None else torch.addcmul(to, x, drop)
 
 
 def _norm(x: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor, Tensor]:

