@@ -66,6 +66,18 @@ class Until(Callback):
             trainer.should_stop = True
 
 
+class Best(Callback):
+    """Remembers the validation scores of the best epoch."""
+
+    figures: ClassVar[dict[str, float]] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        names = ("val/f1", "val/f1_micro", "val/loss_nats")
+        scores = {name: float(trainer.callback_metrics[name]) for name in names}
+        if scores["val/f1"] > self.figures.get("val/f1", -1.0):
+            self.figures.update(scores)
+
+
 class FirstStep(Callback):
     """Remembers when the first optimizer step was done."""
 

@@ -40,6 +40,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 STARTED = "LIT_BERT_BENCH_STARTED"  # time.time() at which the harness started the process
+ROUND = "LIT_BERT_BENCH_ROUND"  # its number; 0 warms up
 PACKAGES = ("torch", "transformers", "accelerate", "lightning", "tokenizers", "datasets")
 
 
@@ -129,6 +130,7 @@ def run(contestant: Contestant, place: Path, number: int = 0) -> Run:
         "HF_HOME": str(caches / "hf"),
         "LIT_BERT_CACHE": str(caches / "tokens"),
         "LIT_BERT_BENCH_DATA": str(data_folder()),
+        ROUND: str(number),
         "PYTHONPATH": str(ROOT),
         "TERM": "xterm-256color",
     }

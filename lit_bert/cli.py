@@ -221,7 +221,7 @@ class Fit(_Verb):
         config = self.config["fit"]
         facts: dict[str, Any] = {role: str(source) for role, source in self.sources()}
         facts |= {name: config["data"][name] for name in ("batch_size", "max_length")}
-        facts |= {name: config["model"][name] for name in ("weight_decay", "warmup_ratio")}
+        facts |= {name: value for name, value in config["model"].items() if name != "learning_rate"}
         facts |= {name: config["trainer"][name] for name in ("max_epochs", "precision")}
         facts["seed"] = config["seed_everything"]
         dashboard = Dashboard(

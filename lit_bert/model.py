@@ -8,6 +8,7 @@ the loss and updates the metrics of its split; scores are computed once, over th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,12 @@ from transformers import BertForSequenceClassification
 
 from lit_bert import UserError
 from lit_bert.encoder import CpuBert
-from lit_bert.optimizer import DeferredAdamW
+from lit_bert.optimizer import DeferredAdamW, WeightAverage
 from lit_bert.sources import Weights
 
 Batch = dict[str, Any]
 SPLITS = ("train", "val", "test")
+HEAD = re.compile(r"network\.(classifier|bert\.pooler)\.")  # parameters above the encoder
 
 
 class BertClassifier(LightningModule):
@@ -36,9 +38,16 @@ class BertClassifier(LightningModule):
         label_names: class names in the order of their indices.
         learning_rate: highest learning rate of AdamW; null takes what suits the size of the BERT: 5e-5 for
             bert-base, 2e-4 for MiniLM.
+        head_rate_factor: learning rate of the classifier, which starts from nothing, and of the pooler below
+            it, as a multiple of `learning_rate`.
+        beta2: decay of AdamW's second moment.
         weight_decay: decay of weight matrices; biases and LayerNorm have none.
         warmup_ratio: share of the optimizer steps over which the learning rate rises from 0; it then falls
             linearly to 0 at the last step.
+        label_smoothing: share of each training label that is spread evenly over all classes (Szegedy et al.,
+            2016); the losses of whole splits are measured without it.
+        average_decay: decay per optimizer step of the moving average of the weights, which is what is
+            validated and kept; 0 keeps the weights as they stand.
         weights: where architecture and pretrained values come from; None waits for a checkpoint to be loaded.
     """
 
@@ -49,8 +58,12 @@ class BertClassifier(LightningModule):
         self,
         label_names: list[str],
         learning_rate: float | None = None,
+        head_rate_factor: float = 5.0,
+        beta2: float = 0.98,
         weight_decay: float = 0.01,
-        warmup_ratio: float = 0.1,
+        warmup_ratio: float = 0.05,
+        label_smoothing: float = 0.1,
+        average_decay: float = 0.99,
         weights: Weights | None = None,
     ) -> None:
         super().__init__()
@@ -66,10 +79,18 @@ class BertClassifier(LightningModule):
             raise UserError(
                 f"model.warmup_ratio is {warmup_ratio}; expected a share of the steps, 0 to below 1."
             )
+        shares = {"average_decay": average_decay, "beta2": beta2, "label_smoothing": label_smoothing}
+        for name, share in shares.items():
+            if not 0 <= share < 1:
+                raise UserError(f"model.{name} is {share}; expected 0 to below 1.")
+        if head_rate_factor <= 0:
+            raise UserError(f"model.head_rate_factor is {head_rate_factor}; expected more than 0.")
         self.weights = weights
         self.config: dict[str, Any] | None = None  # the run's settings, kept in its checkpoints
         self.network: BertForSequenceClassification | None = None
         self._cpu_bert: CpuBert | None = None
+        self._average: WeightAverage | None = None  # while it trains
+        self._training_weights: dict[str, Tensor] | None = None  # of the run that is resumed
         self.losses: Any = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
         self.metrics: Any = nn.ModuleDict(
             {f"{split}_scores": _scores(label_names, f"{split}/") for split in SPLITS}
@@ -110,7 +131,9 @@ class BertClassifier(LightningModule):
         return loss, logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._step(batch, "train")[0]
+        loss, logits = self._step(batch, "train")
+        smoothing = self.hparams.label_smoothing
+        return cross_entropy(logits, batch["labels"], label_smoothing=smoothing) if smoothing else loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         return {"logits": self._step(batch, "val")[1]}
@@ -193,17 +216,56 @@ class BertClassifier(LightningModule):
         return min(5e-5 * 12 * 768 / size, 3e-4)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        matrices = [p for p in self.parameters() if p.ndim >= 2]
-        vectors = [p for p in self.parameters() if p.ndim < 2]  # biases and LayerNorm
-        return [
-            {"params": matrices, "weight_decay": self.hparams.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
+        groups = []
+        for in_head, rate in (
+            (False, self.learning_rate),
+            (True, self.learning_rate * self.hparams.head_rate_factor),
+        ):
+            own = [p for name, p in self.named_parameters() if bool(HEAD.match(name)) == in_head]
+            matrices, vectors = [p for p in own if p.ndim >= 2], [p for p in own if p.ndim < 2]
+            shared = {"lr": rate, "betas": (0.9, self.hparams.beta2)}
+            groups.append({"params": matrices, "weight_decay": self.hparams.weight_decay, **shared})
+            groups.append({"params": vectors, "weight_decay": 0.0, **shared})  # biases and LayerNorm
+        return groups
+
+    def on_train_start(self) -> None:
+        if not self.hparams.average_decay:
+            return
+        named = dict(self.named_parameters())
+        self._average = WeightAverage(named.values(), self.hparams.average_decay, self.trainer.global_step)
+        if self._training_weights is not None:  # what was loaded is the average
+            with torch.no_grad():
+                for name, parameter in named.items():
+                    parameter.copy_(self._training_weights[name])
+            self._training_weights = None
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self._average is not None:
+            self._average.update()
+
+    def on_validation_start(self) -> None:
+        self._swap_average()
+
+    def on_validation_end(self) -> None:
+        """Runs after that of every callback: the best checkpoint holds the average."""
+        self._swap_average()
+
+    def _swap_average(self) -> None:
+        if self._average is not None:
+            for optimizer in self._deferred:
+                optimizer.catch_up()
+            self._average.swap()
+
+    @property
+    def _deferred(self) -> list[DeferredAdamW]:
+        return [each for each in self.trainer.optimizers if isinstance(each, DeferredAdamW)]
 
     def on_train_end(self) -> None:
-        for optimizer in self.trainer.optimizers:
-            if isinstance(optimizer, DeferredAdamW):
-                optimizer.release()
+        for optimizer in self._deferred:
+            optimizer.release()
+        self._swap_average()
+        self._average = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         assert self.weights is not None
@@ -214,12 +276,21 @@ class BertClassifier(LightningModule):
             "architecture": self.weights.architecture,
             "source": resumed.weights["source"] if resumed else self.weights.source.as_dict(),
         }
+        if self._average is not None:
+            average = self._average
+            average.settle()
+            names = [name for name, _ in self.named_parameters()]
+            averages, others = (average.parameters, average.values)[:: 1 if average.in_use else -1]
+            checkpoint["state_dict"].update(zip(names, averages, strict=True))
+            if "optimizer_states" in checkpoint:  # what training goes on from
+                checkpoint["training_weights"] = dict(zip(names, others, strict=True))
         if self.config is not None:
             checkpoint["config"] = self.config
         if "val/f1" in self.trainer.callback_metrics:
             checkpoint["val_f1"] = self.trainer.callback_metrics["val/f1"].item()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._training_weights = checkpoint.get("training_weights")
         if self.network is None:  # BertClassifier.load_from_checkpoint
             self.weights = Weights.restored(checkpoint)
             self.configure_model()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import harness, hf, predict, quality, scale, startup, train
+from benchmarks import harness, hf, predict, quality, scale, seeds, startup, train
 from benchmarks.harness import Check, Contestant, Report, Run, inner, paired, schedule, spread
 from benchmarks.steps import Shape, StepClock, training_flops
 from lit_bert import EmotionDataModule, Weights
@@ -171,6 +171,19 @@ def test_time_to_quality_takes_the_better_rate_and_says_where_it_is_a_bound() ->
     assert (list(default.values), default.bound, default.reached) == ([0.15], "", False)
     assert (list(best.values), best.bound, best.reached) == ([30 / 90], "<", True)
     assert quality.checks(runs[1:])[0].reached is None
+
+
+def test_what_speed_costs_is_told_in_points_within_a_seed() -> None:
+    scores = {"lit_bert": (0.930, 0.935, 0.95), "plain": (0.932, 0.934)}
+    runs = [
+        Run(name, number, {"val/f1_micro": score, "val/f1": score - 0.02})
+        for name, each in scores.items()
+        for number, score in enumerate(each, 1)
+    ]
+    micro, macro = seeds.checks(runs)
+    assert list(micro.values) == pytest.approx([-0.2, 0.1])
+    assert list(macro.values) == pytest.approx([-0.2, 0.1])
+    assert micro.reached
 
 
 def test_rates_of_predict_leave_the_start_out() -> None:

@@ -110,6 +110,7 @@ def learned(tiny_bert, corpus, quick, tmp_path_factory):
         "--early_stopping.patience=8",  # some random starts take a few epochs to get going
         "--data.batch_size=4",
         "--model.learning_rate=0.01",
+        "--model.head_rate_factor=1",
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
@@ -237,7 +238,7 @@ def test_later_configurations_and_flags_win(printed):
     settings = yaml.safe_load(printed("fit", *stacked, "--data.eval_batch_size=222", "--print_config"))
     assert [settings["data"][key] for key in ("batch_size", "max_length", "eval_batch_size")] == [2, 11, 222]
     assert settings["model"]["weight_decay"] == 0.1
-    assert settings["model"]["warmup_ratio"] == 0.1  # base.yaml lies below them all
+    assert settings["model"]["warmup_ratio"] == 0.05  # base.yaml lies below them all
     flipped = yaml.safe_load(printed("fit", *reversed(stacked), "--print_config"))
     assert flipped["data"]["batch_size"] == 1
     behind = yaml.safe_load(printed("fit", "--data.batch_size=3", "--config=one.yaml", "--print_config"))

@@ -1,4 +1,4 @@
-"""Deferred AdamW: what torch's AdamW makes of the same gradients, though most rows wait."""
+"""Deferred AdamW: what torch's AdamW makes of the same gradients, though most rows wait; the average."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_bert import optimizer as room
-from lit_bert.optimizer import DeferredAdamW
+from lit_bert.optimizer import AVERAGED_STEPS, DeferredAdamW, WeightAverage
 
 ROWS, SIZE = 60, 8
 
@@ -189,3 +189,56 @@ def test_a_released_module_is_up_to_date_and_as_it_was():
     pair.embedding(torch.tensor([1, 2])).sum().backward()
     assert not pair.embedding.weight.grad.is_sparse
     assert not pair.embedding._forward_pre_hooks
+
+
+# --- the average of the weights
+
+
+def moved(average: WeightAverage, weights: Tensor, steps: int) -> list[float]:
+    """Takes steps that add 1 to all weights. Returns the first weight after each of them."""
+    path = []
+    for _ in range(steps):
+        weights += 1
+        average.update()
+        path.append(float(weights[0]))
+    return path
+
+
+def test_the_average_forgets_by_its_decay_and_early_on_faster():
+    weights = torch.zeros(3)
+    average = WeightAverage([weights], decay=0.9)
+    path = moved(average, weights, 2 * AVERAGED_STEPS)
+    expected = 0.0
+    for step in (AVERAGED_STEPS, 2 * AVERAGED_STEPS):
+        kept = min(0.9, (1 + step) / (10 + step)) ** AVERAGED_STEPS
+        expected = kept * expected + (1 - kept) * path[step - 1]
+    assert average.values[0].tolist() == pytest.approx([expected] * 3)
+    late = WeightAverage([weights], decay=0.9, step=1000)  # as a resumed run has it
+    start = float(weights[0])
+    moved(late, weights, AVERAGED_STEPS)
+    assert late.values[0][0] == pytest.approx(start + AVERAGED_STEPS * (1 - 0.9**AVERAGED_STEPS))
+
+
+def test_a_run_of_few_steps_is_averaged_up_to_its_last():
+    weights = torch.zeros(3)
+    average = WeightAverage([weights], decay=0.99)
+    moved(average, weights, 3)
+    average.swap()
+    assert weights.tolist() == pytest.approx([3 * (1 - (4 / 13) ** 3)] * 3)
+
+
+def test_weights_come_back_from_a_swap_and_go_on():
+    weights = torch.zeros(3)
+    average = WeightAverage([weights], decay=0.99)
+    moved(average, weights, AVERAGED_STEPS + 2)
+    trained = weights.clone()
+    average.swap()
+    assert average.in_use
+    assert not torch.equal(weights, trained)
+    shown = weights.clone()
+    average.settle()  # nothing has moved
+    average.swap()
+    assert torch.equal(weights, trained)
+    assert torch.equal(average.values[0], shown)
+    moved(average, weights, AVERAGED_STEPS)
+    assert float(average.values[0][0]) > float(shown[0])
