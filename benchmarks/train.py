@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the part, or one contestant of it."""
     flags = harness.parser("train", __doc__)
     flags.add_argument("--warmup", type=int, default=10, help="steps before the clock starts (default 10)")
-    flags.add_argument("--steps", type=int, default=240, help="steps counted (default 240)")
+    flags.add_argument("--steps", type=int, default=150, help="steps counted (default 150)")
     flags.add_argument("--batch_size", type=int, default=32, help="texts a step (default 32)")
     args = harness.settled(flags.parse_args(argv))
     if args.contestant:
