@@ -80,10 +80,13 @@ class _Clock(TrainerCallback):
 
 
 class Until(TrainerCallback):
-    """Stops at the first evaluation whose micro F1 reaches `threshold`, and remembers when that was."""
+    """Stops at the first evaluation whose micro F1 reaches `threshold`, and remembers when that was.
 
-    def __init__(self, threshold: float) -> None:
-        self.threshold = threshold
+    Stops after `limit_s` seconds from the start of the process, too.
+    """
+
+    def __init__(self, threshold: float, limit_s: float) -> None:
+        self.threshold, self.limit_s = threshold, limit_s
         self.figures: dict[str, float] = {"best": 0.0}
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **_: Any) -> None:
@@ -91,6 +94,10 @@ class Until(TrainerCallback):
         self.figures["best"] = max(score, self.figures["best"])
         if score >= self.threshold and "reached_s" not in self.figures:
             self.figures["reached_s"] = since_start()
+            control.should_training_stop = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if since_start() > self.limit_s:
             control.should_training_stop = True
 
 

@@ -173,6 +173,13 @@ def test_time_to_quality_takes_the_better_rate_and_says_where_it_is_a_bound() ->
     assert quality.checks(runs[1:])[0].reached is None
 
 
+def test_a_trainer_is_stopped_when_its_other_rate_was_faster() -> None:
+    runs = [Run("default@1e-4", 1, {"reached_s": 200.0}), Run("best@1e-4", 1, {"not_reached_s": 90.0})]
+    default, best = Contestant("default@5e-5", ("run",)), Contestant("best@5e-5", ("run",))
+    assert quality.limited(default, runs).command == ("run", "--limit_s", "200.0")
+    assert quality.limited(best, runs).command == ("run",)
+
+
 def test_what_speed_costs_is_told_in_points_within_a_seed() -> None:
     scores = {"lit_bert": (0.930, 0.935, 0.95), "plain": (0.932, 0.934)}
     runs = [
