@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import MeanMetric, MetricCollection
@@ -28,6 +29,7 @@ from lit_bert.sources import Weights
 
 Batch = dict[str, Any]
 SPLITS = ("train", "val", "test")
+SHARDED = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 HEAD = re.compile(r"network\.(classifier|bert\.pooler)\.")  # parameters above the encoder
 
 
@@ -231,6 +233,11 @@ class BertClassifier(LightningModule):
     def on_train_start(self) -> None:
         if not self.hparams.average_decay:
             return
+        if isinstance(self.trainer.strategy, SHARDED):
+            raise UserError(
+                f"{type(self.trainer.strategy).__name__} spreads each weight over the devices; the average "
+                "needs whole ones. Choose --trainer.strategy ddp, or switch it off: --model.average_decay 0."
+            )
         named = dict(self.named_parameters())
         self._average = WeightAverage(named.values(), self.hparams.average_decay, self.trainer.global_step)
         if self._training_weights is not None:  # what was loaded is the average

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -413,6 +414,14 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny_bert, tmp_path)
     fit_keeping(resumed, tmp_path, 4, ckpt_path=tmp_path / "epoch1.ckpt", weights_only=True)
     for name, value in weights_of(whole).items():
         torch.testing.assert_close(weights_of(resumed)[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_strategy_that_spreads_weights_is_refused_until_averaging_is_off(tiny_bert):
+    with pytest.raises(UserError, match=r"ModelParallelStrategy spreads .*--model\.average_decay 0"):
+        trainer(strategy=ModelParallelStrategy(), devices=1, max_steps=1).fit(
+            classifier(tiny_bert), loader([SIX])
+        )
+    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.0])
