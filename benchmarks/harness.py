@@ -276,7 +276,7 @@ def paired(runs: Sequence[Run], figure: str, of: str, to: str) -> list[float]:
 
 
 def spread(numbers: Sequence[float]) -> str:
-    """`median [least–most]`, three digits; a single number stands alone."""
+    """`median [least–most]`, three digits, five just below 1; a single number stands alone."""
     if not numbers:
         return "–"
     if len(numbers) == 1:
@@ -285,7 +285,9 @@ def spread(numbers: Sequence[float]) -> str:
 
 
 def _digits(number: float) -> str:
-    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
+    if abs(number) >= 100:
+        return f"{number:,.0f}"
+    return f"{number:.5g}" if 0.99 < number < 1 else f"{number:.3g}"  # a share of 0.9998 is not all
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ def test_ratios_are_taken_within_a_round_and_the_warm_up_does_not_count() -> Non
 def test_the_median_decides() -> None:
     assert spread([3, 1, 2]) == "2 [1–3]"
     assert spread([1234.4]) == "1,234"
+    assert spread([0.9998]) == "0.9998"
     assert Check("", [1, 5, 6], target=5).reached
     assert not Check("", [1, 4, 6], target=5).reached
     assert Check("", [0.1, 0.3, 9], target=0.3, at_least=False).reached
