@@ -106,10 +106,10 @@ def checks(runs: list[Run]) -> list[Check]:
             times = [each[number] for each in reached if number in each]
             if not times:
                 times = [each[number] for each in ended if number in each]
-                bound = "<"
+                bound = "<" if times else bound
             ratios += [seconds / min(times)] if times else []
         what = f"seconds, lit_bert to {variant} at its better learning rate"
-        found.append(Check(what, ratios, target, at_least=False, bound=bound if ratios else ""))
+        found.append(Check(what, ratios, target, at_least=False, bound=bound))
     return found
 
 

@@ -116,11 +116,11 @@ class DeferredAdamW(torch.optim.AdamW):
             gradient.div_(self.grad_scale)
         state["step"] += 1
         correction1, correction2 = (1 - beta ** state["step"].item() for beta in (beta1, beta2))
-        first = state["exp_avg"][rows].lerp_(gradient, 1 - beta1)
-        second = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        weights, first, second = self._read(rows)
+        first.lerp_(gradient, 1 - beta1)
+        second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         update = first / second.sqrt().div_(correction2**0.5).add_(eps)
-        state["exp_avg"][rows], state["exp_avg_sq"][rows] = first, second
-        self._table[rows] = self._table[rows].mul_(shrink).sub_(update, alpha=lr / correction1)
+        self._write(rows, weights.mul_(shrink).sub_(update, alpha=lr / correction1), first, second)
 
         # What the rows without a gradient have missed.
         self._epsilon[now - 1] = eps * correction2**0.5
@@ -153,17 +153,29 @@ class DeferredAdamW(torch.optim.AdamW):
             self._forget()
 
     def _catch_up(self, rows: Tensor) -> None:
-        now, since, state = self._steps, self._behind_since[rows], self.state[self._table]
+        now, since = self._steps, self._behind_since[rows]
         beta1, beta2 = self._group["betas"]
         missed = (now - since).double()[:, None]
-        first, second = state["exp_avg"][rows], state["exp_avg_sq"][rows]
+        weights, first, second = self._read(rows)
         shrink = (self._shrink[now] / self._shrink[since]).float()[:, None]
         drift = (self._drift[since] * self._shrink[now]).float()[:, None]
         update = first / (second.sqrt() + self._epsilon[since, None])
-        self._table[rows] = self._table[rows].mul_(shrink).addcmul_(update, drift, value=-1)
-        state["exp_avg"][rows] = first.mul_((beta1**missed).float())
-        state["exp_avg_sq"][rows] = second.mul_((beta2**missed).float())
+        weights.mul_(shrink).addcmul_(update, drift, value=-1)
+        self._write(rows, weights, first.mul_((beta1**missed).float()), second.mul_((beta2**missed).float()))
         self._behind_since[rows] = now
+
+    def _read(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Copies of rows (N,): weights, first and second moments, each (N, H)."""
+        state = self.state[self._table]
+        tables = (self._table, state["exp_avg"], state["exp_avg_sq"])
+        weights, first, second = (each.index_select(0, rows) for each in tables)  # `table[rows]` is slower
+        return weights, first, second
+
+    def _write(self, rows: Tensor, weights: Tensor, first: Tensor, second: Tensor) -> None:
+        state = self.state[self._table]
+        self._table.index_copy_(0, rows, weights)
+        state["exp_avg"].index_copy_(0, rows, first)
+        state["exp_avg_sq"].index_copy_(0, rows, second)
 
 
 class WeightAverage:

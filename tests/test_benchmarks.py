@@ -172,6 +172,8 @@ def test_time_to_quality_takes_the_better_rate_and_says_where_it_is_a_bound() ->
     assert (list(default.values), default.bound, default.reached) == ([0.15], "", False)
     assert (list(best.values), best.bound, best.reached) == ([30 / 90], "<", True)
     assert quality.checks(runs[1:])[0].reached is None
+    default, _ = quality.checks([*runs, Run("lit_bert", 2, {"reached_s": 50})])  # the others ran once
+    assert (list(default.values), default.bound) == ([0.15], "")
 
 
 def test_a_trainer_is_stopped_when_its_other_rate_was_faster() -> None:
