@@ -100,6 +100,11 @@ def since_start() -> float:
     return time.time() - float(os.environ[STARTED])
 
 
+def round_number() -> int:
+    """The round that this process was started for, which is also the seed where rounds differ by theirs."""
+    return int(os.environ[ROUND])
+
+
 def data_folder() -> Path:
     """The labelled text: `$LIT_BERT_BENCH_DATA`, else ../shared/emotion, else the packaged sample."""
     given = os.environ.get("LIT_BERT_BENCH_DATA")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import os
 import shlex
 import sys
 from typing import Any
@@ -129,7 +128,7 @@ def _lit_bert(args: argparse.Namespace) -> dict[str, Any]:
     if args.quick:
         flags += ["--data.train_rows=64", "--data.val_rows=32", "--data.batch_size=8"]
         flags += ["--trainer.max_epochs=1"]
-    flags += [f"--seed_everything={_seed()}", *shlex.split(args.fit_flags)]
+    flags += [f"--seed_everything={harness.round_number()}", *shlex.split(args.fit_flags)]
     fit(*flags, callback=Until)
     return Until.figures
 
@@ -151,14 +150,10 @@ def _hugging_face(args: argparse.Namespace) -> dict[str, Any]:
         num_train_epochs=1 if args.quick else 3,
         eval_strategy="steps",
         eval_steps=1 / 4 / (1 if args.quick else 3),  # below 1 it is a share of all steps
-        seed=_seed(),
+        seed=harness.round_number(),
         **settings,
     ).train()
     return until.figures
-
-
-def _seed() -> int:
-    return int(os.environ[harness.ROUND])
 
 
 if __name__ == "__main__":

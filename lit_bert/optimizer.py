@@ -183,7 +183,9 @@ class WeightAverage:
 
     At step t the decay is min(`decay`, (1 + t) / (10 + t)), as in TensorFlow's ExponentialMovingAverage, so
     that it never remembers more than about a tenth of the run. Weights count as they stand at every
-    `AVERAGED_STEPS`th step; embedding rows that wait for DeferredAdamW, as they were last read.
+    `AVERAGED_STEPS`th step; embedding rows that wait for DeferredAdamW, as they were last read. Lightning's
+    WeightAveraging would put the training weights back before the best checkpoint is saved, and copies rows
+    that still wait.
 
     Args:
         parameters: what to average. It starts at their values.

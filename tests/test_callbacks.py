@@ -304,9 +304,9 @@ def test_the_table_holds_the_most_confidently_wrong_texts(shown, asked):
 
 
 def test_borders_in_a_text_do_not_break_the_table(shown):
-    tables = texts(shown.board, "val/most_confidently_wrong/text_summary").values()
-    assert any(r"\| *cat* \|" in table for table in tables)
-    assert all(len(row) == 3 for table in tables for row in cells(table))
+    table = texts(shown.board, "val/most_confidently_wrong/text_summary")[15]
+    assert r"\| *cat* \|" in table
+    assert all(len(row) == 3 for row in cells(table))
 
 
 def test_sources_are_written_to_the_dashboard(run, tiny_bert):
@@ -388,7 +388,7 @@ def test_rows_keep_their_order_and_their_predictions_whatever_their_length(label
         found = [row[f"probability_{name}"] for name in NAMES]
         assert found == pytest.approx(probs.tolist(), abs=1e-4)
         assert row["predicted_label"] == NAMES[probs.argmax()]
-    assert len({row["predicted_label"] for row in written[:3]}) > 1  # or any order would do
+    assert {row["predicted_label"] for row in written[:3]} == {"joy", "sadness", "anger"}
 
 
 def test_rows_come_out_before_the_last_one_is_read(labelling, capfd):

@@ -275,6 +275,7 @@ def test_biases_and_layer_norms_do_not_decay_and_the_head_learns_faster(tiny_ber
     for name, (decay, rate) in found.items():
         assert decay == (0.0 if name.endswith(".bias") or "LayerNorm" in name else 0.07), name
         assert rate == pytest.approx(0.03 if "classifier" in name or "pooler" in name else 0.01), name
+    assert sum(decay == 0 for decay, _ in found.values()) > 10
 
 
 def test_a_head_that_cannot_learn_is_an_error():
