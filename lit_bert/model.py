@@ -112,6 +112,10 @@ class BertClassifier(LightningModule):
 
     def configure_model(self) -> None:
         """Builds the network when a run starts; `__init__` also runs when a checkpoint is read."""
+        # Two threads that share a process's first call of these can take a kernel of lower precision, and
+        # then equal seeds part: https://github.com/pytorch/pytorch/issues/188792. One thread makes it here.
+        one = torch.ones(1)
+        one.tanh(), one.sqrt()
         if self.network is None and self.weights is not None:
             self.network = self.weights.load(self.hparams.label_names)
 
