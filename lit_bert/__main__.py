@@ -31,6 +31,9 @@ VERBS = {
     "fit": Verb("cli", "fit", "train on labelled text; without --config this is configs/base.yaml"),
     "validate": Verb("cli", "validate", "score a checkpoint on the validation split"),
     "test": Verb("cli", "test", "score a checkpoint on the test split"),
+    "report": Verb(
+        "report", "report", "errors of a run as a web page; two runs compared; several seeds summed up"
+    ),
     "predict": Verb("cli", "predict", "label texts from the command line, standard input or a file"),
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from lit_bert.predictions import VALIDATED, Predictions
 from lit_bert.tables import Numbered, Row, RowWriter
 
 WRONG_TEXTS = 20  # rows of the table of confident errors
@@ -82,10 +84,63 @@ class EarlyStop(EarlyStopping):
         super().load_state_dict({**state_dict, "patience": self.patience})
 
 
-class Dashboard(Callback):
+class Outputs(Callback):
+    """Keeps what a validation or test made of each row: all devices, in the order of the data.
+
+    Attributes:
+        predictions: of the last validation or test; on the first device only.
+    """
+
+    predictions: Predictions
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._seen.append((outputs["logits"].softmax(-1).cpu(), batch["labels"].cpu(), batch["rows"].cpu()))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._gather(trainer, pl_module, trainer.val_dataloaders)
+
+    def _gather(self, trainer: Trainer, pl_module: LightningModule, loaders: Any) -> None:
+        parts: list[Any] = [self._seen]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            parts = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(parts, self._seen)
+        probs, labels, rows = (
+            torch.cat(each).numpy() for each in zip(*(seen for part in parts for seen in part), strict=True)
+        )
+        self._seen = []
+        order = rows.argsort(kind="stable")
+        if trainer.is_global_zero:
+            self.predictions = Predictions(
+                loaders.dataset.texts(rows[order]),
+                rows[order],
+                labels[order],
+                probs[order],
+                list(pl_module.hparams["label_names"]),
+            )
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._gather(trainer, pl_module, trainer.test_dataloaders)
+
+
+class Dashboard(Outputs):
     """Shows each validation in TensorBoard: confusion matrix, precision-recall curves, confident errors.
 
-    When the fit ends, the settings are stored beside the scores of the best epoch.
+    The predictions of the best epoch are kept in the folder of the run. When the fit ends, the settings are
+    stored beside its scores.
 
     Args:
         facts: what the run rests on: sources, seed, batch size, …
@@ -103,33 +158,16 @@ class Dashboard(Callback):
             table = "\n".join(["| what | value |", "| --- | --- |", *lines])
             trainer.logger.experiment.add_text("run", table, 0)
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._seen.append(
-                (outputs["logits"].softmax(-1).cpu(), batch["labels"].cpu(), batch["rows"].cpu())
-            )
-
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        probs, labels, rows = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
-        probs, labels, rows = _gather(probs, labels, rows)
+        super().on_validation_end(trainer, pl_module)
         self._keep_best(trainer)
         logger = trainer.logger
         if not (isinstance(logger, TensorBoardLogger) and trainer.is_global_zero):
             return
-        board, step, names = logger.experiment, trainer.global_step, pl_module.hparams["label_names"]
+        board, step, names = logger.experiment, trainer.global_step, self.predictions.class_names
+        labels, probs = (torch.from_numpy(each) for each in (self.predictions.labels, self.predictions.probs))
         preds = probs.argmax(-1)
         counts = multiclass_confusion_matrix(preds, labels, len(names))
         board.add_figure("val/confusion_matrix", confusion_figure(counts, names), step)
@@ -138,10 +176,9 @@ class Dashboard(Callback):
         confidence = probs.max(-1).values
         wrong = (preds != labels).nonzero().flatten()
         wrong = wrong[confidence[wrong].argsort(descending=True)][:WRONG_TEXTS]
-        loaders: Any = trainer.val_dataloaders
         lines = ["| is, but predicted | prob. | text |", "| --- | --- | --- |"]
-        for index, text in zip(wrong.tolist(), loaders.dataset.texts(rows[wrong].tolist()), strict=True):
-            text = " ".join(text.split()).replace("|", "\\|")[:300]
+        for index in wrong.tolist():
+            text = " ".join(self.predictions.texts[index].split()).replace("|", "\\|")[:300]
             pair = f"{names[labels[index]]}, but {names[preds[index]]}"
             lines.append(f"| {pair} | {confidence[index]:.3f} | {text} |")
         board.add_text("val/most_confidently_wrong", "\n".join(lines), step)
@@ -153,6 +190,8 @@ class Dashboard(Callback):
         score, best = (each.get(self.monitor, -torch.inf * self.sign) for each in (scores, self.best))
         if self.sign * score > self.sign * best or not self.best:
             self.best = scores
+            if trainer.is_global_zero and trainer.log_dir:
+                self.predictions.write(Path(trainer.log_dir) / VALIDATED)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(trainer.logger, TensorBoardLogger) and self.best:
@@ -165,15 +204,6 @@ class Dashboard(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
-
-
-def _gather(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Joins tensors of different length from all devices along their first dimension."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return tensors
-    parts: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(parts, tensors)
-    return tuple(torch.cat(each) for each in zip(*parts, strict=True))
 
 
 def confusion_figure(counts: Tensor, names: list[str]) -> Any:

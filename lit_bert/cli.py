@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import json
 import logging
 import os
@@ -19,11 +20,12 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
+import numpy as np
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -33,11 +35,23 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from rich.console import Console
 from rich.panel import Panel
 
-from lit_bert import UserError
-from lit_bert.callbacks import Dashboard, EarlyStop, PredictionWriter, Progress, ProgressLines, Throughput
-from lit_bert.checkpoints import RUNS, Checkpoint, SafeCheckpointIO, find
+from lit_bert import UserError, scores
+from lit_bert.callbacks import (
+    Dashboard,
+    EarlyStop,
+    Outputs,
+    PredictionWriter,
+    Progress,
+    ProgressLines,
+    Throughput,
+)
+from lit_bert.checkpoints import RUNS, Checkpoint, SafeCheckpointIO, cool, find
 from lit_bert.data import EmotionDataModule
 from lit_bert.model import BertClassifier
+from lit_bert.predictions import VALIDATED, Predictions
+from lit_bert.report import SEEDS, seeds_table
+from lit_bert.runs import fit_each
+from lit_bert.scores import Score
 from lit_bert.sources import Source, Weights
 from lit_bert.tables import BadRow, Numbered, RowWriter, read_rows, text_problem
 
@@ -196,6 +210,20 @@ class Fit(_Verb):
         return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"}}
 
     def add_verb_arguments(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--seeds",
+            type=int | None,
+            default=None,
+            help="train that many times, with seeds counting up from seed_everything, and show mean and spread; "
+            "on the command line only",
+        )
+        parser.add_argument(
+            "--calibrate",
+            type=bool,
+            default=True,
+            help="whether to fit a temperature on the validation split and fold it into the classifier of the "
+            "best checkpoint, so that its probabilities can be taken at their word (Guo et al., 2017)",
+        )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStop, "early_stopping")
         parser.set_defaults(self.defaults)
@@ -238,6 +266,8 @@ class Fit(_Verb):
         return trainer
 
     def before_fit(self) -> None:
+        if self.config["fit"]["seeds"] is not None:
+            raise UserError("seeds stands in a configuration; give it on the command line, as --seeds 5.")
         if self.checkpoint and self.datamodule.label_names != self.checkpoint.data["label_names"]:
             known, found = _some(self.checkpoint.data["label_names"]), _some(self.datamodule.label_names)
             raise UserError(
@@ -278,8 +308,7 @@ class Fit(_Verb):
         if not (kept and kept[0].best_model_path and self.trainer.is_global_zero):
             return
         best = Path(kept[0].best_model_path)
-        dashboard = next(c for c in self.trainer.callbacks if isinstance(c, Dashboard))  # type: ignore[attr-defined]
-        print(score_table("validation, best epoch", dashboard.best, self.sources()))
+        self._score(best)
         print(f"took       {minutes:.1f} minutes for {self.trainer.global_step:,} optimizer steps")
         print(f"\nbest epoch: {best}")
         test, splits = self.datamodule.hparams.test_split, self.datamodule.corpus.splits
@@ -289,6 +318,31 @@ class Fit(_Verb):
         else:
             print("score it:   python -m lit_bert test")
         print(f"look at it: tensorboard --logdir {best.parent.parent}")
+
+    def _score(self, best: Path) -> None:
+        """Calibrates the best checkpoint, prints its scores on the validation split and keeps them."""
+        file = best.with_name(VALIDATED)
+        if not file.is_file():
+            return
+        predictions = Predictions.read(file)
+        notes = []
+        if self.config["fit"]["calibrate"]:
+            logits = np.log(np.maximum(predictions.probs, np.finfo(np.float32).tiny))
+            labels = predictions.labels
+            temperature = scores.temperature(logits, labels)
+            before, after = (
+                scores.calibration_error(probs, labels)
+                for probs in (predictions.probs, scores.cross_fitted(logits, labels))
+            )
+            cool(best, temperature)
+            predictions = predictions.with_probs(scores.softmax(logits / temperature))
+            predictions.facts["calibration"] = {"temperature": temperature, "before": before, "after": after}
+            notes.append(
+                f"calibrated with temperature {temperature:.3f}: expected calibration error {before:.4f} before, "
+                f"{after:.4f} after, on rows it was not fitted on"
+            )
+        split = self.datamodule.hparams.val_split
+        settle(Checkpoint.open(best), "validate", split, predictions, self.sources(), notes)
 
 
 class _Evaluate(_Verb):
@@ -310,29 +364,18 @@ class _Evaluate(_Verb):
         assert self.checkpoint is not None
         datamodule.setup(self.name)  # what is wrong with the rows shows first
         announce(self.trainer, [])
+        outputs = Outputs()
+        self.trainer.callbacks.append(outputs)  # type: ignore[attr-defined]
         # The weights came with `weights.checkpoint`: nothing is left to load.
-        scores = getattr(self.trainer, self.name)(model, datamodule=datamodule, verbose=False)[0]
+        getattr(self.trainer, self.name)(model, datamodule=datamodule, verbose=False)
         if not self.trainer.is_global_zero:
             return
-        split = datamodule.hparams[f"{self.split}_split"]
-        sources = [*self.sources(), ("scored on", datamodule.source)]
         print(f"checkpoint {self.checkpoint.path}\nsha256     {self.checkpoint.sha256}")
         if self.checkpoint.val_f1 is not None:
             print(f"validation macro F1 when it was saved: {self.checkpoint.val_f1:.4f}")
-        print(score_table(f"split {split}", scores, sources))
-        record = {
-            "checkpoint": str(self.checkpoint.path),
-            "sha256": self.checkpoint.sha256,
-            "split": split,
-            "scores": scores,
-            **{role: str(source) for role, source in sources},
-        }
-        try:
-            (self.checkpoint.run / f"{self.name}.json").write_text(
-                json.dumps(record, indent=2) + "\n", encoding="utf-8"
-            )
-        except OSError as error:
-            log.info(f"the scores are not kept beside the checkpoint: {error.strerror}")
+        split = datamodule.hparams[f"{self.split}_split"]
+        sources = [*self.sources(), ("scored on", datamodule.source)]
+        settle(self.checkpoint, self.name, split, outputs.predictions, sources)
 
     validate = test = evaluate
 
@@ -491,26 +534,61 @@ def announce(trainer: Trainer, sources: list[tuple[str, Source]]) -> None:
         Console(stderr=True, highlight=False).print(Panel(body, title="STAND-INS", border_style="bold red"))
 
 
-def score_table(title: str, scores: dict[str, float], sources: list[tuple[str, Source]]) -> str:
-    """Scores as text: the main ones, each class, and what they rest on."""
-    plain = {name.split("/", 1)[1]: value for name, value in scores.items()}
-    main = {"macro F1": plain["f1"], "micro F1": plain["f1_micro"], "accuracy": plain["accuracy"]}
-    classes = {
-        name.removeprefix("f1_"): value
-        for name, value in plain.items()
-        if name.startswith("f1_") and name != "f1_micro"
+def settle(
+    checkpoint: Checkpoint,
+    verb: str,
+    split: str,
+    predictions: Predictions,
+    sources: list[tuple[str, Source]],
+    notes: Sequence[str] = (),
+) -> None:
+    """Prints the scores of a split and what they rest on; keeps both, and the predictions, by the checkpoint."""
+    found = scores.with_intervals(predictions.probs, predictions.labels, predictions.class_names)
+    print(score_table(f"split {split}, {len(predictions.labels):,} rows", found, sources, notes))
+    config = checkpoint.content.get("config", {})
+    prefix = "val" if verb == "validate" else verb
+    facts = {
+        **predictions.facts,
+        "checkpoint": str(checkpoint.path),
+        "sha256": checkpoint.sha256,
+        "split": split,
+        "seed": config.get("seed_everything"),
+        **{role: str(source) for role, source in sources},
     }
-    width = max(map(len, [*main, *classes])) + 4
+    record = {
+        **facts,
+        "scores": {f"{prefix}/{name}": score.value for name, score in found.items()},
+        "intervals": {f"{prefix}/{name}": [score.low, score.high] for name, score in found.items()},
+    }
+    try:
+        predictions.with_probs(predictions.probs, **facts).write(checkpoint.run / f"{verb}.parquet")
+        (checkpoint.run / f"{verb}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        log.info(f"the scores are not kept beside the checkpoint: {error.strerror}")
+
+
+def score_table(
+    title: str, found: dict[str, Score], sources: list[tuple[str, Source]], notes: Sequence[str] = ()
+) -> str:
+    """Scores with their intervals as text: the main ones, each class, and what they rest on."""
+    main = {"macro F1": "f1", "micro F1": "f1_micro", "accuracy": "accuracy"}
+    main |= {"loss, nats": "loss_nats", "calib. error": "calibration_error"}
+    classes = {f"  {name[3:]}": name for name in found if name.startswith("f1_") and name != "f1_micro"}
+    width = max(map(len, [*main, *classes])) + 2
+
+    def line(shown: str, name: str) -> str:
+        value, low, high = found[name]
+        return f"  {shown:{width}}{value:.4f}  [{low:.4f}, {high:.4f}]"
+
     lines = [
         "",
-        title,
-        *(f"  {name:{width}}{value:.4f}" for name, value in main.items()),
-        f"  {'loss':{width}}{plain['loss_nats']:.4f} nats per text",
+        f"{title}; in brackets 95 % bootstrap intervals",
+        *(line(*each) for each in main.items()),
         "  F1 by class",
-        *(f"    {name:{width - 2}}{value:.4f}" for name, value in classes.items()),
+        *(line(*each) for each in classes.items()),
         "",
     ]
-    return "\n".join([*lines, *(f"{role:10} {source}" for role, source in sources)])
+    return "\n".join([*lines, *notes, *(f"{role:10} {source}" for role, source in sources)])
 
 
 def _some(names: list[str], most: int = 10) -> str:
@@ -522,7 +600,11 @@ def _some(names: list[str], most: int = 10) -> str:
 
 def fit(arguments: list[str]) -> int:
     _prepare()
-    arguments, which = _take_ckpt_path(_checked_configs(arguments))
+    arguments, which = _take(_checked_configs(arguments), "--ckpt_path", "best, last or a file")
+    rest, seeds = _take(arguments, "--seeds", "a number of seeds")
+    if seeds is not None:
+        _fit_seeds(rest, seeds, which)
+        return 0
     checkpoint = Checkpoint.open(find(which)) if which else None
     Fit(
         arguments,
@@ -550,20 +632,57 @@ def predict(arguments: list[str]) -> int:
 
 def _from_checkpoint(kind: Callable[..., _Verb], arguments: list[str]) -> int:
     _prepare()
-    arguments, which = _take_ckpt_path(_checked_configs(arguments))
+    arguments, which = _take(_checked_configs(arguments), "--ckpt_path", "best, last or a file")
     asks = {"--help", "-h", "--print_config"} & {argument.split("=")[0] for argument in arguments}
     cli = kind(arguments, None if asks else Checkpoint.open(find(which)))
     return 1 if getattr(cli, "bad_rows", 0) else 0
 
 
-def _take_ckpt_path(arguments: list[str]) -> tuple[list[str], str | None]:
+def _fit_seeds(arguments: list[str], seeds: str, which: str | None) -> None:
+    """Fits that differ in their seed alone, in a folder of their own, and what they come to."""
+    arguments, start = _take(arguments, "--seed_everything", "a number")
+    arguments, root = _take(arguments, "--trainer.logger.init_args.save_dir", "a folder")
+    if which is not None:
+        raise UserError("got --seeds and --ckpt_path; a run that goes on has its seed already.")
+    if not seeds.isdecimal() or int(seeds) < 1:
+        raise UserError(f"--seeds is {seeds}; expected how many, at least 1.")
+    if start is not None and not start.isdecimal():
+        raise UserError(f"--seed_everything is {start}; with --seeds, expected the number of the first one.")
+    folder = _next_folder(Path(root or RUNS), "seeds")
+    first = int(start or 0)
+    each = {f"seed_{seed}": [f"--seed_everything={seed}"] for seed in range(first, first + int(seeds))}
+    fit_each(arguments, each, folder, on_cpu=not _has_accelerator())
+    (folder / SEEDS).write_text(json.dumps(list(each)) + "\n", encoding="utf-8")
+    print(seeds_table(folder))
+
+
+def _next_folder(root: Path, kind: str) -> Path:
+    """`root/kind_N`, made now, with the first N that is free."""
+    for number in itertools.count():
+        folder = root / f"{kind}_{number}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"cannot write runs into {root}: {error.strerror}.") from None
+    raise AssertionError
+
+
+def _has_accelerator() -> bool:
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
+def _take(arguments: list[str], flag: str, expected: str) -> tuple[list[str], str | None]:
+    """The arguments without `flag`, and its value."""
     taker = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    taker.add_argument("--ckpt_path")
+    taker.add_argument(flag, dest="value")
     try:
         known, rest = taker.parse_known_args(arguments)
     except argparse.ArgumentError:
-        raise UserError("--ckpt_path has no value; expected best, last or a file.") from None
-    return rest, known.ckpt_path
+        raise UserError(f"{flag} has no value; expected {expected}.") from None
+    return rest, known.value
 
 
 def _configs() -> Path:

@@ -90,7 +90,9 @@ class TokenizedRows(Dataset):
 
     def texts(self, rows: Iterable[int]) -> list[str]:
         """The texts of rows of the file, as they were before tokenizing."""
-        return [self._table[int(row)]["text"] for row in rows]
+        import pyarrow as pa
+
+        return self._table.data.column("text").take(pa.array(rows, pa.int64())).to_pylist()
 
 
 def collate(items: list[dict[str, Any]], pad_token_id: int = 0) -> Batch:

@@ -1,0 +1,133 @@
+"""What a checkpoint made of labelled rows, as a Parquet file beside it: all that a report needs.
+
+A hand-over on the journey: `fit`, `validate` and `test` write it, `report` and `audit` read it.
+
+    python -m lit_bert validate && python -m lit_bert report
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_bert import UserError
+
+VALIDATED, TESTED = "validate.parquet", "test.parquet"  # by the verb that scores the split
+PROBABILITY = "probability_"  # and the class: one column each, as `predict` writes them
+FACTS = b"lit_bert"  # key of the file's metadata
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Labelled rows with the probabilities that they got.
+
+    Attributes:
+        texts: N of them, in the order of the data.
+        rows: int64 (N,), their numbers in the split, from 0.
+        labels: int64 (N,).
+        probs: float32 (N, C); rows sum to 1.
+        class_names: C of them.
+        facts: what they rest on, plain values: split, checkpoint, sha256, sources, …
+    """
+
+    texts: list[str]
+    rows: np.ndarray
+    labels: np.ndarray
+    probs: np.ndarray
+    class_names: list[str]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def preds(self) -> np.ndarray:
+        """Predicted classes, int64 (N,)."""
+        return self.probs.argmax(1)
+
+    def with_probs(self, probs: np.ndarray, **facts: Any) -> Predictions:
+        """The same rows with other probabilities, and more facts."""
+        return replace(self, probs=probs.astype(np.float32), facts={**self.facts, **facts})
+
+    def write(self, path: Path) -> None:
+        """Writes the file beside its name, then renames it.
+
+        Raises:
+            OSError: there is no room, or no right to.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        names = np.array(self.class_names, dtype=object)
+        columns: dict[str, Any] = {
+            "row": self.rows,
+            "text": self.texts,
+            "label": names[self.labels],
+            "predicted_label": names[self.preds],
+            **{PROBABILITY + name: self.probs[:, index] for index, name in enumerate(self.class_names)},
+        }
+        table = pa.table(columns).replace_schema_metadata({FACTS: json.dumps(self.facts)})
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            pa.parquet.write_table(table, partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def read(cls, path: Path) -> Predictions:
+        """The content of a file that `write` wrote.
+
+        Raises:
+            UserError: it is missing or something else.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        try:
+            table = pa.parquet.read_table(path)
+            facts = json.loads(table.schema.metadata[FACTS])
+            columns = {name: table.column(name) for name in table.column_names}
+            class_names = [name[len(PROBABILITY) :] for name in columns if name.startswith(PROBABILITY)]
+            index_of = {name: index for index, name in enumerate(class_names)}
+            return cls(
+                columns["text"].to_pylist(),
+                columns["row"].to_numpy(),
+                np.array([index_of[name] for name in columns["label"].to_pylist()]),
+                np.stack([columns[PROBABILITY + name].to_numpy() for name in class_names], axis=1),
+                class_names,
+                facts,
+            )
+        except FileNotFoundError:
+            raise UserError(
+                f"there are no predictions {path}. `python -m lit_bert validate --ckpt_path FILE` writes them."
+            ) from None
+        except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path} holds no predictions that lit_bert wrote ({type(error).__name__}: {error}). "
+                "Write them again with `python -m lit_bert validate`."
+            ) from None
+
+    def check_same_rows(self, other: Predictions) -> None:
+        """Raises a UserError where the other's rows, labels or classes differ."""
+        what = f"split {self.facts.get('split')} and split {other.facts.get('split')}"
+        if self.class_names != other.class_names:
+            raise UserError(f"{what} have different classes: these runs cannot be compared.")
+        if len(self.texts) != len(other.texts):
+            raise UserError(
+                f"{what} have {len(self.texts):,} and {len(other.texts):,} rows: only runs that were scored "
+                "on the same rows can be compared. Score both with `python -m lit_bert validate` on the "
+                "same data."
+            )
+        differing = [
+            index
+            for index, pair in enumerate(zip(self.texts, other.texts, strict=True))
+            if pair[0] != pair[1] or self.labels[index] != other.labels[index]
+        ]
+        if differing:
+            raise UserError(
+                f"{len(differing):,} of {len(self.texts):,} rows differ in text or label, the first at row "
+                f"{self.rows[differing[0]] + 1}: only runs that were scored on the same rows can be compared."
+            )

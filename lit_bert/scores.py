@@ -1,0 +1,181 @@
+"""Scores that say how sure they are: bootstrap intervals, paired comparison, calibration.
+
+Everything here comes from predictions: labels (N,) and probabilities (N, C) of the same rows, as numpy arrays.
+What training logs is torchmetrics'; these are the same numbers with what torchmetrics does not give.
+
+    python -m lit_bert validate
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+RESAMPLES = 1000  # bootstrap draws
+LEVEL = 0.95  # of every interval
+BINS = 15  # of the calibration error, as in Guo et al. (2017)
+
+Scores = dict[str, float]
+
+
+class Score(NamedTuple):
+    """A score and the ends of its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Comparison(NamedTuple):
+    """Two classifiers on the same rows.
+
+    Attributes:
+        differences: by score, the second less the first.
+        only_first: rows that the first alone has right; `only_second` likewise.
+        p_value: of McNemar's exact test that both err equally often.
+    """
+
+    differences: dict[str, Score]
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+def f1_scores(counts: np.ndarray, class_names: list[str]) -> Scores:
+    """Macro F1 (`f1`), `f1_micro`, `accuracy` and `f1_<class>`, all 0 to 1.
+
+    As in torchmetrics, a class that neither stands in the labels nor was predicted has F1 0 and does not
+    count in the macro average.
+
+    Args:
+        counts: confusion matrix (C, C), rows are labels.
+    """
+    hits, of_label, of_pred = np.diag(counts), counts.sum(1), counts.sum(0)
+    f1 = 2 * hits / np.maximum(of_label + of_pred, 1)
+    there = (of_label + of_pred) > 0
+    micro = hits.sum() / max(counts.sum(), 1)
+    scores = {"f1": f1[there].mean() if there.any() else 0.0, "f1_micro": micro, "accuracy": micro}
+    scores |= {f"f1_{name}": value for name, value in zip(class_names, f1, strict=True)}
+    return {name: float(value) for name, value in scores.items()}
+
+
+def row_losses(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Cross-entropy of each row in nats, (N,)."""
+    return -np.log(np.maximum(probs[np.arange(len(labels)), labels], np.finfo(np.float32).tiny))
+
+
+def calibration_error(probs: np.ndarray, labels: np.ndarray) -> float:
+    """Expected calibration error, 0 to 1: |confidence - accuracy| in 15 equal bins of confidence.
+
+    Guo et al. (2017), https://arxiv.org/abs/1706.04599.
+    """
+    confidence = probs.max(1)
+    gap = (probs.argmax(1) == labels) - confidence
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return float(np.abs(np.bincount(bins, weights=gap, minlength=BINS)).sum() / len(labels))
+
+
+def all_scores(probs: np.ndarray, labels: np.ndarray, class_names: list[str]) -> Scores:
+    """`f1_scores`, `loss_nats` (mean nats per text) and `calibration_error` of some rows."""
+    C = len(class_names)
+    counts = np.bincount(labels * C + probs.argmax(1), minlength=C * C).reshape(C, C)
+    return {
+        **f1_scores(counts, class_names),
+        "loss_nats": float(row_losses(probs, labels).mean()),
+        "calibration_error": calibration_error(probs, labels),
+    }
+
+
+def with_intervals(probs: np.ndarray, labels: np.ndarray, class_names: list[str]) -> dict[str, Score]:
+    """`all_scores`, each with its percentile bootstrap interval over the rows (Efron, 1979)."""
+    return _bootstrap(lambda rows: all_scores(probs[rows], labels[rows], class_names), len(labels))
+
+
+def compare(first: np.ndarray, second: np.ndarray, labels: np.ndarray, class_names: list[str]) -> Comparison:
+    """Differences of `all_scores` with paired bootstrap intervals, and McNemar's test.
+
+    Args:
+        first: probabilities (N, C) of one classifier, `second` those of the other.
+    """
+
+    def differences(rows: np.ndarray) -> Scores:
+        a, b = (all_scores(probs[rows], labels[rows], class_names) for probs in (first, second))
+        return {name: b[name] - a[name] for name in a}
+
+    a_right, b_right = (probs.argmax(1) == labels for probs in (first, second))
+    only_first, only_second = int((a_right & ~b_right).sum()), int((b_right & ~a_right).sum())
+    return Comparison(
+        _bootstrap(differences, len(labels)),
+        only_first,
+        only_second,
+        mcnemar(only_first, only_second),
+    )
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Exact two-sided p-value (McNemar, 1947): the rows on which one alone is right are fair coin tosses."""
+    tosses, fewer = only_first + only_second, min(only_first, only_second)
+    tail = sum(math.comb(tosses, count) for count in range(fewer + 1))
+    return min(1.0, 2 * tail / 2**tosses)
+
+
+def _bootstrap(score: Callable[[np.ndarray], Scores], count: int, seed: int = 0) -> dict[str, Score]:
+    generator = np.random.default_rng(seed)
+    drawn = [score(generator.integers(count, size=count)) for _ in range(RESAMPLES)]
+    ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    values = score(np.arange(count))
+    return {
+        name: Score(value, *map(float, np.quantile([each[name] for each in drawn], ends)))
+        for name, value in values.items()
+    }
+
+
+def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The T > 0 for which softmax(logits / T) has the least cross-entropy; within 1/100 to 100.
+
+    Guo et al. (2017). A share 1 / (N + 2) of each label is spread over the classes, as in Platt (1999): a few
+    rows that are all right do not make every answer certain. In 1 / T the loss is convex: Newton's method,
+    and bisection where it would leave the bounds.
+
+    Args:
+        logits: (N, C), or log-probabilities.
+        labels: (N,).
+    """
+    z = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    spread = 1 / (len(labels) + 2)
+    target = (1 - spread) * z[np.arange(len(labels)), labels] + spread * z.mean(1)
+    low, high, beta = 0.01, 100.0, 1.0  # beta is 1 / T
+    for _ in range(100):
+        p = np.exp(beta * z)
+        p /= p.sum(1, keepdims=True)
+        mean = (p * z).sum(1)
+        slope, curve = (mean - target).mean(), ((p * z**2).sum(1) - mean**2).mean()
+        low, high = (low, beta) if slope > 0 else (beta, high)
+        step = beta - slope / curve if curve > 0 else -1.0
+        new = step if low < step < high else math.sqrt(low * high)
+        if abs(new - beta) < 1e-9 * beta:
+            break
+        beta = new
+    return float(1 / beta)
+
+
+def cross_fitted(logits: np.ndarray, labels: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Probabilities (N, C) of rows whose temperature was fitted on the other half of them.
+
+    What calibration is worth can only be told from rows that it was not fitted on.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    probs = np.empty(logits.shape)
+    halves = order[: len(order) // 2], order[len(order) // 2 :]
+    for here, there in (halves, halves[::-1]):
+        probs[here] = softmax(logits[here] / temperature(logits[there], labels[there]))
+    return probs
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities (N, C); rows sum to 1."""
+    p = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    return p / p.sum(1, keepdims=True)
