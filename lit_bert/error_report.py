@@ -1,0 +1,636 @@
+"""One run's errors as a page: a single HTML file that asks nothing of any network.
+
+Predictions in, page out. Pictures and tables are made here; the texts travel as JSON, and the page's own
+script shows them as text, never as HTML: whatever a text holds, it cannot become part of the page.
+
+    python -m lit_bert report checkpoints/version_0
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from lit_bert import UserError, __version__, scores
+from lit_bert.predictions import Predictions
+from lit_bert.scores import Score
+
+if TYPE_CHECKING:
+    from lit_bert.attribution import Attribution, Question
+
+PAGE = "report.html"
+WRONG_TEXTS = 2000  # embedded at most, the most confident first
+RIGHT_TEXTS = 200  # embedded over all classes, but `RIGHT_PER_CLASS` of each at least
+RIGHT_PER_CLASS = 5
+EXPLAINED_TEXTS = 150  # at most; each takes about 0.1 s of MiniLM on two cores
+LISTED = 50  # most confident errors, and suspected label errors
+CHARACTERS = 2000  # of a text that are shown
+BINS = scores.BINS
+ALL_SHARES = 200  # points of the curve of accuracy against the share of texts that are answered
+TARGETS = (0.9, 0.95, 0.98, 0.99)  # accuracies to look up on that curve
+Z = 1.959964  # standard normal quantile of a 95 % interval
+MAIN = {
+    "macro F1": "f1",
+    "micro F1": "f1_micro",
+    "loss, nats per text": "loss_nats",
+    "calibration error": "calibration_error",
+}
+
+FACT_NAMES = {
+    "split": "split",
+    "checkpoint": "checkpoint",
+    "sha256": "sha256 of the checkpoint",
+    "weights": "weights",
+    "trained on": "trained on",
+    "scored on": "scored on",
+    "seed": "seed",
+}
+LEGEND = (
+    '<p class="legend"><span class="w" style="--a:80%">blue, underlined</span> pushed towards the class, '
+    '<span class="w against" style="--a:80%">orange, dotted</span> against it; the stronger the colour, the '
+    "harder, within a text.</p>"
+)
+
+
+class Explained(NamedTuple):
+    """Attributions of some texts by (index, class), and what the page says about them."""
+
+    found: dict[tuple[int, int], Attribution]
+    note: str
+
+
+def write_page(predictions_file: Path, output: Path | None = None) -> str:
+    """Writes the page and gives its scores, and where it is, as text for the terminal.
+
+    Args:
+        predictions_file: what `fit`, `validate` or `test` keep beside a checkpoint.
+        output: the page; None is report.html beside the predictions.
+
+    Raises:
+        UserError: the predictions cannot be read, the page cannot be written, or the extra is not installed.
+    """
+    try:
+        import captum  # noqa: F401  # said now rather than after a minute
+        import cleanlab  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"the report of one run needs {error.name}. Run `pip install 'lit_bert[report]'`."
+        ) from None
+    predictions = Predictions.read(predictions_file)
+    if not len(predictions.labels):
+        raise UserError(f"{predictions_file} has no rows; score a split that has some.")
+    output = output or predictions_file.with_name(PAGE)
+    errors, suspects = confident_errors(predictions), suspected_labels(predictions)
+    shown = embedded(predictions, errors, suspects)
+    explained = explain(predictions, predictions_file, worth_explaining(predictions, errors, suspects))
+    found = scores.with_intervals(predictions.probs, predictions.labels, predictions.class_names)
+    page = render(predictions, found, errors, suspects, shown, explained)
+    try:
+        output.write_text(page, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UserError(f"cannot write {output}: {error.strerror}. Choose another --output.") from None
+    split, N = predictions.facts.get("split"), len(predictions.labels)
+    lines = [f"split {split}, {N:,} rows; in brackets 95 % bootstrap intervals"]
+    for shown_name, name in MAIN.items():
+        value, low, high = found[name]
+        lines.append(f"  {shown_name:21}{value:.4f}  [{low:.4f}, {high:.4f}]")
+    lines.append(f"{_count(len(errors), 'error')}, {_count(len(suspects), 'suspected label error')}")
+    lines.append(f"page       {output}")
+    return "\n".join(lines)
+
+
+# --- which texts ---
+
+
+def confident_errors(predictions: Predictions) -> np.ndarray:
+    """Indices of all wrong rows, the most confident first."""
+    wrong = np.flatnonzero(predictions.preds != predictions.labels)
+    return wrong[np.argsort(-predictions.probs[wrong].max(1), kind="stable")]
+
+
+def suspected_labels(predictions: Predictions) -> np.ndarray:
+    """Indices of rows whose label is suspect, the most suspect first, by confident learning.
+
+    Northcutt et al. (2021), https://arxiv.org/abs/1911.00068: as many of each pair of classes as the joint
+    distribution of given and true labels calls for, ranked by the probability that the given label got.
+    """
+    from cleanlab.filter import find_label_issues
+
+    probs = predictions.probs.astype(np.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of classes that have no row here
+        found = find_label_issues(
+            predictions.labels,
+            probs / probs.sum(1, keepdims=True),
+            return_indices_ranked_by="self_confidence",
+            n_jobs=1,
+        )
+    return np.asarray(found, dtype=np.int64)
+
+
+def embedded(predictions: Predictions, errors: np.ndarray, suspects: np.ndarray) -> np.ndarray:
+    """Indices of the rows on the page: wrong ones, suspects, and of each class the least sure right ones."""
+    labels, preds = predictions.labels, predictions.preds
+    confidence = predictions.probs.max(1)
+    per_class = max(RIGHT_PER_CLASS, RIGHT_TEXTS // len(predictions.class_names))
+    right = [
+        rows[np.argsort(confidence[rows], kind="stable")[:per_class]]
+        for label in range(len(predictions.class_names))
+        for rows in [np.flatnonzero((labels == label) & (preds == label))]
+    ]
+    return np.unique(np.concatenate([errors[:WRONG_TEXTS], suspects[:LISTED], *right]))
+
+
+def worth_explaining(predictions: Predictions, errors: np.ndarray, suspects: np.ndarray) -> list[int]:
+    """Indices of rows by how likely a reader is to look: both lists in turn, then cell by cell."""
+    cells: dict[tuple[int, int], list[int]] = {}
+    sure = np.argsort(-predictions.probs.max(1), kind="stable")
+    held = set(embedded(predictions, errors, suspects).tolist())
+    for index in sure.tolist():
+        if index in held:
+            cell = int(predictions.labels[index]), int(predictions.preds[index])
+            cells.setdefault(cell, []).append(index)
+    lists = [errors[:LISTED].tolist(), suspects[:LISTED].tolist()]
+    order = [*_in_turn(lists), *_in_turn(cells.values())]
+    return list(dict.fromkeys(order))[:EXPLAINED_TEXTS]
+
+
+def _in_turn(lists: Iterable[Sequence[int]]) -> Iterator[int]:
+    """The first of each, then the second of each, …"""
+    lists = list(lists)
+    for place in range(max(map(len, lists), default=0)):
+        yield from (each[place] for each in lists if place < len(each))
+
+
+def explain(predictions: Predictions, predictions_file: Path, indices: Sequence[int]) -> Explained:
+    """Attributions of rows to the predicted class and, where that is wrong, to the labelled one."""
+    from lit_bert.attribution import Explainer, Question, checkpoint_of
+
+    try:
+        checkpoint = checkpoint_of(predictions.facts, predictions_file)
+        if checkpoint.model["label_names"] != predictions.class_names:
+            raise UserError(f"{checkpoint.path} has other classes than these predictions.")
+    except UserError as error:
+        return Explained({}, f"Words are not coloured: {error}")
+    explainer = Explainer.of(checkpoint)
+    labels, preds = predictions.labels.tolist(), predictions.preds.tolist()
+    groups: list[list[Question]] = [
+        [Question(predictions.texts[index], label) for label in dict.fromkeys((preds[index], labels[index]))]
+        for index in indices
+    ]
+    count = explainer.within_budget(groups)
+    keys = [
+        (index, question.label)
+        for index, group in zip(indices[:count], groups, strict=False)
+        for question in group
+    ]
+    print(f"explaining {count} texts; about a minute at most on two cores", file=sys.stderr)
+    found = explainer.explain([question for group in groups[:count] for question in group])
+    gains = np.array([each.scores.sum() + each.gap for each in found])
+    off = np.abs([each.gap for each in found]) / np.maximum(np.abs(gains), 1e-3)
+    half, most = np.quantile(off, (0.5, 0.95)) if len(off) else (0.0, 0.0)
+    note = (
+        f"Words are coloured in {_count(count, 'text')}, by integrated gradients from a text of [MASK] only. "
+        f"In half of them the words' scores add up to within {half:.1%} of what the class's logit gained, "
+        f"in 95 % of them to within {most:.1%}."
+    )
+    return Explained(dict(zip(keys, found, strict=True)), note)
+
+
+# --- the page ---
+
+
+def render(
+    predictions: Predictions,
+    found: dict[str, Score],
+    errors: np.ndarray,
+    suspects: np.ndarray,
+    shown: np.ndarray,
+    explained: Explained,
+) -> str:
+    """The page.
+
+    Args:
+        found: scores by name, as `scores.with_intervals` gives them.
+        errors: indices of all wrong rows, the most confident first.
+        suspects: indices of rows whose label is suspect.
+        shown: indices of the rows whose texts the page holds.
+    """
+    template = (Path(__file__).with_suffix(".html")).read_text(encoding="utf-8")
+    C, N = len(predictions.class_names), len(predictions.labels)
+    counts = np.bincount(predictions.labels * C + predictions.preds, minlength=C * C).reshape(C, C)
+    script = template.split("<script>", 1)[1].split("</script>", 1)[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    checkpoint = Path(str(predictions.facts.get("checkpoint", "")))
+    parts = {
+        "script_hash": digest,
+        "title": _escape(f"Errors of {checkpoint.parent.name or 'a run'}"),
+        "lead": _lead(predictions, len(errors)),
+        "stand_ins": _stand_ins(predictions.facts),
+        "cards": _cards(found),
+        "classes": _class_table(predictions.class_names, found, counts),
+        "facts": _facts(predictions.facts),
+        "matrix": _matrix(predictions.class_names, counts),
+        "confusions": _confusions(predictions.class_names, counts),
+        "embedded": _embedded_note(predictions, errors, shown),
+        "explained": _escape(explained.note),
+        "legend": LEGEND if explained.found else "",
+        "error_note": _error_note(len(errors)),
+        "suspect_note": _suspect_note(predictions.facts, suspects, N),
+        "reliability": _reliability(predictions),
+        "coverage": _coverage(predictions),
+        "version": __version__,
+        "data": _json(_data(predictions, errors, suspects, shown, explained, counts)),
+    }
+    # In one pass: nothing that was put in is looked at again.
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+
+
+def _escape(text: object) -> str:
+    return html.escape(str(text))
+
+
+def _json(value: Any) -> str:
+    """JSON that cannot end the script element it stands in: without <, > and &, whatever it holds."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":  # the last two end a line in older JavaScript
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _data(
+    predictions: Predictions,
+    errors: np.ndarray,
+    suspects: np.ndarray,
+    shown: np.ndarray,
+    explained: Explained,
+    counts: np.ndarray,
+) -> dict[str, Any]:
+    """What the page's script works on.
+
+    Each row: `n` its number, from 1; `y` the labelled and `p` the predicted class; `q` the likeliest classes
+    with their probabilities; `t` pieces of the text, each a string or [word, score, …] with one score for
+    each class in `k`.
+    """
+    place = {index: number for number, index in enumerate(shown.tolist())}
+    rows = []
+    for index in place:
+        label, pred = int(predictions.labels[index]), int(predictions.preds[index])
+        probs = predictions.probs[index]
+        likely = np.argsort(-probs, kind="stable")[:3].tolist()
+        likely += [label] * (label not in likely)
+        asked = [label_ for label_ in dict.fromkeys((pred, label)) if (index, label_) in explained.found]
+        row = {
+            "n": int(predictions.rows[index]) + 1,
+            "y": label,
+            "p": pred,
+            "q": [[each, round(float(probs[each]), 4)] for each in likely],
+            "t": pieces(predictions.texts[index], [explained.found[index, each] for each in asked]),
+        }
+        rows.append({**row, "k": asked} if asked else row)
+    cells = {f"{i}-{j}": int(counts[i, j]) for i, j in zip(*np.nonzero(counts), strict=True)}
+    return {
+        "classes": predictions.class_names,
+        "cells": cells,
+        "rows": rows,
+        "errors": [place[index] for index in errors[:LISTED].tolist()],
+        "suspects": [place[index] for index in suspects[:LISTED].tolist()],
+    }
+
+
+def pieces(text: str, attributions: Sequence[Attribution]) -> list[Any]:
+    """The text cut into words with a score an attribution, and what stands between them as it is.
+
+    Joined, the strings are the text again, up to `CHARACTERS` of it.
+    """
+    found: list[Any] = []
+    end = 0
+    for word, (start, stop) in enumerate(attributions[0].spans if attributions else []):
+        if start < end or stop > CHARACTERS:
+            continue
+        if start > end:
+            found.append(text[end:start])
+        found.append([text[start:stop], *(round(float(each.scores[word]), 3) for each in attributions)])
+        end = stop
+    if end < min(len(text), CHARACTERS):
+        found.append(text[end:CHARACTERS])
+    if len(text) > CHARACTERS:
+        found.append(f" … (cut: {len(text) - CHARACTERS:,} more characters)")
+    return found
+
+
+def _lead(predictions: Predictions, wrong: int) -> str:
+    N = len(predictions.labels)
+    return (
+        f"{N:,} texts of split <b>{_escape(predictions.facts.get('split', 'unknown'))}</b>, "
+        f"{len(predictions.class_names)} classes; <b>{wrong:,}</b> of them labelled wrong ({wrong / N:.1%})."
+    )
+
+
+def _stand_ins(facts: dict[str, Any]) -> str:
+    found = [
+        f"<li><b>{_escape(name)}</b>: {_escape(value)}</li>"
+        for name, value in facts.items()
+        if isinstance(value, str) and "STANDING IN" in value
+    ]
+    if not found:
+        return ""
+    return (
+        '<div class="warning" role="note" aria-label="Stand-ins"><p><b>Stand-ins.</b> These scores hold for '
+        f"what is named here, not for what was asked for.</p><ul>{''.join(found)}</ul></div>"
+    )
+
+
+def _cards(found: dict[str, Score]) -> str:
+    cards = []
+    for shown, name in MAIN.items():
+        value, low, high = found[name]
+        cards.append(
+            f'<div class="card"><dt>{shown}</dt><dd><span class="figure">{value:.3f}</span>'
+            f'<span class="interval">{low:.3f} – {high:.3f}</span></dd></div>'
+        )
+    return "".join(cards)
+
+
+def _class_table(class_names: list[str], found: dict[str, Score], counts: np.ndarray) -> str:
+    """F1 of each class with its interval, the lowest first, with precision, recall and number of rows."""
+    rows = []
+    for index in sorted(range(len(class_names)), key=lambda index: found[f"f1_{class_names[index]}"].value):
+        name = class_names[index]
+        value, low, high = found[f"f1_{name}"]
+        hits, of_label, of_pred = counts[index, index], counts[index].sum(), counts[:, index].sum()
+        cells = [f"{value:.3f}", f"{low:.3f} – {high:.3f}"]
+        bar = (
+            f'<td class="bar"><span aria-hidden="true" style="--v:{value:.2%};--l:{low:.2%};'
+            f'--h:{high:.2%}"><i></i><b></b></span></td>'
+        )
+        shares = [f"{hits / of:.3f}" if of else "–" for of in (of_pred, of_label)]
+        rows.append(
+            f'<tr><th scope="row"><bdi>{_escape(name)}</bdi></th>'
+            + f'<td class="strong">{cells[0]}</td><td class="nowrap">{cells[1]}</td>{bar}'
+            + "".join(f"<td>{share}</td>" for share in shares)
+            + f"<td>{of_label:,}</td></tr>"
+        )
+    return "".join(rows)
+
+
+def _facts(facts: dict[str, Any]) -> str:
+    items = []
+    known = [*FACT_NAMES, *(name for name in facts if name not in FACT_NAMES and name != "calibration")]
+    for name in known:
+        if facts.get(name) is not None:
+            value = facts[name]
+            loud = ' class="loud"' if isinstance(value, str) and "STANDING IN" in value else ""
+            shown = value if isinstance(value, str | int | float) else json.dumps(value)
+            items.append(
+                f"<div><dt>{_escape(FACT_NAMES.get(name, name))}</dt><dd{loud}>{_escape(shown)}</dd></div>"
+            )
+    calibration = facts.get("calibration")
+    if isinstance(calibration, dict) and {"temperature", "before", "after"} <= set(calibration):
+        text = (
+            f"temperature {calibration['temperature']:.3f}, fitted on this split; calibration error before "
+            f"{calibration['before']:.3f}, after {calibration['after']:.3f}, on rows it was not fitted on"
+        )
+        items.append(f"<div><dt>calibration</dt><dd>{text}</dd></div>")
+    return "".join(items)
+
+
+def _matrix(class_names: list[str], counts: np.ndarray) -> str:
+    """The confusion matrix as a table; every cell with a row in it is a link to its texts."""
+    C = len(class_names)
+    escaped = [_escape(name) for name in class_names]
+    many = C > 12
+    head = "".join(f'<th scope="col"><span><bdi>{name}</bdi></span></th>' for name in escaped)
+    rows = []
+    for i in range(C):
+        total = counts[i].sum()
+        cells = []
+        for j in range(C):
+            count = counts[i, j]
+            if not count:
+                cells.append("<td></td>")
+                continue
+            share = count / total
+            # The root lets a tenth be seen beside a half.
+            shade = f"--a:{share**0.5:.0%}"
+            name = f"{_count(count, 'text')} of {escaped[i]} predicted as {escaped[j]}"
+            percent = "" if many else f"<small>{share:.0%}</small>"
+            cells.append(
+                f'<td class="{"hit" if i == j else "miss"}" style="{shade}"><a href="#cell-{i}-{j}" '
+                f'title="{name}" aria-label="{name}">{count:,}{percent}</a></td>'
+            )
+        rows.append(
+            f'<tr><th scope="row"><bdi>{escaped[i]}</bdi></th>{"".join(cells)}'
+            f'<td class="total">{total:,}</td></tr>'
+        )
+    totals = "".join(f'<td class="total">{count:,}</td>' for count in counts.sum(0))
+    return (
+        f'<table class="matrix{" many" if many else ""}"><caption class="hidden">Confusion matrix: a row per '
+        "labelled class, a column per predicted one</caption>"
+        f'<thead><tr><th scope="col" class="corner">label ↓ &nbsp;predicted →</th>{head}'
+        f'<th scope="col" class="total"><span>all</span></th></tr></thead><tbody>{"".join(rows)}</tbody>'
+        f'<tfoot><tr><th scope="row">all</th>{totals}<td class="total">{counts.sum():,}</td></tr></tfoot>'
+        "</table>"
+    )
+
+
+def _confusions(class_names: list[str], counts: np.ndarray, most: int = 12) -> str:
+    """The cells with most errors, as links."""
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    items = [
+        f'<li><a href="#cell-{i}-{j}"><span class="n">{wrong[i, j]:,}</span> '
+        f"<bdi>{_escape(class_names[i])}</bdi> <span>as</span> <bdi>{_escape(class_names[j])}</bdi></a></li>"
+        for i, j in (divmod(int(cell), len(class_names)) for cell in order)
+        if wrong[i, j]
+    ]
+    return f'<ul class="confusions">{"".join(items)}</ul>' if items else "<p>There is no error.</p>"
+
+
+def _embedded_note(predictions: Predictions, errors: np.ndarray, shown: np.ndarray) -> str:
+    held = set(shown.tolist())
+    wrong = sum(index in held for index in errors.tolist())
+    right, all_right = len(held) - wrong, len(predictions.labels) - len(errors)
+    cut = (
+        f"the {wrong:,} most confident of {len(errors):,} wrong texts; the others are left out"
+        if wrong < len(errors)
+        else f"all {_count(wrong, 'wrong text')}"
+    )
+    rest = (
+        f"the least sure of each class, {right:,} of {all_right:,} right ones"
+        if right < all_right
+        else f"all {right:,} right ones"
+    )
+    return f"This page holds {cut}, and {rest}."
+
+
+def _error_note(count: int) -> str:
+    return (
+        f"The {LISTED} most confident of {count:,}."
+        if count > LISTED
+        else f"{_count(count, 'error')} in all."
+    )
+
+
+def _suspect_note(facts: dict[str, Any], suspects: np.ndarray, N: int) -> str:
+    count = len(suspects)
+    found = f"{count:,} of {N:,} labels are suspect" if count else "No label is suspect"
+    shown = f"; shown are the first {LISTED}" if count > LISTED else ""
+    seen = (
+        " The checkpoint was trained on these rows and may know their labels by heart: what is wrong with "
+        "them hardly shows here."
+        if facts.get("scored on") in (None, facts.get("trained on")) and facts.get("split") == "train"
+        else " The checkpoint was not trained on these rows."
+    )
+    return f"{found}{shown}.{seen}"
+
+
+# --- diagrams ---
+
+
+def wilson(hits: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the 95 % interval of shares `hits / counts` (Wilson, 1927); 0 to 1, counts above 0."""
+    share, spread = hits / counts, Z**2 / counts
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z * np.sqrt(share * (1 - share) / counts + spread / (4 * counts)) / (1 + spread)
+    return np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)
+
+
+class _Axes:
+    """A picture 440 by 340 with axes from `low` to 1 upwards and 0 to 1 across."""
+
+    left, right, top, bottom = 52, 428, 14, 284
+
+    def __init__(self, low: float, x_label: str, y_label: str) -> None:
+        self.low = low
+        ticks = [low + (1 - low) * step / 5 for step in range(6)]
+        lines = [
+            f'<path class="grid" d="M{self.left} {self.y(t):.1f}H{self.right}"/>'
+            f'<text x="{self.left - 8}" y="{self.y(t) + 4.5:.1f}" text-anchor="end">{t:.0%}</text>'
+            for t in ticks
+        ]
+        lines += [
+            f'<text x="{self.x(t):.1f}" y="{self.bottom + 20}" text-anchor="middle">{t:.0%}</text>'
+            for t in (0, 0.25, 0.5, 0.75, 1)
+        ]
+        lines.append(
+            f'<text class="axis" x="{(self.left + self.right) / 2}" y="{self.bottom + 44}" '
+            f'text-anchor="middle">{x_label}</text>'
+            f'<text class="axis" transform="translate(12 {(self.top + self.bottom) / 2}) rotate(-90)" '
+            f'text-anchor="middle">{y_label}</text>'
+        )
+        self.parts = ["".join(lines)]
+
+    def x(self, share: float) -> float:
+        return self.left + share * (self.right - self.left)
+
+    def y(self, share: float) -> float:
+        return self.bottom - (share - self.low) / (1 - self.low) * (self.bottom - self.top)
+
+    def path(self, xs: Iterable[float], ys: Iterable[float]) -> str:
+        return "L".join(f"{self.x(x):.1f} {self.y(y):.1f}" for x, y in zip(xs, ys, strict=True))
+
+    def svg(self, name: str) -> str:
+        return (
+            f'<svg viewBox="0 0 440 340" role="img" aria-label="{_escape(name)}">{"".join(self.parts)}</svg>'
+        )
+
+
+def _reliability(predictions: Predictions) -> str:
+    """Accuracy against confidence in 15 equal bins, with intervals, over how many texts each bin has."""
+    confidence = predictions.probs.max(1).astype(np.float64)
+    right = predictions.preds == predictions.labels
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    size = np.bincount(bins, minlength=BINS)
+    used = np.flatnonzero(size)
+    n = size[used]
+    hits = np.bincount(bins, weights=right, minlength=BINS)[used]
+    mean = np.bincount(bins, weights=confidence, minlength=BINS)[used] / n
+    accuracy, (low, high) = hits / n, wilson(hits, n)
+    axes = _Axes(0.0, "confidence", "share right")
+    axes.parts += [
+        f'<path class="histogram" d="M{axes.x(b / BINS) + 1:.1f} {axes.bottom}V{axes.y(height):.1f}'
+        f'H{axes.x((b + 1) / BINS) - 1:.1f}V{axes.bottom}Z"/>'
+        for b, height in zip(used, 0.25 * n / n.max(), strict=True)
+    ]
+    axes.parts.append(f'<path class="ideal" d="M{axes.path((0, 1), (0, 1))}"/>')
+    for x, value, bottom, top, count in zip(mean, accuracy, low, high, n, strict=True):
+        axes.parts.append(
+            f"<g><title>{_count(int(count), 'text')}: confidence {x:.1%}, right {value:.1%}</title>"
+            f'<path class="whisker" d="M{axes.path((x, x), (bottom, top))}"/>'
+            f'<circle cx="{axes.x(x):.1f}" cy="{axes.y(value):.1f}" r="4.5"/></g>'
+        )
+    rows = [
+        f"<tr><td>{b / BINS:.0%} – {(b + 1) / BINS:.0%}</td><td>{count:,}</td><td>{x:.1%}</td>"
+        f'<td>{value:.1%}</td><td class="nowrap">{bottom:.1%} – {top:.1%}</td></tr>'
+        for b, count, x, value, bottom, top in zip(used, n, mean, accuracy, low, high, strict=True)
+    ]
+    heads = ("confidence", "texts", "its mean", "right", "95 % interval")
+    return axes.svg("Reliability diagram; its numbers stand in the table below") + _numbers(heads, rows)
+
+
+def _coverage(predictions: Predictions) -> str:
+    """Accuracy of the surest texts against their share of all; and the shares that reach some accuracies."""
+    N = len(predictions.labels)
+    confidence = predictions.probs.max(1)
+    order = np.argsort(-confidence, kind="stable")
+    hits = np.cumsum((predictions.preds == predictions.labels)[order])
+    n = np.arange(1, N + 1)
+    # Texts of one confidence are answered together or not at all.
+    ends = np.flatnonzero(np.append(np.diff(confidence[order]) != 0, True))
+    accuracy, (low, high) = hits / n, wilson(hits, n)
+    picked = ends[np.unique(np.linspace(0, len(ends) - 1, min(ALL_SHARES, len(ends))).round().astype(int))]
+    # The first few texts alone say next to nothing: their interval would squeeze the rest of the picture.
+    lowest = min(accuracy[picked].min(), low[picked][n[picked] >= min(30, N)].min())
+    axes = _Axes(
+        min(np.floor(lowest * 10) / 10, 0.9), "share of the texts that are answered, surest first", "right"
+    )
+    xs, bottom = n[picked] / N, np.maximum(low[picked], axes.low)
+    band = axes.path(xs, high[picked]) + "L" + axes.path(xs[::-1], bottom[::-1])
+    axes.parts.append(f'<path class="band" d="M{band}Z"/>')
+    axes.parts.append(f'<path class="curve" d="M{axes.path(xs, accuracy[picked])}"/>')
+    rows = []
+    for target in TARGETS:
+        reached = ends[accuracy[ends] >= target]
+        if len(reached):
+            last = int(reached[-1])
+            axes.parts.append(
+                f"<g><title>{target:.0%} right: {n[last] / N:.1%} of the texts</title>"
+                f'<circle cx="{axes.x(n[last] / N):.1f}" cy="{axes.y(accuracy[last]):.1f}" r="4.5"/></g>'
+            )
+            cells = [f"{n[last] / N:.1%}", f"{n[last]:,}", f"{confidence[order[last]]:.3f}"]
+            cells.append(f"{low[last]:.1%} – {high[last]:.1%}")
+        else:
+            cells = ["none", "0", "–", "–"]
+        rows.append(
+            f"<tr><td>{target:.0%}</td>" + "".join(f'<td class="nowrap">{c}</td>' for c in cells) + "</tr>"
+        )
+    heads = ("right, at least", "of the texts", "number", "confidence from", "95 % interval")
+    picture = axes.svg(
+        "Accuracy against the share of texts that are answered; some points stand in the table below"
+    )
+    return picture + _numbers(heads, rows, opened=True)
+
+
+def _numbers(heads: Sequence[str], rows: Sequence[str], opened: bool = False) -> str:
+    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
+    return (
+        f"<details{' open' if opened else ''}><summary>The numbers</summary>"
+        '<div class="scroll" role="region" aria-label="The numbers" tabindex="0"><table class="numbers">'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details>"
+    )
