@@ -73,7 +73,8 @@ def test_spans_are_the_words_of_the_text_and_pieces_are_summed(explainer: Explai
     encoding = explainer.tokenizer.encode(text)
     scores = np.arange(len(encoding.ids), dtype=np.float32)
     spans, sums = words(encoding, scores)
-    assert len(spans) == len(sums) and sums.sum() == scores[1:-1].sum()
+    assert len(spans) == len(sums)
+    assert sums.sum() == scores[1:-1].sum()
 
 
 def test_word_pieces_of_one_word_become_one_span() -> None:
@@ -93,7 +94,8 @@ def test_a_long_text_is_explained_up_to_the_length_that_the_model_reads(explaine
 
 def test_a_text_of_no_tokens_has_no_words(explainer: Explainer) -> None:
     (found,) = explainer.explain([Question(" \n ", 1)])
-    assert found == Attribution([], found.scores, found.gap) and found.scores.shape == (0,)
+    assert found == Attribution([], found.scores, found.gap)
+    assert found.scores.shape == (0,)
 
 
 def test_words_of_a_class_push_towards_it_in_a_trained_model(trained: Path) -> None:
