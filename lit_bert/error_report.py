@@ -202,9 +202,9 @@ def explain(predictions: Predictions, predictions_file: Path, indices: Sequence[
     if found:
         half, most = np.quantile(gaps, (0.5, 0.95))
         note += (
-            ", by integrated gradients: what the class gains over a text of [MASK] only, in logits less their "
-            f"mean, is shared out among the words. Of a gain of {np.median(gains):.2f} in the median, their "
-            f"scores miss {half:.3f} in half of the answers and at most {most:.3f} in 95 % of them"
+            ", by integrated gradients: what the class gains over a text of [MASK] only, in logits less "
+            f"their mean, is shared out among the words. Of a gain of {np.median(gains):.2f} in the median, "
+            f"their scores miss {half:.3f} in half of the answers and at most {most:.3f} in 95 % of them"
         )
     return Explained(dict(zip(keys, found, strict=True)), f"{note}.")
 
@@ -456,8 +456,8 @@ def _confusions(class_names: list[str], counts: np.ndarray, most: int = 12) -> s
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     items = [
-        f'<li><a href="#cell-{i}-{j}"><span class="n">{wrong[i, j]:,}</span> '
-        f"<bdi>{_escape(class_names[i])}</bdi> <span>as</span> <bdi>{_escape(class_names[j])}</bdi></a></li>"
+        f'<li><a href="#cell-{i}-{j}"><span class="n">{wrong[i, j]:,}</span> <span>'
+        f"<bdi>{_escape(class_names[i])}</bdi> <i>as</i> <bdi>{_escape(class_names[j])}</bdi></span></a></li>"
         for i, j in (divmod(int(cell), len(class_names)) for cell in order)
         if wrong[i, j]
     ]
