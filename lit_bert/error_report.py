@@ -58,7 +58,7 @@ FACT_NAMES = {
 LEGEND = (
     '<p class="legend"><span class="w" style="--a:80%">blue, underlined</span> pushed towards the class, '
     '<span class="w against" style="--a:80%">orange, dotted</span> against it; the stronger the colour, the '
-    "harder, within a text.</p>"
+    "harder, within a text. Numbers are logits.</p>"
 )
 
 
@@ -493,13 +493,17 @@ def _suspect_note(facts: dict[str, Any], suspects: np.ndarray, N: int) -> str:
     count = len(suspects)
     found = f"{count:,} of {N:,} labels are suspect" if count else "No label is suspect"
     shown = f"; shown are the first {LISTED}" if count > LISTED else ""
-    seen = (
-        " The checkpoint was trained on these rows and may know their labels by heart: what is wrong with "
-        "them hardly shows here."
-        if facts.get("scored on") in (None, facts.get("trained on")) and facts.get("split") == "train"
-        else " The checkpoint was not trained on these rows."
-    )
-    return f"{found}{shown}.{seen}"
+    trained_on, scored_on = facts.get("trained on"), facts.get("scored on", facts.get("trained on"))
+    if facts.get("split") != "train":
+        seen = "The checkpoint was not trained on these rows."
+    elif trained_on == scored_on:
+        seen = (
+            "The checkpoint was trained on these rows and may know their labels by heart: what is wrong with "
+            "them hardly shows here."
+        )
+    else:
+        seen = "This holds if the checkpoint was not trained on these rows."
+    return f"{found}{shown}. {seen}"
 
 
 # --- diagrams ---

@@ -184,6 +184,18 @@ def test_a_swapped_label_is_suspected_first() -> None:
     assert set(found.tolist()) == {7, 50}
 
 
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"split": "validation", "trained on": "a"}, "was not trained on these rows."),
+        ({"split": "train", "trained on": "a", "scored on": "a"}, "was trained on these rows"),
+        ({"split": "train", "trained on": "a", "scored on": "b"}, "This holds if"),
+    ],
+)
+def test_suspicion_says_whether_the_rows_had_been_learned(facts: dict[str, str], said: str) -> None:
+    assert said in error_report._suspect_note(facts, np.array([1]), 9)
+
+
 def test_classes_without_rows_and_runs_without_errors_have_a_page(tmp_path: Path) -> None:
     labels = np.zeros(5, dtype=np.int64)
     probs = np.tile(np.array([[0.9, 0.1, 0.0]], dtype=np.float32), (5, 1))
