@@ -171,7 +171,10 @@ def leftovers(cache):
 
 
 def is_note(place):
-    return place.parent.name in ("labels", "splits") and json.loads(place.read_text()) is not None
+    return (
+        place.parent.name in ("labels", "splits", "duplicates", "audits")
+        and json.loads(place.read_text()) is not None
+    )
 
 
 def refusal(call, *arguments):
@@ -664,7 +667,7 @@ def test_whoever_finishes_first_wins_where_locks_do_nothing(tmp_path):
         partial.mkdir()
         (partial / "rows.arrow").write_text("ours")
 
-    data._write_atomically(final, write)
+    data.write_atomically(final, write)
     assert (final / "rows.arrow").read_text() == "theirs"
     assert [place.name for place in final.parent.iterdir() if place.suffix != ".lock"] == ["key"]
 
@@ -678,7 +681,7 @@ def test_failure_in_the_middle_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        data._write_atomically(final, write)
+        data.write_atomically(final, write)
     assert [place.name for place in final.parent.iterdir() if place.suffix != ".lock"] == []
 
 
