@@ -584,11 +584,15 @@ class EmotionDataModule(LightningDataModule):
 
         Tokenizes what never was, the test split too: for an audit, not for training.
         """
-        train = self._carved()[0] if self._carves else self._tokenized("train_split")
+        train = self._carved()[0] if self._carves else self.whole()
         found = {self.hparams.train_split: train, self.val_name: self._val_part()}
         if self.hparams.test_split in self._split_names and self.hparams.test_split not in found:
             found[self.hparams.test_split] = self._tokenized("test_split")
         return found
+
+    def whole(self) -> TokenizedRows:
+        """The training split as the data has it, which folds are cut from."""
+        return self._tokenized("train_split")
 
     @property
     def _carves(self) -> bool:
@@ -601,7 +605,7 @@ class EmotionDataModule(LightningDataModule):
         return wanted not in self._split_names
 
     def _train_part(self) -> TokenizedRows:
-        rows = self._carved()[0] if self._carves else self._tokenized("train_split")
+        rows = self._carved()[0] if self._carves else self.whole()
         if self.hparams.deduplicate:
             rows = rows.view(self._not_elsewhere(rows))
         if np.count_nonzero(np.bincount(rows.labels)) < 2:
@@ -619,7 +623,7 @@ class EmotionDataModule(LightningDataModule):
         return self._val_part() if is_val else self._tokenized("test_split")
 
     def _carved(self) -> tuple[TokenizedRows, TokenizedRows]:
-        rows, folds, seed = self._tokenized("train_split"), self.hparams.folds, self.hparams.subset_seed
+        rows, folds, seed = self.whole(), self.hparams.folds, self.hparams.subset_seed
         if not folds:
             train, val = _carve(rows.labels, self.hparams.val_fraction, seed)
             return rows.view(train), rows.view(val)
