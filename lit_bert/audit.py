@@ -497,8 +497,9 @@ def suspects_text(predictions: Predictions, found: Suspects) -> str:
         rows[name] = [f"{count:,}", f"{len(mine):,} {_share(len(mine), count)}", mostly]
     total = len(labels)
     lines = [
-        f"about {found.estimate:,} of {total:,} labels ({100 * found.estimate / total:.1f} %) are wrong, by "
-        "what models say that were trained on the other rows (confident learning)",
+        f"about {found.estimate:,} of {total:,} labels ({100 * found.estimate / total:.1f} %) look wrong to "
+        "models that were trained on the other rows",
+        "(confident learning; texts that are only hard are among them)",
         "",
         *_table("label", ["rows", "suspected", "mostly taken for"], rows),
     ]

@@ -63,7 +63,7 @@ from lit_bert.data import EmotionDataModule
 from lit_bert.model import BertClassifier
 from lit_bert.predictions import VALIDATED, Predictions
 from lit_bert.report import SEEDS, seeds_table
-from lit_bert.runs import fit_each
+from lit_bert.runs import LOG, fit_each
 from lit_bert.scores import Score
 from lit_bert.sources import Source, Weights
 from lit_bert.tables import BadRow, Numbered, RowWriter, read_rows, text_problem
@@ -575,11 +575,13 @@ class Audit(_Verb):
         config = self.config["audit"]
         arguments = self._checked_arguments()
         folds, reuse = config["folds"], config["reuse"] and Path(config["reuse"])
-        earlier = Predictions.read(reuse / OUT_OF_FOLD) if reuse else None
         rows, names = datamodule.whole(), datamodule.label_names
+        if folds > len(rows):
+            raise UserError(f"--folds is {folds}; expected at most one for each of the {len(rows):,} rows.")
+        earlier = Predictions.read(reuse / OUT_OF_FOLD) if reuse else None
         if earlier and reuse:
             check_from(earlier, rows, names, reuse)
-        announce(self.trainer, [("weights", model.weights.source), ("rows", datamodule.source)])
+        announce(self.trainer, [("weights", datamodule.weights.source), ("rows", datamodule.source)])
         parts = datamodule.parts()
         print(findings_text(find_flaws(parts, names, config["examples"])), flush=True)
         if datamodule.hparams.test_split not in parts:
@@ -617,6 +619,11 @@ class Audit(_Verb):
             raise UserError(f"--examples is {config['examples']}; expected at least 0.")
         if folds and config["reuse"]:
             raise UserError("got --folds and --reuse; expected one of them.")
+        if config["reuse"] and not (Path(config["reuse"]) / OUT_OF_FOLD).is_file():
+            raise UserError(
+                f"--reuse {config['reuse']} has no {OUT_OF_FOLD}; expected the folder of an audit with folds, "
+                f"such as {RUNS / 'audit_0'}."
+            )
         if folds or config["reuse"]:
             need_cleanlab()
         elif config["output"]:
@@ -634,7 +641,10 @@ class Audit(_Verb):
             # One validation, at the end: the fold that is held out chooses no epoch.
             shared.append(f"--trainer.check_val_every_n_epoch={trainer['max_epochs']}")
         each = {f"fold_{fold}": [*shared, f"--data.fold={fold}"] for fold in range(folds)}
-        runs = fit_each(arguments, each, folder, on_cpu=not _has_accelerator())
+        log.info(
+            f"training {folds} models, each without one of {folds} parts; {folder}/fold_*/{LOG} say more"
+        )
+        runs = fit_each(arguments, each, folder, on_cpu=not _has_accelerator(), quiet=True)
         predictions = merged([Predictions.read(run / VALIDATED) for run in runs], labels)
         predictions.write(folder / OUT_OF_FOLD)
         for run in runs:  # parts of an audit, which `report` and `test` would take for the newest fit

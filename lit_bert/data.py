@@ -107,7 +107,7 @@ class TokenizedRows(Dataset):
     def fingerprint(self) -> str:
         """Changes with the file and with the rows of it that this view shows."""
         digest = hashlib.sha256(self.key.encode())
-        digest.update(np.ascontiguousarray(self.rows))
+        digest.update(np.ascontiguousarray(self.rows).data)
         return digest.hexdigest()
 
     def __len__(self) -> int:
@@ -645,7 +645,7 @@ class EmotionDataModule(LightningDataModule):
             val, test = self._val_part(), self.hparams.test_split
             apart = test in self._split_names and test not in (self.hparams.train_split, self.val_name)
             others = f"{self.val_name} or {test}" if apart else self.val_name
-            parts = (train.fingerprint, val.fingerprint, self.hparams.text_column)
+            parts: tuple[Any, ...] = (train.fingerprint, val.fingerprint, self.hparams.text_column)
             parts += (self.corpus.fingerprint(test), test) if apart else ()
 
             def find() -> list[int]:
