@@ -595,9 +595,7 @@ class Audit(_Verb):
         arguments, root = _take(arguments, "--trainer.logger.init_args.save_dir", "a folder")
         folder = reuse or _next_folder(Path(root or RUNS), "audit")
         output = Path(config["output"] or folder / SUSPECTS)
-        with RowWriter(
-            output
-        ) as writer:  # opened before anything is trained: later is late to find it cannot be
+        with RowWriter(output) as writer:  # opened first, so that no training is in vain
             predictions = earlier or self._train_folds(arguments, folds, folder, rows.labels)
             found = suspects(predictions)
             write_suspects(predictions, found, writer)
@@ -621,8 +619,8 @@ class Audit(_Verb):
             raise UserError("got --folds and --reuse; expected one of them.")
         if config["reuse"] and not (Path(config["reuse"]) / OUT_OF_FOLD).is_file():
             raise UserError(
-                f"--reuse {config['reuse']} has no {OUT_OF_FOLD}; expected the folder of an audit with folds, "
-                f"such as {RUNS / 'audit_0'}."
+                f"--reuse {config['reuse']} has no {OUT_OF_FOLD}; expected the folder of an audit with "
+                f"folds, such as {RUNS / 'audit_0'}."
             )
         if folds or config["reuse"]:
             need_cleanlab()
