@@ -287,13 +287,13 @@ def _gist(findings: Findings, deduplicated: bool) -> list[str]:
                 + remedy
             )
     lines += [
-        f"{_texts(split.blank)} of {name} without a letter"
+        f"{_texts(split.blank)} of {name} {'is' if split.blank == 1 else 'are'} empty"
         for name, split in findings.splits.items()
         if split.blank
     ]
     name, train = next(iter(findings.splits.items()))
     if train.rare:
-        few = [f"{findings.class_names[index]} {train.classes[index]:,}" for index in train.rare]
+        few = [f"{findings.class_names[index]} ({train.classes[index]:,})" for index in train.rare]
         more = f" and {len(few) - 5} more classes" if len(few) > 5 else ""
         lines.append(f"few rows to learn from in {name}: {', '.join(few[:5])}{more}")
     if lines:
@@ -427,7 +427,10 @@ def merged(folds: Sequence[Predictions], labels: np.ndarray) -> Predictions:
         {**folds[0].facts, "split": f"out of {len(folds)} folds"},
     )
     if not np.array_equal(whole.rows, np.arange(len(labels))) or not np.array_equal(whole.labels, labels):
-        raise UserError("the folds do not hold each training row once: the data changed while they trained.")
+        raise UserError(
+            "the folds did not score each training row once. Leave the data as it is while they train, and "
+            "--trainer.limit_val_batches alone."
+        )
     return whole
 
 

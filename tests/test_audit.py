@@ -201,8 +201,8 @@ def test_the_gist_names_what_bends_a_score(parts):
         "1 text of train stands there more than once, with different labels",
         "2 texts of validation also stand in train, 1 of them with different labels; --data.deduplicate true "
         "leaves such rows out of training",
-        "1 text of train without a letter",
-        "few rows to learn from in train: c 2",
+        "1 text of train is empty",
+        "few rows to learn from in train: c (2)",
         "`python -m lit_bert audit` with the same flags shows which",
     ]
 
