@@ -354,8 +354,9 @@ def test_what_audit_cannot_take_is_refused_in_one_line(run, flags, arguments, pa
     assert not list(Path().glob("**/*.ckpt"))
 
 
-def test_audit_with_folds_ranks_every_training_row(run, flags, blemished):
+def test_audit_with_folds_ranks_every_training_row(run, flags, blemished, monkeypatch):
     pytest.importorskip("cleanlab")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the fits, which are processes of their own
     quick = ["--trainer.max_epochs=4", "--data.batch_size=8", "--model.learning_rate=0.003"]
     outcome = run("audit", *flags, *quick, "--folds", 2)
     assert outcome.code == 0, outcome.err[-2000:]
