@@ -34,6 +34,7 @@ VERBS = {
     "report": Verb(
         "report", "report", "errors of a run as a web page; two runs compared; several seeds summed up"
     ),
+    "audit": Verb("cli", "audit", "show repeated, contradictory and mislabelled rows of labelled text"),
     "predict": Verb("cli", "predict", "label texts from the command line, standard input or a file"),
 }
 

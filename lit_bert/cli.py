@@ -36,6 +36,19 @@ from rich.console import Console
 from rich.panel import Panel
 
 from lit_bert import UserError, scores
+from lit_bert.audit import (
+    OUT_OF_FOLD,
+    SUSPECTS,
+    check_from,
+    find_flaws,
+    findings_text,
+    gist,
+    merged,
+    need_cleanlab,
+    suspects,
+    suspects_text,
+    write_suspects,
+)
 from lit_bert.callbacks import (
     Dashboard,
     EarlyStop,
@@ -50,7 +63,7 @@ from lit_bert.data import EmotionDataModule
 from lit_bert.model import BertClassifier
 from lit_bert.predictions import VALIDATED, Predictions
 from lit_bert.report import SEEDS, seeds_table
-from lit_bert.runs import fit_each
+from lit_bert.runs import LOG, fit_each
 from lit_bert.scores import Score
 from lit_bert.sources import Source, Weights
 from lit_bert.tables import BadRow, Numbered, RowWriter, read_rows, text_problem
@@ -94,6 +107,7 @@ class _Verb(LightningCLI):
     name: ClassVar[str]
     usage: ClassVar[str] = "[--config FILE ...] [OPTIONS]"
     trainer_settings: ClassVar[dict[str, Any]] = {"enable_model_summary": False}
+    trainer_type: ClassVar[type[Trainer]] = Trainer
 
     def __init__(
         self, arguments: list[str], checkpoint: Checkpoint | None, config_file: Path | None = None
@@ -106,6 +120,7 @@ class _Verb(LightningCLI):
         super().__init__(
             BertClassifier,
             EmotionDataModule,
+            trainer_class=self.trainer_type,
             save_config_callback=KeepConfig if self.name == "fit" else None,
             save_config_kwargs={"overwrite": True},  # a resumed run writes into its own folder
             seed_everything_default=0,
@@ -217,6 +232,11 @@ class Fit(_Verb):
             help="train that many times, with seeds counting up from seed_everything, and show mean and spread; "
             "on the command line only",
         )
+        self.add_run_arguments(parser)
+
+    @classmethod
+    def add_run_arguments(cls, parser: LightningArgumentParser) -> None:
+        """Arguments that may stand in a configuration beside the sections that all verbs have."""
         parser.add_argument(
             "--calibrate",
             type=bool,
@@ -226,7 +246,7 @@ class Fit(_Verb):
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStop, "early_stopping")
-        parser.set_defaults(self.defaults)
+        parser.set_defaults(cls.defaults)
 
     @staticmethod
     def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -290,9 +310,13 @@ class Fit(_Verb):
         announce(self.trainer, self.sources())
         size = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
         log.info(f"model      {size:.1f}M parameters, highest learning rate {self.model.learning_rate:g}")
-        train, val = len(self.datamodule.train_rows), len(self.datamodule.val_rows)
-        log.info(f"rows       {train:,} to train on, {val:,} to validate on")
-        log.info(f"classes    {len(self.datamodule.label_names)}: {_some(self.datamodule.label_names)}")
+        data = self.datamodule
+        log.info(f"rows       {len(data.train_rows):,} to train on, {len(data.val_rows):,} to validate on")
+        log.info(f"classes    {len(data.label_names)}: {_some(data.label_names)}")
+        if self.trainer.is_global_zero:
+            used = {data.hparams.train_split: data.train_rows, data.val_name: data.val_rows}
+            for line in gist(used, data.label_names, data.hparams.deduplicate):
+                log.info(f"audit      {line}")
         if self.trainer.log_dir:
             log.info(f"run        {run}")
         self.start = time.perf_counter()
@@ -341,7 +365,7 @@ class Fit(_Verb):
                 f"calibrated with temperature {temperature:.3f}: expected calibration error {before:.4f} before, "
                 f"{after:.4f} after, on rows it was not fitted on"
             )
-        split = self.datamodule.hparams.val_split
+        split = self.datamodule.val_name
         settle(Checkpoint.open(best), "validate", split, predictions, self.sources(), notes)
 
 
@@ -373,7 +397,7 @@ class _Evaluate(_Verb):
         print(f"checkpoint {self.checkpoint.path}\nsha256     {self.checkpoint.sha256}")
         if self.checkpoint.val_f1 is not None:
             print(f"validation macro F1 when it was saved: {self.checkpoint.val_f1:.4f}")
-        split = datamodule.hparams[f"{self.split}_split"]
+        split = datamodule.val_name if self.split == "val" else datamodule.hparams.test_split
         sources = [*self.sources(), ("scored on", datamodule.source)]
         settle(self.checkpoint, self.name, split, outputs.predictions, sources)
 
@@ -494,6 +518,139 @@ class Predict(_Verb):
             log.info(f"{name}, {numbered.place}: {problem}; left out")
 
 
+class AuditTrainer(Trainer):
+    """LightningCLI wants every verb to be a method of its trainer."""
+
+    def audit(self, model: BertClassifier, datamodule: EmotionDataModule) -> None:
+        """Show what is wrong with labelled text."""
+
+
+class Audit(_Verb):
+    """Show what is wrong with labelled text; takes the flags and configurations of fit.
+
+    Repeated texts, texts with several labels, texts that stand in several splits, truncated and empty ones,
+    rare classes; with --folds also labels that look wrong. The test split is read too, but --folds trains on
+    the training split alone.
+    """
+
+    name = "audit"
+    usage = "[--folds K] [--config FILE ...] [OPTIONS]"
+    trainer_type = AuditTrainer
+    own: ClassVar[dict[str, Any]] = {"folds": 0, "reuse": None, "output": None, "examples": 10}
+
+    def __init__(self, arguments: list[str], config_file: Path) -> None:
+        self.arguments = arguments
+        super().__init__(arguments, None, config_file)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"audit": {"model", "datamodule"}}
+
+    def add_verb_arguments(self, parser: LightningArgumentParser) -> None:
+        for name, kind, text in (
+            (
+                "folds",
+                int,
+                "train that many models, each on all but one part of the training split, and rank the labels "
+                "they do not believe; 3 takes about as long as two fits; 0 trains nothing",
+            ),
+            (
+                "reuse",
+                str | None,
+                "folder of an earlier audit of the same rows: ranks labels again without training",
+            ),
+            (
+                "output",
+                str | None,
+                "CSV, TSV, JSON Lines or Parquet file for all suspected rows; null is suspects.csv in the "
+                "folder of the audit",
+            ),
+            ("examples", int, "texts to show of each finding"),
+        ):
+            parser.add_argument(f"--{name}", type=kind, default=self.own[name], help=text)
+        Fit.add_run_arguments(parser)
+
+    def audit(self, datamodule: EmotionDataModule, model: BertClassifier, **_: Any) -> None:
+        """Prints all of it. The folder of the folds keeps their predictions, not their checkpoints."""
+        config = self.config["audit"]
+        arguments = self._checked_arguments()
+        folds, reuse = config["folds"], config["reuse"] and Path(config["reuse"])
+        rows, names = datamodule.whole(), datamodule.label_names
+        if folds > len(rows):
+            raise UserError(f"--folds is {folds}; expected at most one for each of the {len(rows):,} rows.")
+        earlier = Predictions.read(reuse / OUT_OF_FOLD) if reuse else None
+        if earlier and reuse:
+            check_from(earlier, rows, names, reuse)
+        announce(self.trainer, [("weights", datamodule.weights.source), ("rows", datamodule.source)])
+        parts = datamodule.parts()
+        print(findings_text(find_flaws(parts, names, config["examples"])), flush=True)
+        if datamodule.hparams.test_split not in parts:
+            print(f"\nthere is no split '{datamodule.hparams.test_split}' to look at")
+        if not folds and not reuse:
+            print(
+                "\nnext: labels that look wrong, for about the time of two fits:\n"
+                "      python -m lit_bert audit --folds 3 and the same flags"
+            )
+            return
+        arguments, root = _take(arguments, "--trainer.logger.init_args.save_dir", "a folder")
+        folder = reuse or _next_folder(Path(root or RUNS), "audit")
+        output = Path(config["output"] or folder / SUSPECTS)
+        with RowWriter(output) as writer:  # opened first, so that no training is in vain
+            predictions = earlier or self._train_folds(arguments, folds, folder, rows.labels)
+            found = suspects(predictions)
+            write_suspects(predictions, found, writer)
+        print(f"\n{suspects_text(predictions, found)}\n\nall of them: {output}")
+
+    def _checked_arguments(self) -> list[str]:
+        """Those that are also fit's."""
+        config, arguments = self.config["audit"], self.arguments
+        for name, default in self.own.items():
+            arguments, given = _take(arguments, f"--{name}", "a value")
+            if given is None and config[name] != default:
+                raise UserError(
+                    f"{name} stands in a configuration; give it on the command line, as --{name}."
+                )
+        folds = config["folds"]
+        if folds < 0 or folds == 1:
+            raise UserError(f"--folds is {folds}; expected at least 2, or 0 to train nothing.")
+        if config["examples"] < 0:
+            raise UserError(f"--examples is {config['examples']}; expected at least 0.")
+        if folds and config["reuse"]:
+            raise UserError("got --folds and --reuse; expected one of them.")
+        if config["reuse"] and not (Path(config["reuse"]) / OUT_OF_FOLD).is_file():
+            raise UserError(
+                f"--reuse {config['reuse']} has no {OUT_OF_FOLD}; expected the folder of an audit with "
+                f"folds, such as {RUNS / 'audit_0'}."
+            )
+        if folds or config["reuse"]:
+            need_cleanlab()
+        elif config["output"]:
+            raise UserError("--output is for labels that look wrong; add --folds 3, which looks for them.")
+        return arguments
+
+    def _train_folds(self, arguments: list[str], folds: int, folder: Path, labels: np.ndarray) -> Predictions:
+        """Predictions of every training row by a model that was trained without it."""
+        trainer = self.config["audit"]["trainer"]
+        shared = [f"--data.folds={folds}", "--data.val_rows=null"]
+        by_epochs = (
+            (trainer["max_epochs"] or 0) > 0 and trainer["max_steps"] == -1 and not trainer["max_time"]
+        )
+        if by_epochs and trainer["val_check_interval"] in (None, 1.0):
+            # One validation, at the end: the fold that is held out chooses no epoch.
+            shared.append(f"--trainer.check_val_every_n_epoch={trainer['max_epochs']}")
+        each = {f"fold_{fold}": [*shared, f"--data.fold={fold}"] for fold in range(folds)}
+        log.info(
+            f"training {folds} models, each without one of {folds} parts; {folder}/fold_*/{LOG} say more"
+        )
+        runs = fit_each(arguments, each, folder, on_cpu=not _has_accelerator(), quiet=True)
+        predictions = merged([Predictions.read(run / VALIDATED) for run in runs], labels)
+        predictions.write(folder / OUT_OF_FOLD)
+        for run in runs:  # parts of an audit, which `report` and `test` would take for the newest fit
+            for file in (run / VALIDATED, *run.glob("*.ckpt")):
+                file.unlink()
+        return predictions
+
+
 def _make_writable(folder: Path) -> None:
     """Makes the folder of a run, or says that nothing can be kept there."""
     try:
@@ -611,6 +768,12 @@ def fit(arguments: list[str]) -> int:
         checkpoint,
         None if checkpoint and "config" in checkpoint.content else _configs() / "base.yaml",
     )
+    return 0
+
+
+def audit(arguments: list[str]) -> int:
+    _prepare()
+    Audit(_checked_configs(arguments), _configs() / "base.yaml")
     return 0
 
 
@@ -755,4 +918,4 @@ def _prepare() -> None:
         disable_progress_bars()
 
 
-__all__ = ["RUNS", "fit", "predict", "test", "validate"]
+__all__ = ["RUNS", "audit", "fit", "predict", "test", "validate"]

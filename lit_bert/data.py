@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -33,7 +34,7 @@ from lit_bert.tables import BadRow, Numbered
 
 log = logging.getLogger(__name__)
 
-CACHE_FORMAT = 1  # part of every cache key: raise it when what is written changes
+CACHE_FORMAT = 2  # part of every cache key: raise it when what is written changes
 TOKENIZE_ROWS = 1000  # rows tokenized, and held, at a time
 GROUP_BATCHES = 50  # batches sorted by length together in training
 PREDICT_ROWS = 4096  # rows tokenized and sorted by length together in prediction
@@ -47,21 +48,29 @@ class TokenizedRows(Dataset):
     Memory grows with the rows, by less than 100 bytes each, and not with the length of the texts.
 
     Attributes:
+        key: name of the file's folder, which changes with what is in it.
         rows: int64 (N,), the rows of the file that this view shows, in its order.
         labels: int64 (N,), class indices.
         lengths: int64 (N,), tokens of each text, special ones included.
+        hashes: uint64 (N,), `text_hash` of each text; read from the file each time, as `truncated` and
+            `blank` are.
+        truncated: bool (N,), whether the text was cut.
+        blank: bool (N,), whether the text is empty or white space only.
     """
 
     def __init__(self, file: Path) -> None:
         import datasets
 
+        self.key = file.parent.name
         self._table = datasets.Dataset.from_file(str(file))
         chunks = self._table.data.column("input_ids").chunks
         self._values = [chunk.values.to_numpy() for chunk in chunks]
         offsets = [chunk.offsets.to_numpy() for chunk in chunks]
         self._starts = np.concatenate([each[:-1] for each in offsets])
         self._lengths = np.concatenate([np.diff(each) for each in offsets])
-        self._chunk = np.repeat(np.arange(len(chunks), dtype=np.int32), [len(each) - 1 for each in offsets])
+        sizes = [len(each) for each in chunks]
+        self._chunk = np.repeat(np.arange(len(chunks), dtype=np.int32), sizes)
+        self._first_rows = np.cumsum([0, *sizes])  # of each chunk
         self._labels = self._table.data.column("labels").to_numpy()
         self.rows = np.arange(len(self._starts))
 
@@ -79,6 +88,28 @@ class TokenizedRows(Dataset):
     def lengths(self) -> np.ndarray:
         return self._lengths[self.rows].astype(np.int64)
 
+    @property
+    def hashes(self) -> np.ndarray:
+        return self._column("hash")
+
+    @property
+    def truncated(self) -> np.ndarray:
+        return self._column("truncated")
+
+    @property
+    def blank(self) -> np.ndarray:
+        return self._column("blank")
+
+    def _column(self, name: str) -> np.ndarray:
+        return self._table.data.column(name).to_numpy()[self.rows]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the file and with the rows of it that this view shows."""
+        digest = hashlib.sha256(self.key.encode())
+        digest.update(np.ascontiguousarray(self.rows).data)
+        return digest.hexdigest()
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -90,9 +121,37 @@ class TokenizedRows(Dataset):
 
     def texts(self, rows: Iterable[int]) -> list[str]:
         """The texts of rows of the file, as they were before tokenizing."""
-        import pyarrow as pa
+        # One by one: `take` would first copy the whole column, since it has several chunks.
+        chunks, chunk_of, first = self._table.data.column("text").chunks, self._chunk, self._first_rows
+        return [chunks[chunk_of[row]][row - first[chunk_of[row]]].as_py() for row in rows]
 
-        return self._table.data.column("text").take(pa.array(rows, pa.int64())).to_pylist()
+    def all_texts(self) -> Iterator[str]:
+        """The texts of this view, read piece by piece."""
+        for start in range(0, len(self), TOKENIZE_ROWS):
+            yield from self.texts(self.rows[start : start + TOKENIZE_ROWS])
+
+    def found_in(self, texts: Iterable[str]) -> np.ndarray:
+        """Indices of the rows of this view whose text is one of `texts`, int64, ascending."""
+        hashes = self.hashes
+        order = hashes.argsort()
+        hashes = hashes[order]
+        found: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
+        done: set[str] = set()  # a text may come a million times
+        for some in _chunks(texts, TOKENIZE_ROWS):
+            wanted = np.array([text_hash(text) for text in some], dtype=np.uint64)
+            starts, ends = hashes.searchsorted(wanted), hashes.searchsorted(wanted, "right")
+            for index in np.flatnonzero(starts < ends):
+                if (text := some[index]) not in done:
+                    done.add(text)
+                    like = order[starts[index] : ends[index]]
+                    same = [other == text for other in self.texts(self.rows[like])]
+                    found.append(like[np.array(same)])
+        return np.unique(np.concatenate(found))
+
+
+def text_hash(text: str) -> int:
+    """64 bits of a text, the same in every process. Equal ones have to be compared: they may collide."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def collate(items: list[dict[str, Any]], pad_token_id: int = 0) -> Batch:
@@ -210,8 +269,14 @@ class EmotionDataModule(LightningDataModule):
             data has none.
         train_rows: train on that many rows only, taken after a shuffle; null takes all.
         val_rows: validate on that many rows only, taken after a shuffle; null takes all.
-        subset_seed: seed of those shuffles and of the carving; with 42 `train_rows` picks the same rows as
-            `Dataset.shuffle(seed=42)` of the tutorial.
+        subset_seed: seed of those shuffles, of the carving and of the folds; with 42 `train_rows` picks the
+            same rows as `Dataset.shuffle(seed=42)` of the tutorial.
+        deduplicate: whether to leave out of training the rows whose exact text also stands in the validation
+            or the test split. The one setting under which fit reads the texts of the test split (where there
+            is one); never its labels.
+        folds: cross-validation: cut the training split into that many parts, class by class, and validate on
+            one of them instead of on the validation split; null does not.
+        fold: which of the folds to validate on, from 0.
         order_seed: seed of the order of training batches.
         max_length: tokens a text is cut at, special ones included.
         batch_size: texts per optimizer step and device.
@@ -236,6 +301,9 @@ class EmotionDataModule(LightningDataModule):
         train_rows: int | None = None,
         val_rows: int | None = None,
         subset_seed: int = 42,
+        deduplicate: bool = False,
+        folds: int | None = None,
+        fold: int = 0,
         order_seed: int = 0,
         max_length: int = 128,
         batch_size: int = 32,
@@ -247,6 +315,7 @@ class EmotionDataModule(LightningDataModule):
         self.save_hyperparameters(ignore=["weights"], logger=False)
         self.weights = weights or Weights()
         self._splits: dict[str, TokenizedRows] = {}
+        self._duplicates: np.ndarray | None = None
         self._predict_rows: Iterable[Numbered] | None = None
         self._restored_source: Source | None = None
         for name, least in {"batch_size": 1, "eval_batch_size": 1, "train_rows": 1, "val_rows": 1}.items():
@@ -255,6 +324,14 @@ class EmotionDataModule(LightningDataModule):
                 raise UserError(f"data.{name} is {value}; expected at least {least}.")
         if not 0 < val_fraction < 1:
             raise UserError(f"data.val_fraction is {val_fraction}; expected a share between 0 and 1.")
+        if folds is not None and folds < 2:
+            raise UserError(
+                f"data.folds is {folds}; expected at least 2 parts, or null for no cross-validation."
+            )
+        if folds is None and fold:
+            raise UserError(f"data.fold is {fold}, but there are no folds; set --data.folds as well.")
+        if folds is not None and not 0 <= fold < folds:
+            raise UserError(f"data.fold is {fold}; expected 0 to {folds - 1}, as data.folds is {folds}.")
 
     # --- what is known of the data ---
 
@@ -276,7 +353,7 @@ class EmotionDataModule(LightningDataModule):
         split = self.hparams.train_split
         if self.corpus.splits and split not in self.corpus.splits:
             raise self._no_split("train_split", split, self.corpus.splits)
-        return _remembered(self._labels_note(self.corpus.fingerprint(split)), self._find_label_names)
+        return remembered(self._labels_note(self.corpus.fingerprint(split)), self._find_label_names)
 
     def _find_label_names(self) -> list[str]:
         split = self.hparams.train_split
@@ -290,7 +367,7 @@ class EmotionDataModule(LightningDataModule):
         if self.source.kind != "hub" or not self.source.revision:
             return list(self.corpus.splits)
         note = self._splits_note(self.corpus.fingerprint(self.hparams.train_split))
-        return _remembered(note, lambda: list(self.corpus.splits))
+        return remembered(note, lambda: list(self.corpus.splits))
 
     def _names_in_train(self) -> list[str]:
         """The sorted values of the label column; integers in numeric order."""
@@ -341,17 +418,16 @@ class EmotionDataModule(LightningDataModule):
 
     def _labels_note(self, fingerprint: str) -> Path:
         parts = (fingerprint, self.hparams.train_split, self.hparams.label_column)
-        return cache_root() / "labels" / f"{_key(parts)}.json"
+        return cache_root() / "labels" / f"{cache_key(parts)}.json"
 
     def _splits_note(self, fingerprint: str) -> Path:
-        return cache_root() / "splits" / f"{_key((fingerprint,))}.json"
+        return cache_root() / "splits" / f"{cache_key((fingerprint,))}.json"
 
     def _split_folder(self, fingerprint: str, split: str, label_names: list[str]) -> Path:
         tokenizer = self.weights.tokenizer_files["tokenizer.json"]
         columns = (self.hparams.text_column, self.hparams.label_column, label_names)
-        return (
-            cache_root() / "tokens" / _key((fingerprint, split, *columns, tokenizer, self.hparams.max_length))
-        )
+        key = cache_key((fingerprint, split, *columns, tokenizer, self.hparams.max_length))
+        return cache_root() / "tokens" / key
 
     def _have_fit_splits(self, fingerprint: str) -> bool:
         """Whether training needs nothing but the cache."""
@@ -359,7 +435,9 @@ class EmotionDataModule(LightningDataModule):
         if not all(note.is_file() for note in notes):
             return False
         found, splits = (json.loads(note.read_text(encoding="utf-8")) for note in notes)
-        wanted = {self.hparams.train_split, self.hparams.val_split} & set(splits)
+        wanted = {self.hparams.train_split}
+        if not self.hparams.folds:
+            wanted |= {self.hparams.val_split} & set(splits)
         names = self.hparams.label_names or found
         return all(self._split_folder(fingerprint, split, names).is_dir() for split in wanted)
 
@@ -371,9 +449,7 @@ class EmotionDataModule(LightningDataModule):
                 raise self._no_split(flag, split, self.corpus.splits)
             folder = self._split_folder(self.corpus.fingerprint(split), split, self.label_names)
             if not folder.is_dir():
-                if not self.corpus.splits:  # found by its pinned revision alone: now it has to be asked for
-                    self.__dict__["corpus"] = find_corpus(self.hparams.dataset, None)
-                if split not in self.corpus.splits:
+                if split not in self._readers():
                     raise self._no_split(flag, split, self.corpus.splits)
                 self._tokenize(split, folder)
             facts = json.loads((folder / "split.json").read_text(encoding="utf-8"))
@@ -385,8 +461,14 @@ class EmotionDataModule(LightningDataModule):
             self._splits[split] = TokenizedRows(folder / "rows.arrow")
         return self._splits[split]
 
+    def _readers(self) -> dict[str, Callable[[], Iterator[Numbered]]]:
+        """The corpus's splits, to be read."""
+        if not self.corpus.splits:  # found by its pinned revision alone: now it has to be asked for
+            self.__dict__["corpus"] = find_corpus(self.hparams.dataset, None)
+        return self.corpus.splits
+
     def _tokenize(self, split: str, folder: Path) -> None:
-        """Writes `rows.arrow` (text, input_ids, labels) and `split.json` (counts) of one split."""
+        """Writes `rows.arrow` (tokens, labels and the columns of an audit) and `split.json` (counts)."""
         from datasets import ClassLabel, Features, List, Value
         from datasets.arrow_writer import ArrowWriter
 
@@ -399,7 +481,14 @@ class EmotionDataModule(LightningDataModule):
             raise UserError(f"data.label_names has '{double[0]}' twice; expected different names.")
         index_of = {name: index for index, name in enumerate(names)}
         features = Features(
-            {"text": Value("string"), "input_ids": List(Value("int32")), "labels": ClassLabel(names=names)}
+            {
+                "text": Value("string"),
+                "input_ids": List(Value("int32")),
+                "labels": ClassLabel(names=names),
+                "hash": Value("uint64"),
+                "truncated": Value("bool"),
+                "blank": Value("bool"),
+            }
         )
         counts: Counter[int] = Counter()
         truncated = 0
@@ -412,10 +501,18 @@ class EmotionDataModule(LightningDataModule):
                     texts = [str(self._cell(each, split, self.hparams.text_column)) for each in rows]
                     labels = [self._label_index(each, split, index_of) for each in rows]
                     encodings = tokenizer.encode_batch_fast(texts)
-                    truncated += sum(bool(each.overflowing) for each in encodings)
+                    cut = [bool(each.overflowing) for each in encodings]
+                    truncated += sum(cut)
                     counts.update(labels)
-                    input_ids = [np.array(each.ids, dtype=np.int32) for each in encodings]
-                    writer.write_batch({"text": texts, "input_ids": input_ids, "labels": labels})
+                    batch = {
+                        "text": texts,
+                        "input_ids": [np.array(each.ids, dtype=np.int32) for each in encodings],
+                        "labels": labels,
+                        "hash": np.array([text_hash(text) for text in texts], dtype=np.uint64),
+                        "truncated": np.array(cut),
+                        "blank": np.array([not text.strip() for text in texts]),
+                    }
+                    writer.write_batch(batch)
                 if len(counts) < 2:
                     found = f"only the class '{names[next(iter(counts))]}'" if counts else "no rows"
                     raise self._too_few(split, found)
@@ -423,7 +520,7 @@ class EmotionDataModule(LightningDataModule):
             facts = {"rows": counts.total(), "truncated": truncated}
             (partial / "split.json").write_text(json.dumps(facts), encoding="utf-8")
 
-        _write_atomically(folder, write)
+        write_atomically(folder, write)
 
     def _too_few(self, split: str, found: str) -> UserError:
         return UserError(
@@ -450,7 +547,7 @@ class EmotionDataModule(LightningDataModule):
     # --- LightningDataModule ---
 
     def prepare_data(self) -> None:
-        """Tokenizes the splits that the stage needs, once. Fit never touches the test split."""
+        """Tokenizes the splits that the stage needs, once. Fit never tokenizes the test split."""
         if self._predict_rows is not None:
             return
         stage = self.trainer.state.fn if self.trainer else "fit"
@@ -477,15 +574,46 @@ class EmotionDataModule(LightningDataModule):
             self.test_rows = _by_length(self._test_part())
 
     @property
+    def val_name(self) -> str:
+        """What the validation part is called."""
+        folds, fold = self.hparams.folds, self.hparams.fold
+        return f"fold {fold} of {folds} of {self.hparams.train_split}" if folds else self.hparams.val_split
+
+    def parts(self) -> dict[str, TokenizedRows]:
+        """All rows of the training, validation and (where there is one) test part, by their names.
+
+        Tokenizes what never was, the test split too: for an audit, not for training.
+        """
+        train = self._carved()[0] if self._carves else self.whole()
+        found = {self.hparams.train_split: train, self.val_name: self._val_part()}
+        if self.hparams.test_split in self._split_names and self.hparams.test_split not in found:
+            found[self.hparams.test_split] = self._tokenized("test_split")
+        return found
+
+    def whole(self) -> TokenizedRows:
+        """The training split as the data has it, which folds are cut from."""
+        return self._tokenized("train_split")
+
+    @property
     def _carves(self) -> bool:
-        """Whether the validation split is a part of the training split."""
+        """Whether the validation part is a part of the training split."""
         wanted = self.hparams.val_split
+        if self.hparams.folds:
+            return True
         if wanted not in self._split_names and wanted != "validation":  # asked for by name, so not made up
             raise self._no_split("val_split", wanted, self._split_names)
         return wanted not in self._split_names
 
     def _train_part(self) -> TokenizedRows:
-        return self._carved()[0] if self._carves else self._tokenized("train_split")
+        rows = self._carved()[0] if self._carves else self.whole()
+        if self.hparams.deduplicate:
+            rows = rows.view(self._not_elsewhere(rows))
+        if np.count_nonzero(np.bincount(rows.labels)) < 2:
+            raise UserError(
+                f"less than two classes are left in split {self.hparams.train_split} of {self.source.name} "
+                "to train on. Add rows, or change --data.folds or --data.deduplicate."
+            )
+        return rows
 
     def _val_part(self) -> TokenizedRows:
         return self._carved()[1] if self._carves else self._tokenized("val_split")
@@ -495,9 +623,49 @@ class EmotionDataModule(LightningDataModule):
         return self._val_part() if is_val else self._tokenized("test_split")
 
     def _carved(self) -> tuple[TokenizedRows, TokenizedRows]:
-        rows = self._tokenized("train_split")
-        train, val = _carve(rows.labels, self.hparams.val_fraction, self.hparams.subset_seed)
-        return rows.view(train), rows.view(val)
+        rows, folds, seed = self.whole(), self.hparams.folds, self.hparams.subset_seed
+        if not folds:
+            train, val = _carve(rows.labels, self.hparams.val_fraction, seed)
+            return rows.view(train), rows.view(val)
+        if folds > len(rows):
+            raise UserError(
+                f"data.folds is {folds}, but split {self.hparams.train_split} of {self.source.name} has only "
+                f"{len(rows)} rows; expected at most that many."
+            )
+        is_val = _folds(rows.labels, folds, seed) == self.hparams.fold
+        return rows.view(np.flatnonzero(~is_val)), rows.view(np.flatnonzero(is_val))
+
+    def _not_elsewhere(self, train: TokenizedRows) -> np.ndarray:
+        """Indices of the training rows whose text stands neither in the validation nor in the test part.
+
+        Looked for once. Of the test split only the texts are read, so that its labels, which may be missing,
+        decide nothing.
+        """
+        if self._duplicates is None:
+            val, test = self._val_part(), self.hparams.test_split
+            apart = test in self._split_names and test not in (self.hparams.train_split, self.val_name)
+            others = f"{self.val_name} or {test}" if apart else self.val_name
+            parts: tuple[Any, ...] = (train.fingerprint, val.fingerprint, self.hparams.text_column)
+            parts += (self.corpus.fingerprint(test), test) if apart else ()
+
+            def find() -> list[int]:
+                texts = itertools.chain(val.all_texts(), self._texts_of(test) if apart else ())
+                return train.found_in(texts).tolist()
+
+            note = cache_root() / "duplicates" / f"{cache_key(parts)}.json"
+            self._duplicates = np.array(remembered(note, find), dtype=np.int64)
+            log.info(
+                f"{len(self._duplicates):,} of {len(train):,} rows of split {self.hparams.train_split} are "
+                f"left out of training: their texts also stand in {others} (--data.deduplicate)"
+            )
+        keep = np.ones(len(train), dtype=bool)
+        keep[self._duplicates] = False
+        return np.flatnonzero(keep)
+
+    def _texts_of(self, split: str) -> Iterator[str]:
+        """The texts of a split, straight from the data."""
+        for numbered in self._readers()[split]():
+            yield str(self._cell(numbered, split, self.hparams.text_column))
 
     def _subset(self, rows: TokenizedRows, count: int | None) -> TokenizedRows:
         if count is None or count >= len(rows):
@@ -567,15 +735,16 @@ class EmotionDataModule(LightningDataModule):
             self._restored_source = source
 
 
-def _key(parts: tuple[Any, ...]) -> str:
+def cache_key(parts: tuple[Any, ...]) -> str:
+    """A name for what depends on `parts`, and on how this version writes it."""
     return hashlib.sha256(json.dumps([CACHE_FORMAT, *parts]).encode()).hexdigest()[:32]
 
 
-def _remembered(file: Path, find: Callable[[], list[str]]) -> list[str]:
-    """A list of names that is the same for the same text, found once."""
+def remembered(file: Path, find: Callable[[], Any]) -> Any:
+    """Plain values that are the same for the same text, found once."""
     if not file.is_file():
-        names = json.dumps(find())
-        _write_atomically(file, lambda partial: partial.write_text(names, encoding="utf-8"))
+        found = json.dumps(find())
+        write_atomically(file, lambda partial: partial.write_text(found, encoding="utf-8"))
     return json.loads(file.read_text(encoding="utf-8"))
 
 
@@ -609,7 +778,21 @@ def _carve(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, 
     return np.setdiff1d(np.arange(len(labels)), validation), validation
 
 
-def _write_atomically(final: Path, write: Callable[[Path], Any]) -> None:
+def _folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """The fold of each row, int64 (N,), 0 to `folds` - 1.
+
+    Each class is shuffled and dealt out, and the next class goes on where the last one ended: the folds' rows
+    of a class, and their rows altogether, differ by one at most.
+    """
+    generator = np.random.default_rng(seed)
+    of_class = [np.flatnonzero(labels == each) for each in np.unique(labels)]
+    dealt = np.concatenate([generator.permutation(rows) for rows in of_class])
+    found = np.empty(len(labels), dtype=np.int64)
+    found[dealt] = np.arange(len(labels)) % folds
+    return found
+
+
+def write_atomically(final: Path, write: Callable[[Path], Any]) -> None:
     """Lets `write` make a file or folder beside `final`, then renames it; whoever comes first wins.
 
     The lock only saves work: file systems that ignore locks still get whole results.

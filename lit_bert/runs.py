@@ -21,7 +21,9 @@ PROGRESS = ("epoch ", "took ")  # starts of the lines that are passed on from al
 LOG = "fit.log"
 
 
-def fit_each(arguments: list[str], each: dict[str, list[str]], folder: Path, on_cpu: bool) -> list[Path]:
+def fit_each(
+    arguments: list[str], each: dict[str, list[str]], folder: Path, on_cpu: bool, quiet: bool = False
+) -> list[Path]:
     """Runs `fit` once for each entry and waits for all.
 
     What they print goes into the log of each; the screen gets all of the first one's and the progress of
@@ -32,6 +34,7 @@ def fit_each(arguments: list[str], each: dict[str, list[str]], folder: Path, on_
         each: further arguments by the name of the run.
         folder: where the runs go, each in a folder of its name.
         on_cpu: whether they may run side by side and share the cores. On a GPU they take turns.
+        quiet: whether the screen gets no more than the progress of the first one as well.
 
     Returns:
         The folders of the runs, in order.
@@ -64,7 +67,7 @@ def fit_each(arguments: list[str], each: dict[str, list[str]], folder: Path, on_
             try:
                 for line in process.stdout:
                     log.write(line)
-                    if line.strip() and (name == first or line.startswith(PROGRESS)):
+                    if line.startswith(PROGRESS) or (line.strip() and name == first and not quiet):
                         print(f"{name:{width}}  {line}", end="", file=sys.stderr, flush=True)
                     if failed.is_set():
                         process.terminate()

@@ -171,7 +171,10 @@ def leftovers(cache):
 
 
 def is_note(place):
-    return place.parent.name in ("labels", "splits") and json.loads(place.read_text()) is not None
+    return (
+        place.parent.name in ("labels", "splits", "duplicates", "audits")
+        and json.loads(place.read_text()) is not None
+    )
 
 
 def refusal(call, *arguments):
@@ -664,7 +667,7 @@ def test_whoever_finishes_first_wins_where_locks_do_nothing(tmp_path):
         partial.mkdir()
         (partial / "rows.arrow").write_text("ours")
 
-    data._write_atomically(final, write)
+    data.write_atomically(final, write)
     assert (final / "rows.arrow").read_text() == "theirs"
     assert [place.name for place in final.parent.iterdir() if place.suffix != ".lock"] == ["key"]
 
@@ -678,7 +681,7 @@ def test_failure_in_the_middle_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        data._write_atomically(final, write)
+        data.write_atomically(final, write)
     assert [place.name for place in final.parent.iterdir() if place.suffix != ".lock"] == []
 
 
@@ -730,6 +733,21 @@ def test_texts_come_back_as_they_were(ready, tmp_path):
     rows = [{"text": text, "label": n % 2} for n, text in enumerate(texts)]
     made = ready(folder_of(tmp_path, "jsonl", train=rows, validation=rows))
     assert made.train_rows.texts(range(4)) == texts
+
+
+def test_the_cache_keeps_what_an_audit_needs(ready, tmp_path):
+    texts = ["i am so very happy", "i am sad", " ", "i am sad"]
+    rows = [{"text": text, "label": n % 2} for n, text in enumerate(texts)]
+    made = ready(folder_of(tmp_path, "jsonl", train=rows, validation=rows), max_length=5)
+    train = made.train_rows
+    assert train.truncated.tolist() == [True, False, False, False]
+    assert train.blank.tolist() == [False, False, True, False]
+    assert train.hashes.tolist() == [data.text_hash(text) for text in texts]
+    assert data.text_hash("i am sad") == 12537103988817765666  # in every process and on every machine
+    assert train.view(np.array([2, 0])).blank.tolist() == [True, False]
+    assert list(train.all_texts()) == texts
+    assert train.found_in(iter(["i am sad", "i am", "i am sad"])).tolist() == [1, 3]
+    assert train.view(np.array([3, 2])).found_in(["i am sad"]).tolist() == [0]
 
 
 def test_twenty_thousand_rows_stay_in_the_file(module, many, cache):
@@ -1008,6 +1026,179 @@ def test_other_split_names_by_flag(module, corpus, tmp_path):
     made.setup("fit")
     made.setup("test")
     assert (len(made.train_rows), len(made.val_rows), len(made.test_rows)) == (60, 24, 24)
+
+
+# --- folds -------------------------------------------------------------------------------------------------
+
+
+def fold_rows(ready, dataset, folds, **settings):
+    """The validation rows of every fold."""
+    return [
+        ready(dataset, folds=folds, fold=fold, **settings).val_rows.rows.tolist() for fold in range(folds)
+    ]
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_every_training_row_is_in_one_fold_and_the_others_train_for_it(ready, single, folds):
+    seen = []
+    for fold in range(folds):
+        made = ready(single, folds=folds, fold=fold)
+        train, val = made.train_rows.rows.tolist(), made.val_rows.rows.tolist()
+        assert sorted(train + val) == list(range(101))
+        seen += val
+    assert sorted(seen) == list(range(101))
+
+
+def test_folds_have_like_shares_of_every_class(ready, single):
+    counts = np.array(
+        [np.bincount(ready(single, folds=4, fold=fold).val_rows.labels, minlength=4) for fold in range(4)]
+    )
+    assert counts.sum(0).tolist() == list(COUNTS.values())
+    assert (np.ptp(counts, axis=0) <= 1).all()
+    assert np.ptp(counts.sum(1)) <= 1
+
+
+@pytest.mark.parametrize("classes", [2, 6, 77])
+def test_folds_of_any_number_of_classes(ready, tmp_path, classes):
+    file = put(tmp_path / "rows.jsonl", labelled(*(n % classes for n in range(classes * 3))))
+    for fold in range(3):
+        made = ready(file, folds=3, fold=fold)
+        assert np.bincount(made.val_rows.labels).tolist() == [1] * classes
+        assert np.bincount(made.train_rows.labels).tolist() == [2] * classes
+
+
+def test_folds_follow_subset_seed_alone(ready, single):
+    first = fold_rows(ready, single, 3)
+    assert fold_rows(ready, single, 3, order_seed=5, batch_size=4, val_fraction=0.4) == first
+    assert fold_rows(ready, single, 3, subset_seed=1) != first
+
+
+def test_folds_leave_the_validation_split_unread(ready, corpus, tmp_path):
+    folder = shutil.copytree(corpus, tmp_path / "texts")
+    for split in ("validation", "test"):
+        (folder / f"{split}.csv").write_bytes(b'text,label\n"broken\n\xff,\n,,,\n')
+    made = ready(folder, folds=3, fold=1)
+    assert (len(made.train_rows), len(made.val_rows), made.val_name) == (40, 20, "fold 1 of 3 of train")
+
+
+def test_a_checkpoint_validates_on_its_own_fold(ready, module, corpus):
+    fit = ready(corpus, folds=3, fold=2)
+    again = module(**fit.state_dict()["hyper_parameters"])
+    again.setup("validate")
+    assert again.val_rows.rows.tolist() == fit.val_rows.rows.tolist()
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({"folds": 1}, ["data.folds is 1", "at least 2"]),
+        ({"folds": 0}, ["data.folds is 0", "at least 2"]),
+        ({"folds": 3, "fold": 3}, ["data.fold is 3", "0 to 2"]),
+        ({"folds": 3, "fold": -1}, ["data.fold is -1", "0 to 2"]),
+        ({"fold": 1}, ["data.fold is 1", "--data.folds"]),
+    ],
+)
+def test_folds_that_are_none_are_refused(module, corpus, settings, parts):
+    message = refusal(lambda: module(corpus, **settings))
+    for part in parts:
+        assert part in message
+
+
+def test_more_folds_than_rows_and_folds_that_leave_one_class_are_refused(module, tmp_path):
+    made = module(put(tmp_path / "four.csv", labelled(*"abab")), folds=5)
+    assert "4 rows" in refusal(made.prepare_data)
+    file = put(tmp_path / "lonely.csv", labelled(*"aaab"))
+    lonely = [fold for fold in range(2) if 3 in module(file, folds=2, fold=fold)._val_part().rows]
+    message = refusal(module(file, folds=2, fold=lonely[0]).prepare_data)
+    assert "less than two classes" in message
+    assert "--data.folds" in message
+    module(file, folds=2, fold=1 - lonely[0]).prepare_data()
+
+
+# --- texts that stand in several splits --------------------------------------------------------------------
+
+
+@pytest.fixture
+def leaky(tmp_path):
+    """Two of the validation texts and one of the test texts stand in train, the first of them twice."""
+    train = [
+        *labelled(*"abababab"),
+        {"text": "sun dog", "label": "a"},
+        {"text": "sun cat", "label": "b"},
+        {"text": "sun dog", "label": "b"},
+        {"text": "sun rain", "label": "a"},
+        {"text": "sun dog ", "label": "a"},
+    ]
+    validation = [{"text": text, "label": label} for text, label in (("sun dog", "b"), ("sun cat", "b"))]
+    return folder_of(
+        tmp_path,
+        train=train,
+        validation=[*validation, {"text": "late", "label": "a"}],
+        test=[{"text": "sun rain", "label": "no label"}, {"text": "late dog", "label": ""}],
+    )
+
+
+def test_deduplicate_leaves_out_texts_of_validation_and_test_whatever_the_labels(ready, leaky, caplog):
+    caplog.set_level("INFO")
+    made = ready(leaky, deduplicate=True)  # the labels of its test split could not be read
+    assert made.train_rows.rows.tolist() == [*range(8), 12]
+    assert len(made.val_rows) == 3
+    assert [record.message for record in caplog.records if "left out" in record.message] == [
+        "4 of 13 rows of split train are left out of training: their texts also stand in validation or test "
+        "(--data.deduplicate)"
+    ]
+    assert made.state_dict()["hyper_parameters"]["deduplicate"] is True
+
+
+def test_without_deduplicate_all_rows_train(ready, leaky):
+    assert len(ready(leaky).train_rows) == 13
+
+
+def test_deduplicate_without_a_test_split_looks_at_validation_alone(ready, leaky):
+    (leaky / "test.csv").unlink()
+    assert ready(leaky, deduplicate=True).train_rows.rows.tolist() == [*range(8), 11, 12]
+
+
+def test_deduplicate_compares_texts_where_hashes_collide(ready, leaky, monkeypatch):
+    monkeypatch.setattr(data, "text_hash", lambda text: len(text) % 2)
+    assert ready(leaky, deduplicate=True).train_rows.rows.tolist() == [*range(8), 12]
+
+
+def test_deduplicate_looks_once_and_again_when_a_split_changed(ready, leaky, monkeypatch):
+    def first():
+        return ready(leaky, deduplicate=True).train_rows.rows.tolist()
+
+    real, looked = TokenizedRows.found_in, []
+    monkeypatch.setattr(TokenizedRows, "found_in", lambda *rest: looked.append(1) or real(*rest))
+    assert first() == first() == [*range(8), 12]
+    assert len(looked) == 1
+    put(leaky / "test.csv", [{"text": "happy", "label": "a"}])
+    assert first() == [*range(8), 11, 12]
+    put(leaky / "validation.csv", labelled("a", "b"))
+    assert first() == [*range(2, 13)]
+    assert len(looked) == 3
+
+
+def test_deduplicate_comes_before_the_subset(ready, leaky):
+    made = ready(leaky, deduplicate=True, train_rows=9)
+    assert sorted(made.train_rows.rows) == [*range(8), 12]
+
+
+def test_deduplicate_of_folds_and_carved_rows_looks_at_their_own_validation_rows(ready, tmp_path):
+    rows = [*labelled(*"ab" * 12), *({"text": "sun dog", "label": label} for label in "ab" * 8)]
+    file = put(tmp_path / "rows.csv", rows)
+    for settings in ({"folds": 2, "fold": 1}, {"val_fraction": 0.5}):
+        made = ready(file, deduplicate=True, **settings)
+        assert "sun dog" in made.val_rows.texts(made.val_rows.rows)
+        assert "sun dog" not in made.train_rows.texts(made.train_rows.rows)
+
+
+def test_deduplicate_that_leaves_nothing_is_refused(module, tmp_path):
+    rows = labelled(*"abab")
+    made = module(folder_of(tmp_path, train=rows, validation=rows), deduplicate=True)
+    message = refusal(made.prepare_data)
+    assert "less than two classes" in message
+    assert "--data.deduplicate" in message
 
 
 # --- errors ------------------------------------------------------------------------------------------------

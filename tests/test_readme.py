@@ -56,6 +56,14 @@ def test_your_own_text(tiny_bert: Path, run: Run) -> None:
     )
 
 
+def test_looking_at_the_labels(tiny_bert: Path, run: Run) -> None:
+    plain, folds, reuse = commands_in("Looking at the labels")
+    assert (plain, folds[:2], reuse[:2]) == (["audit"], ["audit", "--folds"], ["audit", "--reuse"])
+    outcome = run(*plain, f"--weights.pretrained={tiny_bert}")  # those that train are tried in test_audit
+    assert outcome.code == 0, outcome.err
+    assert "audit --folds 3" in outcome.out
+
+
 def test_python() -> None:
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
     assert code

@@ -1,0 +1,537 @@
+"""What is wrong with labelled text: repeats, contradictions, leaks between splits, labels that look wrong.
+
+`fit` tells the gist of its training and validation rows when it starts; the verb `audit` tells all of it, of
+the test split too, and with folds ranks the labels that models trained on the other rows do not believe.
+
+    python -m lit_bert audit --folds 3
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lit_bert import UserError
+from lit_bert.data import TokenizedRows, cache_key, remembered
+from lit_bert.predictions import PROBABILITY, Predictions
+from lit_bert.sources import cache_root
+from lit_bert.tables import RowWriter
+
+OUT_OF_FOLD = "out_of_fold.parquet"  # in the folder of an audit: predictions of every training row
+SUSPECTS = "suspects.csv"  # there as well
+SHOWN_SUSPECTS = 20
+SHOWN_LETTERS = 100  # of a text
+RARE_ROWS = 10  # fewer rows of a class teach little, and what is scored on them is mostly chance
+RARE_SHARE = 0.1  # so is less than that of an equal share of the rows
+READ_ROWS = 4096  # texts held at a time
+PLACES = 8  # rows kept of a text that stands more than once
+
+
+# --- findings ---
+
+
+class Place(NamedTuple):
+    """Where a text stands: the split, the row of its file from 0, the index of its class."""
+
+    split: str
+    row: int
+    label: int
+
+
+@dataclass
+class Repeat:
+    """A text that stands more than once.
+
+    Attributes:
+        counts: its rows by split and class.
+        places: the first of them.
+    """
+
+    text: str
+    counts: Counter[tuple[str, int]] = field(default_factory=Counter)
+    places: list[Place] = field(default_factory=list)
+
+    def rows(self, *splits: str) -> int:
+        """How many there are in some splits."""
+        return sum(count for (split, _), count in self.counts.items() if split in splits)
+
+    def differs(self, *splits: str) -> bool:
+        """Whether they have several labels there."""
+        return len({label for split, label in self.counts if split in splits}) > 1
+
+
+@dataclass
+class SplitFindings:
+    """Counts of one split.
+
+    Attributes:
+        rows: all of them.
+        truncated: rows whose text is cut at max_length.
+        blank: rows whose text is empty or white space only.
+        repeated: different texts that stand in it more than once, letter by letter the same.
+        surplus: rows beyond the first of each such text.
+        differing: those of the repeated texts that have several labels in it.
+        classes: rows of each class, C of them.
+    """
+
+    rows: int
+    truncated: int
+    blank: int
+    classes: list[int]
+    repeated: int = 0
+    surplus: int = 0
+    differing: int = 0
+
+    @property
+    def rare(self) -> list[int]:
+        """Indices of the classes with few rows or none, the fewest first."""
+        least = max(RARE_ROWS, RARE_SHARE * self.rows / len(self.classes))
+        return sorted(
+            (index for index, count in enumerate(self.classes) if count < least), key=self.classes.__getitem__
+        )
+
+
+@dataclass
+class Shared:
+    """Texts that stand in two splits.
+
+    Attributes:
+        texts: how many different ones.
+        differing: those of them that have several labels there.
+    """
+
+    first: str
+    second: str
+    texts: int = 0
+    differing: int = 0
+
+
+@dataclass
+class Findings:
+    """What is known of some splits.
+
+    Attributes:
+        class_names: C of them.
+        splits: by name.
+        shared: for each pair of splits.
+        differing: texts with several labels in one split, by their first row, as many as were asked for;
+            `agreeing` likewise with one label several times in one split, `crossing` those of several splits.
+        totals: how many there are of each of these.
+        blanks: rows without a text, by split; as many as were asked for.
+    """
+
+    class_names: list[str]
+    splits: dict[str, SplitFindings]
+    shared: list[Shared]
+    differing: list[Repeat] = field(default_factory=list)
+    agreeing: list[Repeat] = field(default_factory=list)
+    crossing: list[Repeat] = field(default_factory=list)
+    totals: Counter[str] = field(default_factory=Counter)
+    blanks: dict[str, list[int]] = field(default_factory=dict)
+
+
+def find_flaws(splits: dict[str, TokenizedRows], class_names: list[str], examples: int = 0) -> Findings:
+    """Looks through all rows.
+
+    Takes some 30 bytes a row while it looks, however long the texts are and however many are found.
+
+    Args:
+        splits: their rows by name.
+        class_names: in the order of their indices.
+        examples: texts kept of each kind of finding.
+    """
+    found = Findings(
+        class_names,
+        {name: _counts(rows, len(class_names)) for name, rows in splits.items()},
+        [Shared(first, second) for first, second in combinations(splits, 2)],
+    )
+    for name, rows in splits.items():
+        found.blanks[name] = np.sort(rows.rows[np.flatnonzero(rows.blank)])[:examples].tolist()
+    for repeat in repeats(splits):
+        here = [name for name in splits if repeat.rows(name) > 1]
+        for name in here:
+            split = found.splits[name]
+            split.repeated += 1
+            split.surplus += repeat.rows(name) - 1
+            split.differing += repeat.differs(name)
+        for pair in found.shared:
+            if repeat.rows(pair.first) and repeat.rows(pair.second):
+                pair.texts += 1
+                pair.differing += repeat.differs(pair.first, pair.second)
+        kinds = {
+            "differing": any(repeat.differs(name) for name in here),
+            "agreeing": any(not repeat.differs(name) for name in here),
+            "crossing": len({split for split, _ in repeat.counts}) > 1,
+        }
+        for kind in (kind for kind, is_one in kinds.items() if is_one):
+            found.totals[kind] += 1
+            if found.totals[kind] <= examples:
+                getattr(found, kind).append(repeat)
+    return found
+
+
+def _counts(rows: TokenizedRows, classes: int) -> SplitFindings:
+    return SplitFindings(
+        rows=len(rows),
+        truncated=int(rows.truncated.sum()),
+        blank=int(rows.blank.sum()),
+        classes=np.bincount(rows.labels, minlength=classes).tolist(),
+    )
+
+
+def repeats(splits: dict[str, TokenizedRows]) -> Iterator[Repeat]:
+    """Every text that stands more than once, by its first place.
+
+    Equal hashes only say where to look: the texts themselves are compared.
+    """
+    hashes = np.concatenate([rows.hashes for rows in splits.values()])  # (N,) of all splits
+    order = hashes.argsort()
+    hashes = hashes[order]
+    new = np.ones(len(hashes), dtype=bool)  # whether the hash differs from the one before
+    new[1:] = hashes[1:] != hashes[:-1]
+    alone = new & np.append(new[1:], True)
+    order, hashes = order[~alone], hashes[~alone]
+    by_hash = np.lexsort((order, hashes))
+    order, hashes = order[by_hash], hashes[by_hash]
+    _, starts, sizes = np.unique(hashes, return_index=True, return_counts=True)
+    first = np.repeat(order[starts], sizes)  # of all rows with that hash
+    by_first = np.lexsort((order, first))
+    order, first = order[by_first], first[by_first]
+
+    like: dict[str, Repeat] = {}  # texts of the current hash
+    current = -1
+    for start in range(0, len(order), READ_ROWS):
+        piece = slice(start, start + READ_ROWS)
+        for (place, text), group in zip(_read(splits, order[piece]), first[piece].tolist(), strict=True):
+            if group != current:
+                yield from (each for each in like.values() if each.counts.total() > 1)
+                like, current = {}, group
+            repeat = like.setdefault(text, Repeat(text))
+            repeat.counts[place.split, place.label] += 1
+            if len(repeat.places) < PLACES:
+                repeat.places.append(place)
+    yield from (each for each in like.values() if each.counts.total() > 1)
+
+
+def _read(splits: dict[str, TokenizedRows], indices: np.ndarray) -> list[tuple[Place, str]]:
+    """Places and texts of some rows, which are counted through all splits."""
+    found: list[Any] = [None] * len(indices)
+    start = 0
+    for name, rows in splits.items():
+        mine = np.flatnonzero((indices >= start) & (indices < start + len(rows)))
+        some = rows.view(indices[mine] - start)
+        places = zip(some.rows.tolist(), some.labels.tolist(), some.texts(some.rows), strict=True)
+        for index, (row, label, text) in zip(mine.tolist(), places, strict=True):
+            found[index] = Place(name, row, label), text
+        start += len(rows)
+    return found
+
+
+# --- the gist, for a fit ---
+
+
+def gist(splits: dict[str, TokenizedRows], class_names: list[str], deduplicated: bool) -> list[str]:
+    """What is notable of the training and the validation rows, a line each; [] where nothing is.
+
+    Looked for once: the findings are kept beside the cache of the same rows.
+
+    Args:
+        splits: training rows, validation rows.
+        class_names: in the order of their indices.
+        deduplicated: whether texts of the validation split were left out of training.
+    """
+    key = cache_key((class_names, *((name, rows.fingerprint) for name, rows in splits.items())))
+    note = cache_root() / "audits" / f"{key}.json"
+    found: dict[str, Any] = {}
+
+    def look() -> dict[str, Any]:
+        flaws = find_flaws(splits, class_names)
+        found["splits"] = {name: asdict(each) for name, each in flaws.splits.items()}
+        found["shared"] = [asdict(each) for each in flaws.shared]
+        return found
+
+    with contextlib.suppress(UserError):  # a cache that may only be read
+        found = remembered(note, look)
+    return _gist(
+        Findings(
+            class_names,
+            {name: SplitFindings(**each) for name, each in found["splits"].items()},
+            [Shared(**each) for each in found["shared"]],
+        ),
+        deduplicated,
+    )
+
+
+def _gist(findings: Findings, deduplicated: bool) -> list[str]:
+    lines = []
+    for name, split in findings.splits.items():
+        if split.repeated:
+            lines.append(
+                f"{_texts(split.repeated)} of {name} stand{'s' * (split.repeated == 1)} there more than once"
+                + _differing(split.repeated, split.differing)
+            )
+    for pair in findings.shared:
+        if pair.texts:
+            remedy = "" if deduplicated else "; --data.deduplicate true leaves such rows out of training"
+            lines.append(
+                f"{_texts(pair.texts)} of {pair.second} also stand{'s' * (pair.texts == 1)} in {pair.first}"
+                + _differing(pair.texts, pair.differing)
+                + remedy
+            )
+    lines += [
+        f"{_texts(split.blank)} of {name} {'is' if split.blank == 1 else 'are'} empty"
+        for name, split in findings.splits.items()
+        if split.blank
+    ]
+    name, train = next(iter(findings.splits.items()))
+    if train.rare:
+        few = [f"{findings.class_names[index]} ({train.classes[index]:,})" for index in train.rare]
+        more = f" and {len(few) - 5} more classes" if len(few) > 5 else ""
+        lines.append(f"few rows to learn from in {name}: {', '.join(few[:5])}{more}")
+    if lines:
+        lines.append("`python -m lit_bert audit` with the same flags shows which")
+    return lines
+
+
+def _texts(count: int) -> str:
+    return f"{count:,} text{'s' * (count != 1)}"
+
+
+def _differing(texts: int, differing: int) -> str:
+    if not differing:
+        return ""
+    return ", with different labels" if texts == 1 else f", {differing:,} of them with different labels"
+
+
+# --- all of it, for the verb ---
+
+
+def findings_text(findings: Findings) -> str:
+    """Tables and examples. Rows are counted from 1, as a person would look for them in the file."""
+    lines = [
+        *_split_table(findings),
+        "",
+        *(
+            f"in {pair.first} and {pair.second}: {_texts(pair.texts)}{_differing(pair.texts, pair.differing)}"
+            for pair in findings.shared
+        ),
+        "",
+        *_class_table(findings),
+    ]
+    names = findings.class_names
+    for kind, title in {
+        "differing": "one text, several labels in a split",
+        "agreeing": "one text, several times the same label in a split",
+        "crossing": "one text, several splits",
+    }.items():
+        examples, total = getattr(findings, kind), findings.totals[kind]
+        if total:
+            first = f", the first {len(examples):,} (--examples)" if len(examples) < total else ""
+            lines += ["", f"{title}: {_texts(total)}{first}"]
+        for repeat in examples:
+            places = [f"{each.split} row {each.row + 1} {names[each.label]}" for each in repeat.places]
+            more = repeat.counts.total() - len(repeat.places)
+            where = ", ".join(places) + (f", and {more:,} more" if more else "")
+            lines.append(f"  {where} | {_short(repeat.text)}")
+    for name, rows in findings.blanks.items():
+        if rows:
+            lines += ["", f"empty in {name}: row {', '.join(str(row + 1) for row in rows)}"]
+            lines[-1] += ", …" * (findings.splits[name].blank > len(rows))
+    return "\n".join(lines)
+
+
+def _split_table(findings: Findings) -> list[str]:
+    heads = ["rows", "cut", "empty", "repeated texts", "with several labels", "rows beyond the first"]
+    rows = {
+        name: [
+            f"{each.rows:,}",
+            f"{each.truncated:,} {_share(each.truncated, each.rows)}",
+            f"{each.blank:,}",
+            f"{each.repeated:,}",
+            f"{each.differing:,}",
+            f"{each.surplus:,}",
+        ]
+        for name, each in findings.splits.items()
+    }
+    return _table("split", heads, rows)
+
+
+def _class_table(findings: Findings) -> list[str]:
+    rare = {name: set(split.rare) for name, split in findings.splits.items()}
+    rows = {
+        class_name: [
+            f"{split.classes[index]:,} {_share(split.classes[index], split.rows)}"
+            + (" *" if index in rare[name] else "  ")
+            for name, split in findings.splits.items()
+        ]
+        for index, class_name in enumerate(findings.class_names)
+    }
+    lines = _table("class", [f"{name}  " for name in findings.splits], rows)
+    if any(rare.values()):
+        lines.append(
+            f"* few: fewer than {RARE_ROWS}, or less than {RARE_SHARE:.0%} of an equal share".replace(
+                "%", " %"
+            )
+        )
+    return lines
+
+
+def _table(corner: str, heads: list[str], rows: dict[str, list[str]]) -> list[str]:
+    """Lines of a table with right-aligned cells."""
+    first = max(map(len, [corner, *rows]))
+    widths = [max(map(len, column)) for column in zip(heads, *rows.values(), strict=True)]
+    return [
+        f"{name:{first}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        for name, cells in {corner: heads, **rows}.items()
+    ]
+
+
+def _share(count: int, of: int) -> str:
+    return f"{100 * count / max(of, 1):5.1f} %"
+
+
+def _short(text: str) -> str:
+    return " ".join(text.split())[:SHOWN_LETTERS]
+
+
+# --- labels that look wrong ---
+
+
+def merged(folds: Sequence[Predictions], labels: np.ndarray) -> Predictions:
+    """The predictions of all folds as one, in the order of the file.
+
+    Args:
+        folds: of one training split.
+        labels: int64 (N,), those of that split.
+
+    Raises:
+        UserError: they do not cover each of its rows once.
+    """
+    rows = np.concatenate([each.rows for each in folds])
+    order = rows.argsort(kind="stable")
+    texts = [text for each in folds for text in each.texts]
+    whole = Predictions(
+        [texts[index] for index in order],
+        rows[order],
+        np.concatenate([each.labels for each in folds])[order],
+        np.concatenate([each.probs for each in folds])[order],
+        folds[0].class_names,
+        {**folds[0].facts, "split": f"out of {len(folds)} folds"},
+    )
+    if not np.array_equal(whole.rows, np.arange(len(labels))) or not np.array_equal(whole.labels, labels):
+        raise UserError(
+            "the folds did not score each training row once. Leave the data as it is while they train, and "
+            "--trainer.limit_val_batches alone."
+        )
+    return whole
+
+
+def check_from(predictions: Predictions, rows: TokenizedRows, class_names: list[str], folder: Path) -> None:
+    """Raises a UserError where earlier predictions are of other rows than `rows`."""
+    same = (
+        predictions.class_names == class_names
+        and np.array_equal(predictions.rows, rows.rows)
+        and np.array_equal(predictions.labels, rows.labels)
+        and all(one == other for one, other in zip(predictions.texts, rows.all_texts(), strict=True))
+    )
+    if not same:
+        raise UserError(
+            f"{folder} is an audit of other rows than this training split. Give the --data flags of that "
+            "audit, or make a new one with --folds 3."
+        )
+
+
+class Suspects(NamedTuple):
+    """Labels that look wrong.
+
+    Attributes:
+        indices: int64 (S,), the least believed first; S is the estimate of how many labels are wrong.
+        scores: (N,), 0 to 1: the probability of the label that each row has.
+    """
+
+    indices: np.ndarray
+    scores: np.ndarray
+
+
+def need_cleanlab() -> None:
+    """Raises a UserError where it is not installed."""
+    if importlib.util.find_spec("cleanlab") is None:
+        raise UserError(
+            "ranking labels needs cleanlab, which is not installed. Run `pip install 'lit_bert[report]'`."
+        )
+
+
+def suspects(predictions: Predictions) -> Suspects:
+    """Confident learning (Northcutt et al., 2021, https://arxiv.org/abs/1911.00068) from cleanlab.
+
+    Only means something for probabilities of rows that were not trained on. Confident learning tells how many
+    labels are wrong, and so many of the least believed are taken: of labels changed on purpose that finds as
+    many as cleanlab's default choice of rows, among a fifth fewer suspects.
+    """
+    need_cleanlab()
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    labels, probs = predictions.labels, predictions.probs.astype(np.float64)
+    indices = find_label_issues(
+        labels,
+        probs,
+        filter_by="low_self_confidence",
+        return_indices_ranked_by="self_confidence",
+        n_jobs=1,  # processes would have to be given copies
+    )
+    found = get_label_quality_scores(labels, probs, method="self_confidence")
+    return Suspects(np.asarray(indices, dtype=np.int64), found)
+
+
+def suspects_text(predictions: Predictions, found: Suspects) -> str:
+    """How many labels are wrong, about, by class; and the least believed."""
+    names, labels, preds = predictions.class_names, predictions.labels, predictions.preds
+    rows = {}
+    for index, name in enumerate(names):
+        mine = found.indices[labels[found.indices] == index]
+        count, others = int((labels == index).sum()), Counter(preds[mine].tolist()).most_common(1)
+        mostly = f"{names[others[0][0]]} {others[0][1]:,}" if others else ""
+        rows[name] = [f"{count:,}", f"{len(mine):,} {_share(len(mine), count)}", mostly]
+    share = 100 * len(found.indices) / len(labels)
+    lines = [
+        f"about {len(found.indices):,} of {len(labels):,} labels ({share:.1f} %) look wrong to models that "
+        "were trained on the other rows",
+        "(confident learning; texts that are only hard are among them)",
+        "",
+        *_table("label", ["rows", "suspected", "mostly taken for"], rows),
+    ]
+    shown = found.indices[:SHOWN_SUSPECTS].tolist()
+    if shown:
+        lines += ["", f"the {len(shown)} least believed of {len(found.indices):,} suspects:"]
+    for index in shown:
+        lines.append(
+            f"  row {predictions.rows[index] + 1} is {names[labels[index]]} "
+            f"({found.scores[index]:.3f}), rather {names[preds[index]]} "
+            f"({predictions.probs[index].max():.3f}) | {_short(predictions.texts[index])}"
+        )
+    return "\n".join(lines)
+
+
+def write_suspects(predictions: Predictions, found: Suspects, writer: RowWriter) -> None:
+    """A row each, the least believed first; nothing where there is none."""
+    names, probs = predictions.class_names, predictions.probs.tolist()
+    writer.write(
+        {
+            "row": int(predictions.rows[index]) + 1,
+            "text": predictions.texts[index],
+            "label": names[predictions.labels[index]],
+            "suggested_label": names[predictions.preds[index]],
+            "score": float(found.scores[index]),
+            **{PROBABILITY + name: value for name, value in zip(names, probs[index], strict=True)},
+        }
+        for index in found.indices.tolist()
+    )
