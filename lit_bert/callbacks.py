@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
@@ -139,7 +140,7 @@ class Outputs(Callback):
 class Dashboard(Outputs):
     """Shows each validation in TensorBoard: confusion matrix, precision-recall curves, confident errors.
 
-    The predictions of the best epoch are kept in the folder of the run. When the fit ends, the settings are
+    The predictions of the best epoch are kept beside its checkpoint. When the fit ends, the settings are
     stored beside its scores.
 
     Args:
@@ -190,8 +191,12 @@ class Dashboard(Outputs):
         score, best = (each.get(self.monitor, -torch.inf * self.sign) for each in (scores, self.best))
         if self.sign * score > self.sign * best or not self.best:
             self.best = scores
-            if trainer.is_global_zero and trainer.log_dir:
-                self.predictions.write(Path(trainer.log_dir) / VALIDATED)
+            kept = (c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor)
+            folder = next((c.dirpath for c in kept), None)
+            if folder and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+                Path(folder).mkdir(parents=True, exist_ok=True)  # the checkpoint comes after the callbacks
+                facts = {"global_step": trainer.global_step}
+                replace(self.predictions, facts=facts).write(Path(folder) / VALIDATED)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(trainer.logger, TensorBoardLogger) and self.best:

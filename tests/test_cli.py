@@ -21,7 +21,7 @@ import pyarrow.parquet
 import pytest
 import torch
 import yaml
-from conftest import CLASSES, texts_of, write_csv
+from conftest import CLASSES, files, texts_of, write_csv
 
 from lit_bert import data
 from lit_bert.__main__ import VERBS, main
@@ -35,30 +35,6 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 BASE = CONFIGS / "base.yaml"
 # The last four rows of each class in the test split, as the model of `learned` was never shown them.
 UNSEEN = [(text, label) for label in CLASSES for text in texts_of(label, 36)[32:]]
-
-
-def files(folder="."):
-    """Everything below `folder`, with sizes, so that a write shows."""
-    return {str(path): path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()} | {
-        str(path): None for path in Path(folder).rglob("*") if path.is_dir()
-    }
-
-
-@pytest.fixture
-def refused(run):
-    """Runs a command that has to be refused in one line, with nothing written; gives the line."""
-
-    def call(verb, *arguments):
-        before = files()
-        outcome = run(verb, *arguments)
-        assert outcome.code == 2, outcome
-        assert outcome.out == ""
-        assert len(outcome.err.splitlines()) == 1, outcome.err
-        assert outcome.err.startswith(f"lit_bert {verb}: ")
-        assert files() == before
-        return outcome.err.strip()
-
-    return call
 
 
 @pytest.fixture
