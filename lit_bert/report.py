@@ -172,8 +172,8 @@ def comparison_table(first: Predictions, second: Predictions, names: list[str]) 
         )
     lines += [
         "",
-        f"right by the first alone {found.only_first:,}, by the second alone {found.only_second:,}; were",
-        f"both as often wrong, counts so uneven would come up with p = {found.p_value:.3g} (McNemar's exact test)",
+        f"right by the first alone {found.only_first:,}, by the second alone {found.only_second:,}; counts",
+        f"at least so uneven come up with p = {found.p_value:.3g} if both are as good (McNemar's exact test)",
     ]
     parting = _parting(first, second)
     if len(parting):

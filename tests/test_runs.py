@@ -55,6 +55,7 @@ if not flags.get("--meet"):
 def fake(monkeypatch):
     """`python -m lit_bert` from here is the program above, on a machine with four cores."""
     Path("lit_bert").mkdir()
+    Path("lit_bert/__init__.py").touch()
     Path("lit_bert/__main__.py").write_text(PROGRAM)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "9")
@@ -116,6 +117,19 @@ def test_a_fit_that_crashes_is_named_with_its_log(fake):
     with pytest.raises(UserError, match=r"^seed_0 ended with exit code 1; runs/seed_0/fit\.log says why\.$"):
         fit_each(["--end=crash"], {"seed_0": []}, Path("runs"), on_cpu=True)
     assert log("seed_0")[-1] == "ValueError: what?"
+
+
+def test_several_fits_that_are_refused_are_one_line(fake, run, quick):
+    Path("checkpoints/seeds_0").mkdir(parents=True)  # of earlier ones
+    refusing = Path("lit_bert/__main__.py")
+    refusing.write_text(PROGRAM.replace('flags.get("--end")', '"refuse"'))
+    outcome = run("fit", "--seeds=2", *quick)
+    assert (outcome.code, outcome.out) == (2, "")
+    lines = [line for line in outcome.err.splitlines() if not line.startswith("seed_0  ")]
+    assert len(lines) == 1
+    assert re.fullmatch(r"lit_bert fit: seed_[01]: no rows\. Give some\.", lines[0])
+    assert list(Path("checkpoints/seeds_0").iterdir()) == []
+    assert not Path("checkpoints/seeds_1/seeds.json").exists()
 
 
 # --- real fits
@@ -195,17 +209,6 @@ def test_the_table_holds_the_scores_of_every_seed(seeded, run, monkeypatch):
             max(values),
         ]
         assert [float(cell) for cell in line.removeprefix(shown).split()] == pytest.approx(wanted, abs=6e-5)
-
-
-def test_a_fit_that_fails_among_several_is_one_line(run, tiny_bert, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    Path("rows.csv").write_text("text,lable\nhappy,joy\nsad,sadness\n")
-    Path("checkpoints/seeds_0").mkdir(parents=True)  # of earlier ones
-    outcome = run("fit", "--seeds=2", f"--weights.pretrained={tiny_bert}", "--data.dataset=rows.csv")
-    assert (outcome.code, outcome.out) == (2, "")
-    assert re.fullmatch(r"lit_bert fit: seed_[01]: rows\.csv has no column 'label'.*\n", outcome.err)
-    assert list(Path("checkpoints/seeds_0").iterdir()) == []
-    assert not Path("checkpoints/seeds_1/seeds.json").exists()
 
 
 # --- refused, with nothing written
