@@ -41,6 +41,7 @@ from lit_bert import UserError, scores
 from lit_bert.callbacks import (
     Dashboard,
     EarlyStop,
+    KeepBest,
     Outputs,
     PredictionWriter,
     Progress,
@@ -226,7 +227,7 @@ class Fit(_Verb):
             help="whether to fit a temperature on the validation split and fold it into the classifier of "
             "the best checkpoint, so that its probabilities can be taken at their word (Guo et al., 2017)",
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(KeepBest, "checkpoint")
         parser.add_lightning_class_args(EarlyStop, "early_stopping")
         parser.set_defaults(self.defaults)
 
@@ -305,8 +306,8 @@ class Fit(_Verb):
                 f"{self.checkpoint.path} stands at the end of its run already, so nothing was trained. "
                 "Give it more with --trainer.max_epochs."
             )
-        kept = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
-        if not (kept and kept[0].best_model_path and self.trainer.is_global_zero):
+        kept = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, KeepBest) and c.monitor]
+        if not (kept and Path(kept[0].best_model_path).is_file() and self.trainer.is_global_zero):
             return
         best = Path(kept[0].best_model_path)
         self._score(best)
