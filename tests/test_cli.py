@@ -610,7 +610,7 @@ def test_an_uncalibrated_fit_prints_the_scores_of_its_best_epoch(with_and_withou
     )
 
 
-def test_a_calibrated_checkpoint_is_not_calibrated_again(with_and_without, tmp_path):
+def test_a_calibrated_checkpoint_is_not_calibrated_again(with_and_without):
     calibrated, plain = (Predictions.read(folder / "validate.parquet") for folder, _ in with_and_without)
     shutil.copy(with_and_without[1][0] / "best.ckpt", "best.ckpt")
     for _ in range(2):  # as if the first process had ended before it kept the scores
@@ -651,9 +651,7 @@ def test_scores_that_are_not_of_the_best_epoch_are_not_taken_for_its_own(run, ho
         assert re.search(
             "best.ckpt are no longer beside it; `python -m lit_bert validate --ckpt", outcome.err
         )
-        assert f"best epoch: {home.resolve()}/best.ckpt\n" in outcome.out.replace(
-            " checkpoints", f" {Path.cwd()}/checkpoints"
-        )
+        assert f"best epoch: {home.resolve()}/best.ckpt\n" in outcome.out
         assert (home / "best.ckpt").read_bytes() == before
 
 
