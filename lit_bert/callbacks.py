@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
@@ -84,6 +85,34 @@ class EarlyStop(EarlyStopping):
         super().load_state_dict({**state_dict, "patience": self.patience})
 
 
+class KeepBest(ModelCheckpoint):
+    """ModelCheckpoint that knows its best epoch again after its folder was moved, or named another way.
+
+    Lightning forgets the score then, and the first epoch of a resumed run takes the place of a better one.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        if self.dirpath is not None and Path(here(state_dict["best_model_path"])).is_file():
+            paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+            moved = {name: here(state_dict[name]) for name in paths}
+            scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
+            state_dict = {**state_dict, **moved, "best_k_models": scores, "dirpath": self.dirpath}
+        super().load_state_dict(state_dict)
+
+    def is_best(self, trainer: Trainer) -> bool:
+        """Whether the epoch that was just validated is going to be kept as the best one."""
+        if self.dirpath is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return False
+        score = trainer.callback_metrics.get(str(self.monitor))
+        better = torch.lt if self.mode == "min" else torch.gt
+        return score is not None and (
+            self.best_model_score is None or bool(better(score, self.best_model_score.to(score.device)))
+        )
+
+
 class Outputs(Callback):
     """Keeps what a validation or test made of each row: all devices, in the order of the data.
 
@@ -139,7 +168,7 @@ class Outputs(Callback):
 class Dashboard(Outputs):
     """Shows each validation in TensorBoard: confusion matrix, precision-recall curves, confident errors.
 
-    The predictions of the best epoch are kept in the folder of the run. When the fit ends, the settings are
+    The predictions of the best epoch are kept beside its checkpoint. When the fit ends, the settings are
     stored beside its scores.
 
     Args:
@@ -190,8 +219,12 @@ class Dashboard(Outputs):
         score, best = (each.get(self.monitor, -torch.inf * self.sign) for each in (scores, self.best))
         if self.sign * score > self.sign * best or not self.best:
             self.best = scores
-            if trainer.is_global_zero and trainer.log_dir:
-                self.predictions.write(Path(trainer.log_dir) / VALIDATED)
+        for kept in trainer.checkpoint_callbacks:  # they come after the other callbacks
+            if isinstance(kept, KeepBest) and kept.is_best(trainer) and trainer.is_global_zero:
+                folder = Path(str(kept.dirpath))
+                folder.mkdir(parents=True, exist_ok=True)
+                facts = {"global_step": trainer.global_step}
+                replace(self.predictions, facts=facts).write(folder / VALIDATED)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(trainer.logger, TensorBoardLogger) and self.best:

@@ -10,7 +10,9 @@ them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import io
 import itertools
 import json
 import logging
@@ -52,6 +54,7 @@ from lit_bert.audit import (
 from lit_bert.callbacks import (
     Dashboard,
     EarlyStop,
+    KeepBest,
     Outputs,
     PredictionWriter,
     Progress,
@@ -229,8 +232,8 @@ class Fit(_Verb):
             "--seeds",
             type=int | None,
             default=None,
-            help="train that many times, with seeds counting up from seed_everything, and show mean and spread; "
-            "on the command line only",
+            help="train that many times, with seeds counting up from seed_everything, and show mean and "
+            "spread; on the command line only",
         )
         self.add_run_arguments(parser)
 
@@ -241,10 +244,10 @@ class Fit(_Verb):
             "--calibrate",
             type=bool,
             default=True,
-            help="whether to fit a temperature on the validation split and fold it into the classifier of the "
-            "best checkpoint, so that its probabilities can be taken at their word (Guo et al., 2017)",
+            help="whether to fit a temperature on the validation split and fold it into the classifier of "
+            "the best checkpoint, so that its probabilities can be taken at their word (Guo et al., 2017)",
         )
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(KeepBest, "checkpoint")
         parser.add_lightning_class_args(EarlyStop, "early_stopping")
         parser.set_defaults(cls.defaults)
 
@@ -286,8 +289,7 @@ class Fit(_Verb):
         return trainer
 
     def before_fit(self) -> None:
-        if self.config["fit"]["seeds"] is not None:
-            raise UserError("seeds stands in a configuration; give it on the command line, as --seeds 5.")
+        _no_seeds_in(self.config["fit"])
         if self.checkpoint and self.datamodule.label_names != self.checkpoint.data["label_names"]:
             known, found = _some(self.checkpoint.data["label_names"]), _some(self.datamodule.label_names)
             raise UserError(
@@ -328,8 +330,8 @@ class Fit(_Verb):
                 f"{self.checkpoint.path} stands at the end of its run already, so nothing was trained. "
                 "Give it more with --trainer.max_epochs."
             )
-        kept = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor]
-        if not (kept and kept[0].best_model_path and self.trainer.is_global_zero):
+        kept = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, KeepBest) and c.monitor]
+        if not (kept and Path(kept[0].best_model_path).is_file() and self.trainer.is_global_zero):
             return
         best = Path(kept[0].best_model_path)
         self._score(best)
@@ -345,25 +347,27 @@ class Fit(_Verb):
 
     def _score(self, best: Path) -> None:
         """Calibrates the best checkpoint, prints its scores on the validation split and keeps them."""
-        file = best.with_name(VALIDATED)
-        if not file.is_file():
-            return
-        predictions = Predictions.read(file)
-        notes = []
-        if self.config["fit"]["calibrate"]:
-            logits = np.log(np.maximum(predictions.probs, np.finfo(np.float32).tiny))
-            labels = predictions.labels
-            temperature = scores.temperature(logits, labels)
-            before, after = (
-                scores.calibration_error(probs, labels)
-                for probs in (predictions.probs, scores.cross_fitted(logits, labels))
+        checkpoint, file = Checkpoint.open(best), best.with_name(VALIDATED)
+        predictions = Predictions.read(file) if file.is_file() else None
+        facts = predictions.facts if predictions else {}
+        settled = facts.get("sha256")  # by the fit that was resumed; None for those of an epoch just trained
+        if (
+            predictions is None
+            or facts.get("global_step") != checkpoint.content["global_step"]
+            or settled not in (None, checkpoint.sha256)
+        ):  # another verb has written there since
+            log.info(
+                f"the scores of {best} are no longer beside it; "
+                f"`python -m lit_bert validate --ckpt_path {best}` finds them again."
             )
-            cool(best, temperature)
-            predictions = predictions.with_probs(scores.softmax(logits / temperature))
-            predictions.facts["calibration"] = {"temperature": temperature, "before": before, "after": after}
+            return
+        if settled is None and (self.config["fit"]["calibrate"] or "temperature" in checkpoint.content):
+            predictions = calibrate(checkpoint, predictions)
+        notes = []
+        if found := predictions.facts.get("calibration"):
             notes.append(
-                f"calibrated with temperature {temperature:.3f}: expected calibration error {before:.4f} before, "
-                f"{after:.4f} after, on rows it was not fitted on"
+                f"calibrated with temperature {found['temperature']:.3f}: expected calibration error "
+                f"{found['before']:.4f} before, {found['after']:.4f} after, on rows it was not fitted on"
             )
         split = self.datamodule.val_name
         settle(Checkpoint.open(best), "validate", split, predictions, self.sources(), notes)
@@ -691,6 +695,28 @@ def announce(trainer: Trainer, sources: list[tuple[str, Source]]) -> None:
         Console(stderr=True, highlight=False).print(Panel(body, title="STAND-INS", border_style="bold red"))
 
 
+def calibrate(checkpoint: Checkpoint, predictions: Predictions) -> Predictions:
+    """Fits a temperature on what the checkpoint made of its rows, and folds it into its weights.
+
+    Does not fold twice: where an earlier process ended in between, its temperature is taken.
+
+    Returns:
+        What the calibrated checkpoint makes of the rows.
+    """
+    labels = predictions.labels
+    logits = np.log(np.maximum(predictions.probs, np.finfo(np.float32).tiny))
+    temperature = checkpoint.content.get("temperature")
+    if temperature is None:
+        temperature = scores.temperature(logits, labels)
+        cool(checkpoint.path, temperature)
+    before, after = (
+        scores.calibration_error(probs, labels)
+        for probs in (predictions.probs, scores.cross_fitted(logits, labels))
+    )
+    found = {"temperature": temperature, "before": before, "after": after}
+    return predictions.with_probs(scores.softmax(logits / temperature), calibration=found)
+
+
 def settle(
     checkpoint: Checkpoint,
     verb: str,
@@ -699,7 +725,7 @@ def settle(
     sources: list[tuple[str, Source]],
     notes: Sequence[str] = (),
 ) -> None:
-    """Prints the scores of a split and what they rest on; keeps both, and the predictions, by the checkpoint."""
+    """Prints the scores of a split and what they rest on; keeps both and the rows by the checkpoint."""
     found = scores.with_intervals(predictions.probs, predictions.labels, predictions.class_names)
     print(score_table(f"split {split}, {len(predictions.labels):,} rows", found, sources, notes))
     config = checkpoint.content.get("config", {})
@@ -758,9 +784,9 @@ def _some(names: list[str], most: int = 10) -> str:
 def fit(arguments: list[str]) -> int:
     _prepare()
     arguments, which = _take(_checked_configs(arguments), "--ckpt_path", "best, last or a file")
-    rest, seeds = _take(arguments, "--seeds", "a number of seeds")
-    if seeds is not None:
-        _fit_seeds(rest, seeds, which)
+    arguments, seeds = _take(arguments, "--seeds", "a number of seeds")
+    if seeds is not None and not _asks(arguments):
+        _fit_seeds(arguments, seeds, which)
         return 0
     checkpoint = Checkpoint.open(find(which)) if which else None
     Fit(
@@ -796,27 +822,46 @@ def predict(arguments: list[str]) -> int:
 def _from_checkpoint(kind: Callable[..., _Verb], arguments: list[str]) -> int:
     _prepare()
     arguments, which = _take(_checked_configs(arguments), "--ckpt_path", "best, last or a file")
-    asks = {"--help", "-h", "--print_config"} & {argument.split("=")[0] for argument in arguments}
-    cli = kind(arguments, None if asks else Checkpoint.open(find(which)))
+    cli = kind(arguments, None if _asks(arguments) else Checkpoint.open(find(which)))
     return 1 if getattr(cli, "bad_rows", 0) else 0
+
+
+def _asks(arguments: list[str]) -> bool:
+    """Whether a verb prints something about itself, and ends."""
+    return not {"--help", "-h", "--print_config"}.isdisjoint(each.split("=")[0] for each in arguments)
 
 
 def _fit_seeds(arguments: list[str], seeds: str, which: str | None) -> None:
     """Fits that differ in their seed alone, in a folder of their own, and what they come to."""
-    arguments, start = _take(arguments, "--seed_everything", "a number")
-    arguments, root = _take(arguments, "--trainer.logger.init_args.save_dir", "a folder")
     if which is not None:
         raise UserError("got --seeds and --ckpt_path; a run that goes on has its seed already.")
     if not seeds.isdecimal() or int(seeds) < 1:
         raise UserError(f"--seeds is {seeds}; expected how many, at least 1.")
-    if start is not None and not start.isdecimal():
-        raise UserError(f"--seed_everything is {start}; with --seeds, expected the number of the first one.")
-    folder = _next_folder(Path(root or RUNS), "seeds")
-    first = int(start or 0)
+    settings = _settings(arguments)
+    _no_seeds_in(settings)
+    first, logger = settings["seed_everything"], settings["trainer"]["logger"]
+    if type(first) is not int:
+        raise UserError(f"--seed_everything is {first}; with --seeds, expected the number of the first one.")
+    if not isinstance(logger, dict) or not (root := logger["init_args"].get("save_dir")):
+        raise UserError("trainer.logger keeps no folder for each run; with --seeds, leave it as it is.")
+    folder = _next_folder(Path(root), "seeds")
     each = {f"seed_{seed}": [f"--seed_everything={seed}"] for seed in range(first, first + int(seeds))}
-    fit_each(arguments, each, folder, on_cpu=not _has_accelerator())
+    on_cpu = settings["trainer"]["accelerator"] == "cpu" or not _has_accelerator()
+    fit_each(arguments, each, folder, on_cpu)
     (folder / SEEDS).write_text(json.dumps(list(each)) + "\n", encoding="utf-8")
     print(seeds_table(folder))
+
+
+def _settings(arguments: list[str]) -> dict[str, Any]:
+    """What `fit` would run with. Refuses what its parser refuses."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        Fit([*arguments, "--print_config"], None, _configs() / "base.yaml")
+    return yaml.safe_load(out.getvalue())
+
+
+def _no_seeds_in(settings: Any) -> None:
+    if settings["seeds"] is not None:
+        raise UserError("seeds stands in a configuration; give it on the command line, as --seeds 5.")
 
 
 def _next_folder(root: Path, kind: str) -> Path:

@@ -126,7 +126,12 @@ class BertClassifier(LightningModule):
             if self._cpu_bert is None or self._cpu_bert.network is not self.network:
                 self._cpu_bert = CpuBert(self.network)
             return self._cpu_bert(input_ids, attention_mask)
-        return self.network(input_ids=input_ids, attention_mask=attention_mask).logits
+        pooled = self.network.bert(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+        head = self.network.classifier
+        with torch.autocast(
+            pooled.device.type, enabled=False
+        ):  # a temperature in its weights divides exactly
+            return head(self.network.dropout(pooled.to(head.weight.dtype)))
 
     def _step(self, batch: Batch, split: str) -> tuple[Tensor, Tensor]:
         """Mean loss in nats per text, and logits (B, C); the split's metrics have seen both."""

@@ -102,11 +102,12 @@ class Predictions:
             )
         except FileNotFoundError:
             raise UserError(
-                f"there are no predictions {path}. `python -m lit_bert validate --ckpt_path FILE` writes them."
+                f"no predictions {path}; `python -m lit_bert validate --ckpt_path FILE` writes them."
             ) from None
         except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
+            what = " ".join(str(error).split())[:200]
             raise UserError(
-                f"{path} holds no predictions that lit_bert wrote ({type(error).__name__}: {error}). "
+                f"{path} holds no predictions that lit_bert wrote ({type(error).__name__}: {what}). "
                 "Write them again with `python -m lit_bert validate`."
             ) from None
 

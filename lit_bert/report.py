@@ -43,8 +43,8 @@ def report(arguments: list[str]) -> int:
     """The verb."""
     parser = Parser(
         "python -m lit_bert report",
-        description="One run: an HTML page with its scores, errors and suspected label errors. Two runs: their "
-        "differences on the same rows. A folder of `fit --seeds`: mean, spread and every run.",
+        description="One run: an HTML page with its scores, errors and suspected label errors. Two runs: "
+        "their differences on the same rows. A folder of `fit --seeds`: mean, spread and every run.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -102,10 +102,8 @@ def predictions_of(run: Path, file: str) -> Path:
     if not run.exists():
         raise UserError(f"no run {run}; expected a folder that `python -m lit_bert fit` wrote.")
     if not (folder / file).is_file():
-        verb = Path(file).stem
-        raise UserError(
-            f"{folder} has no {file}. `python -m lit_bert {verb} --ckpt_path {folder / 'best.ckpt'}` writes it."
-        )
+        command = f"python -m lit_bert {Path(file).stem} --ckpt_path {folder / 'best.ckpt'}"
+        raise UserError(f"{folder} has no {file}; `{command}` writes it.")
     return folder / file
 
 
@@ -114,7 +112,10 @@ def predictions_of(run: Path, file: str) -> Path:
 
 def seeds_table(folder: Path, file: str = VALIDATED) -> str:
     """Every run of a folder of seeds, their mean and spread."""
-    names = json.loads((folder / SEEDS).read_text(encoding="utf-8"))
+    try:
+        names = json.loads((folder / SEEDS).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{folder / SEEDS} is not JSON ({error}); name one run below {folder}.") from None
     runs = {
         name: Predictions.read(folder / name / file) for name in names if (folder / name / file).is_file()
     }
@@ -171,8 +172,8 @@ def comparison_table(first: Predictions, second: Predictions, names: list[str]) 
         )
     lines += [
         "",
-        f"right by the first alone {found.only_first:,}, by the second alone {found.only_second:,}; were both "
-        f"as often wrong, so uneven a count would come up with p = {found.p_value:.3g} (McNemar's exact test)",
+        f"right by the first alone {found.only_first:,}, by the second alone {found.only_second:,}; counts",
+        f"at least so uneven come up with p = {found.p_value:.3g} if both are as good (McNemar's exact test)",
     ]
     parting = _parting(first, second)
     if len(parting):
@@ -185,9 +186,8 @@ def comparison_table(first: Predictions, second: Predictions, names: list[str]) 
     for index in parting[:SHOWN_TEXTS]:
         says = (f"{class_names[each.preds[index]]} {each.probs[index].max():.2f}" for each in (first, second))
         text = " ".join(first.texts[index].split())[:100]
-        lines.append(
-            f"  row {first.rows[index] + 1} is {class_names[first.labels[index]]}: {' | '.join(says)} | {text}"
-        )
+        label = class_names[first.labels[index]]
+        lines.append(f"  row {first.rows[index] + 1} is {label}: {' | '.join(says)} | {text}")
     return "\n".join(lines)
 
 

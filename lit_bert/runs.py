@@ -18,6 +18,7 @@ from threading import Event
 from lit_bert import UserError
 
 PROGRESS = ("epoch ", "took ")  # starts of the lines that are passed on from all fits
+REFUSAL = "lit_bert fit: "  # start of the line that says why nothing was done
 LOG = "fit.log"
 
 
@@ -48,7 +49,13 @@ def fit_each(
     if jobs > 1:
         environment["OMP_NUM_THREADS"] = str(max(1, cores // jobs))
     failed = Event()
+    processes: list[subprocess.Popen[str]] = []
     first, width = next(iter(each)), max(map(len, each))
+
+    def stop() -> None:
+        failed.set()
+        for process in processes:
+            process.terminate()
 
     def run(name: str) -> str | None:
         """What went wrong."""
@@ -62,25 +69,36 @@ def fit_each(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         assert process.stdout is not None
-        line = ""
+        processes.append(process)
+        last = ""
         with process, (folder / name / LOG).open("w", encoding="utf-8") as log:
             try:
+                if failed.is_set():  # while this one was started
+                    process.terminate()
                 for line in process.stdout:
                     log.write(line)
-                    if line.startswith(PROGRESS) or (line.strip() and name == first and not quiet):
+                    if not line.strip():
+                        continue
+                    last = line.strip()
+                    said_below = line.startswith(REFUSAL)
+                    if line.startswith(PROGRESS) or (name == first and not quiet and not said_below):
                         print(f"{name:{width}}  {line}", end="", file=sys.stderr, flush=True)
-                    if failed.is_set():
-                        process.terminate()
             except BaseException:
                 process.terminate()
                 raise
-        if process.returncode and not failed.is_set():
-            failed.set()
-            return f"{name}: {line.strip().removeprefix('lit_bert fit: ')}"
-        return None
+        if not process.returncode or failed.is_set():
+            return None
+        stop()
+        if process.returncode == 2:  # a line for the user
+            return f"{name}: {last.removeprefix(REFUSAL)}"
+        return f"{name} ended with exit code {process.returncode}; {folder / name / LOG} says why."
 
     with ThreadPoolExecutor(jobs) as pool:
-        problems = [problem for problem in pool.map(run, each) if problem]
+        try:
+            problems = [problem for problem in pool.map(run, each) if problem]
+        except BaseException:
+            stop()
+            raise
     if problems:
         raise UserError(problems[0])
     return [folder / name for name in each]

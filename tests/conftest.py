@@ -121,6 +121,29 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
+def files(folder: Path | str = ".") -> dict[str, int | None]:
+    """Everything below `folder`, with sizes, so that a write shows."""
+    paths = list(Path(folder).rglob("*"))
+    return {str(path): path.stat().st_size if path.is_file() else None for path in paths}
+
+
+@pytest.fixture
+def refused(run: Run) -> Callable[..., str]:
+    """Runs a command that has to be refused in one line, with nothing written; gives the line."""
+
+    def call(verb: str, *arguments: object) -> str:
+        before = files()
+        outcome = run(verb, *arguments)
+        assert outcome.code == 2, outcome
+        assert outcome.out == ""
+        assert len(outcome.err.splitlines()) == 1, outcome.err
+        assert outcome.err.startswith(f"lit_bert {verb}: ")
+        assert files() == before
+        return outcome.err.strip()
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def quick(tiny_bert: Path, corpus: Path) -> list[str]:
     """Flags of a fit that takes a second or two: tiny BERT, the corpus above, two epochs."""

@@ -19,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util.tensor_util import make_ndarray
+from torch.nn.functional import nll_loss
 from torch.utils.data import DataLoader
 
 from lit_bert import data
@@ -26,6 +27,7 @@ from lit_bert.__main__ import main
 from lit_bert.callbacks import PredictionWriter, Throughput, confusion_figure
 from lit_bert.data import EmotionDataModule
 from lit_bert.model import BertClassifier
+from lit_bert.predictions import Predictions
 from lit_bert.sources import Weights
 from lit_bert.tables import Numbered, RowWriter
 
@@ -263,12 +265,20 @@ def test_settings_stand_beside_the_scores_that_were_printed(shown):
     scores = ("f1", "f1_micro", "accuracy", "loss_nats", *(f"f1_{name}" for name in NAMES))
     assert metrics == {f"val_best/{name}" for name in scores}
     printed = dict(
-        re.findall(r"^ +(macro F1|micro F1|accuracy|loss|\w+) +(\d\.\d{4})", shown.out, re.MULTILINE)
+        re.findall(r"^ +(macro F1|micro F1|accuracy|loss, nats|\w+) +(\d\.\d{4})", shown.out, re.MULTILINE)
     )
-    label = {"f1": "macro F1", "f1_micro": "micro F1", "loss_nats": "loss"}
-    for name in scores:
-        (value,) = values(shown.board, f"val_best/{name}")
+    label = {"f1": "macro F1", "f1_micro": "micro F1"}
+    best = {name: values(shown.board, f"val_best/{name}")[0] for name in scores}
+    loss = best.pop("loss_nats")
+    for name, value in best.items():
         assert f"{value:.4f}" == printed[label.get(name, name.removeprefix("f1_"))]
+    # The printed loss is that of calibrated logits; as the epoch left them, they have the logged one.
+    kept = Predictions.read(shown.folder / "validate.parquet")
+    T = torch.load(shown.folder / "best.ckpt", weights_only=True)["temperature"]
+    log_probs, labels = torch.from_numpy(kept.probs).log(), torch.from_numpy(kept.labels)
+    assert f"{nll_loss(log_probs, labels):.4f}" == printed["loss, nats"]
+    assert float(nll_loss((T * log_probs).log_softmax(1), labels)) == pytest.approx(loss, rel=1e-4)
+    assert abs(T - 1) > 0.05
 
 
 def test_the_best_scores_are_those_of_the_kept_epoch(shown):

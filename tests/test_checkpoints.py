@@ -6,14 +6,17 @@ import os
 import pickle
 import re
 import resource
+import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import BertConfig, BertForSequenceClassification
 
 from lit_bert import UserError
-from lit_bert.checkpoints import Checkpoint, SafeCheckpointIO, find, load
+from lit_bert.checkpoints import Checkpoint, SafeCheckpointIO, cool, find, load
+from lit_bert.model import BertClassifier
 
 SIZE = 50_000  # float32 values of each weight
 
@@ -421,6 +424,78 @@ def test_a_trained_checkpoint_carries_the_settings_of_its_run(trained, name):
     assert config["trainer"]["max_epochs"] == 2
     assert config["model"]["learning_rate"] == 0.003
     assert config["data"]["batch_size"] == 8
+
+
+# --- calibrated ---
+
+HEAD = ("network.classifier.weight", "network.classifier.bias")
+TEXTS = torch.arange(5, 35).reshape(6, 5), torch.ones(6, 5, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("T", [0.4, 1.7])
+def test_a_cooled_checkpoint_divides_its_logits_and_keeps_all_else(trained, T):
+    shutil.copy(trained / "last.ckpt", "a.ckpt")
+    content = torch.load("a.ckpt", weights_only=True)
+    average = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS).mean(0)
+    content["state_dict"]["network.classifier.bias"] -= average.detach()  # so that labels differ
+    before = torch.load(save("a.ckpt", content), weights_only=True)
+    logits = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS)
+    cool(Path("a.ckpt"), T)
+    after = torch.load("a.ckpt", weights_only=True)
+    cooled = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS)
+    torch.testing.assert_close(cooled * T, logits, rtol=1e-5, atol=1e-6)
+    assert torch.equal(cooled.argmax(1), logits.argmax(1))
+    assert len(logits.argmax(1).unique()) > 1
+    assert after.pop("temperature") == T
+    weights = before.pop("state_dict"), after.pop("state_dict")
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        assert torch.equal(weights[1][name], value / T if name in HEAD else value), name
+    assert equal(before, after)
+    assert "training_weights" in before  # what a resumed run goes on from
+
+
+def equal(one, other):
+    """Whether two checkpoints hold the same, bit by bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return one == other
+
+
+def test_a_checkpoint_that_is_cooled_twice_knows_both_temperatures(trained):
+    shutil.copy(trained / "last.ckpt", "a.ckpt")
+    logits = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS)
+    for T in (2.0, 3.0):
+        cool(Path("a.ckpt"), T)
+    assert load("a.ckpt")["temperature"] == 6
+    cooled = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS)
+    torch.testing.assert_close(cooled * 6, logits, rtol=1e-5, atol=1e-6)
+
+
+def test_a_full_disk_leaves_an_uncalibrated_checkpoint_as_it_was(trained):
+    before = Path(shutil.copy(trained / "best.ckpt", "a.ckpt")).read_bytes()
+    with room_for(len(before) // 2), pytest.raises(UserError, match="File too large"):
+        cool(Path("a.ckpt"), 2.0)
+    assert os.listdir() == ["a.ckpt"]
+    assert Path("a.ckpt").read_bytes() == before
+
+
+def test_transformers_reads_the_weights_of_a_calibrated_checkpoint(trained):
+    content = load(trained / "best.ckpt")
+    assert content["temperature"] != 1
+    network = BertForSequenceClassification(
+        BertConfig(**content["weights"]["architecture"], num_labels=3)
+    ).eval()
+    network.load_state_dict(
+        {name.removeprefix("network."): value for name, value in content["state_dict"].items()}
+    )
+    found = network(input_ids=TEXTS[0], attention_mask=TEXTS[1]).logits
+    wanted = BertClassifier.load_from_checkpoint(trained / "best.ckpt").eval()(*TEXTS)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 # --- found by a later process ---

@@ -16,18 +16,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
 import yaml
-from conftest import CLASSES, texts_of, write_csv
+from conftest import CLASSES, files, texts_of, write_csv
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_bert import data
 from lit_bert.__main__ import VERBS, main
+from lit_bert.callbacks import Outputs
 from lit_bert.checkpoints import Checkpoint
-from lit_bert.cli import Fit, native_precision
+from lit_bert.cli import Fit, calibrate, native_precision
 from lit_bert.data import EmotionDataModule
+from lit_bert.predictions import Predictions
+from lit_bert.scores import all_scores, softmax, temperature
 
 torch.set_num_threads(1)  # threads that share busy cores wait for each other: a fit takes 30 s, not 1
 
@@ -35,30 +40,6 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 BASE = CONFIGS / "base.yaml"
 # The last four rows of each class in the test split, as the model of `learned` was never shown them.
 UNSEEN = [(text, label) for label in CLASSES for text in texts_of(label, 36)[32:]]
-
-
-def files(folder="."):
-    """Everything below `folder`, with sizes, so that a write shows."""
-    return {str(path): path.stat().st_size for path in Path(folder).rglob("*") if path.is_file()} | {
-        str(path): None for path in Path(folder).rglob("*") if path.is_dir()
-    }
-
-
-@pytest.fixture
-def refused(run):
-    """Runs a command that has to be refused in one line, with nothing written; gives the line."""
-
-    def call(verb, *arguments):
-        before = files()
-        outcome = run(verb, *arguments)
-        assert outcome.code == 2, outcome
-        assert outcome.out == ""
-        assert len(outcome.err.splitlines()) == 1, outcome.err
-        assert outcome.err.startswith(f"lit_bert {verb}: ")
-        assert files() == before
-        return outcome.err.strip()
-
-    return call
 
 
 @pytest.fixture
@@ -82,12 +63,26 @@ class Learned:
     checkpoints: Path  # holds version_0
     data: Path
     flags: list[str]
-    best_scores: dict[str, float]  # of the test split, by the trainer of the fit: best epoch
+    best_scores: dict[str, float]  # of the test split, from the trainer of the fit: best epoch
     last_scores: dict[str, float]  # the same, last epoch
 
     @property
     def best(self):
         return self.checkpoints / "version_0" / "best.ckpt"
+
+
+def scored(fit, **which):
+    """Scores of the test split, by the trainer of a fit; they are those that torchmetrics logs."""
+    outputs = Outputs()
+    fit.trainer.callbacks.append(outputs)
+    logged = fit.trainer.test(fit.model, datamodule=fit.datamodule, verbose=False, **which)[0]
+    fit.trainer.callbacks.remove(outputs)
+    made = outputs.predictions
+    found = all_scores(made.probs, made.labels, made.class_names)
+    found = {f"test/{name}": value for name, value in found.items()}
+    assert len(logged) == 7
+    assert {name: found[name] for name in logged} == pytest.approx(logged, rel=1e-5)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -117,9 +112,8 @@ def learned(tiny_bert, corpus, quick, tmp_path_factory):
         patch.setenv("LIT_BERT_CACHE", str(place / "cache"))
         patch.setattr(sys, "argv", list(sys.argv))
         fit = Fit(list(flags), None, BASE)
-        last = fit.trainer.test(fit.model, datamodule=fit.datamodule, verbose=False)[0]
-        kept = "checkpoints/version_0/best.ckpt"
-        best = fit.trainer.test(fit.model, datamodule=fit.datamodule, ckpt_path=kept, verbose=False)[0]
+        last = scored(fit)
+        best = scored(fit, ckpt_path="checkpoints/version_0/best.ckpt")
     shutil.rmtree(weights)
     shutil.rmtree(place / "cache")
     return Learned(place / "checkpoints", folder, flags, best, last)
@@ -166,8 +160,7 @@ def test_an_unknown_verb_names_the_nearest(run):
     outcome = run("tets")
     assert outcome.code == 2
     assert outcome.err == (
-        "lit_bert: there is no verb 'tets'; did you mean test? "
-        "Expected one of fit, validate, test, predict.\n"
+        f"lit_bert: there is no verb 'tets'; did you mean test? Expected one of {', '.join(VERBS)}.\n"
     )
 
 
@@ -182,9 +175,15 @@ def test_help_and_mistakes_in_the_verb_are_answered_without_torch():
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_with_every_default(printed, verb):
+def test_every_verb_has_help(printed, verb):
     page = printed(verb, "--help")
     assert page.startswith(f"usage: python -m lit_bert {verb} ")
+    assert printed(verb, "-h") == page
+
+
+@pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.module == "cli"])
+def test_every_verb_of_the_trainer_has_help_with_every_default(printed, verb):
+    page = printed(verb, "--help")
     options = [" ".join(option.split()) for option in re.split(r"\n  (?=-)", page)]
     ours = {f"--data.{name}" for name in inspect.signature(EmotionDataModule.__init__).parameters}
     ours -= {"--data.self", "--data.weights", "--data.order_seed"}  # the last two are linked, not given
@@ -192,7 +191,6 @@ def test_every_verb_has_help_with_every_default(printed, verb):
     assert ours <= {option.split()[0] for option in options}
     silent = [option for option in options if "(type: " in option and "default: " not in option]
     assert silent == []
-    assert printed(verb, "-h") == page
 
 
 # --- configurations
@@ -536,10 +534,150 @@ def test_the_scores_that_fit_prints_are_those_of_the_kept_checkpoint(run, learne
     restless = [f"--weights.pretrained={tiny_bert}", "--model.learning_rate=0.03", "--trainer.max_epochs=5"]
     outcome = run("fit", *learned.flags, *restless, "--early_stopping.patience=9", *kept)
     assert outcome.code == 0
-    table = outcome.out.partition("validation, best epoch\n")[2].partition("\nweights")[0]
-    validated = run("validate").out.partition("split validation\n")[2].partition("\nweights")[0]
-    assert table
+    table, validated = table_of(outcome.out, "validation"), table_of(run("validate").out, "validation")
+    assert len(table.splitlines()) == 9
     assert table == validated
+    kept = json.loads(Path("checkpoints/version_0/validate.json").read_text())["scores"]
+    assert f"{kept['val/loss_nats']:.4f}" in table
+
+
+def table_of(out, split, rows=24):
+    """The lines of a split's scores, with their intervals."""
+    head = f"\nsplit {split}, {rows} rows; in brackets 95 % bootstrap intervals\n"
+    assert out.count(head) == 1
+    return out.partition(head)[2].partition("\n\n")[0]
+
+
+# --- calibration
+
+HEAD = ("network.classifier.weight", "network.classifier.bias")
+SAID = r"^calibrated with temperature (\d+\.\d{3}): .* error (0\.\d{4}) before, (0\.\d{4}) after"
+
+
+@pytest.fixture(scope="module")
+def with_and_without(learned, tiny_bert, tmp_path_factory):
+    """(folder, standard output) of a fit that is calibrated and of one that is not, else alike."""
+    place = tmp_path_factory.mktemp("calibrated")
+    found = []
+    for number, wanted in enumerate(("true", "false")):
+        out = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(place)
+            patch.setenv("LIT_BERT_CACHE", str(place / "cache"))
+            patch.setattr(sys, "argv", list(sys.argv))
+            patch.setattr(sys, "stdout", out)
+            flags = [*learned.flags, f"--weights.pretrained={tiny_bert}", "--trainer.max_epochs=4"]
+            assert main(["fit", *flags, f"--calibrate={wanted}"]) == 0
+        found.append((place / "checkpoints" / f"version_{number}", out.getvalue()))
+    return found
+
+
+def test_a_fit_folds_a_temperature_into_its_best_checkpoint(with_and_without):
+    (folder, out), (other, silent) = with_and_without
+    calibrated, plain = (torch.load(each / "best.ckpt", weights_only=True) for each in (folder, other))
+    assert "temperature" not in plain
+    assert "calibrated" not in silent
+    T = calibrated["temperature"]
+    assert abs(T - 1) > 0.01
+    record = json.loads((folder / "validate.json").read_text())["calibration"]
+    assert record["temperature"] == T
+    said = re.search(SAID, out, re.MULTILINE).groups()
+    assert said == (f"{T:.3f}", f"{record['before']:.4f}", f"{record['after']:.4f}")
+    assert calibrated["state_dict"].keys() == plain["state_dict"].keys()
+    for name, value in plain["state_dict"].items():
+        assert torch.equal(calibrated["state_dict"][name], value / T if name in HEAD else value), name
+    last = [torch.load(each / "last.ckpt", weights_only=True)["state_dict"] for each in (folder, other)]
+    assert all(torch.equal(value, last[1][name]) for name, value in last[0].items())
+
+
+def test_calibration_changes_no_label_and_is_the_best_temperature(with_and_without):
+    calibrated, plain = (Predictions.read(folder / "validate.parquet") for folder, _ in with_and_without)
+    assert np.array_equal(calibrated.preds, plain.preds)
+    T = temperature(np.log(plain.probs), plain.labels)
+    assert abs(T - calibrated.facts["calibration"]["temperature"]) < 1e-9
+    assert calibrated.probs == pytest.approx(softmax(np.log(plain.probs) / T), rel=1e-4)
+
+
+def test_an_uncalibrated_fit_prints_the_scores_of_its_best_epoch(with_and_without, run, monkeypatch):
+    folder, out = with_and_without[1]
+    logged = EventAccumulator(str(folder)).Reload()
+    for name in ("loss_nats", "f1"):
+        (best,) = logged.Scalars(f"val_best/{name}")
+        kept = json.loads((folder / "validate.json").read_text())["scores"][f"val/{name}"]
+        assert kept == pytest.approx(best.value, rel=1e-5)
+    assert table_of(out, "validation") == table_of(
+        run("validate", f"--ckpt_path={folder / 'best.ckpt'}").out, "validation"
+    )
+
+
+def test_a_calibrated_checkpoint_is_not_calibrated_again(with_and_without):
+    calibrated, plain = (Predictions.read(folder / "validate.parquet") for folder, _ in with_and_without)
+    shutil.copy(with_and_without[1][0] / "best.ckpt", "best.ckpt")
+    for _ in range(2):  # as if the first process had ended before it kept the scores
+        found = calibrate(Checkpoint.open("best.ckpt"), plain)
+        assert np.array_equal(found.probs, calibrated.probs)
+        assert found.facts["calibration"] == calibrated.facts["calibration"]
+    once = torch.load("best.ckpt", weights_only=True)["state_dict"]
+    wanted = torch.load(with_and_without[0][0] / "best.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(once[name], wanted[name]) for name in HEAD)
+
+
+def one_more_epoch(run, home):
+    epochs = torch.load(home / "last.ckpt", weights_only=True)["epoch"] + 2  # it counts from 0
+    outcome = run("fit", "--ckpt_path=last", f"--trainer.max_epochs={epochs}", "--early_stopping.patience=9")
+    assert outcome.code == 0
+    assert f"epoch {epochs}, step" in outcome.err
+    return outcome
+
+
+def test_a_resumed_fit_without_a_better_epoch_repeats_its_scores_and_calibrates_nothing(run, home):
+    before, record = (home / "best.ckpt").read_bytes(), json.loads((home / "validate.json").read_text())
+    assert record["scores"]["val/f1"] == 1  # there is no better one
+    outcome = one_more_epoch(run, home)
+    assert (home / "best.ckpt").read_bytes() == before
+    again = json.loads((home / "validate.json").read_text())
+    same = ("scores", "intervals", "calibration", "sha256", "split")
+    assert {name: again[name] for name in same} == {name: record[name] for name in same}
+    assert re.search(SAID, outcome.out, re.MULTILINE)[1] == f"{record['calibration']['temperature']:.3f}"
+    assert table_of(outcome.out, "validation") == table_of(run("validate").out, "validation")
+
+
+def test_scores_that_are_not_of_the_best_epoch_are_not_taken_for_its_own(run, home):
+    before = (home / "best.ckpt").read_bytes()
+    for other in (["--data.val_split=test"], ["--ckpt_path=last"]):
+        assert run("validate", *other).code == 0  # takes the place of what the fit kept
+        outcome = one_more_epoch(run, home)
+        assert "bootstrap" not in outcome.out
+        assert re.search(
+            "best.ckpt are no longer beside it; `python -m lit_bert validate --ckpt", outcome.err
+        )
+        assert f"best epoch: {home.resolve()}/best.ckpt\n" in outcome.out
+        assert (home / "best.ckpt").read_bytes() == before
+
+
+def test_a_better_epoch_of_a_resumed_fit_is_calibrated_anew(run, learned, tiny_bert):
+    flags = [*learned.flags, f"--weights.pretrained={tiny_bert}", "--trainer.max_epochs=1"]
+    assert run("fit", *flags).code == 0
+    first = torch.load("checkpoints/version_0/best.ckpt", weights_only=True)
+    outcome = run("fit", "--ckpt_path=last", "--trainer.max_epochs=5")
+    assert outcome.code == 0
+    best = torch.load("checkpoints/version_0/best.ckpt", weights_only=True)
+    assert best["epoch"] > first["epoch"]
+    assert re.search(SAID, outcome.out, re.MULTILINE)[1] == f"{best['temperature']:.3f}"
+    assert table_of(outcome.out, "validation") == table_of(run("validate").out, "validation")
+
+
+def test_checkpoints_in_a_folder_of_their_own_are_scored_and_calibrated_there(run, quick):
+    outcome = run("fit", *quick, "--trainer.max_epochs=1", "--checkpoint.dirpath=elsewhere/kept")
+    assert outcome.code == 0
+    assert {path.name for path in Path("elsewhere/kept").iterdir()} == {
+        "best.ckpt",
+        "validate.json",
+        "validate.parquet",
+    }
+    assert not list(Path("checkpoints").rglob("validate.*"))
+    validated = run("validate", "--ckpt_path=elsewhere/kept/best.ckpt").out
+    assert table_of(outcome.out, "validation") == table_of(validated, "validation")
 
 
 def test_early_stopping_ends_a_fit_that_does_not_improve(run, quick):
@@ -624,7 +762,7 @@ def test_a_new_run_starts_from_the_weights_of_a_checkpoint(run, learned):
     ]
     outcome = run("fit", *new, "--trainer.max_epochs=1", "--trainer.accelerator=cpu")
     assert outcome.code == 0
-    assert "macro F1    1.0000" in outcome.out  # the head came along: nothing was learned here
+    assert re.search(r"macro F1 +1\.0000", outcome.out)  # the head came along: nothing was learned here
 
 
 def test_data_with_other_labels_cannot_be_resumed_on(refused, home):
@@ -674,7 +812,9 @@ def test_bare_test_scores_the_best_checkpoint_and_says_which(run, home):
         f"sha256     {hashlib.sha256(best.read_bytes()).hexdigest()}",
         "validation macro F1 when it was saved: 1.0000",
     ]
-    assert "split test\n  macro F1    0.8741\n  micro F1    0.8750\n" in outcome.out
+    first, second = table_of(outcome.out, "test").splitlines()[:2]
+    assert re.fullmatch(r"  macro F1 +0\.8741  \[0\.\d{4}, \d\.\d{4}\]", first)
+    assert re.fullmatch(r"  micro F1 +0\.8750  \[0\.\d{4}, \d\.\d{4}\]", second)
 
 
 def test_bare_test_takes_the_newest_fit(run, home):
@@ -720,7 +860,8 @@ def test_scores_do_not_depend_on_the_batch_size(run, learned, home):
     assert run("test", "--data.eval_batch_size=5").code == 0
     scores = json.loads((home / "test.json").read_text())["scores"]
     assert scores == pytest.approx(learned.best_scores, rel=0.01)
-    exact = [name for name in scores if "loss" not in name]
+    exact = [name for name in scores if "loss" not in name and "calibration" not in name]
+    assert len(exact) == 6
     assert [scores[name] for name in exact] == [learned.best_scores[name] for name in exact]
 
 
@@ -1050,9 +1191,9 @@ def test_another_process_finds_the_newest_fit(processes, run, monkeypatch):
     monkeypatch.chdir(folder)
     outcome = run("validate")
     assert f"checkpoint {folder}/checkpoints/version_0/best.ckpt\n" in outcome.out
-    scores = outcome.out.partition("split validation\n")[2].partition("\nweights")[0]
-    assert scores
-    assert scores in out  # what the fit said of its best epoch
+    assert table_of(outcome.out, "validation") == table_of(
+        out, "validation"
+    )  # as the fit said of its best epoch
 
 
 def test_two_processes_score_as_one_does(processes, run, learned):
@@ -1063,9 +1204,11 @@ def test_two_processes_score_as_one_does(processes, run, learned):
     assert run("test", *ODD).code == 0
     alone = json.loads(Path("test.json").read_text())["scores"]
     assert alone["test/accuracy"] == pytest.approx(20 / 23)  # a row scored twice would show
-    exact = [name for name in alone if "loss" not in name]
+    sums = ["test/loss_nats", "test/calibration_error"]  # in other order
+    exact = alone.keys() - set(sums)
     assert {name: shared[name] for name in exact} == {name: alone[name] for name in exact}
-    assert shared["test/loss_nats"] == pytest.approx(alone["test/loss_nats"], rel=1e-5)  # sums in other order
+    for name in sums:
+        assert shared[name] == pytest.approx(alone[name], rel=1e-5)
     assert out.count("macro F1") == 2  # the validation score and this one, said once
     assert err.count(" 2 × CPU") == 1
 
@@ -1076,7 +1219,7 @@ def test_two_processes_fit_into_one_folder(processes):
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["version_0"]
     last = torch.load(folder / "checkpoints" / "version_0" / "last.ckpt", weights_only=True)
     assert last["global_step"] == 8  # 60 rows, 2 × 8 a step, 2 epochs
-    assert out.count("validation, best epoch") == 1
+    assert table_of(out, "validation")
     assert [line.partition(",")[0] for line in err.splitlines() if line.startswith("epoch")] == [
         "epoch 1",
         "epoch 2",

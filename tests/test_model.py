@@ -213,6 +213,20 @@ def test_a_class_that_is_neither_there_nor_predicted_does_not_lower_macro_f1(tin
     assert scores["test/f1"] == 1
 
 
+def test_a_temperature_in_the_head_divides_the_logits_whatever_the_precision(tiny_bert, monkeypatch):
+    for own in (True, False):
+        if not own:  # the way that a GPU takes
+            monkeypatch.setattr(CpuBert, "can_run", lambda network: False)
+        model = classifier(tiny_bert).eval()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            before = model(SIX["input_ids"], SIX["attention_mask"])
+            for parameter in model.network.classifier.parameters():
+                parameter /= 1.7
+            after = model(SIX["input_ids"], SIX["attention_mask"])
+        assert before.dtype == after.dtype == torch.float32
+        torch.testing.assert_close(after * 1.7, before, rtol=1e-5, atol=1e-7)
+
+
 # --- how it is optimized
 
 

@@ -1,0 +1,310 @@
+"""Scores, intervals, comparison and temperature: against torchmetrics, scipy, grids and worked examples."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_f1_score,
+)
+
+from lit_bert import scores
+from lit_bert.scores import (
+    all_scores,
+    calibration_error,
+    compare,
+    cross_fitted,
+    f1_scores,
+    mcnemar,
+    row_losses,
+    softmax,
+    temperature,
+    with_intervals,
+)
+
+
+def names_of(C):
+    return [f"class {index}" for index in range(C)]
+
+
+def answers(N, C, seed, sure=2.0, skill=2.0):
+    """Probabilities float32 (N, C) and labels of a made-up classifier; `skill` is the logit of the label."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(C, size=N)
+    logits = generator.normal(size=(N, C)) * sure
+    logits[np.arange(N), labels] += skill
+    return softmax(logits).astype(np.float32), labels
+
+
+# --- scores ---
+
+
+@pytest.mark.parametrize("C", [2, 6, 77])
+@pytest.mark.parametrize("absent", [False, True])
+def test_scores_are_those_of_torchmetrics(C, absent):
+    probs, labels = answers(400, C, seed=C)
+    if absent:  # the last class is neither a label nor predicted, the one before is predicted alone
+        labels = np.where(labels >= C - 2, 0, labels)
+        probs[:, -1] = 0
+        probs[:9, C - 2] += 2
+        probs /= probs.sum(1, keepdims=True)
+    found = all_scores(probs, labels, names_of(C))
+    given = torch.from_numpy(probs), torch.from_numpy(labels)
+    for name, average in {"f1": "macro", "f1_micro": "micro"}.items():
+        wanted = multiclass_f1_score(*given, num_classes=C, average=average)
+        assert found[name] == pytest.approx(wanted.item(), rel=1e-6)
+    each = multiclass_f1_score(*given, num_classes=C, average="none").tolist()
+    assert [found[f"f1_{name}"] for name in names_of(C)] == pytest.approx(each, rel=1e-6)
+    accuracy = multiclass_accuracy(*given, num_classes=C, average="micro")
+    assert found["accuracy"] == pytest.approx(accuracy.item(), rel=1e-6)
+    loss = torch.nn.functional.nll_loss(given[0].double().log(), given[1])
+    assert found["loss_nats"] == pytest.approx(loss.item(), rel=1e-6)
+    if absent:
+        assert found[f"f1_class {C - 1}"] == 0
+        assert found["f1"] > np.mean(each)  # it does not count
+
+
+def test_f1_by_hand():
+    counts = np.array([[3, 1, 0], [2, 2, 0], [0, 0, 0]])  # rows are labels
+    first, second = 6 / 9, 4 / 7
+    assert f1_scores(counts, ["a", "b", "c"]) == pytest.approx(
+        {"f1": (first + second) / 2, "f1_micro": 5 / 8, "accuracy": 5 / 8, "f1_a": first, "f1_b": second}
+        | {"f1_c": 0}
+    )
+
+
+def test_the_loss_of_a_row_is_finite_where_its_label_had_no_chance():
+    losses = row_losses(np.array([[0.25, 0.75], [1, 0]], dtype=np.float32), np.array([0, 1]))
+    assert losses[0] == pytest.approx(math.log(4))
+    assert 80 < losses[1] < 100
+
+
+@pytest.mark.parametrize("C", [2, 6, 77])
+@pytest.mark.parametrize("sure", [0.3, 1.0, 5.0])
+def test_the_calibration_error_is_that_of_torchmetrics(C, sure):
+    probs, labels = answers(700, C, seed=C, sure=sure)
+    probs = np.minimum(probs, 1 - 1e-6).astype(np.float32)  # torchmetrics has a bin more, for 1 alone
+    wanted = multiclass_calibration_error(
+        torch.from_numpy(probs), torch.from_numpy(labels), num_classes=C, n_bins=15, norm="l1"
+    ).item()
+    assert wanted > 0.01
+    assert calibration_error(probs, labels) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_the_calibration_error_by_hand():
+    # Two rows of 0.9, one of them right, and one of 1, right: bins of 0.867 to 0.933 and 0.933 to 1.
+    probs = np.array([[0.9, 0.1], [0.9, 0.1], [0.0, 1.0]])
+    assert calibration_error(probs, np.array([0, 1, 1])) == pytest.approx(2 / 3 * 0.4)
+
+
+# --- intervals ---
+
+
+def test_intervals_are_about_the_scores_and_come_out_the_same_again():
+    for C, N in ((2, 30), (6, 400), (77, 300)):
+        probs, labels = answers(N, C, seed=1)
+        found = with_intervals(probs, labels, names_of(C))
+        values = all_scores(probs, labels, names_of(C))
+        assert {name: score.value for name, score in found.items()} == values
+        for name, score in found.items():
+            assert score.low <= score.value <= score.high, name
+        assert found["accuracy"].low < found["accuracy"].high
+        assert with_intervals(probs, labels, names_of(C)) == found
+
+
+@pytest.mark.parametrize("name", ["accuracy", "loss_nats", "f1", "f1_class 2"])
+def test_an_interval_is_as_wide_as_the_spread_of_the_score_over_data_sets(name):
+    # 95 % of a normal distribution lie within 1.96 standard deviations.
+    sets = [all_scores(*answers(200, 3, seed), names_of(3))[name] for seed in range(300)]
+    found = with_intervals(*answers(200, 3, seed=999), names_of(3))[name]
+    assert found.high - found.low == pytest.approx(2 * 1.96 * np.std(sets), rel=0.2)
+
+
+def test_intervals_hold_the_truth_in_about_95_of_100_data_sets(monkeypatch):
+    monkeypatch.setattr(scores, "RESAMPLES", 200)
+    names = ("accuracy", "f1", "loss_nats")
+    truth = all_scores(*answers(300_000, 3, seed=10**6), names_of(3))
+    held = dict.fromkeys(names, 0)
+    sets = 400
+    for seed in range(sets):
+        found = with_intervals(*answers(150, 3, seed), names_of(3))
+        for name in names:
+            held[name] += found[name].low <= truth[name] <= found[name].high
+    # Twice the standard deviation of such a count is 0.022.
+    assert {name: count / sets for name, count in held.items()} == pytest.approx(
+        dict.fromkeys(names, 0.95), abs=0.03
+    )
+
+
+def test_intervals_shrink_with_the_square_root_of_the_rows():
+    small, large = (with_intervals(*answers(N, 3, seed=5), names_of(3)) for N in (400, 6400))
+    for name in ("accuracy", "f1", "loss_nats"):
+        widths = [found[name].high - found[name].low for found in (small, large)]
+        assert widths[0] / widths[1] == pytest.approx(4, rel=0.2), name
+
+
+def test_rows_that_are_all_right_leave_nothing_to_chance():
+    labels = np.arange(20) % 2
+    found = with_intervals(np.eye(2)[labels], labels, ["no", "yes"])
+    assert {tuple(found[name]) for name in ("f1", "accuracy", "f1_no")} == {(1, 1, 1)}
+    assert tuple(found["loss_nats"]) == tuple(found["calibration_error"]) == (0, 0, 0)
+
+
+# --- comparison ---
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "p"),
+    [
+        (0, 0, 1),
+        (1, 0, 1),  # 2 · 1/2
+        (0, 3, 1 / 4),  # 2 · 1/8
+        (5, 0, 1 / 16),
+        (1, 4, 3 / 8),  # 2 · (1 + 5) / 32
+        (2, 8, 7 / 64),  # 2 · (1 + 10 + 45) / 1024
+        (3, 3, 1),
+    ],
+)
+def test_mcnemar_by_hand(only_first, only_second, p):
+    assert mcnemar(only_first, only_second) == mcnemar(only_second, only_first) == p
+
+
+@pytest.mark.parametrize(("fewer", "tosses"), [(10, 37), (450, 1000), (4900, 10_000), (40_000, 81_000)])
+def test_mcnemar_is_the_binomial_test_of_scipy(fewer, tosses):
+    stats = pytest.importorskip("scipy.stats")
+    wanted = stats.binomtest(fewer, tosses, 0.5).pvalue
+    assert mcnemar(fewer, tosses - fewer) == pytest.approx(wanted, rel=1e-8)
+
+
+def test_a_classifier_is_no_better_than_itself():
+    probs, labels = answers(200, 4, seed=3)
+    found = compare(probs, probs, labels, names_of(4))
+    assert {tuple(difference) for difference in found.differences.values()} == {(0, 0, 0)}
+    assert (found.only_first, found.only_second, found.p_value) == (0, 0, 1)
+
+
+def test_a_comparison_is_the_second_less_the_first():
+    labels = np.array([0, 1] * 20)
+    first, second = (np.full((40, 2), 0.5) for _ in range(2))
+    for probs, right in ((first, 22), (second, 30)):
+        probs[np.arange(40), labels] += np.where(np.arange(40) < right, 0.3, -0.3)
+    found = compare(first, second, labels, ["no", "yes"])
+    assert found.differences.keys() == all_scores(first, labels, ["no", "yes"]).keys()
+    assert found.differences["accuracy"].value == pytest.approx(8 / 40)
+    assert found.differences["loss_nats"].value == pytest.approx(8 / 40 * math.log(0.2 / 0.8))
+    assert 0 < found.differences["accuracy"].low < 8 / 40 < found.differences["accuracy"].high
+    assert (found.only_first, found.only_second) == (0, 8)
+    assert found.p_value == 2 / 2**8
+
+
+def test_on_the_same_rows_a_difference_is_surer_than_on_others():
+    probs, labels = answers(500, 3, seed=7)
+    noise = np.random.default_rng(8).normal(size=probs.shape) * 0.5
+    other = softmax(np.log(probs) + noise)
+    paired = compare(probs, other, labels, names_of(3)).differences
+    alone = [with_intervals(each, labels, names_of(3)) for each in (probs, other)]
+    for name in ("accuracy", "f1", "loss_nats"):
+        # Of two independent scores the variances add up.
+        unpaired = math.hypot(*(each[name].high - each[name].low for each in alone))
+        assert 0 < paired[name].high - paired[name].low < 0.8 * unpaired, name
+
+
+# --- calibration ---
+
+
+def smoothed_loss(logits, labels, T):
+    """What `temperature` minimises, spelled out: 1 / (N + 2) of each label belongs to all classes."""
+    log_probs = torch.from_numpy(logits / T).double().log_softmax(1).numpy()
+    spread = 1 / (len(labels) + 2)
+    return -((1 - spread) * log_probs[np.arange(len(labels)), labels] + spread * log_probs.mean(1)).mean()
+
+
+def drawn(T, N=4000, C=5, seed=0):
+    """Logits whose labels were drawn from softmax(logits / T)."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(size=(N, C)) * 3
+    chance = softmax(logits / T).cumsum(1)
+    return logits, (generator.random((N, 1)) > chance).sum(1)
+
+
+@pytest.mark.parametrize("T", [0.3, 0.8, 1.0, 1.7, 4.0])
+def test_the_temperature_that_labels_were_drawn_with_is_found(T):
+    logits, labels = drawn(T)
+    assert temperature(logits, labels) == pytest.approx(T, rel=0.08)
+    # Logits of another scale, or log-probabilities, say the same.
+    log_probs = np.log(softmax(logits))
+    assert temperature(log_probs, labels) == pytest.approx(temperature(logits, labels), rel=1e-6)
+    assert temperature(7 * logits, labels) == pytest.approx(7 * temperature(logits, labels), rel=1e-6)
+
+
+HARD = {
+    "few rows": lambda: drawn(2.0, N=7, seed=1),
+    "a row": lambda: drawn(2.0, N=1, seed=2),
+    "two classes": lambda: drawn(0.5, N=50, C=2, seed=3),
+    "77 classes": lambda: drawn(3.0, N=300, C=77, seed=4),
+    "all right and sure": lambda: (np.eye(3)[[0, 1, 2, 0]] * 30, np.array([0, 1, 2, 0])),
+    "all right and unsure": lambda: (np.eye(3)[[0, 1, 2, 0]] * 0.5, np.array([0, 1, 2, 0])),
+    "all wrong": lambda: (np.eye(3)[[0, 1, 2, 0]] * 4, np.array([1, 2, 0, 1])),
+    "float32": lambda: tuple(each.astype(kind) for each, kind in zip(drawn(1.5), ("f4", "i8"), strict=True)),
+}
+
+
+@pytest.mark.parametrize("case", HARD)
+def test_no_other_temperature_does_better(case):
+    logits, labels = HARD[case]()
+    T = temperature(logits, labels)
+    grid = np.geomspace(0.01, 100, 2001)
+    losses = [smoothed_loss(logits, labels, each) for each in grid]
+    least = min(losses)
+    assert smoothed_loss(logits, labels, T) <= least + 1e-9
+    assert smoothed_loss(logits, labels, T) <= smoothed_loss(logits, labels, 1.0)
+    if case != "all wrong":  # there the loss falls all the way to the bound
+        assert abs(T / grid[np.argmin(losses)] - 1) < 0.01
+
+
+def test_a_few_right_rows_do_not_make_every_answer_certain():
+    logits, labels = np.array([[2.0, 0.0], [0.0, 2.0]]), np.array([0, 1])
+    # 1/4 of each label is spread over two classes: 7/8 is the best that can be said of such rows.
+    assert softmax(logits / temperature(logits, labels)).max(1) == pytest.approx([7 / 8] * 2, abs=1e-6)
+    many = np.tile(logits, (500, 1)), np.tile(labels, 500)  # 1000 rows: 1 - 1/1002/2
+    assert softmax(many[0] / temperature(*many)).max() == pytest.approx(1 - 1 / 2004, abs=1e-6)
+
+
+def test_a_temperature_stays_within_its_bounds():
+    right, wrong = np.array([[1e-4, 0.0]] * 9), np.array([[900.0, 0.0]] * 9)
+    assert temperature(right, np.zeros(9, int)) == pytest.approx(0.01, rel=0.01)
+    assert temperature(wrong, np.ones(9, int)) == pytest.approx(100, rel=0.01)
+    assert temperature(np.zeros((9, 2)), np.zeros(9, int)) == 1  # all alike: nothing to tell
+
+
+def test_each_half_is_calibrated_by_the_other():
+    logits, labels = drawn(2.5, N=41)
+    probs = cross_fitted(logits, labels, seed=3)
+    assert probs.sum(1) == pytest.approx(np.ones(41))
+    # The temperature of each row, from its two likeliest classes.
+    rows, top = np.arange(41)[:, None], np.argsort(-logits, axis=1)[:, :2]
+    gap, log_gap = -np.diff(logits[rows, top]), -np.diff(np.log(probs[rows, top]))
+    used = (gap / log_gap)[:, 0]
+    halves = [np.flatnonzero(np.isclose(used, value)) for value in sorted(set(used.round(9)))]
+    assert sorted(map(len, halves)) == [20, 21]
+    for here, there in (halves, halves[::-1]):
+        assert used[here] == pytest.approx(temperature(logits[there], labels[there]))
+    assert not np.array_equal(cross_fitted(logits, labels, seed=4), probs)
+    assert np.array_equal(cross_fitted(logits, labels, seed=3), probs)
+
+
+def test_calibration_brings_confidence_to_accuracy():
+    logits, labels = drawn(3.0)
+    before = calibration_error(softmax(logits), labels)
+    after = calibration_error(cross_fitted(logits, labels), labels)
+    assert before > 0.2
+    assert after < 0.03
+
+
+def test_a_single_row_is_calibrated_with_nothing():
+    assert cross_fitted(np.array([[3.0, 1.0]]), np.array([1])) == pytest.approx(
+        softmax(np.array([[3.0, 1.0]]))
+    )
