@@ -280,6 +280,14 @@ def test_a_temperature_stays_within_its_bounds():
     assert temperature(np.zeros((9, 2)), np.zeros(9, int)) == 1  # all alike: nothing to tell
 
 
+def test_the_interval_of_a_small_calibration_error_is_about_it():
+    # Resamples of rows without an error beyond chance have a larger one, nearly all of them.
+    for seed in range(5):
+        logits, labels = drawn(1.0, N=100, seed=seed)
+        found = with_intervals(softmax(logits), labels, names_of(5))["calibration_error"]
+        assert 0 <= found.low < found.value < found.high < 0.25
+
+
 def test_each_half_is_calibrated_by_the_other():
     logits, labels = drawn(2.5, N=41)
     probs = cross_fitted(logits, labels, seed=3)
