@@ -25,14 +25,21 @@ def commands_in(section: str) -> list[list[str]]:
 
 
 def fewer(arguments: list[str], tiny_bert: Path) -> list[str]:
-    if arguments[0] != "fit" or "--ckpt_path" in arguments:
+    if arguments[0] not in ("fit", "audit") or "--ckpt_path" in arguments:
         return arguments
     return [*arguments, f"--weights.pretrained={tiny_bert}", "--trainer.max_epochs=1"]
 
 
 def test_the_verbs(tiny_bert: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = commands_in("The verbs")
-    assert {arguments[0] for arguments in commands} == {"fit", "validate", "test", "predict"}
+    assert {arguments[0] for arguments in commands} == {
+        "fit",
+        "validate",
+        "test",
+        "predict",
+        "report",
+        "audit",
+    }
     Path("reviews.csv").write_text("text\nnever again\n")
     Path("other.csv").write_text("text,label\nso glad,joy\nso sad,sadness\n")
     for arguments in commands:
@@ -56,10 +63,22 @@ def test_your_own_text(tiny_bert: Path, run: Run) -> None:
     )
 
 
+def test_how_sure_a_score_is(tiny_bert: Path, run: Run) -> None:
+    newest, two, seeds = commands_in("How sure a score is")
+    assert seeds == ["fit", "--seeds", "5"]  # tried in test_runs
+    for _ in range(2):
+        assert run(*fewer(["fit"], tiny_bert), "--data.train_rows=64").code == 0
+    for arguments in (newest, two):
+        outcome = run(*arguments)
+        assert outcome.code == 0, (arguments, outcome.err)
+    assert Path("checkpoints/version_1/report.html").is_file()
+    assert "McNemar" in outcome.out
+
+
 def test_looking_at_the_labels(tiny_bert: Path, run: Run) -> None:
     plain, folds, reuse = commands_in("Looking at the labels")
     assert (plain, folds[:2], reuse[:2]) == (["audit"], ["audit", "--folds"], ["audit", "--reuse"])
-    outcome = run(*plain, f"--weights.pretrained={tiny_bert}")  # those that train are tried in test_audit
+    outcome = run(*fewer(plain, tiny_bert))  # those that train are tried in test_audit
     assert outcome.code == 0, outcome.err
     assert "audit --folds 3" in outcome.out
 
