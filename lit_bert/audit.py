@@ -9,7 +9,6 @@ the test split too, and with folds ranks the labels that models trained on the o
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -449,79 +448,41 @@ def check_from(predictions: Predictions, rows: TokenizedRows, class_names: list[
         )
 
 
-class Suspects(NamedTuple):
-    """Labels that look wrong.
+def suspects_text(predictions: Predictions, suspects: np.ndarray) -> str:
+    """How many labels are wrong, about, by class; and the least believed.
 
-    Attributes:
-        indices: int64 (S,), the least believed first; S is the estimate of how many labels are wrong.
-        scores: (N,), 0 to 1: the probability of the label that each row has.
+    Args:
+        suspects: indices (S,), the least believed first.
     """
-
-    indices: np.ndarray
-    scores: np.ndarray
-
-
-def need_cleanlab() -> None:
-    """Raises a UserError where it is not installed."""
-    if importlib.util.find_spec("cleanlab") is None:
-        raise UserError(
-            "ranking labels needs cleanlab, which is not installed. Run `pip install 'lit_bert[report]'`."
-        )
-
-
-def suspects(predictions: Predictions) -> Suspects:
-    """Confident learning (Northcutt et al., 2021, https://arxiv.org/abs/1911.00068) from cleanlab.
-
-    Only means something for probabilities of rows that were not trained on. Confident learning tells how many
-    labels are wrong, and so many of the least believed are taken: of labels changed on purpose that finds as
-    many as cleanlab's default choice of rows, among a fifth fewer suspects.
-    """
-    need_cleanlab()
-    from cleanlab.filter import find_label_issues
-    from cleanlab.rank import get_label_quality_scores
-
-    labels, probs = predictions.labels, predictions.probs.astype(np.float64)
-    indices = find_label_issues(
-        labels,
-        probs,
-        filter_by="low_self_confidence",
-        return_indices_ranked_by="self_confidence",
-        n_jobs=1,  # processes would have to be given copies
-    )
-    found = get_label_quality_scores(labels, probs, method="self_confidence")
-    return Suspects(np.asarray(indices, dtype=np.int64), found)
-
-
-def suspects_text(predictions: Predictions, found: Suspects) -> str:
-    """How many labels are wrong, about, by class; and the least believed."""
+    believed = predictions.probs[np.arange(len(predictions.labels)), predictions.labels]
     names, labels, preds = predictions.class_names, predictions.labels, predictions.preds
     rows = {}
     for index, name in enumerate(names):
-        mine = found.indices[labels[found.indices] == index]
+        mine = suspects[labels[suspects] == index]
         count, others = int((labels == index).sum()), Counter(preds[mine].tolist()).most_common(1)
         mostly = f"{names[others[0][0]]} {others[0][1]:,}" if others else ""
         rows[name] = [f"{count:,}", f"{len(mine):,} {_share(len(mine), count)}", mostly]
-    share = 100 * len(found.indices) / len(labels)
+    share = 100 * len(suspects) / len(labels)
     lines = [
-        f"about {len(found.indices):,} of {len(labels):,} labels ({share:.1f} %) look wrong to models that "
+        f"about {len(suspects):,} of {len(labels):,} labels ({share:.1f} %) look wrong to models that "
         "were trained on the other rows",
         "(confident learning; texts that are only hard are among them)",
         "",
         *_table("label", ["rows", "suspected", "mostly taken for"], rows),
     ]
-    shown = found.indices[:SHOWN_SUSPECTS].tolist()
+    shown = suspects[:SHOWN_SUSPECTS].tolist()
     if shown:
-        lines += ["", f"the {len(shown)} least believed of {len(found.indices):,} suspects:"]
+        lines += ["", f"the {len(shown)} least believed of {len(suspects):,} suspects:"]
     for index in shown:
         lines.append(
             f"  row {predictions.rows[index] + 1} is {names[labels[index]]} "
-            f"({found.scores[index]:.3f}), rather {names[preds[index]]} "
+            f"({believed[index]:.3f}), rather {names[preds[index]]} "
             f"({predictions.probs[index].max():.3f}) | {_short(predictions.texts[index])}"
         )
     return "\n".join(lines)
 
 
-def write_suspects(predictions: Predictions, found: Suspects, writer: RowWriter) -> None:
+def write_suspects(predictions: Predictions, suspects: np.ndarray, writer: RowWriter) -> None:
     """A row each, the least believed first; nothing where there is none."""
     names, probs = predictions.class_names, predictions.probs.tolist()
     writer.write(
@@ -530,8 +491,8 @@ def write_suspects(predictions: Predictions, found: Suspects, writer: RowWriter)
             "text": predictions.texts[index],
             "label": names[predictions.labels[index]],
             "suggested_label": names[predictions.preds[index]],
-            "score": float(found.scores[index]),
+            "score": probs[index][predictions.labels[index]],
             **{PROBABILITY + name: value for name, value in zip(names, probs[index], strict=True)},
         }
-        for index in found.indices.tolist()
+        for index in suspects.tolist()
     )

@@ -46,8 +46,6 @@ from lit_bert.audit import (
     findings_text,
     gist,
     merged,
-    need_cleanlab,
-    suspects,
     suspects_text,
     write_suspects,
 )
@@ -601,7 +599,7 @@ class Audit(_Verb):
         output = Path(config["output"] or folder / SUSPECTS)
         with RowWriter(output) as writer:  # opened first, so that no training is in vain
             predictions = earlier or self._train_folds(arguments, folds, folder, rows.labels)
-            found = suspects(predictions)
+            found = scores.suspected_labels(predictions.probs, predictions.labels)
             write_suspects(predictions, found, writer)
         print(f"\n{suspects_text(predictions, found)}\n\nall of them: {output}")
 
@@ -627,7 +625,7 @@ class Audit(_Verb):
                 f"folds, such as {RUNS / 'audit_0'}."
             )
         if folds or config["reuse"]:
-            need_cleanlab()
+            scores.need_cleanlab()
         elif config["output"]:
             raise UserError("--output is for labels that look wrong; add --folds 3, which looks for them.")
         return arguments

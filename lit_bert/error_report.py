@@ -14,7 +14,6 @@ import html
 import json
 import re
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -79,9 +78,9 @@ def write_page(predictions_file: Path, output: Path | None = None) -> str:
     Raises:
         UserError: the predictions cannot be read, the page cannot be written, or the extra is not installed.
     """
+    scores.need_cleanlab()
     try:
         import captum  # noqa: F401  # said now rather than after a minute
-        import cleanlab  # noqa: F401
     except ImportError as error:
         raise UserError(
             f"the report of one run needs {error.name}. Run `pip install 'lit_bert[report]'`."
@@ -90,7 +89,8 @@ def write_page(predictions_file: Path, output: Path | None = None) -> str:
     if not len(predictions.labels):
         raise UserError(f"{predictions_file} has no rows; score a split that has some.")
     output = output or predictions_file.with_name(PAGE)
-    errors, suspects = confident_errors(predictions), suspected_labels(predictions)
+    errors = confident_errors(predictions)
+    suspects = scores.suspected_labels(predictions.probs, predictions.labels)
     shown = embedded(predictions, errors, suspects)
     explained = explain(predictions, predictions_file, worth_explaining(predictions, errors, suspects))
     found = scores.with_intervals(predictions.probs, predictions.labels, predictions.class_names)
@@ -116,26 +116,6 @@ def confident_errors(predictions: Predictions) -> np.ndarray:
     """Indices of all wrong rows, the most confident first."""
     wrong = np.flatnonzero(predictions.preds != predictions.labels)
     return wrong[np.argsort(-predictions.probs[wrong].max(1), kind="stable")]
-
-
-def suspected_labels(predictions: Predictions) -> np.ndarray:
-    """Indices of rows whose label is suspect, the most suspect first, by confident learning.
-
-    Northcutt et al. (2021), https://arxiv.org/abs/1911.00068: as many of each pair of classes as the joint
-    distribution of given and true labels calls for, ranked by the probability that the given label got.
-    """
-    from cleanlab.filter import find_label_issues
-
-    probs = predictions.probs.astype(np.float64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes that have no row here
-        found = find_label_issues(
-            predictions.labels,
-            probs / probs.sum(1, keepdims=True),
-            return_indices_ranked_by="self_confidence",
-            n_jobs=1,
-        )
-    return np.asarray(found, dtype=np.int64)
 
 
 def embedded(predictions: Predictions, errors: np.ndarray, suspects: np.ndarray) -> np.ndarray:

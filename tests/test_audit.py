@@ -1,6 +1,7 @@
 """What an audit finds in labelled text, what a fit says of it, and the labels that models do not believe."""
 
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -12,9 +13,10 @@ import pytest
 from conftest import CLASSES, texts_of, write_csv
 
 from lit_bert import UserError, audit, data
-from lit_bert.audit import find_flaws, findings_text, gist, merged, repeats, suspects, suspects_text
+from lit_bert.audit import find_flaws, findings_text, gist, merged, repeats, suspects_text
 from lit_bert.data import EmotionDataModule
 from lit_bert.predictions import Predictions
+from lit_bert.scores import suspected_labels
 from lit_bert.sources import Weights
 
 ROOT = Path(__file__).parent.parent
@@ -239,31 +241,30 @@ def test_planted_wrong_labels_are_found(classes):
     labels = truth.copy()
     wrong = generator.choice(len(truth), len(truth) // 20, replace=False)
     labels[wrong] = (labels[wrong] + 1) % classes
-    found = suspects(predictions_of(labels, probs.astype(np.float32)))
-    assert set(found.indices) <= set(wrong)
-    assert len(found.indices) > 0.7 * len(wrong)
-    assert (np.diff(found.scores[found.indices]) >= 0).all()  # the least believed first
-    assert set(found.scores.argsort()[: len(wrong)]) == set(wrong)
+    probs = probs.astype(np.float32)
+    found = suspected_labels(probs, labels)
+    assert set(found) <= set(wrong)
+    assert len(found) > 0.7 * len(wrong)
+    assert (np.diff(probs[found, labels[found]]) >= 0).all()  # the least believed first
 
 
-@pytest.mark.filterwarnings("ignore:May not flag all label issues")
 def test_a_class_without_rows_is_no_obstacle():
     pytest.importorskip("cleanlab")
     probs = np.tile(np.float32([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05]]), (20, 1))
     labels = np.tile([0, 1], 20)
     labels[3] = 0
     predictions = predictions_of(labels, probs)
-    found = suspects(predictions)
-    assert found.indices.tolist() == [3]
+    found = suspected_labels(probs, labels)
+    assert found.tolist() == [3]
     text = suspects_text(predictions, found)
     assert "row 4 is class 0 (0.050), rather class 1 (0.900) | text 3" in text
     assert re.search(r"class 2 +0 +0 +0\.0 %", text)
 
 
 def test_ranking_without_cleanlab_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(audit.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'lit_bert\[report\]'"):
-        suspects(predictions_of(np.array([0, 1]), np.eye(2, dtype=np.float32)))
+        suspected_labels(np.eye(2, dtype=np.float32), np.array([0, 1]))
 
 
 def test_folds_are_merged_in_the_order_of_the_file():
@@ -374,7 +375,7 @@ def test_audit_with_folds_ranks_every_training_row(run, flags, blemished, monkey
         assert each["suggested_label"] != each["label"]
     scores = [float(each["score"]) for each in found]
     assert scores == sorted(scores)
-    assert [int(each["row"]) - 1 for each in found] == suspects(whole).indices.tolist()
+    assert [int(each["row"]) - 1 for each in found] == suspected_labels(whole.probs, whole.labels).tolist()
     assert str(folder / audit.SUSPECTS) in outcome.out
     # Its folds are no runs: neither `test` nor `report` may take one for the newest fit.
     assert not [*folder.glob("**/*.ckpt"), *folder.glob("**/validate.parquet")]

@@ -17,13 +17,12 @@ import numpy as np
 import pytest
 from conftest import Run
 
-from lit_bert import error_report
+from lit_bert import error_report, scores
 from lit_bert.attribution import Attribution
 from lit_bert.error_report import (
     confident_errors,
     embedded,
     pieces,
-    suspected_labels,
     wilson,
     worth_explaining,
     write_page,
@@ -129,7 +128,8 @@ def test_no_text_and_no_class_name_becomes_part_of_the_page(tmp_path: Path) -> N
 
 
 def embedded_of(predictions: Predictions) -> list[int]:
-    errors, suspects = confident_errors(predictions), suspected_labels(predictions)
+    errors = confident_errors(predictions)
+    suspects = scores.suspected_labels(predictions.probs, predictions.labels)
     return embedded(predictions, errors, suspects).tolist()
 
 
@@ -180,7 +180,7 @@ def test_a_swapped_label_is_suspected_first() -> None:
     probs[np.arange(90), labels] = 0.94
     given = labels.copy()
     given[[7, 50]] = (labels[[7, 50]] + 1) % 3
-    found = suspected_labels(Predictions(["x"] * 90, np.arange(90), given, probs, ["a", "b", "c"]))
+    found = scores.suspected_labels(probs, given)
     assert set(found.tolist()) == {7, 50}
 
 
@@ -223,7 +223,8 @@ def test_more_errors_than_a_page_can_hold_are_cut_and_it_says_so(
 
 def test_rows_worth_explaining_are_on_the_page_once_and_lists_come_first() -> None:
     predictions = made(4, 400)
-    errors, suspects = confident_errors(predictions), suspected_labels(predictions)
+    errors = confident_errors(predictions)
+    suspects = scores.suspected_labels(predictions.probs, predictions.labels)
     order = worth_explaining(predictions, errors, suspects)
     assert len(order) == len(set(order)) <= error_report.EXPLAINED_TEXTS
     assert order[0] == errors[0]
