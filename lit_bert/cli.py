@@ -341,6 +341,7 @@ class Fit(_Verb):
             print(f"            with rows that it has not seen: the data has no split '{test}'")
         else:
             print("score it:   python -m lit_bert test")
+        print(f"its errors: python -m lit_bert report {best.parent}")
         print(f"look at it: tensorboard --logdir {best.parent.parent}")
 
     def _score(self, best: Path) -> None:
@@ -364,7 +365,7 @@ class Fit(_Verb):
         notes = []
         if found := predictions.facts.get("calibration"):
             notes.append(
-                f"calibrated with temperature {found['temperature']:.3f}: expected calibration error "
+                f"calibrated temperature {found['temperature']:.3f}; expected calibration error "
                 f"{found['before']:.4f} before, {found['after']:.4f} after, on rows it was not fitted on"
             )
         split = self.datamodule.val_name

@@ -551,7 +551,7 @@ def table_of(out, split, rows=24):
 # --- calibration
 
 HEAD = ("network.classifier.weight", "network.classifier.bias")
-SAID = r"^calibrated with temperature (\d+\.\d{3}): .* error (0\.\d{4}) before, (0\.\d{4}) after"
+SAID = r"^calibrated temperature (\d+\.\d{3}); .* error (0\.\d{4}) before, (0\.\d{4}) after"
 
 
 @pytest.fixture(scope="module")

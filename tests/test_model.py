@@ -2,17 +2,21 @@
 
 import math
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification
 
 from lit_bert import UserError
 from lit_bert.encoder import CpuBert
-from lit_bert.model import BertClassifier
+from lit_bert.model import BertClassifier, moved
 from lit_bert.optimizer import DeferredAdamW
 from lit_bert.sources import Weights
 
@@ -146,7 +150,7 @@ def test_the_network_trains_with_dropout(tiny_bert):
 
 def test_a_batch_can_be_overfitted(tiny_bert):
     torch.manual_seed(0)
-    model = classifier(tiny_bert, learning_rate=5e-3)
+    model = classifier(tiny_bert, adversarial_norm=0.0, learning_rate=5e-3)
     trainer(max_epochs=40).fit(model, loader([SIX] * 2))
     model.eval()
     logits = model(SIX["input_ids"], SIX["attention_mask"])
@@ -363,6 +367,111 @@ def test_a_cpu_trains_to_the_weights_of_transformers_forward_and_torchs_adamw(
             torch.testing.assert_close(value, ends[1][name], rtol=1e-3, atol=2e-4, msg=name)
 
 
+# --- the second pass, at embeddings that were moved
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_rows_move_along_their_gradient_and_come_back(sparse):
+    embedding = torch.nn.Embedding(9, 4, sparse=sparse)
+    before = embedding.weight.detach().clone()
+    (embedding(torch.tensor([1, 5, 1])) ** 2).sum().backward()
+    with moved(embedding.weight, 0.5):
+        step = embedding.weight.detach() - before
+        gradient = embedding.weight.grad.to_dense()
+        assert float(step.norm()) == pytest.approx(0.5, rel=1e-5)
+        torch.testing.assert_close(step, gradient * (0.5 / gradient.norm()))
+        assert step[[0, 2, 3, 4, 6, 7, 8]].count_nonzero() == 0
+    assert torch.equal(embedding.weight, before)
+
+
+class Gradients(Callback):
+    """Keeps those of the first step."""
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if trainer.global_step == 0:
+            named = pl_module.network.named_parameters()
+            self.found = {name: p.grad.to_dense().clone() for name, p in named if p.grad is not None}
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_second_pass_adds_the_gradient_where_the_loss_is_higher(tiny_bert, monkeypatch, own, accumulate):
+    if not own:
+        monkeypatch.setattr(CpuBert, "can_run", lambda network: False)
+    settings = {"label_smoothing": 0.1, "adversarial_start": 0.0}
+    model = without_dropout(classifier(tiny_bert, adversarial_norm=0.7, **settings))
+    kept = Gradients()
+    fit = trainer(max_steps=1, callbacks=[kept], precision="32-true", accumulate_grad_batches=accumulate)
+    fit.fit(model, loader([SIX] * accumulate))
+
+    network = without_dropout(classifier(tiny_bert)).network
+    table = network.bert.embeddings.word_embeddings.weight
+    inputs = {name: SIX[name] for name in ("input_ids", "attention_mask")}
+    losses = []
+    for _ in range(accumulate):
+        for moves in (False, True):
+            if moves:
+                step = table.grad * (0.7 / table.grad.norm())
+                table.data += step
+            loss = cross_entropy(network(**inputs).logits, SIX["labels"], label_smoothing=0.1)
+            losses.append(float(loss))
+            (loss / accumulate).backward()
+            if moves:
+                table.data -= step
+    assert losses[1] > losses[0]
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(kept.found[name], parameter.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_the_second_pass_starts_at_its_share_of_the_steps(tiny_bert):
+    for norm, passes in ((1.0, 4 + 2), (0.0, 4)):
+        model = classifier(tiny_bert, adversarial_norm=norm, adversarial_start=0.5)
+        seen = []
+        model.forward = lambda *batch, forward=model.forward, seen=seen: seen.append(1) or forward(*batch)
+        trainer(max_steps=4).fit(model, loader([SIX] * 4))
+        assert len(seen) == passes
+
+
+def test_frozen_embeddings_train_without_a_second_pass(tiny_bert):
+    model = classifier(tiny_bert, adversarial_start=0.0)
+    model.network.bert.embeddings.requires_grad_(False)
+    model._optimizer = lambda: torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    head = model.network.classifier.weight.detach().clone()
+    trainer(max_steps=2).fit(model, loader([SIX] * 2))
+    assert not torch.equal(model.network.classifier.weight, head)
+
+
+TWO_PROCESSES = """
+import sys
+sys.path[:0] = {path!r}
+import torch
+from test_model import SIX, classifier, loader, trainer, without_dropout
+model = without_dropout(classifier({folder!r}, learning_rate=0.01, adversarial_start=0.0))
+def half(rank): return {{name: value[rank::2] for name, value in SIX.items()}}
+class Data(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        rank = model.trainer.global_rank
+        return iter([half(rank)] * 3 if {devices} == 2 else [SIX] * 3)
+fit = trainer(max_steps=3, devices={devices}, strategy={strategy!r}, precision="32-true")
+fit.fit(model, loader(Data()))
+torch.save(dict(model.network.named_parameters()), f"{devices}-{{fit.global_rank}}.pt")
+"""
+
+
+def test_the_second_pass_of_two_processes_is_that_of_one(tiny_bert, tmp_path):
+    path = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+    for devices, strategy in ((1, "auto"), (2, "ddp")):
+        script = tmp_path / f"{devices}.py"
+        settings = {"path": path, "folder": str(tiny_bert), "devices": devices, "strategy": strategy}
+        script.write_text(TWO_PROCESSES.format(**settings))
+        subprocess.run([sys.executable, script], cwd=tmp_path, check=True, capture_output=True, timeout=200)
+    alone, *both = (torch.load(tmp_path / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
+    for name, value in alone.items():
+        assert torch.equal(both[0][name], both[1][name]), name
+        if not name.endswith("key.bias"):  # its gradient is all rounding
+            torch.testing.assert_close(both[0][name], value, rtol=1e-3, atol=2e-4, msg=name)
+
+
 class Keeping(Callback):
     """Keeps the weights that are validated and trained; saves a full checkpoint and one of weights alone."""
 
@@ -440,7 +549,7 @@ def test_a_strategy_that_spreads_weights_is_refused_until_averaging_is_off(tiny_
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.0])
-@pytest.mark.parametrize("setting", ["average_decay", "beta2", "label_smoothing"])
+@pytest.mark.parametrize("setting", ["adversarial_start", "average_decay", "beta2", "label_smoothing"])
 def test_a_share_that_is_none_is_an_error(setting, value):
     with pytest.raises(UserError, match=rf"model\.{setting} is {value}; expected 0 to below 1"):
         BertClassifier(NAMES, **{setting: value})
@@ -463,7 +572,7 @@ def test_a_warmup_that_is_no_share_of_the_steps_is_an_error(ratio):
         BertClassifier(NAMES, warmup_ratio=ratio)
 
 
-@pytest.mark.parametrize("setting", ["learning_rate", "weight_decay"])
+@pytest.mark.parametrize("setting", ["adversarial_norm", "learning_rate", "weight_decay"])
 def test_a_negative_setting_of_the_optimizer_is_an_error(setting):
     with pytest.raises(UserError, match=rf"model\.{setting} is -0\.1"):
         BertClassifier(NAMES, **{setting: -0.1})
