@@ -137,6 +137,7 @@ def fit_flags(args: argparse.Namespace) -> list[str]:
         f"--model.learning_rate={LEARNING_RATE}",
         "--model.weight_decay=0.01",
         "--model.warmup_ratio=0.1",
+        "--model.adversarial_norm=0",  # one pass a step, as in the first epoch of a fit
         "--trainer.gradient_clip_val=1.0",
         "--trainer.max_epochs=1",
         "--seed_everything=0",

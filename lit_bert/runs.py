@@ -8,6 +8,7 @@ as one after the other with two.
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -102,3 +103,24 @@ def fit_each(
     if problems:
         raise UserError(problems[0])
     return [folder / name for name in each]
+
+
+def next_folder(root: Path, kind: str) -> Path:
+    """`root/kind_N`, made now, with the first N that is free."""
+    for number in itertools.count():
+        folder = root / f"{kind}_{number}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"cannot write runs into {root}: {error.strerror}.") from None
+    raise AssertionError
+
+
+def has_accelerator() -> bool:
+    """Whether there is a GPU."""
+    import torch
+
+    return torch.cuda.is_available() or torch.backends.mps.is_available()

@@ -1,0 +1,774 @@
+"""The verbs that train and score: LightningCLI over the rooms, and the links between them.
+
+Links: `weights` serves data (tokenizer) and model (architecture, values); `data.label_names` become the
+model's. A verb that starts from a checkpoint reads its settings from there first; explicit flags win over
+them.
+
+    python -m lit_bert fit --config configs/base.yaml --trainer.max_epochs 1
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+import numpy as np
+import torch
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from rich.console import Console
+from rich.panel import Panel
+
+from lit_bert import UserError, scores
+from lit_bert.arguments import take
+from lit_bert.audit import (
+    OUT_OF_FOLD,
+    SUSPECTS,
+    check_from,
+    find_flaws,
+    findings_text,
+    gist,
+    merged,
+    suspects_text,
+    write_suspects,
+)
+from lit_bert.callbacks import (
+    Dashboard,
+    EarlyStop,
+    KeepBest,
+    Outputs,
+    PredictionWriter,
+    Progress,
+    ProgressLines,
+    Throughput,
+)
+from lit_bert.checkpoints import RUNS, Checkpoint, SafeCheckpointIO, cool
+from lit_bert.data import EmotionDataModule
+from lit_bert.model import BertClassifier
+from lit_bert.predictions import VALIDATED, Predictions
+from lit_bert.runs import LOG, fit_each, has_accelerator, next_folder
+from lit_bert.scores import Score
+from lit_bert.sources import Source, Weights
+from lit_bert.tables import BadRow, Numbered, RowWriter, read_rows, text_problem
+
+log = logging.getLogger("lit_bert")
+
+
+class Parser(LightningArgumentParser):
+    """Its errors are one line, shown by the front door."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        verb = sys.argv[1]
+        text = re.sub(r"\s+", " ", message).strip().rstrip(".")
+        text = re.sub(r'Parser key "([^"]+)":', r"--\1:", re.sub(r"<class '(\w+)'>", r"\1", text))
+        near = ""
+        unknown = re.search(r"(?:unrecognized arguments: --|does not accept option ')([\w.]+)", text)
+        if unknown:
+            parser = getattr(ex, "subcommand_parser", None) or self
+            flags = [option[2:] for action in parser._actions for option in action.option_strings]
+            for action in parser._actions:  # the flags of the verb, where this is the parser above it
+                for below in action.choices.values() if isinstance(action.choices, dict) else ():
+                    flags += [option[2:] for each in below._actions for option in each.option_strings]
+            close = difflib.get_close_matches(unknown[1], flags, 1)
+            near = f" Did you mean --{close[0]}?" if close else ""
+        elif verb == "predict" and text.startswith("unrecognized"):
+            near = " Texts stand right after the verb."
+        raise UserError(f"{text[:600]}.{near} `python -m lit_bert {verb} --help` lists what is accepted.")
+
+
+class KeepConfig(SaveConfigCallback):
+    """Writes config.yaml into the run's folder and has the model keep the same settings in checkpoints."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        pl_module.config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+
+
+class Verb(LightningCLI):
+    """What all verbs share. One class a verb, so that only that verb's parser is built."""
+
+    name: ClassVar[str]
+    usage: ClassVar[str] = "[--config FILE ...] [OPTIONS]"
+    trainer_settings: ClassVar[dict[str, Any]] = {"enable_model_summary": False}
+    trainer_type: ClassVar[type[Trainer]] = Trainer
+
+    def __init__(
+        self, arguments: list[str], checkpoint: Checkpoint | None, config_file: Path | None = None
+    ) -> None:
+        self.checkpoint = checkpoint
+        if checkpoint:
+            settings = yaml.safe_dump(self.settings_of(checkpoint))
+            arguments = ["--config", settings, *arguments, "--ckpt_path", str(checkpoint.path)]
+        sys.argv[1:] = [self.name, *arguments]  # LightningCLI warns when it is given them any other way
+        super().__init__(
+            BertClassifier,
+            EmotionDataModule,
+            trainer_class=self.trainer_type,
+            save_config_callback=KeepConfig if self.name == "fit" else None,
+            save_config_kwargs={"overwrite": True},  # a resumed run writes into its own folder
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={
+                "prog": "python -m lit_bert",
+                "allow_abbrev": False,
+                self.name: {
+                    "allow_abbrev": False,
+                    "usage": f"python -m lit_bert {self.name} {self.usage}",  # not a list of a hundred flags
+                    "description": self.__doc__,
+                    "default_config_files": [str(config_file)] if config_file else [],
+                },
+            },
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Does nothing: Lightning would let the checkpoint win over explicit flags; see `settings_of`."""
+
+    @staticmethod
+    def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
+        """The part of the configuration that the checkpoint answers for."""
+        model = {key: value for key, value in checkpoint.model.items() if key != "label_names"}
+        data = {
+            key: value for key, value in checkpoint.data["hyper_parameters"].items() if key != "order_seed"
+        }
+        return {
+            "weights": {**checkpoint.weights["request"], "checkpoint": str(checkpoint.path)},
+            "model": model,
+            "data": data,
+        }
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Ours first, so that `--help` opens with what most people look for."""
+        parser.add_lightning_class_args(EmotionDataModule, "data")
+        parser.add_class_arguments(Weights, "weights")
+        parser.add_lightning_class_args(BertClassifier, "model")
+        self.add_verb_arguments(parser)
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_settings.items()})
+
+    def add_verb_arguments(self, parser: LightningArgumentParser) -> None:
+        """Arguments of one verb alone."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("weights", "data.weights", apply_on="instantiate")
+        parser.link_arguments("weights", "model.weights", apply_on="instantiate")
+        parser.link_arguments("data.label_names", "model.label_names", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.order_seed", compute_fn=int)
+
+    def before_instantiate_classes(self) -> None:
+        settings = self.config[self.name]["trainer"]
+        if settings["precision"] is None:
+            settings["precision"] = native_precision(settings["accelerator"])
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        settings = self.config_init[self.name]["trainer"]
+        callbacks = self.callbacks(sys.stderr.isatty() and settings["enable_progress_bar"] is not False)
+        plugins = settings["plugins"] or []
+        try:
+            return super().instantiate_trainer(
+                enable_progress_bar=any(isinstance(each, Progress) for each in callbacks),
+                plugins=[*(plugins if isinstance(plugins, list) else [plugins]), SafeCheckpointIO()],
+                callbacks=[*(settings["callbacks"] or []), *callbacks],
+                **kwargs,
+            )
+        except (MisconfigurationException, ValueError) as error:
+            raise UserError(f"the trainer refuses its settings: {error} See --trainer.* in --help.") from None
+
+    def callbacks(self, bar: bool) -> list[Callback]:
+        """Those that always run with this verb."""
+        return [Progress()] if bar else []
+
+    def sources(self) -> list[tuple[str, Source]]:
+        """What the scores rest on, by role."""
+        if self.checkpoint is None:
+            return [("weights", self.model.weights.source), ("trained on", self.datamodule.source)]
+        weights, data = self.checkpoint.weights["source"], self.checkpoint.data["source"]
+        return [("weights", Source(**weights)), ("trained on", Source(**data))]
+
+
+class Fit(Verb):
+    """Train; keep the best epoch (best.ckpt) and the last (last.ckpt)."""
+
+    name = "fit"
+    defaults: ClassVar[dict[str, Any]] = {
+        "checkpoint.monitor": "val/f1",
+        "checkpoint.mode": "max",
+        "checkpoint.filename": "best",
+        "checkpoint.save_weights_only": True,  # a third of the size; last.ckpt has the optimizer's state
+        "checkpoint.enable_version_counter": False,
+        "checkpoint.save_on_train_epoch_end": False,  # at validation: last.ckpt then knows of it on resume
+        "early_stopping.monitor": "val/f1",
+        "early_stopping.mode": "max",
+        "early_stopping.strict": False,  # a run may end before its first validation
+    }
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"}}
+
+    def add_verb_arguments(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--seeds",
+            type=int | None,
+            default=None,
+            help="train that many times, with seeds counting up from seed_everything, and show mean and "
+            "spread; on the command line only",
+        )
+        self.add_run_arguments(parser)
+
+    @classmethod
+    def add_run_arguments(cls, parser: LightningArgumentParser) -> None:
+        """Arguments that may stand in a configuration beside the sections that all verbs have."""
+        parser.add_argument(
+            "--calibrate",
+            type=bool,
+            default=True,
+            help="whether to fit a temperature on the validation split and fold it into the classifier of "
+            "the best checkpoint, so that its probabilities can be taken at their word (Guo et al., 2017)",
+        )
+        parser.add_lightning_class_args(KeepBest, "checkpoint")
+        parser.add_lightning_class_args(EarlyStop, "early_stopping")
+        parser.set_defaults(cls.defaults)
+
+    @staticmethod
+    def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
+        """To go on with a run, all its settings are needed, and its own folder."""
+        if "optimizer_states" not in checkpoint.content:
+            raise UserError(
+                f"{checkpoint.path} holds weights only: training cannot go on from it. Use --ckpt_path last, "
+                f"or start a new run from these weights with --weights.checkpoint {checkpoint.path}."
+            )
+        settings = {**checkpoint.content.get("config", {}), **Verb.settings_of(checkpoint)}
+        logger = settings.get("trainer", {}).get("logger")
+        if isinstance(logger, dict):
+            logger["init_args"].update(
+                save_dir=str(checkpoint.run.parent), name="", version=checkpoint.run.name
+            )
+        return settings
+
+    def callbacks(self, bar: bool) -> list[Callback]:
+        last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+        config = self.config["fit"]
+        facts: dict[str, Any] = {role: str(source) for role, source in self.sources()}
+        facts |= {name: config["data"][name] for name in ("batch_size", "max_length")}
+        facts |= {name: value for name, value in config["model"].items() if name != "learning_rate"}
+        facts |= {name: config["trainer"][name] for name in ("max_epochs", "precision")}
+        facts["seed"] = config["seed_everything"]
+        dashboard = Dashboard(
+            facts, config["checkpoint"]["monitor"] or "val/f1", config["checkpoint"]["mode"]
+        )
+        return [Throughput(), dashboard, *(super().callbacks(bar) or [ProgressLines()]), last]
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        trainer = super().instantiate_trainer(**kwargs)
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None and trainer.log_dir:
+                # Lightning would put one more folder `checkpoints` in between.
+                callback.dirpath = str(trainer.log_dir)
+        return trainer
+
+    def before_fit(self) -> None:
+        no_seeds_in(self.config["fit"])
+        if self.checkpoint and self.datamodule.label_names != self.checkpoint.data["label_names"]:
+            known, found = _some(self.checkpoint.data["label_names"]), _some(self.datamodule.label_names)
+            raise UserError(
+                f"{self.checkpoint.path} was trained on the classes {known}; the data has {found}. "
+                "Resume without --config and --data flags."
+            )
+        if self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
+            raise UserError("the run has no end; set --trainer.max_epochs or --trainer.max_steps.")
+        for section in ("checkpoint", "early_stopping"):
+            monitor = self.config["fit"][section]["monitor"]
+            if monitor is not None and monitor not in self.model.score_names:
+                raise UserError(
+                    f"{section}.monitor is {monitor}; expected one of {', '.join(self.model.score_names)}."
+                )
+        self.model.configure_model()  # what is wrong with weights or rows shows before anything is written
+        self.datamodule.setup("fit")
+        run = Path(str(self.trainer.log_dir))
+        if self.trainer.is_global_zero and self.trainer.log_dir:
+            _make_writable(run)
+        announce(self.trainer, self.sources())
+        size = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        log.info(f"model      {size:.1f}M parameters, highest learning rate {self.model.learning_rate:g}")
+        data = self.datamodule
+        log.info(f"rows       {len(data.train_rows):,} to train on, {len(data.val_rows):,} to validate on")
+        log.info(f"classes    {len(data.label_names)}: {_some(data.label_names)}")
+        if self.trainer.is_global_zero:
+            used = {data.hparams.train_split: data.train_rows, data.val_name: data.val_rows}
+            for line in gist(used, data.label_names, data.hparams.deduplicate):
+                log.info(f"audit      {line}")
+        if self.trainer.log_dir:
+            log.info(f"run        {run}")
+        self.start = time.perf_counter()
+
+    def after_fit(self) -> None:
+        minutes = (time.perf_counter() - self.start) / 60
+        if self.checkpoint and self.trainer.global_step == self.checkpoint.content["global_step"]:
+            log.info(
+                f"{self.checkpoint.path} stands at the end of its run already, so nothing was trained. "
+                "Give it more with --trainer.max_epochs."
+            )
+        kept = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, KeepBest) and c.monitor]
+        if not (kept and Path(kept[0].best_model_path).is_file() and self.trainer.is_global_zero):
+            return
+        best = Path(kept[0].best_model_path)
+        self._score(best)
+        print(f"took       {minutes:.1f} minutes for {self.trainer.global_step:,} optimizer steps")
+        print(f"\nbest epoch: {best}")
+        test, splits = self.datamodule.hparams.test_split, self.datamodule.corpus.splits
+        if splits and test not in splits:
+            print("score it:   python -m lit_bert test --data.dataset FILE --data.test_split train")
+            print(f"            with rows that it has not seen: the data has no split '{test}'")
+        else:
+            print("score it:   python -m lit_bert test")
+        print(f"its errors: python -m lit_bert report {best.parent}")
+        print(f"look at it: tensorboard --logdir {best.parent.parent}")
+
+    def _score(self, best: Path) -> None:
+        """Calibrates the best checkpoint, prints its scores on the validation split and keeps them."""
+        checkpoint, file = Checkpoint.open(best), best.with_name(VALIDATED)
+        predictions = Predictions.read(file) if file.is_file() else None
+        facts = predictions.facts if predictions else {}
+        settled = facts.get("sha256")  # by the fit that was resumed; None for those of an epoch just trained
+        if (
+            predictions is None
+            or facts.get("global_step") != checkpoint.content["global_step"]
+            or settled not in (None, checkpoint.sha256)
+        ):  # another verb has written there since
+            log.info(
+                f"the scores of {best} are no longer beside it; "
+                f"`python -m lit_bert validate --ckpt_path {best}` finds them again."
+            )
+            return
+        if settled is None and (self.config["fit"]["calibrate"] or "temperature" in checkpoint.content):
+            predictions = calibrate(checkpoint, predictions)
+        notes = []
+        if found := predictions.facts.get("calibration"):
+            notes.append(
+                f"calibrated temperature {found['temperature']:.3f}; expected calibration error "
+                f"{found['before']:.4f} before, {found['after']:.4f} after, on rows it was not fitted on"
+            )
+        split = self.datamodule.val_name
+        settle(Checkpoint.open(best), "validate", split, predictions, self.sources(), notes)
+
+
+class _Evaluate(Verb):
+    """Score a checkpoint on one split."""
+
+    trainer_settings: ClassVar[dict[str, Any]] = {
+        "enable_model_summary": False,
+        "logger": False,
+        "enable_checkpointing": False,
+    }
+    split: ClassVar[str]
+
+    @classmethod
+    def subcommands(cls) -> dict[str, set[str]]:
+        return {cls.name: {"model", "dataloaders", "datamodule", "verbose", "weights_only"}}
+
+    def evaluate(self, datamodule: EmotionDataModule, model: BertClassifier, **_: Any) -> None:
+        """Prints the scores, what they rest on, and keeps them as JSON beside the checkpoint."""
+        assert self.checkpoint is not None
+        datamodule.setup(self.name)  # what is wrong with the rows shows first
+        announce(self.trainer, [])
+        outputs = Outputs()
+        self.trainer.callbacks.append(outputs)  # type: ignore[attr-defined]
+        # The weights came with `weights.checkpoint`: nothing is left to load.
+        getattr(self.trainer, self.name)(model, datamodule=datamodule, verbose=False)
+        if not self.trainer.is_global_zero:
+            return
+        print(f"checkpoint {self.checkpoint.path}\nsha256     {self.checkpoint.sha256}")
+        if self.checkpoint.val_f1 is not None:
+            print(f"validation macro F1 when it was saved: {self.checkpoint.val_f1:.4f}")
+        split = datamodule.val_name if self.split == "val" else datamodule.hparams.test_split
+        sources = [*self.sources(), ("scored on", datamodule.source)]
+        settle(self.checkpoint, self.name, split, outputs.predictions, sources)
+
+    validate = test = evaluate
+
+
+class Validate(_Evaluate):
+    """Score a checkpoint on the validation split; without --ckpt_path the best of the newest fit."""
+
+    name, split = "validate", "val"
+
+
+class Test(_Evaluate):
+    """Score a checkpoint on the test split; without --ckpt_path the best of the newest fit."""
+
+    name, split = "test", "test"
+
+
+class Predict(Verb):
+    """Label texts from the command line, standard input or a file, in their order.
+
+    Each row gets predicted_label, probability and probability_<class> beside the columns it has. Exit code 1:
+    some rows could not be read; they were reported by number and left out.
+    """
+
+    name = "predict"
+    usage = "[TEXT ...] [--input FILE] [--output FILE] [OPTIONS]"
+    trainer_settings: ClassVar[dict[str, Any]] = {**_Evaluate.trainer_settings, "devices": 1}
+
+    def __init__(self, arguments: list[str], checkpoint: Checkpoint | None, texts: list[str]) -> None:
+        self.texts = texts  # no flag: YAML could not hold what a command line can
+        self.bad_rows = 0
+        super().__init__(arguments, checkpoint)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"predict": {"model", "dataloaders", "datamodule", "return_predictions", "weights_only"}}
+
+    def add_verb_arguments(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--input",
+            type=str | None,
+            default=None,
+            help="CSV, TSV, JSON Lines, Parquet or plain text file; - is standard input, a text per line "
+            "(the default without texts)",
+        )
+        parser.add_argument(
+            "--output",
+            type=str | None,
+            default=None,
+            help="CSV, TSV, JSON Lines or Parquet file to write; null prints JSON Lines",
+        )
+
+    def callbacks(self, bar: bool) -> list[Callback]:
+        """No bar across the predictions themselves."""
+        return super().callbacks(bar and self.config["predict"]["output"] is not None)
+
+    def predict(self, datamodule: EmotionDataModule, model: BertClassifier, **_: Any) -> None:
+        config = self.config_init["predict"]
+        texts, file = self.texts, config["input"]
+        name = "the command line" if texts else "standard input" if file in (None, "-") else file
+        if texts and file:
+            raise UserError("got texts and --input; expected one of them.")
+        if texts:
+            rows: Iterator[Numbered] = (
+                Numbered(number, 0, BadRow(problem) if (problem := text_problem(text)) else {"text": text})
+                for number, text in enumerate(texts, 1)
+            )
+        else:
+            if file is None and sys.stdin.isatty():
+                raise UserError(
+                    'nothing to label; give texts, as in `predict "what a day"`, or --input FILE.'
+                )
+            rows = read_rows(file or "-")
+        column = (
+            "text"
+            if texts or file in (None, "-") or str(file).endswith(".txt")
+            else datamodule.hparams.text_column
+        )
+        datamodule.hparams.text_column = column
+        with RowWriter(config["output"]) as writer:
+            kept = PredictionWriter(writer)
+            self.trainer.callbacks.append(kept)  # type: ignore[attr-defined]
+            datamodule.predict_from(self._readable(rows, column, name))
+            self.trainer.predict(model, datamodule=datamodule, return_predictions=False)
+            if not kept.rows:
+                raise UserError(f"{name} has no row that can be labelled.")
+        if kept.truncated:
+            log.info(
+                f"{kept.truncated} of {kept.rows} texts were cut at {datamodule.hparams.max_length} tokens"
+            )
+        if config["output"]:
+            log.info(f"{kept.rows} rows written to {config['output']}")
+        if self.checkpoint and (config["output"] or sys.stderr.isatty()):
+            log.info(f"labelled by {self.checkpoint.path}")
+        if self.bad_rows:
+            log.info(f"{self.bad_rows} rows could not be labelled and were left out")
+
+    def _readable(self, rows: Iterator[Numbered], column: str, name: str) -> Iterator[Numbered]:
+        """The rows with a text; reports the others by number. A column no row has is an error at once."""
+        seen = False
+        for numbered in rows:
+            row = numbered.row
+            if not isinstance(row, BadRow) and not seen and column not in row:
+                raise UserError(
+                    f"{name} has no column '{column}'; it has {', '.join(map(str, row))}. "
+                    "Name the one with the texts with --data.text_column."
+                )
+            if isinstance(row, BadRow):
+                problem = row.problem
+            elif row.get(column) is None or isinstance(row[column], dict | list):
+                problem = f"no text in column '{column}'"
+            else:
+                seen = True
+                yield numbered
+                continue
+            self.bad_rows += 1
+            log.info(f"{name}, {numbered.place}: {problem}; left out")
+
+
+class AuditTrainer(Trainer):
+    """LightningCLI wants every verb to be a method of its trainer."""
+
+    def audit(self, model: BertClassifier, datamodule: EmotionDataModule) -> None:
+        """Show what is wrong with labelled text."""
+
+
+class Audit(Verb):
+    """Show what is wrong with labelled text; takes the flags and configurations of fit.
+
+    Repeated texts, texts with several labels, texts that stand in several splits, truncated and empty ones,
+    rare classes; with --folds also labels that look wrong. The test split is read too, but --folds trains on
+    the training split alone.
+    """
+
+    name = "audit"
+    usage = "[--folds K] [--config FILE ...] [OPTIONS]"
+    trainer_type = AuditTrainer
+    own: ClassVar[dict[str, Any]] = {"folds": 0, "reuse": None, "output": None, "examples": 10}
+
+    def __init__(self, arguments: list[str], config_file: Path) -> None:
+        self.arguments = arguments
+        super().__init__(arguments, None, config_file)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"audit": {"model", "datamodule"}}
+
+    def add_verb_arguments(self, parser: LightningArgumentParser) -> None:
+        for name, kind, text in (
+            (
+                "folds",
+                int,
+                "train that many models, each on all but one part of the training split, and rank the labels "
+                "they do not believe; 3 takes about as long as two fits; 0 trains nothing",
+            ),
+            (
+                "reuse",
+                str | None,
+                "folder of an earlier audit of the same rows: ranks labels again without training",
+            ),
+            (
+                "output",
+                str | None,
+                "CSV, TSV, JSON Lines or Parquet file for all suspected rows; null is suspects.csv in the "
+                "folder of the audit",
+            ),
+            ("examples", int, "texts to show of each finding"),
+        ):
+            parser.add_argument(f"--{name}", type=kind, default=self.own[name], help=text)
+        Fit.add_run_arguments(parser)
+
+    def audit(self, datamodule: EmotionDataModule, model: BertClassifier, **_: Any) -> None:
+        """Prints all of it. The folder of the folds keeps their predictions, not their checkpoints."""
+        config = self.config["audit"]
+        arguments = self._checked_arguments()
+        folds, reuse = config["folds"], config["reuse"] and Path(config["reuse"])
+        rows, names = datamodule.whole(), datamodule.label_names
+        if folds > len(rows):
+            raise UserError(f"--folds is {folds}; expected at most one for each of the {len(rows):,} rows.")
+        earlier = Predictions.read(reuse / OUT_OF_FOLD) if reuse else None
+        if earlier and reuse:
+            check_from(earlier, rows, names, reuse)
+        announce(self.trainer, [("weights", datamodule.weights.source), ("rows", datamodule.source)])
+        parts = datamodule.parts()
+        print(findings_text(find_flaws(parts, names, config["examples"])), flush=True)
+        if datamodule.hparams.test_split not in parts:
+            print(f"\nthere is no split '{datamodule.hparams.test_split}' to look at")
+        if not folds and not reuse:
+            print(
+                "\nnext: labels that look wrong, for about the time of two fits:\n"
+                "      python -m lit_bert audit --folds 3 and the same flags"
+            )
+            return
+        arguments, root = take(arguments, "--trainer.logger.init_args.save_dir", "a folder")
+        folder = reuse or next_folder(Path(root or RUNS), "audit")
+        output = Path(config["output"] or folder / SUSPECTS)
+        with RowWriter(output) as writer:  # opened first, so that no training is in vain
+            predictions = earlier or self._train_folds(arguments, folds, folder, rows.labels)
+            found = scores.suspected_labels(predictions.probs, predictions.labels)
+            write_suspects(predictions, found, writer)
+        print(f"\n{suspects_text(predictions, found)}\n\nall of them: {output}")
+
+    def _checked_arguments(self) -> list[str]:
+        """Those that are also fit's."""
+        config, arguments = self.config["audit"], self.arguments
+        for name, default in self.own.items():
+            arguments, given = take(arguments, f"--{name}", "a value")
+            if given is None and config[name] != default:
+                raise UserError(
+                    f"{name} stands in a configuration; give it on the command line, as --{name}."
+                )
+        folds = config["folds"]
+        if folds < 0 or folds == 1:
+            raise UserError(f"--folds is {folds}; expected at least 2, or 0 to train nothing.")
+        if config["examples"] < 0:
+            raise UserError(f"--examples is {config['examples']}; expected at least 0.")
+        if folds and config["reuse"]:
+            raise UserError("got --folds and --reuse; expected one of them.")
+        if config["reuse"] and not (Path(config["reuse"]) / OUT_OF_FOLD).is_file():
+            raise UserError(
+                f"--reuse {config['reuse']} has no {OUT_OF_FOLD}; expected the folder of an audit with "
+                f"folds, such as {RUNS / 'audit_0'}."
+            )
+        if folds or config["reuse"]:
+            scores.need_cleanlab()
+        elif config["output"]:
+            raise UserError("--output is for labels that look wrong; add --folds 3, which looks for them.")
+        return arguments
+
+    def _train_folds(self, arguments: list[str], folds: int, folder: Path, labels: np.ndarray) -> Predictions:
+        """Predictions of every training row by a model that was trained without it."""
+        trainer = self.config["audit"]["trainer"]
+        shared = [f"--data.folds={folds}", "--data.val_rows=null"]
+        by_epochs = (
+            (trainer["max_epochs"] or 0) > 0 and trainer["max_steps"] == -1 and not trainer["max_time"]
+        )
+        if by_epochs and trainer["val_check_interval"] in (None, 1.0):
+            # One validation, at the end: the fold that is held out chooses no epoch.
+            shared.append(f"--trainer.check_val_every_n_epoch={trainer['max_epochs']}")
+        each = {f"fold_{fold}": [*shared, f"--data.fold={fold}"] for fold in range(folds)}
+        log.info(
+            f"training {folds} models, each without one of {folds} parts; {folder}/fold_*/{LOG} say more"
+        )
+        runs = fit_each(arguments, each, folder, on_cpu=not has_accelerator(), quiet=True)
+        predictions = merged([Predictions.read(run / VALIDATED) for run in runs], labels)
+        predictions.write(folder / OUT_OF_FOLD)
+        for run in runs:  # parts of an audit, which `report` and `test` would take for the newest fit
+            for file in (run / VALIDATED, *run.glob("*.ckpt")):
+                file.unlink()
+        return predictions
+
+
+def _make_writable(folder: Path) -> None:
+    """Makes the folder of a run, or says that nothing can be kept there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write checkpoints into {folder}: {error.strerror}. Choose another folder with "
+            "--trainer.logger.init_args.save_dir."
+        ) from None
+
+
+def native_precision(accelerator: str) -> str:
+    """The fastest precision that the device computes natively: `bf16-mixed` or `32-true`."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return "32-true"
+    able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if accelerator in ("auto", "cpu") and able else "32-true"
+
+
+def announce(trainer: Trainer, sources: list[tuple[str, Source]]) -> None:
+    """Says what runs on what, and where things come from; a stand-in in a box that cannot be overlooked."""
+    device = type(trainer.accelerator).__name__.removesuffix("Accelerator")
+    threads = f", {torch.get_num_threads()} threads" if device == "CPU" else ""
+    log.info(f"device     {trainer.num_devices} × {device}{threads}, precision {trainer.precision}")
+    for role, source in sources:
+        log.info(f"{role:10} {source}")
+    stand_ins = [
+        f"{role}: {source.name} instead of {source.stand_in_for} ({source.reason})"
+        for role, source in sources
+        if source.stand_in_for
+    ]
+    if stand_ins and log.isEnabledFor(logging.INFO):
+        body = "\n".join([*stand_ins, "Scores of this run hold for these alone, not for what was asked for."])
+        Console(stderr=True, highlight=False).print(Panel(body, title="STAND-INS", border_style="bold red"))
+
+
+def calibrate(checkpoint: Checkpoint, predictions: Predictions) -> Predictions:
+    """Fits a temperature on what the checkpoint made of its rows, and folds it into its weights.
+
+    Does not fold twice: where an earlier process ended in between, its temperature is taken.
+
+    Returns:
+        What the calibrated checkpoint makes of the rows.
+    """
+    labels = predictions.labels
+    logits = np.log(np.maximum(predictions.probs, np.finfo(np.float32).tiny))
+    temperature = checkpoint.content.get("temperature")
+    if temperature is None:
+        temperature = scores.temperature(logits, labels)
+        cool(checkpoint.path, temperature)
+    before, after = (
+        scores.calibration_error(probs, labels)
+        for probs in (predictions.probs, scores.cross_fitted(logits, labels))
+    )
+    found = {"temperature": temperature, "before": before, "after": after}
+    return predictions.with_probs(scores.softmax(logits / temperature), calibration=found)
+
+
+def settle(
+    checkpoint: Checkpoint,
+    verb: str,
+    split: str,
+    predictions: Predictions,
+    sources: list[tuple[str, Source]],
+    notes: Sequence[str] = (),
+) -> None:
+    """Prints the scores of a split and what they rest on; keeps both and the rows by the checkpoint."""
+    found = scores.with_intervals(predictions.probs, predictions.labels, predictions.class_names)
+    print(score_table(f"split {split}, {len(predictions.labels):,} rows", found, sources, notes))
+    config = checkpoint.content.get("config", {})
+    prefix = "val" if verb == "validate" else verb
+    facts = {
+        **predictions.facts,
+        "checkpoint": str(checkpoint.path),
+        "sha256": checkpoint.sha256,
+        "split": split,
+        "seed": config.get("seed_everything"),
+        **{role: str(source) for role, source in sources},
+    }
+    record = {
+        **facts,
+        "scores": {f"{prefix}/{name}": score.value for name, score in found.items()},
+        "intervals": {f"{prefix}/{name}": [score.low, score.high] for name, score in found.items()},
+    }
+    try:
+        predictions.with_probs(predictions.probs, **facts).write(checkpoint.run / f"{verb}.parquet")
+        (checkpoint.run / f"{verb}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        log.info(f"the scores are not kept beside the checkpoint: {error.strerror}")
+
+
+def score_table(
+    title: str, found: dict[str, Score], sources: list[tuple[str, Source]], notes: Sequence[str] = ()
+) -> str:
+    """Scores with their intervals as text: the main ones, each class, and what they rest on."""
+    main = {"macro F1": "f1", "micro F1": "f1_micro", "accuracy": "accuracy"}
+    main |= {"loss, nats": "loss_nats", "calib. error": "calibration_error"}
+    classes = {f"  {name[3:]}": name for name in found if name.startswith("f1_") and name != "f1_micro"}
+    width = max(map(len, [*main, *classes])) + 2
+
+    def line(shown: str, name: str) -> str:
+        value, low, high = found[name]
+        return f"  {shown:{width}}{value:.4f}  [{low:.4f}, {high:.4f}]"
+
+    lines = [
+        "",
+        f"{title}; in brackets 95 % bootstrap intervals",
+        *(line(*each) for each in main.items()),
+        "  F1 by class",
+        *(line(*each) for each in classes.items()),
+        "",
+    ]
+    return "\n".join([*lines, *notes, *(f"{role:10} {source}" for role, source in sources)])
+
+
+def _some(names: list[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
+def no_seeds_in(settings: Any) -> None:
+    if settings["seeds"] is not None:
+        raise UserError("seeds stands in a configuration; give it on the command line, as --seeds 5.")
