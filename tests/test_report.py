@@ -237,6 +237,29 @@ def test_seeds_are_summed_up_by_hand(run):
     assert len(ends) == 1  # columns stand below their heads
 
 
+@pytest.mark.parametrize("C", [2, 6, 77])
+def test_any_number_of_classes_is_summed_up_and_compared(run, C):
+    names = [f"class {index}" for index in range(C)]
+    labels = np.arange(4 * C) % C
+    runs = []
+    for seed in (3, 4):
+        probs = np.random.default_rng(seed).dirichlet(np.ones(C), len(labels)).astype(np.float32)
+        texts = [f"text {row}" for row in range(len(labels))]
+        runs.append(Predictions(texts, np.arange(len(labels)), labels, probs, names, {"split": "validation"}))
+    seeds("seeds_0", seed_3=runs[0], seed_4=runs[1])
+    found = [scores.all_scores(each.probs, each.labels, names) for each in runs]
+    table, comparison = (
+        run("report", *which).out for which in (["seeds_0"], ["seeds_0/seed_3", "seeds_0/seed_4"])
+    )
+    for name in names:
+        values = [each[f"f1_{name}"] for each in found]
+        own = numbers(table, f"{name} ")
+        assert own[:3] == pytest.approx([*values, sum(values) / 2], abs=5e-5)
+        assert numbers(comparison, f"F1 {name} ")[:3] == pytest.approx(
+            [*values, values[1] - values[0]], abs=2e-4
+        )
+
+
 def test_one_seed_has_no_spread(run):
     seeds("runs", seed_0=FIRST)
     assert numbers(run("report", "runs").out, "micro F1") == [0.5, 0.5, 0, 0.5, 0.5]
