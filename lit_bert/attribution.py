@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # 0.022 with 16, 0.002 with 24. The page says how much it is for its own texts.
 STEPS = 24
 BATCH_TOKENS = 8192  # padded tokens a forward pass, all points counted
-BUDGET = 12e12  # floating-point operations: about a minute of two cores in 32 bits
+BUDGET = 8e12  # floating-point operations, in 32 bits: about a minute on two cores
 
 
 class Question(NamedTuple):

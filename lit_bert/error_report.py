@@ -31,7 +31,7 @@ PAGE = "report.html"
 WRONG_TEXTS = 2000  # embedded at most, the most confident first
 RIGHT_TEXTS = 200  # embedded over all classes, but `RIGHT_PER_CLASS` of each at least
 RIGHT_PER_CLASS = 5
-EXPLAINED_TEXTS = 150  # at most; those of a large BERT end earlier, at `attribution.BUDGET`
+EXPLAINED_TEXTS = 100  # at most; those of a large BERT end earlier, at `attribution.BUDGET`
 LISTED = 50  # most confident errors, and suspected label errors
 CHARACTERS = 2000  # of a text that are shown
 BINS = scores.BINS
@@ -174,7 +174,7 @@ def explain(predictions: Predictions, predictions_file: Path, indices: Sequence[
         for index, group in zip(indices[:count], groups, strict=False)
         for question in group
     ]
-    print(f"explaining {count} texts; about a minute at most on two cores", file=sys.stderr)
+    print(f"explaining {count} texts", file=sys.stderr)
     found = explainer.explain([question for group in groups[:count] for question in group])
     gaps = np.abs([each.gap for each in found])
     gains = np.abs([each.scores.sum() + each.gap for each in found])
