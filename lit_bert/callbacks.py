@@ -205,11 +205,12 @@ class Dashboard(Outputs):
         confidence = probs.max(-1).values
         wrong = (preds != labels).nonzero().flatten()
         wrong = wrong[confidence[wrong].argsort(descending=True)][:WRONG_TEXTS]
-        lines = ["| is, but predicted | prob. | text |", "| --- | --- | --- |"]
+        # TensorBoard breaks the numbers of a column of their own in two.
+        lines = ["| is, but predicted with probability | text |", "| --- | --- |"]
         for index in wrong.tolist():
             text = " ".join(self.predictions.texts[index].split()).replace("|", "\\|")[:300]
             pair = f"{names[labels[index]]}, but {names[preds[index]]}"
-            lines.append(f"| {pair} | {confidence[index]:.3f} | {text} |")
+            lines.append(f"| {pair} {confidence[index]:.3f} | {text} |")
         board.add_text("val/most_confidently_wrong", "\n".join(lines), step)
 
     def _keep_best(self, trainer: Trainer) -> None:
