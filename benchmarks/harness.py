@@ -225,6 +225,12 @@ def once(contestant: Contestant, place: Path) -> dict[str, Any]:
     return done.figures
 
 
+def runs_of(part: str, folder: Path) -> list[Run]:
+    """Those that the tables of an earlier run rest on."""
+    content = json.loads((folder / f"{part}.json").read_text(encoding="utf-8"))
+    return [Run(**each) for each in content["runs"]]
+
+
 def schedule(
     contestants: Sequence[Contestant], rounds: int, warmup: bool = True
 ) -> Iterator[tuple[int, Contestant]]:
@@ -237,14 +243,24 @@ def schedule(
                 yield number, contestant
 
 
-def measure(contestants: Sequence[Contestant], rounds: int, place: Path, warmup: bool = True) -> list[Run]:
-    """All runs of all rounds. A contestant that fails does not keep the others from running."""
+def measure(
+    contestants: Sequence[Contestant],
+    rounds: int,
+    place: Path,
+    warmup: bool = True,
+    earlier: Sequence[Run] = (),
+) -> list[Run]:
+    """All runs of all rounds. A contestant that fails does not keep the others from running.
+
+    Args:
+        earlier: runs to which these are added; their rounds are counted on.
+    """
     machine_facts()  # before this benchmark itself is what the machine is busy with
-    runs = []
+    runs, before = list(earlier), max((each.round for each in earlier), default=0)
     for number, contestant in schedule(contestants, rounds, warmup):
-        done = run(contestant, place, number)
+        done = run(contestant, place, before + number)
         runs.append(done)
-        phase = f"round {number} of {rounds}" if number else "warm-up"
+        phase = f"round {before + number} of {before + rounds}" if number else "warm-up"
         _say(f"{phase}: {contestant.name}, {done.figures['wall_s']:.1f} s")
         if done.failure:
             _say(f"{contestant.name} FAILED: {done.failure}")
