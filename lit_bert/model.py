@@ -141,9 +141,8 @@ class BertClassifier(LightningModule):
             return self._cpu_bert(input_ids, attention_mask)
         pooled = self.network.bert(input_ids=input_ids, attention_mask=attention_mask).pooler_output
         head = self.network.classifier
-        with torch.autocast(
-            pooled.device.type, enabled=False
-        ):  # a temperature in its weights divides exactly
+        # In 32 bits a temperature in its weights divides exactly.
+        with torch.autocast(pooled.device.type, enabled=False):
             return head(self.network.dropout(pooled.to(head.weight.dtype)))
 
     def _step(self, batch: Batch, split: str) -> tuple[Tensor, Tensor]:
