@@ -1,11 +1,14 @@
 """BERT text classification with PyTorch Lightning; `python -m lit_bert --help` lists the verbs."""
 
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
 __all__ = ["BertClassifier", "EmotionDataModule", "UserError", "Weights", "__version__"]
 
+RUNS = Path("checkpoints")  # where `fit` writes and the other verbs look, below the working directory
 _HOMES = {"BertClassifier": "model", "EmotionDataModule": "data", "Weights": "sources"}
 
 
@@ -14,6 +17,12 @@ class UserError(Exception):
 
     The command line shows the message alone and ends with exit code 2.
     """
+
+
+def need(module: str) -> None:
+    """Raises a UserError where a library of the extra `report` is not installed."""
+    if find_spec(module) is None:
+        raise UserError(f"this needs {module}, which is not installed. Run `pip install 'lit_bert[report]'`.")
 
 
 def __getattr__(name: str) -> Any:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lit_bert import UserError
-from lit_bert.checkpoints import Checkpoint
+from lit_bert import UserError, need
+from lit_bert.checkpoints import BEST, Checkpoint
 from lit_bert.sources import Weights
 
 if TYPE_CHECKING:
@@ -128,10 +128,8 @@ class Explainer:
 
     @cached_property
     def _gradients(self) -> Any:
-        try:
-            from captum.attr import LayerIntegratedGradients
-        except ImportError:
-            raise UserError("captum is not installed. Run `pip install 'lit_bert[report]'`.") from None
+        need("captum")
+        from captum.attr import LayerIntegratedGradients
 
         def centred(input_ids: Any, attention_mask: Any) -> Any:
             logits = self.network(input_ids=input_ids, attention_mask=attention_mask).logits  # (B, C)
@@ -182,7 +180,7 @@ def checkpoint_of(facts: dict[str, Any], predictions_file: Path) -> Checkpoint:
         UserError: it is gone, or is not the one any more that was scored.
     """
     named = Path(str(facts.get("checkpoint", "")))
-    path = named if named.is_file() else predictions_file.with_name("best.ckpt")
+    path = named if named.is_file() else predictions_file.with_name(BEST)
     if not path.is_file():
         raise UserError(f"there is no checkpoint {named if 'checkpoint' in facts else path}.")
     checkpoint = Checkpoint.open(path)

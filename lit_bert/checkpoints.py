@@ -21,9 +21,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from lit_bert import UserError
+from lit_bert import RUNS, UserError
 
-RUNS = Path("checkpoints")  # where `fit` writes and the other verbs look, below the working directory
 BEST, LAST = "best.ckpt", "last.ckpt"
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lit_bert import UserError, __version__, scores
+from lit_bert import UserError, __version__, need, scores
 from lit_bert.predictions import Predictions
 from lit_bert.scores import Score
 
@@ -38,12 +38,7 @@ BINS = scores.BINS
 ALL_SHARES = 200  # points of the curve of accuracy against the share of texts that are answered
 TARGETS = (0.9, 0.95, 0.98, 0.99)  # accuracies to look up on that curve
 Z = 1.959964  # standard normal quantile of a 95 % interval
-MAIN = {
-    "macro F1": "f1",
-    "micro F1": "f1_micro",
-    "loss, nats per text": "loss_nats",
-    "calibration error": "calibration_error",
-}
+LONG_NAMES = {"loss, nats": "loss, nats per text", "calib. error": "calibration error"}  # there is room
 
 FACT_NAMES = {
     "split": "split",
@@ -78,13 +73,8 @@ def write_page(predictions_file: Path, output: Path | None = None) -> str:
     Raises:
         UserError: the predictions cannot be read, the page cannot be written, or the extra is not installed.
     """
-    scores.need_cleanlab()
-    try:
-        import captum  # noqa: F401  # said now rather than after a minute
-    except ImportError as error:
-        raise UserError(
-            f"the report of one run needs {error.name}. Run `pip install 'lit_bert[report]'`."
-        ) from None
+    for module in ("cleanlab", "captum"):  # said now rather than after a minute
+        need(module)
     predictions = Predictions.read(predictions_file)
     if not len(predictions.labels):
         raise UserError(f"{predictions_file} has no rows; score a split that has some.")
@@ -92,7 +82,8 @@ def write_page(predictions_file: Path, output: Path | None = None) -> str:
     errors = confident_errors(predictions)
     suspects = scores.suspected_labels(predictions.probs, predictions.labels)
     shown = embedded(predictions, errors, suspects)
-    explained = explain(predictions, predictions_file, worth_explaining(predictions, errors, suspects))
+    order = worth_explaining(predictions, errors, suspects, shown)
+    explained = explain(predictions, predictions_file, order)
     found = scores.with_intervals(predictions.probs, predictions.labels, predictions.class_names)
     page = render(predictions, found, errors, suspects, shown, explained)
     try:
@@ -101,9 +92,8 @@ def write_page(predictions_file: Path, output: Path | None = None) -> str:
         raise UserError(f"cannot write {output}: {error.strerror}. Choose another --output.") from None
     split, N = predictions.facts.get("split"), len(predictions.labels)
     lines = [f"split {split}, {N:,} rows; in brackets 95 % bootstrap intervals"]
-    for shown_name, name in MAIN.items():
-        value, low, high = found[name]
-        lines.append(f"  {shown_name:21}{value:.4f}  [{low:.4f}, {high:.4f}]")
+    width = max(map(len, scores.MAIN)) + 2
+    lines += [scores.score_line(each, found[name], width) for each, name in scores.MAIN.items()]
     lines.append(f"{_count(len(errors), 'error')}, {_count(len(suspects), 'suspected label error')}")
     lines.append(f"page       {output}")
     return "\n".join(lines)
@@ -131,11 +121,13 @@ def embedded(predictions: Predictions, errors: np.ndarray, suspects: np.ndarray)
     return np.unique(np.concatenate([errors[:WRONG_TEXTS], suspects[:LISTED], *right]))
 
 
-def worth_explaining(predictions: Predictions, errors: np.ndarray, suspects: np.ndarray) -> list[int]:
+def worth_explaining(
+    predictions: Predictions, errors: np.ndarray, suspects: np.ndarray, shown: np.ndarray
+) -> list[int]:
     """Indices of rows by how likely a reader is to look: both lists in turn, then cell by cell."""
     cells: dict[tuple[int, int], list[int]] = {}
     sure = np.argsort(-predictions.probs.max(1), kind="stable")
-    held = set(embedded(predictions, errors, suspects).tolist())
+    held = set(shown.tolist())
     for index in sure.tolist():
         if index in held:
             cell = int(predictions.labels[index]), int(predictions.preds[index])
@@ -339,8 +331,8 @@ def _stand_ins(facts: dict[str, Any]) -> str:
 
 def _cards(found: dict[str, Score]) -> str:
     cards = []
-    for shown, name in MAIN.items():
-        value, low, high = found[name]
+    for short, name in scores.MAIN.items():
+        shown, (value, low, high) = LONG_NAMES.get(short, short), found[name]
         cards.append(
             f'<div class="card"><dt>{shown}</dt><dd><span class="figure">{value:.3f}</span>'
             f'<span class="interval">{low:.3f} – {high:.3f}</span></dd></div>'

@@ -280,13 +280,15 @@ class BertClassifier(LightningModule):
         return groups
 
     def on_train_start(self) -> None:
+        whole = {"average_decay": "the average", "adversarial_norm": "the second pass"}
+        for setting, user in whole.items():
+            if self.hparams[setting] and isinstance(self.trainer.strategy, SHARDED):
+                raise UserError(
+                    f"{type(self.trainer.strategy).__name__} spreads each weight over the devices; {user} "
+                    f"needs whole ones. Choose --trainer.strategy ddp, or switch it off: --model.{setting} 0."
+                )
         if not self.hparams.average_decay:
             return
-        if isinstance(self.trainer.strategy, SHARDED):
-            raise UserError(
-                f"{type(self.trainer.strategy).__name__} spreads each weight over the devices; the average "
-                "needs whole ones. Choose --trainer.strategy ddp, or switch it off: --model.average_decay 0."
-            )
         named = dict(self.named_parameters())
         self._average = WeightAverage(named.values(), self.hparams.average_decay, self.trainer.global_step)
         if self._training_weights is not None:  # what was loaded is the average
@@ -369,12 +371,14 @@ def moved(table: Tensor, norm: float) -> Iterator[None]:
         else:
             kept = table.clone()
             table.add_(gradient * (norm / gradient.norm().clamp(min=TINY)))
-    yield
-    with torch.no_grad():
-        if gradient.is_sparse:
-            table.index_copy_(0, rows, kept)
-        else:
-            table.copy_(kept)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            if gradient.is_sparse:
+                table.index_copy_(0, rows, kept)
+            else:
+                table.copy_(kept)
 
 
 def _scores(label_names: Iterable[str], prefix: str) -> MetricCollection:

@@ -17,19 +17,12 @@ from typing import NoReturn
 
 import numpy as np
 
-from lit_bert import UserError, scores
+from lit_bert import RUNS, UserError, scores
 from lit_bert.predictions import TESTED, VALIDATED, Predictions
 from lit_bert.scores import Score
 
-RUNS = Path("checkpoints")
 SEEDS = "seeds.json"  # in a folder of runs that differ in their seed alone: their names
 SHOWN_TEXTS = 20  # where two runs part
-MAIN = {
-    "macro F1": "f1",
-    "micro F1": "f1_micro",
-    "loss, nats": "loss_nats",
-    "calib. error": "calibration_error",
-}
 
 
 class Parser(argparse.ArgumentParser):
@@ -127,7 +120,7 @@ def seeds_table(folder: Path, file: str = VALIDATED) -> str:
     found = {
         name: scores.all_scores(each.probs, each.labels, each.class_names) for name, each in runs.items()
     }
-    columns = {**MAIN, **{name[3:]: name for name in next(iter(found.values())) if _of_class(name)}}
+    columns = {**scores.MAIN, **scores.by_class(next(iter(found.values())))}
     width = max(map(len, [*columns, "mean"])) + 2
     heads = [*runs, "mean", "st. dev.", "least", "most"]
     widths = [max(len(head), 7) + 2 for head in heads]
@@ -145,10 +138,6 @@ def seeds_table(folder: Path, file: str = VALIDATED) -> str:
     return "\n".join([*lines, "", f"best by macro F1 of this split: {folder / best}"])
 
 
-def _of_class(name: str) -> bool:
-    return name.startswith("f1_") and name != "f1_micro"
-
-
 # --- two runs ---
 
 
@@ -156,7 +145,7 @@ def comparison_table(first: Predictions, second: Predictions, names: list[str]) 
     """What the second run has over the first, and the most confident of the texts where they part."""
     found = scores.compare(first.probs, second.probs, first.labels, first.class_names)
     own = [scores.all_scores(each.probs, each.labels, each.class_names) for each in (first, second)]
-    rows = {**MAIN, **{f"F1 {name[3:]}": name for name in own[0] if _of_class(name)}}
+    rows = {**scores.MAIN, **{f"F1 {name}": score for name, score in scores.by_class(own[0]).items()}}
     width = max(map(len, rows)) + 2
     lines = [
         f"split {first.facts.get('split')}, {len(first.labels):,} rows",

@@ -8,19 +8,25 @@ arrays. What training logs is torchmetrics'; these are the same numbers with wha
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-from lit_bert import UserError
+from lit_bert import need
 
 RESAMPLES = 1000  # bootstrap draws
 LEVEL = 0.95  # of every interval
 BINS = 15  # of the calibration error, as in Guo et al. (2017)
+
+MAIN = {  # what tables call the scores over all classes; accuracy is micro F1 here, so only some show it
+    "macro F1": "f1",
+    "micro F1": "f1_micro",
+    "loss, nats": "loss_nats",
+    "calib. error": "calibration_error",
+}
 
 Scores = dict[str, float]
 
@@ -64,6 +70,16 @@ def f1_scores(counts: np.ndarray, class_names: list[str]) -> Scores:
     scores = {"f1": f1[there].mean() if there.any() else 0.0, "f1_micro": micro, "accuracy": micro}
     scores |= {f"f1_{name}": value for name, value in zip(class_names, f1, strict=True)}
     return {name: float(value) for name, value in scores.items()}
+
+
+def by_class(names: Iterable[str]) -> dict[str, str]:
+    """From each class to the name of its score, of the names of scores."""
+    return {name[3:]: name for name in names if name.startswith("f1_") and name != "f1_micro"}
+
+
+def score_line(shown: str, score: Score, width: int) -> str:
+    """A score and its interval as a line of a table whose first column is `width` characters wide."""
+    return f"  {shown:{width}}{score.value:.4f}  [{score.low:.4f}, {score.high:.4f}]"
 
 
 def row_losses(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -226,14 +242,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return p / p.sum(1, keepdims=True)
 
 
-def need_cleanlab() -> None:
-    """Raises a UserError where it is not installed."""
-    if importlib.util.find_spec("cleanlab") is None:
-        raise UserError(
-            "ranking labels needs cleanlab, which is not installed. Run `pip install 'lit_bert[report]'`."
-        )
-
-
 def suspected_labels(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Indices of rows whose label looks wrong, int64, the least probable label first.
 
@@ -242,7 +250,7 @@ def suspected_labels(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     many as cleanlab's default choice of rows, among a fifth fewer suspects. Means something only for rows
     that were not trained on.
     """
-    need_cleanlab()
+    need("cleanlab")
     if len(np.unique(labels)) < 2:  # nothing to confuse
         return np.empty(0, dtype=np.int64)
     from cleanlab.filter import find_label_issues

@@ -29,7 +29,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from rich.console import Console
 from rich.panel import Panel
 
-from lit_bert import UserError, scores
+from lit_bert import RUNS, UserError, need, scores
 from lit_bert.arguments import take
 from lit_bert.audit import (
     OUT_OF_FOLD,
@@ -52,7 +52,7 @@ from lit_bert.callbacks import (
     ProgressLines,
     Throughput,
 )
-from lit_bert.checkpoints import RUNS, Checkpoint, SafeCheckpointIO, cool
+from lit_bert.checkpoints import Checkpoint, SafeCheckpointIO, cool
 from lit_bert.data import EmotionDataModule
 from lit_bert.model import BertClassifier
 from lit_bert.predictions import VALIDATED, Predictions
@@ -618,7 +618,7 @@ class Audit(Verb):
                 f"folds, such as {RUNS / 'audit_0'}."
             )
         if folds or config["reuse"]:
-            scores.need_cleanlab()
+            need("cleanlab")
         elif config["output"]:
             raise UserError("--output is for labels that look wrong; add --folds 3, which looks for them.")
         return arguments
@@ -745,21 +745,15 @@ def score_table(
     title: str, found: dict[str, Score], sources: list[tuple[str, Source]], notes: Sequence[str] = ()
 ) -> str:
     """Scores with their intervals as text: the main ones, each class, and what they rest on."""
-    main = {"macro F1": "f1", "micro F1": "f1_micro", "accuracy": "accuracy"}
-    main |= {"loss, nats": "loss_nats", "calib. error": "calibration_error"}
-    classes = {f"  {name[3:]}": name for name in found if name.startswith("f1_") and name != "f1_micro"}
+    main = {"macro F1": "f1", "micro F1": "f1_micro", "accuracy": "accuracy", **scores.MAIN}
+    classes = {f"  {name}": score for name, score in scores.by_class(found).items()}
     width = max(map(len, [*main, *classes])) + 2
-
-    def line(shown: str, name: str) -> str:
-        value, low, high = found[name]
-        return f"  {shown:{width}}{value:.4f}  [{low:.4f}, {high:.4f}]"
-
     lines = [
         "",
         f"{title}; in brackets 95 % bootstrap intervals",
-        *(line(*each) for each in main.items()),
+        *(scores.score_line(shown, found[name], width) for shown, name in main.items()),
         "  F1 by class",
-        *(line(*each) for each in classes.items()),
+        *(scores.score_line(shown, found[name], width) for shown, name in classes.items()),
         "",
     ]
     return "\n".join([*lines, *notes, *(f"{role:10} {source}" for role, source in sources)])

@@ -75,6 +75,14 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def weights(tiny_bert: Path) -> sources.Weights:
+    """One object for all data modules of a file, so that the tokenizer's files are read once."""
+    found = sources.Weights(str(tiny_bert), stand_in=None)
+    assert found.tokenizer_files
+    return found
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with train.csv (60 rows), validation.csv (24), test.csv (24): three classes, string labels."""

@@ -1,10 +1,10 @@
 """What an audit finds in labelled text, what a fit says of it, and the labels that models do not believe."""
 
 import csv
-import importlib.util
 import json
 import os
 import re
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -17,18 +17,9 @@ from lit_bert.audit import find_flaws, findings_text, gist, merged, repeats, sus
 from lit_bert.data import EmotionDataModule
 from lit_bert.predictions import Predictions
 from lit_bert.scores import suspected_labels
-from lit_bert.sources import Weights
 
 ROOT = Path(__file__).parent.parent
 EMOTION = Path(os.environ.get("LIT_BERT_BENCH_DATA") or ROOT.parent / "shared" / "emotion")
-
-
-@pytest.fixture(scope="module")
-def weights(tiny_bert):
-    """One object for all modules here, so that the tokenizer's files are read once."""
-    found = Weights(str(tiny_bert), stand_in=None)
-    assert found.tokenizer_files
-    return found
 
 
 @pytest.fixture
@@ -262,7 +253,7 @@ def test_a_class_without_rows_is_no_obstacle():
 
 
 def test_ranking_without_cleanlab_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "cleanlab", None)
     with pytest.raises(UserError, match=r"pip install 'lit_bert\[report\]'"):
         suspected_labels(np.eye(2, dtype=np.float32), np.array([0, 1]))
 

@@ -35,14 +35,6 @@ SCALE = 20_000
 FILE_LIMIT = 64 * 1024  # bytes; less than the Arrow file of `many` takes
 
 
-@pytest.fixture(scope="module")
-def weights(tiny_bert):
-    """One object for all modules here, so that the tokenizer's files are read once."""
-    found = Weights(str(tiny_bert), stand_in=None)
-    assert found.tokenizer_files
-    return found
-
-
 @pytest.fixture
 def cache(tmp_path):
     """The token cache of the test (`own_place` names it)."""

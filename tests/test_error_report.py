@@ -225,7 +225,7 @@ def test_rows_worth_explaining_are_on_the_page_once_and_lists_come_first() -> No
     predictions = made(4, 400)
     errors = confident_errors(predictions)
     suspects = scores.suspected_labels(predictions.probs, predictions.labels)
-    order = worth_explaining(predictions, errors, suspects)
+    order = worth_explaining(predictions, errors, suspects, embedded(predictions, errors, suspects))
     assert len(order) == len(set(order)) <= error_report.EXPLAINED_TEXTS
     assert order[0] == errors[0]
     assert set(errors[:50].tolist()) <= set(order)

@@ -382,6 +382,9 @@ def test_rows_move_along_their_gradient_and_come_back(sparse):
         torch.testing.assert_close(step, gradient * (0.5 / gradient.norm()))
         assert step[[0, 2, 3, 4, 6, 7, 8]].count_nonzero() == 0
     assert torch.equal(embedding.weight, before)
+    with pytest.raises(KeyboardInterrupt), moved(embedding.weight, 0.5):
+        raise KeyboardInterrupt
+    assert torch.equal(embedding.weight, before)
 
 
 class Gradients(Callback):
@@ -540,10 +543,13 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tiny_bert, tmp_path)
         torch.testing.assert_close(weights_of(resumed)[name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_a_strategy_that_spreads_weights_is_refused_until_averaging_is_off(tiny_bert):
-    with pytest.raises(UserError, match=r"ModelParallelStrategy spreads .*--model\.average_decay 0"):
+@pytest.mark.parametrize(
+    ("off", "left"), [({}, "average_decay"), ({"average_decay": 0.0}, "adversarial_norm")]
+)
+def test_a_strategy_that_spreads_weights_is_refused_until_what_needs_them_is_off(tiny_bert, off, left):
+    with pytest.raises(UserError, match=rf"ModelParallelStrategy spreads .*--model\.{left} 0"):
         trainer(strategy=ModelParallelStrategy(), devices=1, max_steps=1).fit(
-            classifier(tiny_bert), loader([SIX])
+            classifier(tiny_bert, **off), loader([SIX])
         )
     torch.distributed.destroy_process_group()
 

@@ -66,7 +66,7 @@ def test_two_runs_are_compared_by_hand(run):
     both = [np.mean(each) for each in zip(*f1.values(), strict=True)]
     assert numbers(outcome.out, "macro F1")[:3] == pytest.approx([*both, both[1] - both[0]], abs=5e-5)
     found = scores.compare(FIRST.probs, SECOND.probs, LABELS, NAMES).differences
-    for start, name in report.MAIN.items():
+    for start, name in scores.MAIN.items():
         assert numbers(outcome.out, start)[2:] == pytest.approx(list(found[name]), abs=5e-5)
     # Rows 4, 5 and 6 are right by the second alone, row 2 by the first: 2 · (1 + 4) / 2^4.
     assert "right by the first alone 1, by the second alone 3;" in outcome.out
