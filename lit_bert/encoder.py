@@ -52,6 +52,13 @@ class CpuBert:
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits, float32 (B, C), of texts given as int64 (B, T), right-padded."""
+        network = self.network
+        states = self.encode(input_ids, attention_mask, 1)  # of [CLS]
+        with torch.autocast("cpu", enabled=False):
+            return network.classifier(network.dropout(network.bert.pooler(states)))
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor, leading: int) -> Tensor:
+        """Last hidden states, float32 (B, leading, H), of the `leading` tokens of each text: 1 or all T."""
         network, (B, T) = self.network, input_ids.shape
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
         with torch.autocast("cpu", enabled=False):
@@ -60,7 +67,7 @@ class CpuBert:
                 mask = torch.zeros(B, 1, T, T, dtype=dtype)  # rows alike: longer runs are added faster
                 mask.masked_fill_(attention_mask[:, None, None] == 0, torch.finfo(dtype).min)
             H, heads = network.config.hidden_size, network.config.num_attention_heads
-            rows = [B * T] * (len(self.layers) - 1) + [B]  # that each layer computes
+            rows = [B * T] * (len(self.layers) - 1) + [B * leading]  # that each layer computes
             hidden_p = network.config.hidden_dropout_prob * network.training
             attention_p = network.config.attention_probs_dropout_prob * network.training
             hidden_shapes = [(B * T, H), *((count, H) for count in rows for _ in range(2))]
@@ -74,8 +81,7 @@ class CpuBert:
                 layer.cast(dtype, network.training)
                 drop = (attention_masks[index], *hidden_masks[1 + 2 * index : 3 + 2 * index])
                 x = _LayerFunction.apply(x, (B, T, rows[index] // B), mask, drop, layer, *layer.parameters)
-            pooled = network.bert.pooler(x.view(B, 1, H).float())
-            return network.classifier(network.dropout(pooled))
+            return x.view(B, leading, H).float()
 
     def _embed(self, input_ids: Tensor) -> Tensor:
         """Float32 (B, T, H)."""
