@@ -6,10 +6,15 @@ from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["BertClassifier", "EmotionDataModule", "UserError", "Weights", "__version__"]
+__all__ = ["BertClassifier", "EmotionDataModule", "Predictor", "UserError", "Weights", "__version__"]
 
 RUNS = Path("checkpoints")  # where `fit` writes and the other verbs look, below the working directory
-_HOMES = {"BertClassifier": "model", "EmotionDataModule": "data", "Weights": "sources"}
+_HOMES = {
+    "BertClassifier": "model",
+    "EmotionDataModule": "data",
+    "Predictor": "predictor",
+    "Weights": "sources",
+}
 
 
 class UserError(Exception):
@@ -19,10 +24,12 @@ class UserError(Exception):
     """
 
 
-def need(module: str) -> None:
-    """Raises a UserError where a library of the extra `report` is not installed."""
+def need(module: str, extra: str) -> None:
+    """Raises a UserError where a library of an extra is not installed."""
     if find_spec(module) is None:
-        raise UserError(f"this needs {module}, which is not installed. Run `pip install 'lit_bert[report]'`.")
+        raise UserError(
+            f"this needs {module}, which is not installed. Run `pip install 'lit_bert[{extra}]'`."
+        )
 
 
 def __getattr__(name: str) -> Any:

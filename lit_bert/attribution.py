@@ -128,7 +128,7 @@ class Explainer:
 
     @cached_property
     def _gradients(self) -> Any:
-        need("captum")
+        need("captum", "report")
         from captum.attr import LayerIntegratedGradients
 
         def centred(input_ids: Any, attention_mask: Any) -> Any:

@@ -74,7 +74,7 @@ def write_page(predictions_file: Path, output: Path | None = None) -> str:
         UserError: the predictions cannot be read, the page cannot be written, or the extra is not installed.
     """
     for module in ("cleanlab", "captum"):  # said now rather than after a minute
-        need(module)
+        need(module, "report")
     predictions = Predictions.read(predictions_file)
     if not len(predictions.labels):
         raise UserError(f"{predictions_file} has no rows; score a split that has some.")

@@ -250,7 +250,7 @@ def suspected_labels(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     many as cleanlab's default choice of rows, among a fifth fewer suspects. Means something only for rows
     that were not trained on.
     """
-    need("cleanlab")
+    need("cleanlab", "report")
     if len(np.unique(labels)) < 2:  # nothing to confuse
         return np.empty(0, dtype=np.int64)
     from cleanlab.filter import find_label_issues

@@ -618,7 +618,7 @@ class Audit(Verb):
                 f"folds, such as {RUNS / 'audit_0'}."
             )
         if folds or config["reuse"]:
-            need("cleanlab")
+            need("cleanlab", "report")
         elif config["output"]:
             raise UserError("--output is for labels that look wrong; add --folds 3, which looks for them.")
         return arguments
