@@ -8,6 +8,7 @@ Step 7 of the journey. Needs onnxruntime, tokenizers and numpy, and of the folde
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -21,7 +22,11 @@ import numpy as np
 from lit_bert import UserError, need
 
 QUICK, EXACT = "model.int8.onnx", "model.onnx"  # the first that is there is taken
-BATCH_SIZE = 16
+CARD, FACTS = "README.md", "lit_bert.json"  # the model card; what it says, for programs
+BATCH_SIZE = 8  # texts; larger ones leave the fast caches
+CLOSE = 1.0  # difference of the two highest logits below which 8 bits depend on the rest of the batch
+# onnxruntime 1.32 adds and normalizes in one operator that takes five times as long as two.
+SLOW = {"SkipLayerNormFusion"}
 LEAST = 1e-9  # keeps the logarithm of a probability finite
 WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 
@@ -63,22 +68,30 @@ class Predictor:
 
     Args:
         folder: the exported folder.
-        file: the ONNX file of it to run; None takes `model.int8.onnx` where export kept it, else `model.onnx`.
+        file: the ONNX file of it to run; None takes `model.int8.onnx` where it was kept, else `model.onnx`.
         threads: batches that are computed side by side, one core each; None is one for each core that this
             process may use.
+        batch_size: texts a batch. With 1, probabilities do not depend on what else is labelled; else those
+            of `model.int8.onnx` do a little, and labels that could change with it are asked for again alone.
 
     Raises:
         UserError: the folder lacks a file, or has one that cannot be read.
     """
 
-    def __init__(self, folder: str | Path, file: str | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        file: str | None = None,
+        threads: int | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> None:
         need("onnxruntime", "serve")
         import onnxruntime
         from tokenizers import Tokenizer
 
         self.folder = Path(folder)
         self.file = file or (QUICK if (self.folder / QUICK).is_file() else EXACT)
-        self.threads = threads or _cores()
+        self.threads, self.batch_size = threads or _cores(), batch_size
         for name in ("config.json", "tokenizer.json", self.file):
             if not (self.folder / name).is_file():
                 raise UserError(
@@ -89,11 +102,16 @@ class Predictor:
             names = {int(index): name for index, name in config["id2label"].items()}
             self.labels: list[str] = [names[index] for index in range(len(names))]
             self._tokenizer: Any = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
-            self.max_length = int(self._tokenizer.truncation["max_length"])  # tokens, special ones included
+            self._tokenizer.no_padding()
+            truncation = self._tokenizer.truncation or {}
+            self.max_length = int(truncation["max_length"])  # tokens, special ones included
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = options.inter_op_num_threads = 1
             self._session = onnxruntime.InferenceSession(
-                str(self.folder / self.file), options, providers=["CPUExecutionProvider"]
+                str(self.folder / self.file),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=SLOW,
             )
         except Exception as error:  # each library has its own
             what = " ".join(str(error).split())[:200]
@@ -146,13 +164,21 @@ class Predictor:
         return self._tokenizer.encode_batch(readable)
 
     def _probs(self, ids: list[list[int]]) -> np.ndarray:
+        logits = self._logits(ids, self.batch_size)
+        if self.batch_size > 1 and self.file == QUICK:
+            second, first = np.partition(logits, -2)[:, -2:].T
+            close = np.flatnonzero(first - second < CLOSE)
+            logits[close] = self._logits([ids[row] for row in close], 1)
+        raised = np.exp(logits - logits.max(1, keepdims=True))
+        return raised / raised.sum(1, keepdims=True)
+
+    def _logits(self, ids: list[list[int]], batch_size: int) -> np.ndarray:
         logits = np.empty((len(ids), len(self.labels)), np.float32)
         order = np.argsort([-len(each) for each in ids], kind="stable")
-        batches = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
         def run(rows: np.ndarray) -> None:
-            width = len(ids[rows[0]])
-            input_ids = np.zeros((len(rows), width), np.int64)
+            input_ids = np.zeros((len(rows), len(ids[rows[0]])), np.int64)
             attention_mask = np.zeros_like(input_ids)
             for place, row in enumerate(rows):
                 input_ids[place, : len(ids[row])] = ids[row]
@@ -166,8 +192,49 @@ class Predictor:
         else:
             for rows in batches:
                 run(rows)
-        raised = np.exp(logits - logits.max(1, keepdims=True))
-        return raised / raised.sum(1, keepdims=True)
+        return logits
+
+
+def facts(folder: str | Path) -> dict[str, Any]:
+    """What `export` wrote down of a folder, plain values: labels, scores with intervals, sources, command.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    try:
+        return json.loads((Path(folder) / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} has no readable {FACTS} ({error}); `python -m lit_bert export` writes it."
+        ) from None
+
+
+def verify(folder: str | Path) -> dict[str, str]:
+    """The SHA-256 of each file by its name, compared with the model card.
+
+    Raises:
+        UserError: a file differs or is missing, or the card lists none.
+    """
+    folder = Path(folder)
+    try:
+        card = (folder / CARD).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        card = ""
+    listed = {name: digest for digest, name in re.findall(r"^([0-9a-f]{64})  (\S+)$", card, re.MULTILINE)}
+    if not listed:
+        raise UserError(f"{folder / CARD} lists no files; expected a folder that `export` wrote.")
+    for name, digest in listed.items():
+        try:
+            with (folder / name).open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"cannot read {folder / name}: {error.strerror}. Export again.") from None
+        if found != digest:
+            raise UserError(
+                f"{folder / name} is not the file that its card describes: its SHA-256 is {found[:12]}…, "
+                f"expected {digest[:12]}…. Export or download it again."
+            )
+    return listed
 
 
 def _cores() -> int:

@@ -1,0 +1,473 @@
+"""Checkpoint to a folder that any other tool loads, with the proof that it is the same model.
+
+Step 6 of the journey: weights and configuration for transformers, ONNX in 32 and in 8 bits, tokenizer, model
+card. Each ONNX file is scored on the validation rows that stand beside the checkpoint; one that is not the
+model any more is not kept.
+
+    python -m lit_bert export --to my-classifier
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import hashlib
+import json
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from lit_bert import UserError, __version__, need, scores
+from lit_bert.checkpoints import Checkpoint, find
+from lit_bert.predictions import VALIDATED, Predictions
+from lit_bert.predictor import CARD, EXACT, FACTS, QUICK, Predictor
+from lit_bert.scores import Score
+from lit_bert.sources import MINILM, Source, Weights
+
+EXPORTED = "exported"  # folder in that of the run
+SMOOTHED_ON = 256  # texts that show how large activations get
+BASELINE_BATCH = 32  # texts
+SAME = 1e-3  # most that a probability of the 32-bit file may differ by
+LICENCES = {MINILM: "apache-2.0", "google-bert/bert-base-uncased": "apache-2.0"}  # of the weights
+
+
+class Parser(argparse.ArgumentParser):
+    """Its errors are one line, shown by the front door."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}. `python -m lit_bert export --help` lists what is accepted.")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What an ONNX file makes of the validation rows.
+
+    Attributes:
+        scores: with 95 % bootstrap intervals, 0 to 1.
+        agreement: share of the rows with the checkpoint's label.
+        difference: largest difference of a probability from the checkpoint's.
+        texts_per_s: on the machine that exported it.
+        bytes: size of the file.
+    """
+
+    scores: dict[str, Score]
+    agreement: float
+    difference: float
+    texts_per_s: float
+    bytes: int
+
+
+def export(arguments: list[str]) -> int:
+    """The verb."""
+    parser = Parser(
+        "python -m lit_bert export",
+        description="Turn a checkpoint into a folder that stands alone: for transformers, for ONNX, for "
+        "`lit_bert serve` and for the Hub. Each ONNX file is first scored on the validation rows.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--ckpt_path", help="best, last or a file (default: best of the newest fit)")
+    parser.add_argument("--to", type=Path, help=f"the folder (default: {EXPORTED} in that of the run)")
+    parser.add_argument(
+        "--int8_loss",
+        type=float,
+        default=0.3,
+        metavar="POINTS",
+        help=f"hundredths of macro F1 that {QUICK} may lose; it is left out if it loses more (default 0.3)",
+    )
+    parser.add_argument("--license", help="of the model, as the Hub names it, such as apache-2.0")
+    parser.add_argument(
+        "--push", metavar="OWNER/NAME", help="then upload the folder to this model on the Hub"
+    )
+    parser.add_argument("--private", action="store_true", help="with --push: make it a private one")
+    args = parser.parse_args(arguments)
+    if not args.int8_loss >= 0:
+        parser.error(f"--int8_loss is {args.int8_loss}; expected points of macro F1, at least 0")
+    if args.private and not args.push:
+        parser.error("--private is for --push")
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        need(module, "export")
+    checkpoint = Checkpoint.open(find(args.ckpt_path))
+    rows = validation_rows(checkpoint)
+    target = args.to or checkpoint.run / EXPORTED
+    check_target(target)
+    with _beside(target) as partial:
+        command = f"python -m lit_bert export {shlex.join(arguments)}".strip()
+        kept, problem = write(checkpoint, rows, partial, args.int8_loss, command, args.license)
+        if problem:
+            print(f"lit_bert export: {problem}", file=sys.stderr)
+            return 1
+        _replace(partial, target)
+    print(f"\n{target}" + ("" if QUICK in kept else f", without {QUICK}"))
+    if args.push:
+        print(push(target, args.push, args.private))
+    return 0
+
+
+def validation_rows(checkpoint: Checkpoint) -> Predictions:
+    """The rows that fit or `validate` scored with this very checkpoint."""
+    command = f"python -m lit_bert validate --ckpt_path {checkpoint.path}"
+    path = checkpoint.run / VALIDATED
+    if not path.is_file():
+        raise UserError(f"{checkpoint.run} has no {VALIDATED}, which the proof needs; `{command}` writes it.")
+    rows = Predictions.read(path)
+    if rows.facts.get("sha256") != checkpoint.sha256:
+        raise UserError(
+            f"{path} is of another checkpoint than {checkpoint.path.name}; run `{command}` first."
+        )
+    return rows
+
+
+def check_target(target: Path) -> None:
+    """Raises a UserError where something else than an earlier export would be overwritten."""
+    if target.is_dir() and any(target.iterdir()) and not (target / FACTS).is_file():
+        raise UserError(f"{target} holds something else than an export; name another folder with --to.")
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target} is a file; name a folder with --to.")
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Any:
+    """A folder on the same disk, removed at the end if it was not renamed."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        partial.chmod(0o755)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}. Name another folder with --to.") from None
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace(partial: Path, target: Path) -> None:
+    """Renames, with an earlier export out of the way first."""
+    if target.is_dir():
+        earlier = partial.with_name(f"{partial.name}.earlier")
+        target.rename(earlier)
+        partial.rename(target)
+        shutil.rmtree(earlier, ignore_errors=True)
+    else:
+        partial.rename(target)
+
+
+def write(
+    checkpoint: Checkpoint,
+    rows: Predictions,
+    folder: Path,
+    int8_loss: float,
+    command: str,
+    licence: str | None,
+) -> tuple[dict[str, Variant], str | None]:
+    """Fills the folder and proves it.
+
+    Returns:
+        The ONNX files that were kept, and why the folder must not be used, if so.
+    """
+    from transformers.utils import logging
+
+    from lit_bert.graph import smoothed, write_int8, write_onnx
+
+    weights = Weights(checkpoint=str(checkpoint.path))
+    logging.disable_progress_bar()
+    network = weights.load(rows.class_names).eval()
+    max_length = int(checkpoint.data["hyper_parameters"]["max_length"])
+    network.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
+    tokenizer = weights.tokenizer(max_length)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    for name, content in checkpoint.data["tokenizer"].items():
+        if name != "tokenizer.json":
+            (folder / name).write_text(content, encoding="utf-8")
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings["model_max_length"] = max_length
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    print(f"export     {checkpoint.path}", file=sys.stderr)
+    write_onnx(network, folder / EXACT)
+    ids = [each.ids for each in tokenizer.encode_batch(rows.texts[:SMOOTHED_ON])]
+    even = folder / "smoothed.onnx"
+    write_onnx(smoothed(network, ids), even)
+    write_int8(even, folder / QUICK)
+    even.unlink()
+
+    print(f"proof      {len(rows.texts):,} rows of split {rows.facts.get('split')}", file=sys.stderr)
+    wanted = checkpoint_probs(network, tokenizer, rows.texts)
+    own = scores.with_intervals(wanted, rows.labels, rows.class_names)
+    found = {name: measure(folder, name, rows, wanted) for name in (EXACT, QUICK)}
+    print(proof_table(own, found))
+    exact, quick = found[EXACT], found[QUICK]
+    if exact.agreement < 1 or exact.difference > SAME:
+        apart = round((1 - exact.agreement) * len(rows.texts))
+        return {}, (
+            f"{EXACT} is not the checkpoint: {apart} of {len(rows.texts):,} rows have another label, and a "
+            f"probability differs by {exact.difference:.2g}. Nothing was kept."
+        )
+    loss = 100 * (own["f1"].value - quick.scores["f1"].value)
+    if loss > int8_loss:
+        print(f"\n{QUICK} loses {loss:.2f} points of macro F1, more than {int8_loss:g}: it is left out.")
+        (folder / QUICK).unlink()
+        del found[QUICK]
+    describe(folder, checkpoint, rows, own, found, command, licence)
+    return found, None
+
+
+def checkpoint_probs(network: Any, tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
+    """Probabilities, float32 (N, C), by the network of transformers in 32 bits."""
+    import torch
+
+    encodings = tokenizer.encode_batch(list(texts))
+    order = np.argsort([-len(each.ids) for each in encodings], kind="stable")
+    probs = np.empty((len(texts), network.config.num_labels), np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(order), BASELINE_BATCH):
+            rows = order[start : start + BASELINE_BATCH]
+            longest = len(encodings[rows[0]].ids)
+            input_ids = torch.zeros(len(rows), longest, dtype=torch.int64)
+            mask = torch.zeros_like(input_ids)
+            for place, row in enumerate(rows):
+                ids = encodings[row].ids
+                input_ids[place, : len(ids)] = torch.tensor(ids)
+                mask[place, : len(ids)] = 1
+            probs[rows] = network(input_ids=input_ids, attention_mask=mask).logits.softmax(-1).numpy()
+    return probs
+
+
+def measure(folder: Path, name: str, rows: Predictions, wanted: np.ndarray) -> Variant:
+    """What an ONNX file of the folder makes of the rows, through what people will use."""
+    predictor = Predictor(folder, file=name)
+    predictor.probs(rows.texts[:32])
+    start = time.perf_counter()
+    probs = predictor.probs(rows.texts)
+    seconds = time.perf_counter() - start
+    return Variant(
+        scores.with_intervals(probs, rows.labels, rows.class_names),
+        float((probs.argmax(1) == wanted.argmax(1)).mean()),
+        float(np.abs(probs - wanted).max()),
+        len(rows.texts) / seconds,
+        (folder / name).stat().st_size,
+    )
+
+
+def proof_table(own: dict[str, Score], found: dict[str, Variant]) -> str:
+    """One line a file."""
+    lines = [f"{'':18}macro F1  same label  largest difference   texts/s       MB"]
+    lines.append(f"{'checkpoint':18}{own['f1'].value:8.4f}")
+    for name, each in found.items():
+        lines.append(
+            f"{name:18}{each.scores['f1'].value:8.4f}  {each.agreement:10.4f}  {each.difference:18.2g}"
+            f"  {each.texts_per_s:8,.0f}  {each.bytes / 1e6:7.1f}"
+        )
+    return "\n".join(lines)
+
+
+# --- what the folder says of itself ---
+
+
+def describe(
+    folder: Path,
+    checkpoint: Checkpoint,
+    rows: Predictions,
+    own: dict[str, Score],
+    found: dict[str, Variant],
+    command: str,
+    licence: str | None,
+) -> None:
+    """Writes the facts for programs, then the card for people, with the hash of every other file."""
+    weights, data = (public(Source(**each["source"])) for each in (checkpoint.weights, checkpoint.data))
+    settings = checkpoint.content.get("config", {})
+    trainer, read = settings.get("trainer", {}), checkpoint.data["hyper_parameters"]
+    facts = {
+        "lit_bert": __version__,
+        "labels": rows.class_names,
+        "max_length": read["max_length"],
+        "split": rows.facts.get("split"),
+        "rows": len(rows.labels),
+        "scores": {rows.facts.get("split"): plain(own)},
+        "calibration": rows.facts.get("calibration"),
+        "files": {name: {**asdict(each), "scores": plain(each.scores)} for name, each in found.items()},
+        "weights": weights.as_dict(),
+        "data": data.as_dict(),
+        "recipe": {
+            "seed": settings.get("seed_everything"),
+            "batch_size": read["batch_size"],
+            **{name: trainer.get(name) for name in ("max_epochs", "max_steps", "precision")},
+            **{name: value for name, value in checkpoint.model.items() if name != "label_names"},
+        },
+        "checkpoint_sha256": checkpoint.sha256,
+        "command": command,
+        "licence": licence,
+        "created": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    (folder / FACTS).write_text(
+        json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
+    )
+    (folder / CARD).write_text(card(folder, facts), encoding="utf-8")
+
+
+def public(source: Source) -> Source:
+    """A source without the path to it, which is nobody else's business."""
+    local = source.kind in ("folder", "file", "checkpoint")
+    return replace(source, name=Path(source.name).name) if local else source
+
+
+def plain(found: dict[str, Score]) -> dict[str, dict[str, float]]:
+    """Scores for JSON."""
+    return {name: score._asdict() for name, score in found.items()}
+
+
+def card(folder: Path, facts: dict[str, Any]) -> str:
+    """The model card in the Hub's format."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    weights, data = Source(**facts["weights"]), Source(**facts["data"])
+    split, labels = facts["split"], facts["labels"]
+    found = {name: Score(**score) for name, score in facts["scores"][split].items()}
+    base, dataset = Path(weights.name).name, Path(data.name).name
+    about = ModelCardData(
+        license=facts["licence"] or "other",
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        tags=["lit_bert", "bert", "onnx"],
+        base_model=weights.name if weights.kind == "hub" else None,
+        datasets=[data.name] if data.kind == "hub" else None,
+        model_name=f"{base} on {dataset}",
+        eval_results=[
+            EvalResult(
+                "text-classification",
+                data.config_name or data.kind,
+                dataset,
+                kind,
+                found[name].value,
+                dataset_split=split,
+                metric_name=title,
+            )
+            for title, name, kind in (("Accuracy", "accuracy", "accuracy"), ("Macro F1", "f1", "f1"))
+        ],
+    )
+    lines = ["---", about.to_yaml(), "---", "", f"# {base} on {dataset}", ""]
+    lines += [
+        f"A BERT text classifier for {len(labels)} classes: {', '.join(labels)}. "
+        f"Made with lit_bert {facts['lit_bert']} on {facts['created'][:10]}.",
+        "",
+        "```python",
+        "from transformers import pipeline",
+        'pipeline("text-classification", model="FOLDER")("what a day", truncation=True)',
+        "",
+        "from lit_bert import Predictor  # the same, several times as fast; needs no torch",
+        'Predictor("FOLDER")(["what a day"])',
+        "```",
+        "",
+        "## Scores",
+        "",
+        f"On {facts['rows']:,} rows of the split `{split}`, which also chose the epoch and fitted the "
+        "temperature. In brackets 95 % bootstrap intervals.",
+        "",
+        "| score | value |",
+        "| --- | --- |",
+    ]
+    main = {"macro F1": "f1", "accuracy": "accuracy", **scores.MAIN}
+    classes = {f"F1 {name}": score for name, score in scores.by_class(found).items()}
+    for title, name in {**main, **classes}.items():
+        score = found[name]
+        lines.append(f"| {_cell(title)} | {score.value:.4f} [{score.low:.4f}, {score.high:.4f}] |")
+    lines += [
+        "",
+        "| file | macro F1 | rows with the checkpoint's label | largest difference of a probability | "
+        "texts/s where it was exported | MB |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, each in facts["files"].items():
+        cells = [name, f"{each['scores']['f1']['value']:.4f}", f"{each['agreement']:.2%}"]
+        cells += [f"{each['difference']:.2g}", f"{each['texts_per_s']:,.0f}", f"{each['bytes'] / 1e6:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    calibration = facts["calibration"]
+    lines += ["", "## Calibration", ""]
+    lines.append(
+        f"The probabilities can be taken at their word: a temperature of {calibration['temperature']:.3f} is "
+        f"folded into the classifier. Expected calibration error {calibration['before']:.4f} before and "
+        f"{calibration['after']:.4f} after, on rows that the temperature was not fitted on."
+        if calibration
+        else "No temperature was fitted; the probabilities are those of the training."
+    )
+    lines += [
+        "",
+        "## Data and recipe",
+        "",
+        f"- Weights: {weights}",
+        f"- Trained on: {data}",
+        f"- Texts are read up to {facts['max_length']} tokens; what is longer is cut.",
+        f"- Recipe: {', '.join(f'{name} {value}' for name, value in facts['recipe'].items())}.",
+        f"- Made by `{facts['command']}` from a checkpoint with SHA-256 {facts['checkpoint_sha256']}.",
+        "",
+        "## Limits",
+        "",
+        f"It knows the {len(labels)} classes above and gives one of them to any text, in whatever language "
+        "and about whatever it is. Its scores hold for texts like those it was trained on. Labels in that "
+        "data are partly wrong, and what is biased there is biased here.",
+        *(f"A stand-in was used: {each}." for each in (weights, data) if each.stand_in_for),
+        "",
+        "## Licence",
+        "",
+        (f"{facts['licence']}." if facts["licence"] else "Not stated by whoever exported it.")
+        + (
+            f" The weights it started from are under {LICENCES[weights.name]}."
+            if weights.name in LICENCES
+            else ""
+        ),
+        "",
+        "## Files",
+        "",
+        "`sha256sum --check --ignore-missing README.md` checks them.",
+        "",
+        "```",
+    ]
+    for path in sorted(folder.iterdir()):
+        if path.name != CARD:
+            with path.open("rb") as stream:
+                lines.append(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {path.name}")
+    return "\n".join([*lines, "```"]) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+# --- the Hub ---
+
+
+def push(folder: Path, repo_id: str, private: bool) -> str:
+    """Uploads the folder as one commit. Returns its address.
+
+    Raises:
+        UserError: the Hub refuses, or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    api = HfApi()
+    again = f"The folder {folder} is whole; push it again with `hf upload {repo_id} {folder}`."
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        return str(
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Exported by lit_bert")
+        )
+    except HFValidationError as error:
+        raise UserError(f"--push {repo_id}: {error} {again}") from None
+    except LocalTokenNotFoundError:
+        raise UserError(f"the Hub wants to know who you are; run `hf auth login`. {again}") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "no"
+        hint = " Run `hf auth login` with a token that may write." if status in (401, 403) else ""
+        raise UserError(f"the Hub refuses {repo_id} with status {status}.{hint} {again}") from None
+    except Exception as error:  # of the HTTP library that the client happens to use
+        raise UserError(f"the Hub cannot be reached ({type(error).__name__}). {again}") from None

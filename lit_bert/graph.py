@@ -1,0 +1,159 @@
+"""The network as it is exported: the values of BertForSequenceClassification as a short ONNX graph.
+
+Step 6 of the journey. Standard operators alone, so that every ONNX runtime runs both files:
+
+- The last layer is computed for the [CLS] token alone, the only one that the classifier reads.
+- Queries, keys and values come from one product, which in 8 bits quantizes its input once.
+- In 8 bits the inputs of the feed-forward products are evened out first (SmoothQuant, Xiao et al., 2023):
+  without it a few channels ten times as large as the others take most of the 256 steps.
+
+    python -m lit_bert export
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BertForSequenceClassification
+
+OPSET = 20  # the first with Gelu
+MASKED = -1e4  # added to the scores of padding
+SMOOTHING = 0.7  # share of the unevenness that moves from activations to weights
+LEAST = 1e-5
+
+
+class Graph(nn.Module):
+    """Logits, float32 (B, C), of `input_ids` and `attention_mask`, int64 (B, T), right-padded."""
+
+    def __init__(self, network: BertForSequenceClassification) -> None:
+        super().__init__()
+        self.network = network
+        self.queries, self.others = nn.ModuleList(), nn.ModuleList()
+        for index, layer in enumerate(network.bert.encoder.layer):
+            inner = layer.attention.self
+            parts = [inner.query, inner.key, inner.value]
+            last = index == len(network.bert.encoder.layer) - 1
+            self.queries.append(inner.query if last else nn.Identity())  # of [CLS] alone
+            self.others.append(_joined(parts[1:] if last else parts))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        bert, (B, T) = self.network.bert, input_ids.shape
+        A = self.network.config.num_attention_heads
+        parts = bert.embeddings
+        place = parts.position_embeddings.weight[:T] + parts.token_type_embeddings.weight[0]
+        x = parts.LayerNorm(parts.word_embeddings(input_ids) + place)  # (B, T, H)
+        mask = (1 - attention_mask.float())[:, None, None, :] * MASKED
+        D = x.shape[-1] // A
+        for layer, query, others in zip(bert.encoder.layer, self.queries, self.others, strict=True):
+            last = isinstance(query, nn.Linear)
+            first = x[:, :1] if last else x  # (B, Q, H); Q is 1 or T
+            projected = others(x).view(B, T, -1, A, D)
+            q = query(first).view(B, 1, A, D) if last else projected[:, :, 0]
+            k, v = projected[:, :, -2], projected[:, :, -1]
+            scores = (q * D**-0.5).transpose(1, 2) @ k.permute(0, 2, 3, 1) + mask  # (B, A, Q, T)
+            context = (scores.softmax(-1) @ v.transpose(1, 2)).transpose(1, 2).flatten(2)
+            attended = layer.attention.output
+            x = attended.LayerNorm(attended.dense(context) + first)
+            up = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(x))
+            x = layer.output.LayerNorm(layer.output.dense(up) + x)
+        return self.network.classifier(bert.pooler(x))
+
+
+def _joined(linears: list[Any]) -> nn.Linear:
+    """One product that gives the outputs of several side by side."""
+    joined = nn.Linear(linears[0].in_features, sum(each.out_features for each in linears))
+    with torch.no_grad():
+        joined.weight.copy_(torch.cat([each.weight for each in linears]))
+        joined.bias.copy_(torch.cat([each.bias for each in linears]))
+    return joined
+
+
+class Smooth(nn.Module):
+    """A linear layer whose input channels are divided by `scale`, (in,), and its weights multiplied."""
+
+    def __init__(self, linear: nn.Linear, scale: Tensor) -> None:
+        super().__init__()
+        self.inverse = nn.Parameter(1 / scale)
+        self.linear = copy.deepcopy(linear)
+        with torch.no_grad():
+            self.linear.weight.mul_(scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x * self.inverse)
+
+
+def smoothed(
+    network: BertForSequenceClassification, token_ids: Iterable[list[int]]
+) -> BertForSequenceClassification:
+    """A copy that computes the same from feed-forward inputs of more even size.
+
+    Args:
+        network: left as it is.
+        token_ids: of some texts like those that it will see.
+    """
+    highest: dict[nn.Module, Tensor] = {}
+
+    def watch(linear: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        size = inputs[0].abs().flatten(0, -2).amax(0)
+        highest[linear] = torch.maximum(highest.get(linear, size), size)
+
+    changed = copy.deepcopy(network)
+    places = [each for layer in changed.bert.encoder.layer for each in (layer.intermediate, layer.output)]
+    hooks = [place.dense.register_forward_pre_hook(watch) for place in places]
+    with torch.inference_mode():
+        for ids in token_ids:
+            changed(input_ids=torch.tensor([ids]))
+    for hook in hooks:
+        hook.remove()
+    for place in places:
+        weights = place.dense.weight.detach().abs().amax(0).clamp(min=LEAST)
+        inputs = highest[place.dense].clone().clamp(min=LEAST)
+        place.dense = Smooth(place.dense, inputs**SMOOTHING / weights ** (1 - SMOOTHING))
+    return changed
+
+
+def write_onnx(network: BertForSequenceClassification, path: Path) -> None:
+    """Writes the network as ONNX in 32 bits, for any number of texts and tokens."""
+    ids = torch.zeros(2, 3, dtype=torch.int64)  # sizes of 0 and 1 would be taken as fixed
+    sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    with _quiet():
+        program = torch.onnx.export(
+            Graph(network).eval(),
+            (ids, torch.ones_like(ids)),
+            dynamo=True,
+            input_names=["input_ids", "attention_mask"],
+            output_names=["logits"],
+            dynamic_shapes=(sizes, sizes),
+            opset_version=OPSET,
+            verbose=False,
+        )
+        assert program is not None
+        program.save(path)
+
+
+def write_int8(exact: Path, path: Path) -> None:
+    """Writes an ONNX file with the weights of its products and embeddings in 8 bits, one scale a column."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with _quiet():
+        quantize_dynamic(exact, path, per_channel=True, weight_type=QuantType.QInt8)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps off the screen what the libraries say of themselves."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(disabled)
