@@ -8,6 +8,7 @@ Step 7 of the journey. Needs onnxruntime, tokenizers and numpy, and of the folde
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -172,3 +173,34 @@ class Predictor:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def verify(folder: str | Path) -> dict[str, str]:
+    """The sha256 of each file that the folder's card lists.
+
+    Raises:
+        UserError: there is no card, or a file is missing or is not the one that the card was written for.
+    """
+    card = Path(folder) / "README.md"
+    if not card.is_file():
+        raise UserError(
+            f"{folder} has no README.md; expected a folder that `python -m lit_bert export` wrote."
+        )
+    sums = re.findall(r"^([0-9a-f]{64})  (\S+)$", card.read_text(encoding="utf-8"), re.MULTILINE)
+    if not sums:
+        raise UserError(f"{card} lists no sha256 of the files. Export again.")
+    for wanted, name in sums:
+        file = Path(folder) / name
+        if not file.is_file():
+            raise UserError(f"{folder} has no {name}, which its README.md lists. Export again.")
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != wanted:
+            raise UserError(f"{file} is not the file that was exported: its sha256 is {found}. Export again.")
+    return {name: wanted for wanted, name in sums}
+
+
+def facts(folder: str | Path) -> dict[str, Any]:
+    """What export wrote down about the model, in lit_bert.json; empty where it did not."""
+    file = Path(folder) / "lit_bert.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
