@@ -394,7 +394,7 @@ class Server(litserve.LitServer):
             ws="none",
             lifespan="off",
             access_log=False,
-            log_level="warning",
+            log_level="error",
             server_header=False,
             timeout_keep_alive=int(IDLE_S),
             timeout_graceful_shutdown=int(self.limits.seconds) + 2,
