@@ -119,15 +119,11 @@ def exported(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = dict(enumerate(CLASSES))
     model = BertForSequenceClassification.from_pretrained(
         tiny_bert, num_labels=3, id2label=names, label2id={name: index for index, name in names.items()}
-    )
-    some = AutoTokenizer.from_pretrained(tiny_bert)(texts(20), padding=True, return_tensors="pt")
-    labels = torch.arange(3).repeat_interleave(20)
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    for _ in range(30):
-        model(**some, labels=labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    model.eval()
+    ).eval()
+    torch.nn.init.normal_(model.classifier.weight, std=3)
+    with torch.no_grad():  # so that each class gets some of the texts
+        some = AutoTokenizer.from_pretrained(tiny_bert)(texts(20), padding=True, return_tensors="pt")
+        model.classifier.bias -= model(**some).logits.mean(0)
     model.save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
     tokenizer.backend_tokenizer.enable_truncation(16)
@@ -138,7 +134,7 @@ def exported(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         model,
         (),
         folder / "model.onnx",
-        kwargs={"input_ids": ids, "attention_mask": ids},
+        kwargs={"input_ids": ids, "attention_mask": ids.clone()},
         input_names=["input_ids", "attention_mask"],
         output_names=["logits"],
         dynamic_shapes={"input_ids": axes, "attention_mask": axes},
@@ -588,9 +584,9 @@ def test_a_lone_text_does_not_wait_for_a_whole_list(troubled: Running) -> None:
 
 def test_a_dead_worker_ends_the_server(start: Start, exported: Path) -> None:
     server = start(exported, "--seconds=1", "--threads=1", trouble=True)
-    assert server.predict("deadly").status in (500, 503, 504)
+    assert error_of(server.predict("deadly"), 504)
     assert server.process.wait(10) == 1
-    assert "Traceback" not in str(server.process.stdout and server.process.stdout.read())
+    assert "worker 0 died" in server.process.communicate()[1]
 
 
 # --- token
