@@ -60,19 +60,18 @@ def _parser() -> Parser:
         "python -m lit_bert serve",
         description="Answers POST /predict over HTTP from an exported folder, with a page at / and its "
         "documentation at /docs. SIGTERM and Ctrl-C finish what is in flight.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(
         "folder",
         nargs="?",
         type=Path,
-        default=argparse.SUPPRESS,
         help="what `python -m lit_bert export` wrote; without it the newest below checkpoints/",
     )
-    parser.set_defaults(folder=None)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is every network")
-    parser.add_argument("--port", type=_port, default=8000, help="TCP port; 0 takes a free one")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is every network (%(default)s)"
+    )
+    parser.add_argument("--port", type=_port, default=8000, help="TCP port; 0 takes a free one (%(default)s)")
     parser.add_argument(
         "--file", help="ONNX file to run; else model.int8.onnx where there is one, or model.onnx"
     )
@@ -80,15 +79,29 @@ def _parser() -> Parser:
         "--token",
         help=f"answer only requests with this bearer token; better set {TOKEN}, as process lists show flags",
     )
-    parser.add_argument("--bytes", type=_count, default=2**20, help="bytes of a request's body, at most")
-    parser.add_argument("--texts", type=_count, default=256, help="texts in one request, at most")
-    parser.add_argument("--characters", type=_count, default=10_000, help="characters of one text, at most")
-    parser.add_argument("--seconds", type=_seconds, default=10.0, help="seconds for one request, at most")
     parser.add_argument(
-        "--queue", type=_count, default=256, help="texts waiting, at most; one client address gets half"
+        "--bytes", type=_count, default=2**20, help="bytes of a request's body, at most (%(default)s)"
     )
     parser.add_argument(
-        "--threads", type=_count, default=_cores(), help="texts that are computed side by side, one core each"
+        "--texts", type=_count, default=256, help="texts in one request, at most (%(default)s)"
+    )
+    parser.add_argument(
+        "--characters", type=_count, default=10_000, help="characters of one text, at most (%(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=_seconds, default=10.0, help="seconds for one request, at most (%(default)s)"
+    )
+    parser.add_argument(
+        "--queue",
+        type=_count,
+        default=256,
+        help="texts waiting, at most; one client address gets half (%(default)s)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=_count,
+        default=_cores(),
+        help="texts that are computed side by side, one core each (%(default)s)",
     )
     return parser
 

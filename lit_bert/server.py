@@ -327,6 +327,9 @@ class Server(litserve.LitServer):
         self.waiting = Waiting(limits.queue)
         self.metrics = Metrics(lambda: self.waiting.length)
         self.requests: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self.scores = facts(predictor.folder).get("scores", {})
+        self.page = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else None
+        self.document = openapi.document(predictor.labels, limits._asdict(), token is not None)
         self.exit_code = 0
         self.stopping = False
         self.paths: set[str] = set()
@@ -524,7 +527,6 @@ class Server(litserve.LitServer):
         )
 
     async def _info(self, request: Request) -> Response:
-        known = facts(self.predictor.folder)
         return reply(
             {
                 "name": self.name,
@@ -532,7 +534,7 @@ class Server(litserve.LitServer):
                 "max_length": self.predictor.max_length,
                 "file": self.predictor.file,
                 "sha256": self.sums,
-                "scores": known.get("scores", {}),
+                "scores": self.scores,
                 "limits": self.limits._asdict(),
                 "version": __version__,
             }
@@ -544,18 +546,20 @@ class Server(litserve.LitServer):
         )
 
     async def _openapi(self, request: Request) -> Response:
-        return reply(openapi.document(self.predictor.labels, self.limits._asdict(), self.token is not None))
+        return reply(self.document)
 
     async def _docs(self, request: Request) -> Response:
-        document = openapi.document(self.predictor.labels, self.limits._asdict(), self.token is not None)
-        page = openapi.page(document)
-        return Response(page, headers={"Content-Security-Policy": policy(page)}, media_type="text/html")
+        return html(openapi.page(self.document))
 
     async def _page(self, request: Request) -> Response:
-        if not PAGE.is_file():
+        if self.page is None:
             raise Refusal(404, "not_found", "This installation has no page; /docs describes the API.")
-        page = PAGE.read_text(encoding="utf-8")
-        return Response(page, headers={"Content-Security-Policy": policy(page)}, media_type="text/html")
+        return html(self.page)
+
+
+def html(page: str) -> Response:
+    """A page that is held to its own host."""
+    return Response(page, headers={"Content-Security-Policy": policy(page)}, media_type="text/html")
 
 
 class Uvicorn(uvicorn.Server):
