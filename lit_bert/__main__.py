@@ -37,6 +37,7 @@ VERBS = {
     "audit": Verb("cli", "audit", "show repeated, contradictory and mislabelled rows of labelled text"),
     "predict": Verb("cli", "predict", "label texts from the command line, standard input or a file"),
     "export": Verb("export", "export", "a folder for other programs: transformers, ONNX, the Hub"),
+    "serve": Verb("serve", "serve", "answer over HTTP from an exported folder, with a page to try it"),
 }
 
 HELP = """usage: python -m lit_bert VERB [OPTIONS]
@@ -50,6 +51,7 @@ BERT text classification: labelled text in, a classifier with an honest score ou
   python -m lit_bert test                            score the best checkpoint of the newest fit
   python -m lit_bert predict "what a day" "oh no"    label texts with it
   python -m lit_bert export                          make a folder of it that other programs load
+  python -m lit_bert serve                           the newest exported folder at http://127.0.0.1:8000
   tensorboard --logdir checkpoints                   look at the runs
 
 `python -m lit_bert VERB --help` shows every option and its default."""
