@@ -262,6 +262,18 @@ def test_a_long_paste_goes_in_parts_stops_when_asked_and_goes_on(visit) -> None:
     expect(page.get_by_role("alert")).to_be_hidden()
 
 
+def test_a_paste_of_many_lines_shows_the_first_and_more_on_demand(visit) -> None:
+    opened = visit()
+    page = opened.page
+    opened.classify("\n".join(f"happy line {number}" for number in range(600)))
+    expect(page.get_by_role("heading", name="600 lines")).to_be_visible()
+    expect(opened.rows).to_have_count(500)
+    page.get_by_role("button", name="Show more than these 500").click()
+    expect(opened.rows).to_have_count(600)
+    expect(page.get_by_role("button", name="happy line 500")).to_be_focused()
+    expect(page.get_by_role("button", name="Show more")).to_be_hidden()
+
+
 def test_a_line_that_the_server_refuses_does_not_spoil_the_others(visit) -> None:
     opened = visit()
     opened.classify("happy\n" + "x" * 10_001 + "\nsad")
