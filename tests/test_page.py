@@ -96,7 +96,7 @@ class Visit:
         expect(self.page.get_by_role("heading", name=name)).to_be_visible()
 
     @property
-    def rows(self):  # type: ignore[no-untyped-def]
+    def rows(self) -> sync_api.Locator:
         """Those of the table that stand for a line."""
         return self.page.get_by_role("table").first.locator("tbody > tr:not(.open)")
 
@@ -485,6 +485,12 @@ def test_nothing_is_wider_than_a_phone(visit, width: int) -> None:
     opened.rows.first.click()
     expect(page.locator(".open .words")).to_be_visible()
     assert overflow() == 0
+    table = page.get_by_role("table").first
+    widths = [
+        each.evaluate("each => each.offsetWidth") for each in (page.get_by_role("rowheader").last, table)
+    ]
+    assert widths[0] > 0.35 * widths[1]
+    assert page.locator(".open td").first.evaluate("each => each.offsetWidth") == widths[1]
 
 
 def test_no_request_leaves_the_machine(visit, server: Server) -> None:
