@@ -295,7 +295,7 @@ def parse(content: bytes, limits: Limits) -> tuple[list[str], bool, bool]:
         raise Refusal(
             422, "explain_one", "explain works on one text and a list came; send its texts one by one."
         )
-    texts: list[Any] = text if several else [text]
+    texts = text if isinstance(text, list) else [text]
     if not texts:
         raise Refusal(422, "no_texts", "The field text is an empty list; send one text or more.")
     if len(texts) > limits.texts:

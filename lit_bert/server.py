@@ -17,6 +17,7 @@ import logging
 import os
 import queue
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -52,6 +53,10 @@ from lit_bert.predictor import WORD, Prediction, Predictor, Word, facts
 
 PAGE = Path(__file__).with_name("page.html")
 BATCH_SIZE = 8  # texts that a worker takes at a time; more makes a lone text behind them wait longer
+# The event loop goes before the workers: it takes a tenth of their time, and a request that is refused at once
+# costs nobody anything. With both cores taken by others, 1,000 requests a second: the 99th percentile of the
+# refusals was 59 ms with it and 4 s without, as many texts labelled.
+WORKER_NICE = 4
 LATENCY_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -139,19 +144,22 @@ class GatheringLoop(LitLoop):
     ) -> None:
         """Until None comes."""
         while (job := request_queue.get()) is not None:
-            parts = [self._take(job, BATCH_SIZE, request_queue)]
-            room = BATCH_SIZE - len(parts[0].texts)
-            while room > 0 and not job.explain:
+            parts, room = [], BATCH_SIZE
+            while job is not None:
+                parts.append(self._take(job, room, request_queue))
+                room -= len(parts[-1].texts)
+                if room <= 0 or job.explain:
+                    break
                 try:
                     job = request_queue.get_nowait()
                 except queue.Empty:
                     break
-                if job is None or job.explain:
-                    request_queue.put(job)
-                    break
-                parts.append(self._take(job, room, request_queue))
-                room -= len(parts[-1].texts)
-            transport.send(self._compute(lit_api, parts, transport), 0)
+                if job is None:
+                    request_queue.put(None)  # for the turn after this one
+            transport.send(self._dropped(parts), 0)
+            for explain in (False, True):
+                if group := [part for part in parts if part.texts and part.job.explain is explain]:
+                    transport.send(self._compute(lit_api, group, transport), 0)
 
     @staticmethod
     def _take(job: Job, room: int, request_queue: queue.SimpleQueue[Job | None]) -> Part:
@@ -166,26 +174,25 @@ class GatheringLoop(LitLoop):
         return Part(job, start, texts)
 
     @staticmethod
+    def _dropped(parts: list[Part]) -> list[Done]:
+        return [Done(job, start, len(job.texts) - start, None) for job, start, texts in parts if not texts]
+
+    @staticmethod
     def _compute(lit_api: Classifier, parts: list[Part], transport: Transport) -> list[Done]:
-        done = [Done(job, start, len(job.texts) - start, None) for job, start, texts in parts if not texts]
-        parts = [part for part in parts if part.texts]
-        if not parts:
-            return done
         try:
             if parts[0].job.explain:
-                (part,) = parts
-                answers = [lit_api.encode_response(*lit_api.explain(part.texts[0]))]
+                answers = [lit_api.encode_response(*lit_api.explain(part.texts[0])) for part in parts]
             else:
                 predictions = lit_api.predict([text for part in parts for text in part.texts])
                 answers = [lit_api.encode_response(prediction) for prediction in predictions]
         except Exception:
             if len(parts) > 1:  # whose text it was shows when each is alone
-                for part in parts:
-                    done += GatheringLoop._compute(lit_api, [part], transport)
-                return done
+                compute = GatheringLoop._compute
+                return [done for part in parts for done in compute(lit_api, [part], transport)]
             logger.exception("texts could not be computed")
-            return [*done, Done(parts[0].job, parts[0].start, len(parts[0].texts), None)]
+            return [Done(parts[0].job, parts[0].start, len(parts[0].texts), None)]
         transport.computed(len(answers))
+        done = []
         for part in parts:
             count = len(part.texts)
             done.append(Done(part.job, part.start, count, answers[:count]))
@@ -202,6 +209,8 @@ class Transport(MessageTransport):
 
     def send(self, item: list[Done], consumer_id: int) -> None:
         """Has the event loop deliver it."""
+        if not item:
+            return
         assert self.loop is not None
         self.loop.call_soon_threadsafe(self.deliver, item)
 
@@ -370,6 +379,8 @@ class Server(litserve.LitServer):
 
     def _work(self, lit_api: Any, device: str, number: int) -> None:
         status = self.workers_setup_status
+        if sys.platform == "linux":  # where it is a thread's own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), WORKER_NICE)
         try:
             inference_worker(
                 lit_api, device, number, self.requests, self._transport, status, self._callback_runner, False
@@ -390,7 +401,7 @@ class Server(litserve.LitServer):
             ws="none",
             lifespan="off",
             access_log=False,
-            log_level="warning",
+            log_level="error",
             server_header=False,
             timeout_keep_alive=int(IDLE_S),
             timeout_graceful_shutdown=int(self.limits.seconds) + 2,
@@ -403,7 +414,6 @@ class Server(litserve.LitServer):
 
     def started(self, listener: socket.socket) -> None:
         """In the event loop, once requests are accepted."""
-        self._transport.loop = asyncio.get_running_loop()
         host, port = listener.getsockname()[:2]
         host = f"[{host}]" if ":" in host else host
         names = ", ".join(self.predictor.labels)
@@ -555,6 +565,7 @@ class Uvicorn(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         assert sockets
+        self.server._transport.loop = asyncio.get_running_loop()
         await super().startup(sockets)
         self.server.started(sockets[0])
 
