@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 import os
 import re
 import shutil
@@ -192,6 +194,49 @@ def test_a_text_with_html_is_shown_as_text(visit) -> None:
     assert opened.rows.first.get_by_role("button").inner_text() == text
     assert opened.page.locator("main img, main script").count() == 0
     assert opened.seen.problems == []
+
+
+def test_the_model_is_introduced_and_the_names_of_its_classes_are_text(
+    visit, exported: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(exported, tmp_path / "hostile")
+    name = "<img src=x onerror=alert(1)>"
+    (folder / "config.json").write_text(
+        json.dumps({"id2label": {"0": name, "1": name + "2", "2": name + "3"}})
+    )
+    scores = {"validation": {"f1": {"value": 0.9124, "low": 0.8, "high": 0.95}}}
+    (folder / "lit_bert.json").write_text(json.dumps({"scores": scores}))
+    card = [
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}" for file in folder.glob("*.[jo]*")
+    ]
+    (folder / "README.md").write_text("\n".join(card) + "\n")
+    own = serve(folder)
+    try:
+        opened = visit(own.url)
+        page = opened.page
+        expect(page.get_by_role("heading", level=1)).to_have_text("hostile")
+        expect(page.locator("#lead")).to_have_text(
+            f"Sorts texts into 3 classes: {name}, {name}2, {name}3. "
+            "Macro F1 0.912 on its validation texts (95 % interval 0.800 – 0.950)."
+        )
+        opened.classify("happy")
+        opened.label(re.compile(f"Label: {re.escape(name)}"))
+        opened.classify("happy\nsad")
+        expect(opened.rows).to_have_count(2)
+        assert page.locator("img").count() == 0
+        assert opened.seen.problems == []
+    finally:
+        own.stop()
+
+
+def test_a_label_is_shown_where_finding_the_words_takes_too_long(visit) -> None:
+    opened = visit()
+    page = opened.page
+    error = {"error": {"code": "too_slow", "message": "There was no answer."}}
+    page.route("**/predict", lambda route: route.fulfill(status=504, json=error), times=1)
+    opened.classify("happy")
+    opened.label()
+    expect(page.get_by_text("To find them took longer than the server allows")).to_be_visible()
 
 
 def test_a_text_longer_than_the_model_reads_gets_a_note(visit) -> None:
