@@ -174,3 +174,51 @@ def trained(quick: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(sys, "argv", list(sys.argv))
         assert main(["fit", *quick, f"--trainer.logger.init_args.save_dir={folder / 'checkpoints'}"]) == 0
     return folder / "checkpoints" / "version_0"
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """TEMPORARY, until export is merged: a folder as export writes it, of a random tiny model."""
+    import hashlib
+    import json
+
+    from tokenizers import Tokenizer
+    from transformers import BertConfig, BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("exported") / "tiny"
+    folder.mkdir()
+    names = dict(enumerate(CLASSES))
+    config = BertConfig.from_pretrained(tiny_bert, id2label=names, label2id={v: k for k, v in names.items()})
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(config).eval()
+    model.config.save_pretrained(folder)
+    with torch.no_grad():
+        model.classifier.weight *= 20
+    tokenizer = Tokenizer.from_file(str(tiny_bert / "tokenizer.json"))
+    tokenizer.enable_truncation(max_length=64)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    example = torch.ones(2, 8, dtype=torch.int64)
+    axes = {0: "batch", 1: "tokens"}
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    torch.onnx.export(
+        Logits(),
+        (example, example),
+        str(folder / "model.onnx"),
+        input_names=["input_ids", "attention_mask"],
+        output_names=["logits"],
+        dynamic_axes={"input_ids": axes, "attention_mask": axes},
+        dynamo=False,
+    )
+    lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}" for file in folder.iterdir()]
+    (folder / "README.md").write_text("\n".join(lines) + "\n")
+    scores = {"validation": {"f1": {"value": 0.9, "low": 0.8, "high": 0.95}}}
+    (folder / "lit_bert.json").write_text(json.dumps({"labels": list(CLASSES), "scores": scores}))
+    return folder

@@ -1,0 +1,549 @@
+"""The server's page, in a real Chromium against a real server."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = shutil.which("chromium")
+sync_api = pytest.importorskip("playwright.sync_api", reason="the tests of the page need playwright")
+if CHROMIUM is None:
+    pytest.skip("the tests of the page need Debian's chromium", allow_module_level=True)
+
+Page, expect = sync_api.Page, sync_api.expect
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+TEXT = "i am so happy about the sun but my train is late"
+
+
+@dataclass
+class Server:
+    """A running `python -m lit_bert serve`."""
+
+    process: subprocess.Popen[str]
+    url: str
+
+    def stop(self) -> None:
+        """Ends it, in order, if it still runs."""
+        self.process.terminate()
+        self.process.communicate(timeout=30)
+
+
+def serve(folder: Path, *flags: str) -> Server:
+    """A server on a free port; it answers when this returns."""
+    command = [sys.executable, "-m", "lit_bert", "serve", str(folder), "--port", "0", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    assert process.stdout
+    found = re.search(r"http://\S+", process.stdout.readline())
+    assert found, process.wait(10)
+    return Server(process, found[0])
+
+
+@pytest.fixture(scope="module")
+def server(exported: Path) -> Iterator[Server]:
+    """One for all tests that leave it running."""
+    started = serve(exported)
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """A Chromium that has no history."""
+    home = tmp_path_factory.mktemp("chromium")
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=FLAGS, env={**os.environ, "HOME": str(home)}
+        )
+        yield launched
+        launched.close()
+
+
+@dataclass
+class Seen:
+    """What a page asked for and complained about."""
+
+    requests: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Visit:
+    """An open page."""
+
+    page: Page
+    seen: Seen
+
+    def classify(self, text: str) -> None:
+        """As a person does it with the mouse."""
+        self.page.get_by_label("Text", exact=True).fill(text)
+        self.page.get_by_role("button", name="Classify").click()
+
+    def label(self, name: str | re.Pattern[str] = re.compile("Label: ")) -> None:
+        """Waits for the result of one text."""
+        expect(self.page.get_by_role("heading", name=name)).to_be_visible()
+
+    @property
+    def rows(self) -> sync_api.Locator:
+        """Those of the table that stand for a line."""
+        return self.page.get_by_role("table").first.locator("tbody > tr:not(.open)")
+
+
+@pytest.fixture
+def visit(browser, server: Server) -> Iterator:
+    """Opens the page; what it asks for and complains about is kept."""
+    contexts = []
+
+    def open_page(url: str = server.url, **settings: object) -> Visit:
+        context = browser.new_context(
+            **{"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce", **settings}
+        )
+        context.set_default_timeout(10_000)
+        contexts.append(context)
+        page, seen = context.new_page(), Seen()
+        page.on("request", lambda request: seen.requests.append(request.url))
+        page.on("pageerror", lambda error: seen.problems.append(str(error)))
+        page.on("console", lambda message: seen.problems.append(message.text))
+        page.goto(url)
+        return Visit(page, seen)
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+# --- one text
+
+
+def test_an_example_gives_a_label_bars_that_sum_up_and_words(visit) -> None:
+    opened = visit()
+    page = opened.page
+    expect(page.get_by_text("Sorts texts into 3 classes")).to_be_visible()
+    page.get_by_role("button", name="A complaint").click()
+    opened.label()
+    rows = page.locator(".bars li")
+    assert sorted(rows.locator("bdi").all_inner_texts()) == ["anger", "joy", "sadness"]
+    shown = [
+        float(re.sub(r"[^\d.]", "", text)) for text in rows.locator(">span:last-child").all_inner_texts()
+    ]
+    assert shown == sorted(shown, reverse=True)
+    assert sum(shown) == pytest.approx(100, abs=0.3)
+    widths = [
+        row.evaluate(
+            "row => row.querySelector('i').offsetWidth / row.querySelector('.bar').offsetWidth * 100"
+        )
+        for row in rows.all()
+    ]
+    assert widths == pytest.approx(shown, abs=1)
+    label = page.get_by_role("heading", level=2, name="Label:").locator("bdi").inner_text()
+    assert label == rows.first.locator("bdi").inner_text()
+    expect(page.get_by_role("status")).to_contain_text(f"{label}, ")
+    assert page.locator(".words").inner_text() == page.get_by_label("Text", exact=True).input_value()
+    assert page.locator(".words .w").count() > 0
+    assert opened.seen.problems == []
+
+
+def test_each_word_has_its_weight_in_words_and_a_sign_beside_its_colour(visit) -> None:
+    opened = visit()
+    page = opened.page
+    opened.classify(TEXT)
+    opened.label()
+    page.get_by_text("Weights of all words").click()
+    cells = page.get_by_role("table").locator("tbody tr").all_inner_texts()
+    told = dict(row.split("\t") for row in cells)
+    assert sorted(told) == sorted(TEXT.split())
+    for word in page.locator(".words span").all():
+        weight = word.get_attribute("title")
+        assert weight == told[word.inner_text()]
+        style = word.evaluate("word => getComputedStyle(word).borderBottomStyle")
+        assert style in ("none", "dotted" if weight.startswith("−") else "solid")
+
+
+def test_offsets_count_code_points_and_an_emoji_stays_whole(visit) -> None:
+    opened = visit()
+    text = "\U0001f600 happy \U0001f44d\U0001f3fd sad e\u0301"
+    opened.classify(text)
+    opened.label()
+    spans = opened.page.locator(".words span").all_inner_texts()
+    assert spans == ["\U0001f600", "happy", "\U0001f44d\U0001f3fd", "sad", "e\u0301"]
+    assert opened.page.locator(".words").inner_text() == text
+
+
+def test_a_text_with_html_is_shown_as_text(visit) -> None:
+    opened = visit()
+    text = "<img src=x onerror=alert(1)> <script>alert(2)</script> happy"
+    opened.classify(text)
+    opened.label()
+    assert opened.page.locator(".words").inner_text() == text
+    opened.classify(f"{text}\n{text}")
+    expect(opened.rows).to_have_count(2)
+    assert opened.rows.first.get_by_role("button").inner_text() == text
+    assert opened.page.locator("main img, main script").count() == 0
+    assert opened.seen.problems == []
+
+
+def test_the_model_is_introduced_and_the_names_of_its_classes_are_text(
+    visit, exported: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(exported, tmp_path / "hostile")
+    name = "<img src=x onerror=alert(1)>"
+    (folder / "config.json").write_text(
+        json.dumps({"id2label": {"0": name, "1": name + "2", "2": name + "3"}})
+    )
+    scores = {"validation": {"f1": {"value": 0.9124, "low": 0.8, "high": 0.95}}}
+    (folder / "lit_bert.json").write_text(json.dumps({"scores": scores}))
+    card = [
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}" for file in folder.glob("*.[jo]*")
+    ]
+    (folder / "README.md").write_text("\n".join(card) + "\n")
+    own = serve(folder)
+    try:
+        opened = visit(own.url)
+        page = opened.page
+        expect(page.get_by_role("heading", level=1)).to_have_text("hostile")
+        expect(page.locator("#lead")).to_have_text(
+            f"Sorts texts into 3 classes: {name}, {name}2, {name}3. "
+            "Macro F1 0.912 on its validation texts (95 % interval 0.800 – 0.950)."
+        )
+        opened.classify("happy")
+        opened.label(re.compile(f"Label: {re.escape(name)}"))
+        opened.classify("happy\nsad")
+        expect(opened.rows).to_have_count(2)
+        assert page.locator("img").count() == 0
+        assert opened.seen.problems == []
+    finally:
+        own.stop()
+
+
+def test_a_label_is_shown_where_finding_the_words_takes_too_long(visit) -> None:
+    opened = visit()
+    page = opened.page
+    error = {"error": {"code": "too_slow", "message": "There was no answer."}}
+    page.route("**/predict", lambda route: route.fulfill(status=504, json=error), times=1)
+    opened.classify("happy")
+    opened.label()
+    expect(page.get_by_text("To find them took longer than the server allows")).to_be_visible()
+
+
+def test_a_text_longer_than_the_model_reads_gets_a_note(visit) -> None:
+    opened = visit()
+    opened.classify("happy " * 400)
+    expect(opened.page.get_by_text("its end was left out")).to_be_visible()
+
+
+# --- many lines
+
+
+def test_each_line_is_classified_and_a_row_opens_to_its_words(visit) -> None:
+    opened = visit()
+    page = opened.page
+    opened.classify("i am happy\n\n  this is sad  \nangry <b>dog</b>")
+    expect(opened.rows).to_have_count(3)
+    assert page.get_by_role("columnheader").all_inner_texts() == ["Line", "Text", "Label", "Probability"]
+    cells = [row.split("\t") for row in opened.rows.all_inner_texts()]
+    assert [cell[0].strip() for cell in cells] == ["1", "3", "4"]
+    assert page.get_by_role("rowheader").all_inner_texts() == [
+        "i am happy",
+        "this is sad",
+        "angry <b>dog</b>",
+    ]
+    opened.rows.nth(1).click()
+    expect(page.locator(".open .words")).to_have_text("this is sad")
+    opened.rows.nth(1).click()
+    expect(page.locator(".open")).to_be_hidden()
+
+
+def test_the_table_is_copied_as_csv_that_other_programs_read(visit) -> None:
+    opened = visit(permissions=["clipboard-read", "clipboard-write"])
+    lines = ['she said "happy", twice', "sad;rain", "späti, 'late'"]
+    opened.classify("\n".join(lines))
+    expect(opened.rows).to_have_count(3)
+    opened.page.get_by_role("button", name="Copy as CSV").click()
+    expect(opened.page.get_by_role("status")).to_have_text("3 lines copied as CSV.")
+    copied = list(csv.DictReader(io.StringIO(opened.page.evaluate("() => navigator.clipboard.readText()"))))
+    assert [row["text"] for row in copied] == lines
+    labels = list(copied[0])[4:]
+    for row in copied:
+        probs = {label: float(row[label]) for label in labels}
+        assert sum(probs.values()) == pytest.approx(1, abs=1e-4)
+        assert row["label"] == max(probs, key=probs.__getitem__)
+
+
+def test_a_long_paste_goes_in_parts_stops_when_asked_and_goes_on(visit) -> None:
+    opened = visit()
+    page = opened.page
+    asked = []
+
+    def hold_the_second(route: sync_api.Route) -> None:
+        asked.append(route)
+        if len(asked) != 2:
+            route.continue_()
+
+    page.route("**/predict", hold_the_second)
+    opened.classify("\n".join(f"happy line {number}" for number in range(100)))
+    expect(opened.rows).to_have_count(32)
+    expect(page.get_by_role("progressbar", name="Lines classified")).to_be_visible()
+    expect(page.get_by_text("32 of 100 lines")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("alert")).to_have_text("Stopped after 32 of 100 lines.")
+    expect(page.get_by_role("button", name="Go on")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(opened.rows).to_have_count(100)
+    assert len(set(page.get_by_role("rowheader").all_inner_texts())) == 100
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_a_paste_of_many_lines_shows_the_first_and_more_on_demand(visit) -> None:
+    opened = visit()
+    page = opened.page
+    opened.classify("\n".join(f"happy line {number}" for number in range(600)))
+    expect(page.get_by_role("heading", name="600 lines")).to_be_visible()
+    expect(opened.rows).to_have_count(500)
+    page.get_by_role("button", name="Show more than these 500").click()
+    expect(opened.rows).to_have_count(600)
+    expect(page.get_by_role("button", name="happy line 500")).to_be_focused()
+    expect(page.get_by_role("button", name="Show more")).to_be_hidden()
+
+
+def test_a_line_that_the_server_refuses_does_not_spoil_the_others(visit) -> None:
+    opened = visit()
+    opened.classify("happy\n" + "x" * 10_001 + "\nsad")
+    expect(opened.rows).to_have_count(3)
+    assert "10001 characters and 10000 are allowed" in opened.rows.nth(1).inner_text()
+    assert "%" in opened.rows.nth(0).inner_text()
+    assert "%" in opened.rows.nth(2).inner_text()
+
+
+# --- when something is wrong
+
+
+def test_a_server_that_is_gone_is_told_and_the_text_kept(visit, exported: Path) -> None:
+    own = serve(exported)
+    port = own.url.rsplit(":", 1)[1]
+    try:
+        opened = visit(own.url)
+        page = opened.page
+        opened.classify(TEXT)
+        opened.label()
+        own.stop()
+        opened.classify(f"{TEXT} today")
+        expect(page.get_by_role("alert")).to_contain_text("The server does not answer")
+        expect(page.get_by_label("Text", exact=True)).to_have_value(f"{TEXT} today")
+        assert page.locator(".words").count() == 0  # not those of the text before
+        own = serve(exported, "--port", port)
+        page.get_by_role("button", name="Try again").click()
+        opened.label()
+        expect(page.get_by_role("alert")).to_be_hidden()
+        expect(page.get_by_label("Text", exact=True)).to_be_focused()
+    finally:
+        own.stop()
+
+
+def test_a_busy_server_is_asked_again_when_it_says_so(visit) -> None:
+    opened = visit()
+    page = opened.page
+    busy = {
+        "status": 429,
+        "headers": {"Retry-After": "1"},
+        "json": {"error": {"code": "x", "message": "Busy."}},
+    }
+    page.route("**/predict", lambda route: route.fulfill(**busy), times=1)
+    opened.classify("happy\nsad")
+    expect(page.get_by_role("status")).to_have_text("The server is busy; asking again in 1 s.")
+    expect(opened.rows).to_have_count(2)
+
+
+def test_an_error_of_the_server_is_shown_in_its_words(visit) -> None:
+    opened = visit()
+    opened.classify("x" * 10_001)
+    expect(opened.page.get_by_role("alert")).to_contain_text("10001 characters and 10000 are allowed")
+    assert len(opened.page.get_by_label("Text", exact=True).input_value()) == 10_001
+
+
+def test_a_token_is_asked_for_and_kept_nowhere(visit, exported: Path) -> None:
+    own = serve(exported, "--token", "schlüssel")
+    try:
+        page = visit(own.url).page
+        field = page.get_by_label("Token")
+        expect(field).to_be_focused()
+        assert field.get_attribute("type") == "password"
+        page.keyboard.type("wrong")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("does not accept this token")
+        field.fill("schlüssel")
+        page.get_by_role("button", name="Use token").click()
+        expect(page.get_by_text("Sorts texts into 3 classes")).to_be_visible()
+        expect(field).to_be_hidden()
+        expect(page.get_by_label("Text", exact=True)).to_be_focused()
+        page.get_by_role("button", name="Good news").click()
+        expect(page.get_by_role("heading", name="Label:")).to_be_visible()
+        assert page.evaluate("() => [localStorage.length, sessionStorage.length, document.cookie]") == [
+            0,
+            0,
+            "",
+        ]
+    finally:
+        own.stop()
+
+
+def test_nothing_is_sent_for_no_text(visit) -> None:
+    opened = visit()
+    opened.classify("  \n ")
+    expect(opened.page.get_by_role("status")).to_have_text("There is no text yet.")
+    expect(opened.page.get_by_label("Text", exact=True)).to_be_focused()
+    assert not any(url.endswith("/predict") for url in opened.seen.requests)
+
+
+# --- for everybody
+
+
+def test_all_of_it_works_with_the_keyboard_alone(visit) -> None:
+    opened = visit()
+    page = opened.page
+    expect(page.get_by_text("Sorts texts into")).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("Text", exact=True)).to_be_focused()
+    page.keyboard.type("i am happy")
+    page.keyboard.press("Control+Enter")
+    opened.label()
+    page.keyboard.press("Enter")
+    page.keyboard.type("this is sad")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Classify")).to_be_focused()
+    outline = page.evaluate("() => getComputedStyle(document.activeElement).outlineWidth")
+    assert outline == "3px"
+    page.keyboard.press("Enter")
+    expect(opened.rows).to_have_count(2)
+    for _ in range(6):  # five examples, and the button for CSV
+        page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Copy as CSV")).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("ArrowDown")
+    row = page.get_by_role("button", name="this is sad")
+    expect(row).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(row).to_have_attribute("aria-expanded", "true")
+    expect(page.locator(".open .words")).to_have_text("this is sad")
+    page.keyboard.press("Home")
+    expect(page.get_by_role("button", name="i am happy")).to_be_focused()
+
+
+def test_a_screen_reader_finds_names_and_landmarks(visit) -> None:
+    opened = visit()
+    page = opened.page
+    opened.classify("happy")
+    opened.label()
+    assert page.locator("html").get_attribute("lang") == "en"
+    assert page.get_by_role("heading", level=1).count() == 1
+    for role in ("main", "banner", "contentinfo"):
+        assert page.get_by_role(role).count() == 1
+    expect(page.get_by_role("textbox", name="Text")).to_have_accessible_description(
+        "Type or paste. With several lines, each gets a label of its own."
+    )
+    expect(page.locator(".bars")).to_match_aria_snapshot(
+        """
+        - list:
+          - listitem: /\\w+ \\d+\\.\\d %/
+          - listitem: /\\w+ \\d+\\.\\d %/
+          - listitem: /\\w+ \\d+\\.\\d %/
+        """
+    )
+    for control in page.locator("button, input, textarea, a, summary").all():
+        if control.is_visible():
+            assert control.evaluate("each => (each.labels?.[0] ?? each).textContent.trim()"), control
+
+
+# Of all visible texts: [contrast to what is behind them, text].
+CONTRASTS = """() => {
+  const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+  canvas.canvas.width = canvas.canvas.height = 1;
+  const painted = colours => {  // over each other, as the browser does it
+    canvas.clearRect(0, 0, 1, 1);
+    for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const luminance = colour => colour
+    .map(value => value / 255).map(value => value <= .04045 ? value / 12.92 : ((value + .055) / 1.055) ** 2.4)
+    .reduce((sum, value, place) => sum + value * [.2126, .7152, .0722][place], 0);
+  const found = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const text = walk.currentNode.textContent.trim(), holder = walk.currentNode.parentElement;
+    if (!text || !holder.checkVisibility() || holder.closest("script, noscript")) continue;
+    const behind = [];
+    for (let each = holder; each; each = each.parentElement) {
+      if (getComputedStyle(each).opacity !== "1") return [[0, "opacity at " + text]];
+      behind.unshift(getComputedStyle(each).backgroundColor);
+    }
+    const pair = [painted([...behind, getComputedStyle(holder).color]), painted(behind)].map(luminance);
+    found.push([(Math.max(...pair) + .05) / (Math.min(...pair) + .05), text]);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_texts_stand_out_from_what_is_behind_them(visit, scheme: str) -> None:
+    opened = visit(color_scheme=scheme)
+    opened.classify(f"{TEXT}\nangry")
+    opened.rows.first.click()
+    expect(opened.page.locator(".open .words")).to_be_visible()
+    opened.page.get_by_text("Weights of all words").click()
+    opened.page.evaluate("() => complain('Shown for its colours.')")
+    contrasts = opened.page.evaluate(CONTRASTS)
+    assert len(contrasts) > 40
+    assert [each for each in contrasts if each[0] < 4.5] == []
+    dark = opened.page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    assert (dark == "rgb(18, 22, 27)") == (scheme == "dark")
+
+
+@pytest.mark.parametrize("width", [360, 640])  # 640: 1280 at 200 %
+def test_nothing_is_wider_than_a_phone(visit, width: int) -> None:
+    opened = visit(viewport={"width": width, "height": 700}, has_touch=True, is_mobile=width == 360)
+    page = opened.page
+
+    def overflow() -> int:
+        return page.evaluate(
+            "() => Math.max(...[document.documentElement, ...document.querySelectorAll('.scroll')]"
+            ".map(each => each.scrollWidth - each.clientWidth))"
+        )
+
+    opened.classify("happy " + "w" * 200 + " and a https://example.org/" + "long" * 30)
+    opened.label()
+    assert overflow() == 0
+    expect(page.get_by_role("heading", name="Label:")).to_be_in_viewport()
+    opened.classify("happy " + "w" * 200 + "\nsad")
+    expect(opened.rows).to_have_count(2)
+    opened.rows.first.click()
+    expect(page.locator(".open .words")).to_be_visible()
+    assert overflow() == 0
+    table = page.get_by_role("table").first
+    widths = [
+        each.evaluate("each => each.offsetWidth") for each in (page.get_by_role("rowheader").last, table)
+    ]
+    assert widths[0] > 0.35 * widths[1]
+    assert page.locator(".open td").first.evaluate("each => each.offsetWidth") == widths[1]
+
+
+def test_no_request_leaves_the_machine(visit, server: Server) -> None:
+    opened = visit()
+    opened.classify(TEXT)
+    opened.label()
+    opened.page.get_by_role("button", name="Five lines").click()
+    expect(opened.rows).to_have_count(5)
+    asked = [url for url in opened.seen.requests if not url.startswith("data:")]
+    assert {url.removeprefix(server.url) for url in asked} == {"/", "/info", "/predict"}
+    assert opened.seen.problems == []
