@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import harness
 from benchmarks.harness import Check, Contestant, Run, inner
+from lit_bert import cores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -241,8 +242,7 @@ def main(argv: list[str] | None = None) -> int:
     code = 0
     with harness.place() as place:
         for _ in range(args.rounds):
-            cores = len(os.sched_getaffinity(0))
-            runs = harness.measure(contestants, 1, place, warmup=False, earlier=runs, side_by_side=cores)
+            runs = harness.measure(contestants, 1, place, warmup=False, earlier=runs, side_by_side=cores())
             report = harness.Report(
                 "recipe", "Leads", contestants, runs, columns, checks(runs), notes, args.quick
             )

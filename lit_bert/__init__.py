@@ -1,5 +1,6 @@
 """BERT text classification with PyTorch Lightning; `python -m lit_bert --help` lists the verbs."""
 
+import os
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,11 @@ def need(module: str, extra: str) -> None:
         raise UserError(
             f"this needs {module}, which is not installed. Run `pip install 'lit_bert[{extra}]'`."
         )
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def __getattr__(name: str) -> Any:

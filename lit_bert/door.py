@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 HEAD_BYTES = 65_536  # of a request's first line and headers
 DRAIN_BYTES = 2**26  # read and dropped of a refused body, as a client that is still sending hears no answer
 IDLE_S = 60.0  # a connection without a request is closed after it
-OPEN_TO_ALL = ("/", "/health")  # asked without a token
+OPEN_TO_ALL = ("/", "/health", "/docs", "/openapi.json")  # asked without a token
 
 logger = logging.getLogger(__name__)
 

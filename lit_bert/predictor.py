@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lit_bert import UserError, need
+from lit_bert import UserError, cores, need
 
 QUICK, EXACT = "model.int8.onnx", "model.onnx"  # the first that is there is taken
 CARD, FACTS = "README.md", "lit_bert.json"  # the model card; what it says, for programs
@@ -91,7 +90,7 @@ class Predictor:
 
         self.folder = Path(folder)
         self.file = file or (QUICK if (self.folder / QUICK).is_file() else EXACT)
-        self.threads, self.batch_size = threads or _cores(), batch_size
+        self.threads, self.batch_size = threads or cores(), batch_size
         for name in ("config.json", "tokenizer.json", self.file):
             if not (self.folder / name).is_file():
                 raise UserError(
@@ -235,7 +234,3 @@ def verify(folder: str | Path) -> dict[str, str]:
                 f"expected {digest[:12]}…. Export or download it again."
             )
     return listed
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

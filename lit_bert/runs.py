@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
-from lit_bert import UserError
+from lit_bert import UserError, cores
 
 PROGRESS = ("epoch ", "took ")  # starts of the lines that are passed on from all fits
 REFUSAL = "lit_bert fit: "  # start of the line that says why nothing was done
@@ -44,11 +44,10 @@ def fit_each(
     Raises:
         UserError: one of them failed; the others were stopped.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jobs = min(len(each), cores) if on_cpu else 1
+    jobs = min(len(each), cores()) if on_cpu else 1
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if jobs > 1:
-        environment["OMP_NUM_THREADS"] = str(max(1, cores // jobs))
+        environment["OMP_NUM_THREADS"] = str(max(1, cores() // jobs))
     failed = Event()
     processes: list[subprocess.Popen[str]] = []
     first, width = next(iter(each)), max(map(len, each))

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from lit_bert import RUNS, UserError, need
+from lit_bert import RUNS, UserError, cores, need
 from lit_bert.predictor import EXACT, Predictor, verify
 
 TOKEN = "LIT_BERT_TOKEN"
@@ -47,7 +47,7 @@ def serve(arguments: list[str]) -> int:
         raise UserError(f"the token is empty; give {TOKEN} some characters, or unset it.")
     folder = args.folder or newest()
     sums = verify(folder)
-    predictor = Predictor(folder, args.file, threads=1)
+    predictor = Predictor(folder, args.file, threads=1, batch_size=1)  # alone or not, the same answer
     listener = _listen(args.host, args.port)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))  # until uvicorn has its own
@@ -100,7 +100,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--threads",
         type=_count,
-        default=_cores(),
+        default=cores(),
         help="texts that are computed side by side, one core each (%(default)s)",
     )
     return parser
@@ -126,10 +126,6 @@ def _seconds(value: str) -> float:
     if not 0 < seconds <= 3600:
         raise argparse.ArgumentTypeError(f"got '{value}'; expected seconds, above 0 and up to 3600")
     return seconds
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def newest(root: Path = RUNS) -> Path:

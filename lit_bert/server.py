@@ -3,9 +3,7 @@
 LitServe lends the application, the hooks of a model, the worker's life and its loop. By default it runs the
 workers as processes behind a manager's queue, which they poll, and dies of SIGTERM without them. Here they
 are threads of the one process: onnxruntime and the tokenizer release the interpreter's lock, a request need
-not be pickled twice, and one process can count and end everything. At 300 requests a second of
-22 tokens (int8, 2 cores) that takes 2.7 ms of a core for each instead of 4, and no core when idle instead of
-a third of one.
+not be pickled twice, no core is busy while nothing comes, and one process can count and end everything.
 """
 
 from __future__ import annotations
@@ -54,8 +52,7 @@ from lit_bert.predictor import WORD, Prediction, Predictor, Word, facts
 PAGE = Path(__file__).with_name("page.html")
 BATCH_SIZE = 8  # texts that a worker takes at a time; more makes a lone text behind them wait longer
 # The event loop goes before the workers: it takes a tenth of their time, and refusing at once costs nobody
-# anything. With both cores taken by others and 250 requests a second, half of the refusals came within 3 ms
-# instead of 4 to 28, and as many texts were labelled.
+# anything.
 WORKER_NICE = 4  # added to the process's own
 LATENCY_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)

@@ -177,48 +177,25 @@ def trained(quick: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """TEMPORARY, until export is merged: a folder as export writes it, of a random tiny model."""
-    import hashlib
-    import json
+def able(quick: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a fit that was long enough to tell the classes apart."""
+    folder = tmp_path_factory.mktemp("able")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIT_BERT_CACHE", str(folder / "cache"))
+        patch.setattr(sys, "argv", list(sys.argv))
+        flags = ["--trainer.max_epochs=30", "--model.average_decay=0", "--early_stopping.patience=30"]
+        place = f"--trainer.logger.init_args.save_dir={folder / 'checkpoints'}"
+        assert main(["fit", *quick, *flags, place]) == 0
+    return folder / "checkpoints" / "version_0"
 
-    from tokenizers import Tokenizer
-    from transformers import BertConfig, BertForSequenceClassification
 
-    folder = tmp_path_factory.mktemp("exported") / "tiny"
-    folder.mkdir()
-    names = dict(enumerate(CLASSES))
-    config = BertConfig.from_pretrained(tiny_bert, id2label=names, label2id={v: k for k, v in names.items()})
-    torch.manual_seed(0)
-    model = BertForSequenceClassification(config).eval()
-    model.config.save_pretrained(folder)
-    with torch.no_grad():
-        model.classifier.weight *= 20
-    tokenizer = Tokenizer.from_file(str(tiny_bert / "tokenizer.json"))
-    tokenizer.enable_truncation(max_length=64)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    example = torch.ones(2, 8, dtype=torch.int64)
-    axes = {0: "batch", 1: "tokens"}
-
-    class Logits(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-
-    torch.onnx.export(
-        Logits(),
-        (example, example),
-        str(folder / "model.onnx"),
-        input_names=["input_ids", "attention_mask"],
-        output_names=["logits"],
-        dynamic_axes={"input_ids": axes, "attention_mask": axes},
-        dynamo=False,
-    )
-    lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}" for file in folder.iterdir()]
-    (folder / "README.md").write_text("\n".join(lines) + "\n")
-    scores = {"validation": {"f1": {"value": 0.9, "low": 0.8, "high": 0.95}}}
-    (folder / "lit_bert.json").write_text(json.dumps({"labels": list(CLASSES), "scores": scores}))
+@pytest.fixture(scope="session")
+def exported(able: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as `export` writes it, with both ONNX files."""
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path_factory.mktemp("run") / "exported"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", list(sys.argv))
+        flags = [f"--ckpt_path={able / 'best.ckpt'}", f"--to={folder}", "--int8_loss=100"]
+        assert main(["export", *flags]) == 0
     return folder

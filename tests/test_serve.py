@@ -109,44 +109,6 @@ Start = Callable[..., Running]
 
 
 @pytest.fixture(scope="module")
-def exported(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as export writes it; provisional. Goes when conftest.py has its own."""
-    import torch
-    from transformers import AutoTokenizer, BertForSequenceClassification
-
-    folder = tmp_path_factory.mktemp("run") / "exported"
-    torch.manual_seed(1)
-    names = dict(enumerate(CLASSES))
-    model = BertForSequenceClassification.from_pretrained(
-        tiny_bert, num_labels=3, id2label=names, label2id={name: index for index, name in names.items()}
-    ).eval()
-    torch.nn.init.normal_(model.classifier.weight, std=3)
-    with torch.no_grad():  # so that each class gets some of the texts
-        some = AutoTokenizer.from_pretrained(tiny_bert)(texts(20), padding=True, return_tensors="pt")
-        model.classifier.bias -= model(**some).logits.mean(0)
-    model.save_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
-    tokenizer.backend_tokenizer.enable_truncation(16)
-    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    ids = torch.ones(2, 8, dtype=torch.int64)
-    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
-    torch.onnx.export(
-        model,
-        (),
-        folder / "model.onnx",
-        kwargs={"input_ids": ids, "attention_mask": ids.clone()},
-        input_names=["input_ids", "attention_mask"],
-        output_names=["logits"],
-        dynamic_shapes={"input_ids": axes, "attention_mask": axes},
-        external_data=False,
-        dynamo=True,
-    )
-    sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}" for file in folder.iterdir()]
-    (folder / "README.md").write_text("# card\n\n" + "\n".join(sums) + "\n")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def start() -> Iterator[Start]:
     """Starts servers, and ends those that a test left running."""
     started: list[subprocess.Popen[str]] = []
@@ -605,7 +567,7 @@ def test_a_token_is_asked_for(start: Start, exported: Path) -> None:
         assert answer.headers["www-authenticate"] == "Bearer"
     right = {"Authorization": "Bearer s3cret"}
     assert server.ask("POST", "/predict", b'{"text": "happy"}', {**JSON, **right}).status == 200
-    for path in ("/info", "/metrics", "/docs", "/openapi.json", "/nope"):
+    for path in ("/info", "/metrics", "/nope"):
         error_of(server.ask("GET", path), 401)
     assert server.ask("GET", "/info", headers=right).status == 200
     assert server.ask("GET", "/health").status == 200
