@@ -33,7 +33,6 @@ import termios
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -250,28 +249,22 @@ def measure(
     place: Path,
     warmup: bool = True,
     earlier: Sequence[Run] = (),
-    side_by_side: int = 1,
 ) -> list[Run]:
     """All runs of all rounds. A contestant that fails does not keep the others from running.
 
     Args:
         earlier: runs to which these are added; their rounds are counted on.
-        side_by_side: processes at a time, where what they score matters and not how fast they are.
     """
     machine_facts()  # before this benchmark itself is what the machine is busy with
-    before = max((each.round for each in earlier), default=0)
-
-    def one(turn: tuple[int, Contestant]) -> Run:
-        number, contestant = turn
+    runs, before = list(earlier), max((each.round for each in earlier), default=0)
+    for number, contestant in schedule(contestants, rounds, warmup):
         done = run(contestant, place, before + number)
+        runs.append(done)
         phase = f"round {before + number} of {before + rounds}" if number else "warm-up"
         _say(f"{phase}: {contestant.name}, {done.figures['wall_s']:.1f} s")
         if done.failure:
             _say(f"{contestant.name} FAILED: {done.failure}")
-        return done
-
-    with ThreadPoolExecutor(side_by_side) as pool:
-        return [*earlier, *pool.map(one, schedule(contestants, rounds, warmup))]
+    return runs
 
 
 @contextlib.contextmanager

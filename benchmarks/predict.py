@@ -164,7 +164,7 @@ def files(args: argparse.Namespace) -> dict[str, Any]:
 
 def probe(args: argparse.Namespace) -> dict[str, Any]:
     """Texts/s of the pipeline by batch size."""
-    texts, pipe = _subset(args)[:640], _pipeline(args)
+    texts, pipe = subset_of(args)[:640], _pipeline(args)
     pipe(texts[:64])
     rates = {}
     for size in PROBED:
@@ -176,7 +176,7 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
 
 def pipeline_all(args: argparse.Namespace) -> dict[str, Any]:
     """The pipeline's label of every text, kept in pipeline.json."""
-    texts, pipe = _texts(args), _pipeline(args)
+    texts, pipe = texts_of(args), _pipeline(args)
     labels = [each["label"] for each in pipe(texts)]
     (args.place / "pipeline.json").write_text(json.dumps(labels), encoding="utf-8")
     return {}
@@ -184,7 +184,7 @@ def pipeline_all(args: argparse.Namespace) -> dict[str, Any]:
 
 def pipeline(args: argparse.Namespace) -> dict[str, Any]:
     """The pipeline over the subset, called once with all of it."""
-    texts, pipe = _subset(args), _pipeline(args)
+    texts, pipe = subset_of(args), _pipeline(args)
     start = time.perf_counter()
     if args.contestant == "pipeline-sorted":
         texts = sorted(texts, key=len, reverse=True)
@@ -196,7 +196,7 @@ def pipeline(args: argparse.Namespace) -> dict[str, Any]:
 def pipeline_latency(args: argparse.Namespace) -> dict[str, Any]:
     """One text a call."""
     pipe = _pipeline(args)
-    return _latency(args, lambda text: pipe(text)[0]["label"])
+    return latency(args, lambda text: pipe(text)[0]["label"])
 
 
 def lit_bert_latency(args: argparse.Namespace) -> dict[str, Any]:
@@ -213,11 +213,11 @@ def lit_bert_latency(args: argparse.Namespace) -> dict[str, Any]:
         ids = torch.tensor([tokenizer.encode(text).ids])
         return names[int(model(ids, torch.ones_like(ids)).argmax())]
 
-    return _latency(args, label)
+    return latency(args, label)
 
 
-def _latency(args: argparse.Namespace, label: Callable[[str], str]) -> dict[str, float]:
-    texts = _subset(args)[:LATENCY_TEXTS]
+def latency(args: argparse.Namespace, label: Callable[[str], str]) -> dict[str, float]:
+    texts = subset_of(args)[:LATENCY_TEXTS]
     for text in texts[:10]:
         label(text)
     times = []
@@ -229,13 +229,13 @@ def _latency(args: argparse.Namespace, label: Callable[[str], str]) -> dict[str,
     return {"median_ms": times[len(times) // 2], "p99_ms": times[round(0.99 * (len(times) - 1))]}
 
 
-def _texts(args: argparse.Namespace) -> list[str]:
+def texts_of(args: argparse.Namespace) -> list[str]:
     lines = (args.place / "texts.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["text"] for line in lines]
 
 
-def _subset(args: argparse.Namespace) -> list[str]:
-    return random.Random(0).sample(_texts(args), args.subset)
+def subset_of(args: argparse.Namespace) -> list[str]:
+    return random.Random(0).sample(texts_of(args), args.subset)
 
 
 def _pipeline(args: argparse.Namespace) -> Any:
