@@ -22,7 +22,8 @@ from lit_bert import UserError, cores, need
 
 QUICK, EXACT = "model.int8.onnx", "model.onnx"  # the first that is there is taken
 CARD, FACTS = "README.md", "lit_bert.json"  # the model card; what it says, for programs
-BATCH_SIZE = 8  # texts; larger ones leave the fast caches
+BATCH_SIZE, BATCH_TOKENS = 8, 192  # texts and, padding included, tokens; more leaves the fast caches
+CHUNK = 256  # texts whose tokens are in memory at a time
 CLOSE = 1.0  # difference of the two highest logits below which 8 bits depend on the rest of the batch
 # onnxruntime 1.32 adds and normalizes in one operator that takes five times as long as two.
 SLOW = {"SkipLayerNormFusion"}
@@ -106,6 +107,7 @@ class Predictor:
             self.max_length = int(truncation["max_length"])  # tokens, special ones included
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = options.inter_op_num_threads = 1
+            options.enable_mem_pattern = False  # would plan, and keep, memory for each shape of a batch
             self._session = onnxruntime.InferenceSession(
                 str(self.folder / self.file),
                 options,
@@ -126,21 +128,29 @@ class Predictor:
         """
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise TypeError("expected a list of strings")
-        encodings = self._encode(texts)
-        probs = self._probs([each.ids for each in encodings])
+        probs, truncated = self._label(texts)
         return [
             Prediction(
                 self.labels[row.argmax()],
                 float(row.max()),
                 dict(zip(self.labels, row.tolist(), strict=True)),
-                bool(encoding.overflowing),
+                cut,
             )
-            for row, encoding in zip(probs, encodings, strict=True)
+            for row, cut in zip(probs, truncated, strict=True)
         ]
 
     def probs(self, texts: Sequence[str]) -> np.ndarray:
         """Class probabilities, float32 (N, C), of texts; rows sum to 1."""
-        return self._probs([each.ids for each in self._encode(texts)])
+        return self._label(texts)[0]
+
+    def _label(self, texts: Sequence[str]) -> tuple[np.ndarray, list[bool]]:
+        """Probabilities (N, C), and which texts were cut."""
+        probs, truncated = np.empty((len(texts), len(self.labels)), np.float32), []
+        for start in range(0, len(texts), CHUNK):
+            encodings = self._encode(texts[start : start + CHUNK])
+            probs[start : start + CHUNK] = self._probs([each.ids for each in encodings])
+            truncated += [bool(each.overflowing) for each in encodings]
+        return probs, truncated
 
     def explain(self, text: str) -> list[Word]:
         """Which words pushed the text towards its label: each in turn is left out, and the label asked again.
@@ -160,7 +170,7 @@ class Predictor:
     def _encode(self, texts: Sequence[str]) -> list[Any]:
         # Lone surrogates have no UTF-8; the tokenizer would refuse the whole batch.
         readable = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        return self._tokenizer.encode_batch(readable)
+        return self._tokenizer.encode_batch_fast(readable)
 
     def _probs(self, ids: list[list[int]]) -> np.ndarray:
         logits = self._logits(ids, self.batch_size)
@@ -174,7 +184,11 @@ class Predictor:
     def _logits(self, ids: list[list[int]], batch_size: int) -> np.ndarray:
         logits = np.empty((len(ids), len(self.labels)), np.float32)
         order = np.argsort([-len(each) for each in ids], kind="stable")
-        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        batches, start = [], 0
+        while start < len(order):
+            texts = max(1, min(batch_size, BATCH_TOKENS // len(ids[order[start]])))
+            batches.append(order[start : start + texts])
+            start += texts
 
         def run(rows: np.ndarray) -> None:
             input_ids = np.zeros((len(rows), len(ids[rows[0]])), np.int64)
