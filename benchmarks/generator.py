@@ -177,7 +177,8 @@ class Generator:
         while number < len(due) or self.waiting or len(self.open) > len(self.idle):
             now = clock() - begin
             if outcome.cut:
-                number, _ = len(due), self.waiting.clear()
+                number = len(due)
+                self.waiting.clear()
             while number < len(due) and due[number] <= now:
                 outcome.late.append(now - due[number])
                 self.waiting.append((due[number], self.requests[number % len(self.requests)]))
