@@ -119,8 +119,8 @@ def document(labels: list[str], limits: dict[str, float], token: bool) -> dict[s
         },
         "Word": {
             "type": "object",
-            "description": "Where a word is in the text, in Unicode code points, and by how many nats it raises "
-            "the log-odds of the label; negative where it speaks against it.",
+            "description": "Where a word is in the text, in Unicode code points, and by how many nats it "
+            "raises the log-odds of the label; negative where it speaks against it.",
             "required": ["start", "end", "weight"],
             "properties": {
                 "start": {"type": "integer"},
@@ -173,7 +173,7 @@ def document(labels: list[str], limits: dict[str, float], token: bool) -> dict[s
         "info": {
             "title": "lit_bert",
             "version": __version__,
-            "description": "A BERT text classifier. Each error has a code for programs and a message for people.",
+            "description": "A BERT text classifier. Errors have a code for programs, a message for people.",
         },
         "paths": paths,
         "components": {"schemas": schemas},

@@ -1,0 +1,694 @@
+"""The server as a client meets it: a process of its own, on a free port, asked over real sockets."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CLASSES, texts_of
+
+import lit_bert
+from lit_bert.predictor import Predictor
+
+pytest.importorskip("litserve")
+
+ROOT = Path(lit_bert.__file__).parents[1]
+JSON = {"Content-Type": "application/json"}
+
+# A model that can be made to fail and to be slow by a text, put below everything that is tested.
+TROUBLE = """
+import sys, threading, time
+from lit_bert.__main__ import main
+from lit_bert.predictor import Predictor
+plain = Predictor.__call__
+def trouble(self, texts):
+    for text in texts:
+        if text == "poison":
+            raise RuntimeError("secret of the inside")
+        if text == "deadly":
+            raise SystemExit
+        if text.startswith("sleep "):
+            time.sleep(float(text.split()[1]))
+    return plain(self, texts)
+Predictor.__call__ = trouble
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+
+
+@dataclass
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    content: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+
+class Running:
+    """A server that runs, and its clients."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process, self.port = process, port
+
+    def ask(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, **keys: Any
+    ) -> Answer:
+        """One request over a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            connection.request(method, path, body, headers or {}, **keys)
+            response = connection.getresponse()
+            found = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, found, response.read())
+        finally:
+            connection.close()
+
+    def predict(self, text: Any, **fields: Any) -> Answer:
+        return self.ask("POST", "/predict", json.dumps({"text": text, **fields}), JSON)
+
+    def post(self, body: bytes) -> Answer:
+        return self.ask("POST", "/predict", body, JSON)
+
+    def metrics(self) -> dict[str, float]:
+        """Each sample of GET /metrics."""
+        lines = self.ask("GET", "/metrics").content.decode().splitlines()
+        return {
+            name: float(value)
+            for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")
+        }
+
+    def raw(self, content: bytes) -> socket.socket:
+        """A connection on which `content` has been sent."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        connection.sendall(content)
+        return connection
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as export writes it; for now with random weights. Goes when conftest.py has its own."""
+    import torch
+    from transformers import AutoTokenizer, BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("run") / "exported"
+    torch.manual_seed(1)
+    names = dict(enumerate(CLASSES))
+    model = BertForSequenceClassification.from_pretrained(
+        tiny_bert, num_labels=3, id2label=names, label2id={name: index for index, name in names.items()}
+    ).eval()
+    torch.nn.init.normal_(model.classifier.weight, std=3)
+    with torch.no_grad():  # so that each class gets some of the texts
+        some = AutoTokenizer.from_pretrained(tiny_bert)(texts(20), padding=True, return_tensors="pt")
+        model.classifier.bias -= model(**some).logits.mean(0)
+    model.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    tokenizer.backend_tokenizer.enable_truncation(16)
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    ids = torch.ones(2, 8, dtype=torch.int64)
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
+    torch.onnx.export(
+        model,
+        (),
+        folder / "model.onnx",
+        kwargs={"input_ids": ids, "attention_mask": ids},
+        input_names=["input_ids", "attention_mask"],
+        output_names=["logits"],
+        dynamic_shapes={"input_ids": axes, "attention_mask": axes},
+        external_data=False,
+        dynamo=True,
+    )
+    sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}" for file in folder.iterdir()]
+    (folder / "README.md").write_text("# card\n\n" + "\n".join(sums) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start() -> Iterator[Start]:
+    """Starts servers, and ends those that a test left running."""
+    started: list[subprocess.Popen[str]] = []
+
+    def call(folder: Path, *flags: str, trouble: bool = False, **environment: str) -> Running:
+        command = ["-c", TROUBLE] if trouble else ["-m", "lit_bert", "serve"]
+        process = subprocess.Popen(
+            [sys.executable, *command, str(folder), "--port=0", *flags],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        assert process.stdout
+        assert process.stderr
+        line = process.stdout.readline()
+        port = re.search(r"http://127\.0\.0\.1:(\d+)$", line.strip())
+        assert port, (line, process.stderr.read())
+        return Running(process, int(port[1]))
+
+    yield call
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def server(start: Start, exported: Path) -> Running:
+    """One for all tests that leave it as it was."""
+    return start(exported, "--bytes=20000", "--texts=20", "--characters=500", "--seconds=1.5", "--threads=2")
+
+
+def error_of(answer: Answer, status: int) -> dict[str, str]:
+    """The error, after a look at its shape."""
+    assert answer.status == status, answer
+    assert answer.headers["content-type"] == "application/json"
+    (name, error) = next(iter(answer.json.items()))
+    assert name == "error"
+    assert error.keys() == {"code", "message"}
+    assert "Traceback" not in error["message"]
+    return error
+
+
+def texts(count: int) -> list[str]:
+    return [text for label in CLASSES for text in texts_of(label, count)]
+
+
+def alive(server: Running) -> bool:
+    return server.ask("GET", "/health").json == {"status": "ok"}
+
+
+# --- answers
+
+
+def test_one_text_gets_what_the_predictor_says(server: Running, exported: Path) -> None:
+    answer = server.predict("i am so happy today")
+    (expected,) = Predictor(exported)(["i am so happy today"])
+    assert answer.status == 200
+    assert answer.json == expected._asdict()
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_a_list_is_answered_in_order_as_each_text_alone(server: Running) -> None:
+    several = texts(6)
+    together = server.predict(several).json["predictions"]
+    alone = [server.predict(text).json for text in several]
+    assert [each["label"] for each in together] == [each["label"] for each in alone]
+    assert len({each["label"] for each in alone}) > 1
+
+
+def test_labels_are_the_same_under_many_clients(server: Running) -> None:
+    several = texts(20)
+    alone = [server.predict(text).json["label"] for text in several]
+    with ThreadPoolExecutor(16) as pool:
+        assert [answer.json["label"] for answer in pool.map(server.predict, several)] == alone
+
+
+def test_words_that_mattered_come_where_they_are_asked_for(server: Running) -> None:
+    text = "i am \U0001f600 happy"
+    words = server.predict(text, explain=True).json["words"]
+    assert [text[word["start"] : word["end"]] for word in words] == ["i", "am", "\U0001f600", "happy"]
+    assert "words" not in server.predict(text).json
+
+
+@pytest.mark.parametrize("text", ["", "\0", "a\0b", "\ud800", "\udfff happy", "\U0001f600", "é" * 500])
+def test_any_string_is_a_text(server: Running, text: str) -> None:
+    answer = server.predict(text)
+    assert answer.status == 200
+    assert answer.json["label"] in CLASSES
+    assert (
+        server.predict([text, "happy"]).json["predictions"][1]["label"]
+        == server.predict("happy").json["label"]
+    )
+
+
+def test_info_tells_what_is_served(server: Running, exported: Path) -> None:
+    info = server.ask("GET", "/info").json
+    assert info["labels"] == Predictor(exported).labels
+    assert info["limits"] == {"bytes": 20000, "texts": 20, "characters": 500, "seconds": 1.5, "queue": 256}
+    assert info["version"] == lit_bert.__version__
+    assert info["name"] == exported.parent.name
+    assert info["sha256"][info["file"]] == hashlib.sha256((exported / info["file"]).read_bytes()).hexdigest()
+
+
+def test_the_page_and_the_documentation_ask_nothing_of_other_hosts(server: Running) -> None:
+    answer = server.ask("GET", "/docs")
+    assert answer.status == 200
+    assert "POST /predict" in answer.content.decode()
+    assert not re.search(r"(src|href|url)\W+(https?:)?//", answer.content.decode())
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    page = server.ask("GET", "/")
+    if (ROOT / "lit_bert" / "page.html").is_file():
+        assert "connect-src 'self'" in page.headers["content-security-policy"]
+    else:
+        error_of(page, 404)
+
+
+def test_the_document_of_the_api_is_true(server: Running) -> None:
+    document = server.ask("GET", "/openapi.json").json
+    for path, methods in document["paths"].items():
+        for method in methods:
+            body = json.dumps({"text": "happy"}) if method == "post" else None
+            answer = server.ask(method.upper(), path, body, JSON if body else {})
+            assert answer.status == 200 or path == "/"
+            if path != "/":
+                content = methods[method]["responses"]["200"]["content"]
+                assert answer.headers["content-type"].split(";")[0] in content
+    examples = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    shapes = document["paths"]["/predict"]["post"]["responses"]["200"]["content"]["application/json"][
+        "examples"
+    ]
+    for name, example in examples.items():
+        answer = server.post(json.dumps(example["value"]).encode())
+        assert answer.status == 200
+        assert answer.json.keys() == shapes[name]["value"].keys()
+    prediction = document["components"]["schemas"]["Prediction"]
+    assert prediction["properties"].keys() == server.predict("happy", explain=True).json.keys()
+
+
+# --- bad input
+
+WRONG = {
+    "no JSON": (b"happy", 400, "not_json"),
+    "nothing": (b"", 400, "not_json"),
+    "half a JSON": (b'{"text": "a', 400, "not_json"),
+    "no UTF-8": (b'{"text": "\xff\xfe"}', 400, "not_utf8"),
+    "a surrogate in UTF-8": (b'{"text": "\xed\xa0\x80"}', 400, "not_utf8"),
+    "deep nesting": (b'{"text": ' + b"[" * 9000 + b"]" * 9000 + b"}", 400, "not_json"),
+    "deep nesting of objects": (b'{"text":' * 2000 + b"1" + b"}" * 2000, 400, "not_json"),
+    "no number": (b'{"text": NaN}', 400, "not_json"),
+    "a number of 9,000 digits": (b'{"text": ' + b"9" * 9000 + b"}", 400, "not_json"),
+    "a list": (b'["happy"]', 422, "wrong_type"),
+    "null": (b"null", 422, "wrong_type"),
+    "no text": (b'{"txt": "happy"}', 422, "text_missing"),
+    "an unknown field": (b'{"text": "happy", "explian": true}', 422, "unknown_field"),
+    "a number for the text": (b'{"text": 5}', 422, "wrong_type"),
+    "an object for the text": (b'{"text": {"a": 1}}', 422, "wrong_type"),
+    "a number among the texts": (b'{"text": ["happy", 5]}', 422, "wrong_type"),
+    "null among the texts": (b'{"text": [null]}', 422, "wrong_type"),
+    "a word for explain": (b'{"text": "happy", "explain": "yes"}', 422, "wrong_type"),
+    "explain of a list": (b'{"text": ["happy"], "explain": true}', 422, "explain_one"),
+    "an empty list": (b'{"text": []}', 422, "no_texts"),
+    "too many texts": (json.dumps({"text": ["a"] * 21}).encode(), 422, "too_many_texts"),
+    "a long text": (json.dumps({"text": ["a", "a" * 501]}).encode(), 422, "text_too_long"),
+}
+
+
+@pytest.mark.parametrize(("body", "status", "code"), WRONG.values(), ids=WRONG)
+def test_bad_input_is_named_and_harms_nobody(server: Running, body: bytes, status: int, code: str) -> None:
+    assert error_of(server.post(body), status)["code"] == code
+    assert alive(server)
+
+
+def test_a_wrong_type_is_named_with_its_place(server: Running) -> None:
+    assert "text[1] is a number" in error_of(server.predict(["happy", 5]), 422)["message"]
+
+
+def test_the_last_of_double_fields_counts(server: Running) -> None:
+    assert server.post(b'{"text": 5, "text": "happy"}').status == 200
+
+
+@pytest.mark.parametrize("size", [20_001, 10_000_000])
+def test_a_large_body_is_refused_and_the_client_hears_it(server: Running, size: int) -> None:
+    body = b'{"text": "' + b"a" * (size - 12) + b'"}'
+    assert error_of(server.post(body), 413)["code"] == "body_too_large"
+    pieces = (body[at : at + 4096] for at in range(0, size, 4096))
+    chunked = server.ask("POST", "/predict", pieces, JSON, encode_chunked=True)
+    assert error_of(chunked, 413)["code"] == "body_too_large"
+    closing = server.ask("POST", "/predict", body, {**JSON, "Connection": "close"})
+    assert closing.status == 413
+    assert alive(server)
+
+
+def test_100000_texts_are_refused(server: Running) -> None:
+    assert server.predict(["happy"] * 100_000).status == 413
+
+
+def test_a_client_that_asks_before_it_sends_hears_no_at_once(server: Running) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with server.raw(head + b"Content-Length: 9999999\r\nExpect: 100-continue\r\n\r\n") as connection:
+        assert connection.recv(99).startswith(b"HTTP/1.1 413")
+
+
+@pytest.mark.parametrize(
+    "kind", [None, "text/plain", "application/x-www-form-urlencoded", "application/jsonp"]
+)
+def test_other_content_types_are_refused(server: Running, kind: str | None) -> None:
+    headers = {"Content-Type": kind} if kind else {}
+    error_of(server.ask("POST", "/predict", b'{"text": "happy"}', headers), 415)
+
+
+def test_json_may_name_its_charset(server: Running) -> None:
+    headers = {"Content-Type": "application/JSON; charset=utf-8"}
+    assert server.ask("POST", "/predict", b'{"text": "happy"}', headers).status == 200
+
+
+def test_unknown_paths_and_methods_are_named(server: Running) -> None:
+    assert "/nope" in error_of(server.ask("GET", "/nope"), 404)["message"]
+    answer = server.ask("GET", "/predict")
+    error_of(answer, 405)
+    assert answer.headers["allow"] == "POST"
+    error_of(server.ask("DELETE", "/info"), 405)
+
+
+def test_what_is_no_http_is_refused_in_the_same_shape(server: Running) -> None:
+    with server.raw(b"happy\r\n\r\n") as connection:
+        head, _, body = read_all(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400")
+    assert json.loads(body)["error"]["code"] == "not_http"
+
+
+def test_endless_headers_are_cut(server: Running) -> None:
+    with server.raw(b"GET /health HTTP/1.1\r\n") as connection:
+        for _ in range(200):
+            try:
+                connection.sendall(b"X: " + b"a" * 1000 + b"\r\n")
+            except OSError:
+                break
+        else:
+            assert connection.recv(99).startswith(b"HTTP/1.1 431")
+    assert alive(server)
+
+
+# --- slow and vanishing clients
+
+
+def read_all(connection: socket.socket) -> bytes:
+    content = b""
+    while piece := connection.recv(65_536):
+        content += piece
+    return content
+
+
+def test_a_body_that_never_arrives_times_out(server: Running) -> None:
+    head = (
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n"
+    )
+    with server.raw(head + b'{"te') as connection:
+        before = time.monotonic()
+        content = read_all(connection)
+        assert 1 < time.monotonic() - before < 4
+    assert content.startswith(b"HTTP/1.1 408")
+    assert json.loads(content.partition(b"\r\n\r\n")[2])["error"]["code"] == "body_timeout"
+
+
+def test_a_byte_at_a_time_times_out_and_blocks_nobody(server: Running) -> None:
+    head = (
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n"
+    )
+    with server.raw(head) as connection:
+        for _ in range(6):
+            connection.sendall(b" ")
+            before = time.monotonic()
+            assert server.predict("happy").status == 200
+            assert time.monotonic() - before < 1
+            time.sleep(0.2)
+        assert read_all(connection).startswith(b"HTTP/1.1 408")
+
+
+def test_a_head_that_never_ends_is_closed(server: Running) -> None:
+    with server.raw(b"POST /predict HT") as connection:
+        before = time.monotonic()
+        assert read_all(connection) == b""
+        assert 1 < time.monotonic() - before < 4
+
+
+def test_many_idle_connections_block_nobody(server: Running) -> None:
+    idle = [server.raw(b"") for _ in range(300)]
+    try:
+        before = time.monotonic()
+        assert server.predict("happy").status == 200
+        assert time.monotonic() - before < 1
+    finally:
+        for connection in idle:
+            connection.close()
+
+
+def test_clients_that_hang_up_leave_nothing_behind(server: Running) -> None:
+    body = json.dumps({"text": texts(6)}).encode()
+    head = (
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    )
+    for sent in (head % len(body) + body[:50], head % len(body) + body):
+        for _ in range(20):
+            server.raw(sent).close()
+    wait_for(lambda: server.metrics()["lit_bert_queue_texts"] == 0)
+    assert server.predict("happy").status == 200
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 15
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+# --- metrics
+
+
+def test_the_metrics_count_what_happened(server: Running) -> None:
+    before = Counter(server.metrics())
+    server.predict("happy")
+    server.predict(["happy", "sad", "angry"])
+    server.predict([])
+    server.ask("GET", "/nope")
+    after = server.metrics()
+
+    def grown(name: str) -> float:
+        return after[name] - before[name]
+
+    assert grown('lit_bert_requests_total{path="/predict",status="200"}') == 2
+    assert grown('lit_bert_requests_total{path="/predict",status="422"}') == 1
+    assert grown('lit_bert_requests_total{path="other",status="404"}') == 1
+    assert grown('lit_bert_rejected_total{reason="no_texts"}') == 1
+    assert grown("lit_bert_texts_total") == 4
+    assert grown("lit_bert_request_seconds_count") == 2
+    assert grown("lit_bert_batch_texts_sum") == 4
+    assert after["lit_bert_queue_texts"] == 0
+    assert after["process_resident_memory_bytes"] > 1e7
+
+
+def test_the_process_holds_no_torch(server: Running) -> None:
+    maps = Path(f"/proc/{server.process.pid}/maps")
+    if not maps.is_file():
+        pytest.skip("needs /proc")
+    assert "onnxruntime" in maps.read_text()
+    assert "torch" not in maps.read_text()
+    code = "import sys, lit_bert.server, lit_bert.serve; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"torch", "transformers", "lightning"} & set(done.stdout.split())
+
+
+# --- the queue, and failures within
+
+
+@pytest.fixture(scope="module")
+def troubled(start: Start, exported: Path) -> Running:
+    return start(exported, "--queue=40", "--seconds=2", "--threads=1", trouble=True)
+
+
+def test_one_bad_text_fails_alone(troubled: Running) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        first = pool.submit(troubled.predict, "sleep 0.3")  # so that the others wait and form a batch
+        time.sleep(0.1)
+        answers = list(pool.map(troubled.predict, ["happy", "poison", ["sad", "rain"], "angry"]))
+        assert first.result().status == 200
+    assert [answer.status for answer in answers] == [200, 500, 200, 200]
+    assert "secret" not in error_of(answers[1], 500)["message"]
+    assert answers[2].json["predictions"][0]["label"] == troubled.predict("sad").json["label"]
+
+
+def test_a_slow_answer_is_given_up(troubled: Running) -> None:
+    before = time.monotonic()
+    assert error_of(troubled.predict("sleep 3"), 504)["code"] == "too_slow"
+    assert time.monotonic() - before < 2.9
+    wait_for(lambda: troubled.metrics()["lit_bert_queue_texts"] == 0)
+    assert troubled.predict("happy").status == 200
+
+
+def test_a_full_queue_refuses_and_everybody_is_answered(troubled: Running) -> None:
+    def ask(number: int) -> Answer:
+        return troubled.predict("sleep 0.05" if number else "sleep 0.5")
+
+    with ThreadPoolExecutor(60) as pool:
+        answers = list(pool.map(ask, range(60)))
+    found = Counter(answer.status for answer in answers)
+    assert found.keys() == {200, 429}  # one address has half of the queue
+    assert found[200] >= 20
+    for answer in answers:
+        if answer.status == 429:
+            assert error_of(answer, 429)["code"] == "too_many_requests"
+            assert int(answer.headers["retry-after"]) >= 1
+    wait_for(lambda: troubled.metrics()["lit_bert_queue_texts"] == 0)
+    assert troubled.predict("happy").status == 200
+
+
+def test_a_queue_full_of_one_request_refuses_the_next(troubled: Running) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(troubled.predict, ["sleep 0.02"] * 50)
+        wait_for(lambda: troubled.metrics()["lit_bert_queue_texts"] > 40)
+        answer = troubled.predict("happy")
+        assert error_of(answer, 503)["code"] == "queue_full"
+        assert int(answer.headers["retry-after"]) >= 1
+        assert first.result().status == 200
+
+
+def test_one_address_cannot_keep_out_another(troubled: Running) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(troubled.predict, ["sleep 0.05"] * 20)
+        wait_for(lambda: troubled.metrics()["lit_bert_queue_texts"] == 20)
+        assert troubled.predict("happy").status == 429
+        other = http.client.HTTPConnection("127.0.0.1", troubled.port, 20, source_address=("127.0.0.2", 0))
+        try:
+            other.request("POST", "/predict", b'{"text": "happy"}', JSON)
+        except OSError:
+            pytest.skip("needs a second loopback address")
+        assert other.getresponse().status == 200
+        other.close()
+        assert first.result().status == 200
+
+
+def test_a_lone_text_does_not_wait_for_a_whole_list(troubled: Running) -> None:
+    def timed(text: object) -> float:
+        assert troubled.predict(text).status == 200
+        return time.monotonic()
+
+    with ThreadPoolExecutor(1) as pool:
+        several = pool.submit(timed, ["sleep 0.04"] * 19)
+        wait_for(lambda: troubled.metrics()["lit_bert_queue_texts"] == 19)
+        assert timed("happy") < several.result() - 0.05
+
+
+def test_a_dead_worker_ends_the_server(start: Start, exported: Path) -> None:
+    server = start(exported, "--seconds=1", "--threads=1", trouble=True)
+    assert server.predict("deadly").status in (500, 503, 504)
+    assert server.process.wait(10) == 1
+    assert "Traceback" not in str(server.process.stdout and server.process.stdout.read())
+
+
+# --- token
+
+
+def test_a_token_is_asked_for(start: Start, exported: Path) -> None:
+    server = start(exported, "--threads=1", LIT_BERT_TOKEN="s3cret")
+    for headers in (
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": "Basic s3cret"},
+        {"Authorization": "Bearer \xff"},
+    ):
+        answer = server.ask("POST", "/predict", b'{"text": "happy"}', {**JSON, **headers})
+        error_of(answer, 401)
+        assert answer.headers["www-authenticate"] == "Bearer"
+    right = {"Authorization": "Bearer s3cret"}
+    assert server.ask("POST", "/predict", b'{"text": "happy"}', {**JSON, **right}).status == 200
+    for path in ("/info", "/metrics", "/docs", "/openapi.json", "/nope"):
+        error_of(server.ask("GET", path), 401)
+    assert server.ask("GET", "/info", headers=right).status == 200
+    assert server.ask("GET", "/health").status == 200
+    assert server.ask("GET", "/").status in (200, 404)
+
+
+# --- start and end
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_after_what_is_in_flight(
+    start: Start, exported: Path, number: signal.Signals
+) -> None:
+    server = start(exported, "--threads=1", trouble=True)
+    answers: list[Answer] = []
+    asking = [
+        threading.Thread(target=lambda text=text: answers.append(server.predict(text)))
+        for text in ("sleep 0.5", "happy", "sad")
+    ]
+    for thread in asking:
+        thread.start()
+    wait_for(lambda: server.metrics()["lit_bert_queue_texts"] == 3)
+    server.process.send_signal(number)
+    for thread in asking:
+        thread.join()
+    assert [answer.status for answer in answers] == [200] * 3
+    out, err = server.process.communicate(timeout=10)
+    assert (server.process.returncode, out, err) == (0, "", "")
+    with pytest.raises(OSError, match="refused"):
+        server.ask("GET", "/health")
+
+
+def test_a_changed_file_is_refused_at_the_start(
+    exported: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(exported, folder)
+    with (folder / "model.onnx").open("ab") as stream:
+        stream.write(b"\0")
+    assert "model.onnx" in refused("serve", folder)
+
+
+def test_a_folder_without_its_files_is_refused(
+    exported: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    assert "README.md" in refused("serve", tmp_path)
+    folder = tmp_path / "half"
+    shutil.copytree(exported, folder)
+    (folder / "tokenizer.json").unlink()
+    assert "tokenizer.json" in refused("serve", folder)
+
+
+def test_without_a_folder_export_is_named(refused: Callable[..., str]) -> None:
+    assert "python -m lit_bert export" in refused("serve")
+
+
+def test_the_newest_exported_folder_is_taken(exported: Path, tmp_path: Path) -> None:
+    from lit_bert.serve import newest
+
+    for number, name in enumerate(("version_1", "version_0", "half")):
+        folder = tmp_path / name / "exported"
+        shutil.copytree(exported, folder)
+        os.utime(folder / "model.onnx", (number, number))
+    (tmp_path / "half" / "exported" / "tokenizer.json").unlink()
+    assert newest(tmp_path) == tmp_path / "version_0" / "exported"
+
+
+def test_a_port_in_use_is_refused(exported: Path, refused: Callable[..., str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"port {port}" in refused("serve", exported, f"--port={port}")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--port=99999", "--queue=0", "--texts=many", "--seconds=-1", "--seconds=nan", "--threads=0", "--nope"],
+)
+def test_wrong_flags_are_named(exported: Path, refused: Callable[..., str], flag: str) -> None:
+    assert flag.split("=")[0] in refused("serve", exported, flag)
+
+
+def test_an_empty_token_is_refused(
+    exported: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIT_BERT_TOKEN", "")
+    assert "LIT_BERT_TOKEN" in refused("serve", exported)
