@@ -15,6 +15,7 @@ import contextlib
 import http.client
 import json
 import math
+import os
 import re
 import signal
 import socket
@@ -35,7 +36,8 @@ OURS, THEIRS = "lit_bert", "fastapi + pipeline"
 LIMIT_MS = 100.0  # for the 99th percentile
 GROWTH = 1.5  # from a rate to the next, while none failed
 PRECISION = 1.05  # between the highest rate that held and the lowest that did not
-SLOWEST = 0.5  # requests a second; a server that cannot do that has no rate
+SLOWEST = 1.0  # requests a second; a server that cannot do that has no rate
+LEAST = 100  # requests in a trial, so that a 99th percentile means something
 CONFIRMATIONS = 20  # each at a lower rate; those that fail end early
 SINGLE, LISTED = 500, 50  # texts whose labels are compared, texts in a list
 TOGETHER = 16  # of them sent at the same time
@@ -88,9 +90,13 @@ COLUMNS = {
     "503": "share_503",
     "lost, or any other": "wrong",
     "memory at the end, MB": "memory_mb",
+    "server: ms of CPU a request": "server_cpu_ms",
     "generator: share of a core": "generator_cpu",
     "generator: ms late, 99th percentile": "late_p99_ms",
 }
+
+
+TOLD = ("rate", "p50_ms", "p99_ms", "late_p99_ms", "server_cpu_ms", "memory_mb", "lost")
 
 
 def notes(args: argparse.Namespace) -> list[str]:
@@ -265,6 +271,10 @@ class Server:
         """Resident memory of it and all its descendants."""
         return sum(map(_resident_mb, tree(self.process.pid)))
 
+    def cpu_s(self) -> float:
+        """Processor time that it and its descendants have taken."""
+        return sum(map(_cpu_s, tree(self.process.pid)))
+
     def said(self) -> str:
         """The end of its output."""
         return self.log.read_text(errors="replace")[-2000:]
@@ -293,6 +303,13 @@ def _resident_mb(process: int) -> float:
     with contextlib.suppress(OSError):
         size = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
         return int(size[1]) / 1024 if size else 0.0
+    return 0.0
+
+
+def _cpu_s(process: int) -> float:
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return 0.0
 
 
@@ -328,16 +345,21 @@ class Load:
         command: list[object] = [sys.executable, "-m", "benchmarks.generator", "--port", self.server.port]
         command += ["--rate", rate, "--seconds", seconds, "--texts", self.texts, "--seed", seed]
         command += ["--limit_ms", limit_ms] if limit_ms else []
+        cpu_s = self.server.cpu_s()
         done = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True)
         figures = json.loads(done.stdout.splitlines()[-1])
-        self.trials.append(figures)
         if self.server.process.poll() is not None:
             raise SystemExit(f"the server died at {rate:g} requests/s\n{self.server.said()}")
-        return {**figures, "memory_mb": self.server.memory_mb()}
+        figures["server_cpu_ms"] = 1000 * (self.server.cpu_s() - cpu_s) / max(figures["requests"], 1)
+        figures["memory_mb"] = self.server.memory_mb()
+        self.trials.append(figures)
+        told = ", ".join(f"{name} {figures.get(name, 0):.3g}" for name in TOLD)
+        print(f"{seconds:.3g} s: {told}, {figures['statuses']}", file=sys.stderr)
+        return figures
 
     def holds(self, rate: float, seconds: float) -> bool:
         """Whether all answers are 200 and their 99th percentile is within the limit."""
-        figures = self.offer(rate, seconds, LIMIT_MS, seed=len(self.trials))
+        figures = self.offer(rate, max(seconds, LEAST / rate), LIMIT_MS, seed=len(self.trials))
         self.server.settle()
         return held(figures)
 
@@ -380,7 +402,7 @@ def contest(command: Sequence[str], args: argparse.Namespace, whole: bool) -> di
 
     Args:
         command: to which `--port` is added.
-        args: `place` and `minutes`.
+        args: `place`, `minutes` and `quick`.
         whole: whether it is also given twice the highest rate and half of it, and its labels are compared.
     """
     seconds, texts = args.minutes * 60, args.place / "texts.jsonl"
@@ -391,8 +413,8 @@ def contest(command: Sequence[str], args: argparse.Namespace, whole: bool) -> di
         memory["memory_warm_mb"] = server.memory_mb()
         rate = search(load.holds, first, seconds * STEP, seconds * (STEADY if whole else SHORT))
         if not rate:
-            raise SystemExit(f"no rate held; trials: {json.dumps(load.trials[-3:])}\n{server.said()}")
-        steady = {**load.trials[-1], **memory, "memory_mb": server.memory_mb()}
+            raise SystemExit(f"no rate held\n{server.said()}")
+        steady = load.trials[-1] | memory
         if not whole:
             return {**steady, "trials": load.trials}
         phases = {
@@ -408,14 +430,14 @@ def contest(command: Sequence[str], args: argparse.Namespace, whole: bool) -> di
         steady |= {
             "memory_growth": 100 * (end_mb / memory["memory_warm_mb"] - 1),
             "memory_growth_twice": 100 * (twice_mb / before_mb - 1),
-            **same_labels(server, texts),
+            **same_labels(server, texts, 100 if args.quick else SINGLE),
         }
     return {**steady, "trials": load.trials, "phases": phases}
 
 
-def same_labels(server: Server, file: Path) -> dict[str, float]:
+def same_labels(server: Server, file: Path, count: int) -> dict[str, float]:
     """How many labels are not those of the text alone: in lists, and with others at the same time."""
-    lines = file.read_text(encoding="utf-8").splitlines()[:SINGLE]
+    lines = file.read_text(encoding="utf-8").splitlines()[:count]
     texts = [json.loads(line)["text"] for line in lines]
     alone = [server.ask(text) for text in texts]
     lists = [texts[start : start + LISTED] for start in range(0, len(texts), LISTED)]

@@ -364,7 +364,9 @@ def test_memory_is_that_of_the_whole_tree_of_processes() -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", code], **pipes) as parent:
         parent.stdout.readline()  # of the child
-        assert len(load.tree(parent.pid)) == 2
+        parts = load.tree(parent.pid)
+        assert len(parts) == 2
+        assert all(load._resident_mb(each) > 1 and 0 < load._cpu_s(each) < 10 for each in parts)
         parent.stdin.close()
 
 
@@ -376,7 +378,8 @@ def test_a_server_goes_through_all_phases(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(load, "LATE_MS", 10_000)
     monkeypatch.setattr(load, "search", lambda holds, *_: 50.0 * holds(50.0, 1.0))
     command = (sys.executable, str(Path(answers.__file__)))
-    figures = load.contest(command, argparse.Namespace(place=tmp_path, minutes=0.1), whole=True)
+    args = argparse.Namespace(place=tmp_path, minutes=0.1, quick=True)
+    figures = load.contest(command, args, whole=True)
     runs = load.spread_out([Run("lit_bert", 1, figures)])
     assert [run.contestant for run in runs] == [
         *("lit_bert", "lit_bert, half of it before", "lit_bert, twice it", "lit_bert, half of it after"),
