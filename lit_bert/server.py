@@ -17,6 +17,7 @@ import logging
 import os
 import queue
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -52,6 +53,10 @@ from lit_bert.predictor import WORD, Prediction, Predictor, Word, facts
 
 PAGE = Path(__file__).with_name("page.html")
 BATCH_SIZE = 8  # texts that a worker takes at a time; more makes a lone text behind them wait longer
+# The event loop goes before the workers: it takes a tenth of their time, and refusing at once costs nobody
+# anything. With both cores taken by others and 250 requests a second, half of the refusals came within 3 ms
+# instead of 4 to 28, and as many texts were labelled.
+WORKER_NICE = 4  # added to the process's own
 LATENCY_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -374,6 +379,10 @@ class Server(litserve.LitServer):
 
     def _work(self, lit_api: Any, device: str, number: int) -> None:
         status = self.workers_setup_status
+        if sys.platform == "linux":  # where it is a thread's own
+            thread = threading.get_native_id()
+            nice = min(19, os.getpriority(os.PRIO_PROCESS, thread) + WORKER_NICE)
+            os.setpriority(os.PRIO_PROCESS, thread, nice)
         try:
             inference_worker(
                 lit_api, device, number, self.requests, self._transport, status, self._callback_runner, False

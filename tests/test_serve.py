@@ -110,7 +110,7 @@ Start = Callable[..., Running]
 
 @pytest.fixture(scope="module")
 def exported(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as export writes it; for now with random weights. Goes when conftest.py has its own."""
+    """A folder as export writes it; provisional. Goes when conftest.py has its own."""
     import torch
     from transformers import AutoTokenizer, BertForSequenceClassification
 
@@ -134,7 +134,7 @@ def exported(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         model,
         (),
         folder / "model.onnx",
-        kwargs={"input_ids": ids, "attention_mask": ids},
+        kwargs={"input_ids": ids, "attention_mask": ids.clone()},
         input_names=["input_ids", "attention_mask"],
         output_names=["logits"],
         dynamic_shapes={"input_ids": axes, "attention_mask": axes},
@@ -507,7 +507,7 @@ def test_the_process_holds_no_torch(server: Running) -> None:
 
 @pytest.fixture(scope="module")
 def troubled(start: Start, exported: Path) -> Running:
-    return start(exported, "--queue=40", "--seconds=2", "--threads=1", trouble=True)
+    return start(exported, "--queue=80", "--seconds=2", "--threads=1", trouble=True)
 
 
 def test_one_bad_text_fails_alone(troubled: Running) -> None:
@@ -531,13 +531,13 @@ def test_a_slow_answer_is_given_up(troubled: Running) -> None:
 
 def test_a_full_queue_refuses_and_everybody_is_answered(troubled: Running) -> None:
     def ask(number: int) -> Answer:
-        return troubled.predict("sleep 0.05" if number else "sleep 0.5")
+        return troubled.predict("sleep 0.01" if number else "sleep 0.5")
 
-    with ThreadPoolExecutor(60) as pool:
-        answers = list(pool.map(ask, range(60)))
+    with ThreadPoolExecutor(100) as pool:
+        answers = list(pool.map(ask, range(100)))
     found = Counter(answer.status for answer in answers)
     assert found.keys() == {200, 429}  # one address has half of the queue
-    assert found[200] >= 20
+    assert found[200] >= 40
     for answer in answers:
         if answer.status == 429:
             assert error_of(answer, 429)["code"] == "too_many_requests"
@@ -548,8 +548,8 @@ def test_a_full_queue_refuses_and_everybody_is_answered(troubled: Running) -> No
 
 def test_a_queue_full_of_one_request_refuses_the_next(troubled: Running) -> None:
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(troubled.predict, ["sleep 0.02"] * 50)
-        wait_for(lambda: troubled.metrics()["lit_bert_queue_texts"] > 40)
+        first = pool.submit(troubled.predict, ["sleep 0.01"] * 100)
+        wait_for(lambda: troubled.metrics()["lit_bert_queue_texts"] > 80)
         answer = troubled.predict("happy")
         assert error_of(answer, 503)["code"] == "queue_full"
         assert int(answer.headers["retry-after"]) >= 1
@@ -558,8 +558,8 @@ def test_a_queue_full_of_one_request_refuses_the_next(troubled: Running) -> None
 
 def test_one_address_cannot_keep_out_another(troubled: Running) -> None:
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(troubled.predict, ["sleep 0.05"] * 20)
-        wait_for(lambda: troubled.metrics()["lit_bert_queue_texts"] == 20)
+        first = pool.submit(troubled.predict, ["sleep 0.02"] * 40)
+        wait_for(lambda: troubled.metrics()["lit_bert_queue_texts"] == 40)
         assert troubled.predict("happy").status == 429
         other = http.client.HTTPConnection("127.0.0.1", troubled.port, 20, source_address=("127.0.0.2", 0))
         try:
@@ -577,16 +577,16 @@ def test_a_lone_text_does_not_wait_for_a_whole_list(troubled: Running) -> None:
         return time.monotonic()
 
     with ThreadPoolExecutor(1) as pool:
-        several = pool.submit(timed, ["sleep 0.04"] * 19)
-        wait_for(lambda: troubled.metrics()["lit_bert_queue_texts"] == 19)
+        several = pool.submit(timed, ["sleep 0.02"] * 39)
+        wait_for(lambda: troubled.metrics()["lit_bert_queue_texts"] == 39)
         assert timed("happy") < several.result() - 0.05
 
 
 def test_a_dead_worker_ends_the_server(start: Start, exported: Path) -> None:
     server = start(exported, "--seconds=1", "--threads=1", trouble=True)
-    assert server.predict("deadly").status in (500, 503, 504)
+    assert error_of(server.predict("deadly"), 504)
     assert server.process.wait(10) == 1
-    assert "Traceback" not in str(server.process.stdout and server.process.stdout.read())
+    assert "worker 0 died" in server.process.communicate()[1]
 
 
 # --- token
@@ -625,7 +625,9 @@ def test_a_signal_ends_it_after_what_is_in_flight(
         threading.Thread(target=lambda text=text: answers.append(server.predict(text)))
         for text in ("sleep 0.5", "happy", "sad")
     ]
-    for thread in asking:
+    asking[0].start()
+    wait_for(lambda: server.metrics()["lit_bert_queue_texts"] == 1)
+    for thread in asking[1:]:
         thread.start()
     wait_for(lambda: server.metrics()["lit_bert_queue_texts"] == 3)
     server.process.send_signal(number)
