@@ -123,7 +123,7 @@ def notes(args: argparse.Namespace) -> list[str]:
 def line_up(args: argparse.Namespace, place: Path) -> list[Contestant]:
     """Both servers, each with what loads it."""
     flags = ("--place", place, "--minutes", args.minutes, *["--quick"] * args.quick)
-    return [inner("load", name, *flags, timeout_s=600 + 180 * args.minutes) for name in (OURS, THEIRS)]
+    return [inner("load", name, *flags, timeout_s=600 + 360 * args.minutes) for name in (OURS, THEIRS)]
 
 
 def prepare(args: argparse.Namespace, place: Path) -> None:

@@ -242,6 +242,8 @@ def test_the_growth_of_memory_is_told_in_bytes_a_row() -> None:
 def test_every_inner_contestant_is_known(tmp_path: Path) -> None:
     for contestant in predict.line_up(argparse.Namespace(subset=1, calls=1), tmp_path, 8):
         assert contestant.command[1:3] == ("-m", "lit_bert") or contestant.name in predict.WORK
+    for contestant in load.line_up(argparse.Namespace(minutes=1, quick=True), tmp_path):
+        assert contestant.name in load.WORK
     assert inner("scale", "cache 1", "--rows", 1).command[1:] == (
         *("-m", "benchmarks.scale", "--contestant", "cache 1", "--rows", "1"),
     )
