@@ -33,9 +33,11 @@ from benchmarks.generator import CONNECTIONS, LATE_MS
 from benchmarks.harness import Check, Contestant, Run, inner, paired, values
 
 OURS, THEIRS = "lit_bert", "fastapi + pipeline"
+TWICE_IT = "twice it"  # what the table calls the run at twice the highest rate
 LIMIT_MS = 100.0  # for the 99th percentile
 GROWTH = 1.5  # from a rate to the next, while none failed
 PRECISION = 1.05  # between the highest rate that held and the lowest that did not
+BEGIN = 10.0  # requests a second, the least to begin with: one stalled minute must not make it the slowest
 SLOWEST = 1.0  # requests a second; a server that cannot do that has no rate
 LEAST = 100  # requests in a trial, so that a 99th percentile means something
 CONFIRMATIONS = 20  # each at a lower rate; those that fail end early
@@ -112,7 +114,8 @@ def notes(args: argparse.Namespace) -> list[str]:
         f"{args.minutes * 60 * SHORT:.3g} s for the other; where the 99th percentile was above {LIMIT_MS:g} "
         f"ms or an answer not 200, the rate was lowered by {PRECISION - 1:.0%} and confirmed anew.",
         f"The generator shares the cores. Where its own 99th percentile of lateness is above {LATE_MS:g} ms, "
-        "the run is marked as failed and not counted.",
+        f"the run is marked as failed and not counted; at twice the rate, where no latency has a target, "
+        f"above {10 * LATE_MS:g} ms.",
         f"{THEIRS}: uvicorn, one process, a `def` endpoint that calls the pipeline; nothing of it is tuned.",
         "Memory is the resident memory of the server's processes, summed. The warm-up: 100 texts one after "
         "the other, then a step at twice the rate that this gave, so that all sizes of batches were seen.",
@@ -146,13 +149,14 @@ def spread_out(runs: Sequence[Run], quick: bool = False) -> list[Run]:
         whole = run.figures.pop("phases", {})
         for name, figures in ({"": {}} | whole).items():
             late = figures.get("late_p99_ms", 0.0)
+            most = 10 * LATE_MS if name == TWICE_IT else LATE_MS  # no latency is a target there
             invalid = f"invalid: the generator was {late:.1f} ms late (99th percentile)"
             found.append(
                 Run(
                     f"{run.contestant}, {name}" if name else run.contestant,
                     run.round,
                     figures if name else {**run.figures, **figures},
-                    run.failure or (invalid if late > LATE_MS and not quick else None),
+                    run.failure or (invalid if late > most and not quick else None),
                 )
             )
     return found
@@ -168,7 +172,7 @@ def checks(runs: list[Run]) -> list[Check]:
     return [
         Check(f"requests/s, {OURS} to {THEIRS}", paired(runs, "rate", OURS, THEIRS), 5),
         Check("ms at the highest rate, 99th percentile", of("", "p99_ms"), LIMIT_MS, at_least=False),
-        Check("twice the rate: lost, or neither 200, 429 nor 503", of("twice it", "wrong"), 0, False),
+        Check("twice the rate: lost, or neither 200, 429 nor 503", of(TWICE_IT, "wrong"), 0, False),
         Check("memory, growth in % from warm-up to the end", of("", "memory_growth"), 10, False),
         Check("memory, growth in % at twice the rate", of("", "memory_growth_twice")),
         *(
@@ -376,7 +380,7 @@ class Load:
             times.append(time.perf_counter() - start)
         connection.close()
         self.usual_s = statistics.median(times)
-        rate = 1 / self.usual_s
+        rate = max(1 / self.usual_s, 2 * BEGIN)
         self.offer(2 * rate, seconds)  # more than one waits at a time, as it will be: memory grows until then
         self.server.settle(self.usual_s)
         return rate
@@ -425,12 +429,12 @@ def contest(command: Sequence[str], args: argparse.Namespace, whole: bool) -> di
             name: load.offer(factor * rate, seconds * share)
             for name, factor, share in (
                 ("half of it before", 0.5, HALF),
-                ("twice it", 2, TWICE),
+                (TWICE_IT, 2, TWICE),
                 ("half of it after", 0.5, HALF),
             )
         }
         end_mb = server.memory_mb()
-        before_mb, twice_mb = phases["half of it before"]["memory_mb"], phases["twice it"]["memory_mb"]
+        before_mb, twice_mb = phases["half of it before"]["memory_mb"], phases[TWICE_IT]["memory_mb"]
         steady |= {
             "memory_growth": 100 * (end_mb / memory["memory_warm_mb"] - 1),
             "memory_growth_twice": 100 * (twice_mb / before_mb - 1),
