@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import predict, predictor, quality, recipe, scale, seeds, startup, train
+from benchmarks import load, predict, predictor, quality, recipe, scale, seeds, startup, train
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     flags = ["--quick"] if parser.parse_args(argv).quick else []
     return max(
-        part.main(flags) for part in (train, predict, predictor, startup, scale, quality, seeds, recipe)
+        part.main(flags) for part in (train, predict, predictor, startup, scale, load, quality, seeds, recipe)
     )
 
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
+import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
+import answers
 import pytest
 import torch
 
-from benchmarks import harness, hf, predict, quality, scale, seeds, startup, train
+from benchmarks import generator, harness, hf, load, predict, quality, scale, seeds, startup, train
+from benchmarks.generator import Generator, arrivals, percentile
 from benchmarks.harness import Check, Contestant, Report, Run, inner, paired, schedule, spread
 from benchmarks.steps import Shape, StepClock, training_flops
 from lit_bert import EmotionDataModule, Weights
@@ -235,6 +242,164 @@ def test_the_growth_of_memory_is_told_in_bytes_a_row() -> None:
 def test_every_inner_contestant_is_known(tmp_path: Path) -> None:
     for contestant in predict.line_up(argparse.Namespace(subset=1, calls=1), tmp_path, 8):
         assert contestant.command[1:3] == ("-m", "lit_bert") or contestant.name in predict.WORK
+    for contestant in load.line_up(argparse.Namespace(minutes=1, quick=True), tmp_path):
+        assert contestant.name in load.WORK
     assert inner("scale", "cache 1", "--rows", 1).command[1:] == (
         *("-m", "benchmarks.scale", "--contestant", "cache 1", "--rows", "1"),
     )
+
+
+# --- load ---
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Of a server in this process."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), answers.Answers)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def offered(port: int, texts: list[str], due: list[float], **settings: float) -> generator.Outcome:
+    return Generator(port, [generator.request(text) for text in texts], **settings).run(due)
+
+
+def test_arrivals_are_a_poisson_process_from_a_seed() -> None:
+    due = arrivals(rate=200, seconds=100, seed=1)
+    assert due == arrivals(rate=200, seconds=100, seed=1) != arrivals(rate=200, seconds=100, seed=2)
+    gaps = [after - before for before, after in zip([0, *due], due, strict=False)]
+    assert min(gaps) > 0
+    assert due[-1] < 100
+    assert len(due) == pytest.approx(20_000, rel=0.03)
+    assert statistics.mean(gaps) == pytest.approx(1 / 200, rel=0.03)
+    assert statistics.stdev(gaps) == pytest.approx(1 / 200, rel=0.05)  # 0 if they were evenly spaced
+
+
+def test_a_percentile_is_the_least_number_that_the_share_does_not_exceed() -> None:
+    assert percentile([4, 2, 1, 3], 0.5) == 2
+    assert percentile(range(1, 101), 0.99) == 99
+    assert percentile(range(1, 102), 0.99) == 100
+    assert percentile([7], 0.99) == percentile([7], 0.001) == 7
+
+
+def test_latency_counts_from_the_time_at_which_a_request_was_due(port: int) -> None:
+    due = [0.1 + 0.01 * number for number in range(10)]
+    outcome = offered(port, ["stall", *["quick"] * 9], due, connections=1)
+    # The last is due 90 ms after the one that takes 500 ms on the only connection.
+    assert len(outcome.latencies) == 10
+    assert min(outcome.latencies) > 0.4
+    assert outcome.connections == 1
+    assert statistics.median(outcome.late) < 0.1  # of the generator itself, which did not wait
+
+
+def test_every_request_is_answered_or_lost(port: int) -> None:
+    texts = ["fine", "429", "503", "500", "hang up"]
+    outcome = offered(port, texts, [0.01 * number for number in range(50)])
+    assert outcome.statuses == {200: 10, 429: 10, 503: 10, 500: 10}
+    assert dict(+outcome.lost) == {"connection closed": 10}
+    figures = outcome.figures()
+    assert (figures["requests"], figures["lost"], figures["wrong"]) == (50, 10, 20)
+    assert (figures["share_200"], figures["share_429"]) == (0.2, 0.2)
+    stalled = offered(port, ["stall"], [0, 0.01], connections=1, drain_s=0.1)
+    assert dict(+stalled.lost) == {"no answer": 1, "never sent": 1}
+
+
+def test_nobody_listening_is_a_loss() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), answers.Answers) as closed:
+        port = closed.server_address[1]
+    assert dict(+offered(port, ["fine"], [0, 0.01]).lost) == {"connection closed": 2}
+
+
+def test_a_run_ends_early_once_it_cannot_keep_the_limit(port: int) -> None:
+    due = [0.01 * number for number in range(1000)]
+    outcome = offered(port, ["fine", "503"], due, limit_s=10)
+    assert outcome.cut
+    assert outcome.statuses.total() < 500
+    outcome = offered(port, ["fine", "stall"], due, limit_s=0.1)  # 10 of the 1,000 may be slow
+    assert outcome.cut
+    assert outcome.statuses.total() < 500
+
+
+def test_the_highest_rate_is_found_within_five_percent() -> None:
+    for limit in (3, 40, 217, 1000):
+        tried: list[tuple[float, float]] = []
+
+        def trial(rate: float, seconds: float, limit: int = limit, tried: list = tried) -> bool:
+            tried.append((rate, seconds))
+            return rate <= limit
+
+        found = load.search(trial, first=60, step_s=15, confirm_s=180)
+        assert limit / 1.05 <= found <= limit
+        assert tried[-1] == (found, 180)
+        assert tried[0] == (60, 5)  # a third of a step while nothing has failed
+        assert len(tried) < 40
+
+
+def test_a_rate_that_fails_when_confirmed_is_lowered_and_one_stall_decides_nothing() -> None:
+    stalls = iter([False])
+
+    def trial(rate: float, seconds: float) -> bool:
+        return rate <= (90 if seconds == 180 else 100) and next(stalls, True)
+
+    assert 90 / 1.05 <= load.search(trial, first=60, step_s=15, confirm_s=180) <= 90
+    assert load.search(lambda rate, seconds: False, first=60, step_s=15, confirm_s=180) == 0
+
+
+def test_a_late_generator_makes_a_run_invalid() -> None:
+    run = Run("lit_bert", 1, {"rate": 9.0, "phases": {"half of it before": {"late_p99_ms": 50.0}}})
+    whole, half = load.spread_out([run])
+    assert (whole.contestant, whole.figures, whole.failure) == ("lit_bert", {"rate": 9.0}, None)
+    assert half.contestant == "lit_bert, half of it before"
+    assert half.failure == "invalid: the generator was 50.0 ms late (99th percentile)"
+    again = Run("lit_bert", 1, {"phases": {load.TWICE_IT: {"late_p99_ms": 50.0}}})  # no latency is a target
+    assert not any(each.failure for each in load.spread_out([again]))
+    assert load.held({"cut": False, "share_200": 1, "p99_ms": 99, "late_p99_ms": 9})
+    for name, figure in (("cut", True), ("share_200", 0.999), ("p99_ms", 101), ("late_p99_ms", 11)):
+        assert not load.held({"cut": False, "share_200": 1, "p99_ms": 99, "late_p99_ms": 9, name: figure})
+
+
+def test_memory_is_that_of_the_whole_tree_of_processes() -> None:
+    child = "sum(range(10**7)); print(flush=True); input()"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as parent:
+        parent.stdout.readline()  # of the child
+        parts = load.tree(parent.pid)
+        assert len(parts) == 2
+        assert all(load._resident_mb(each) > 1 for each in parts)
+        assert 0.02 < load._cpu_s(parts[1]) < 10
+        parent.stdin.write(b"end\n")
+
+
+def test_a_server_goes_through_all_phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["fine", "moody"]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    monkeypatch.setenv("PYTHONPATH", str(harness.ROOT))
+    monkeypatch.setattr(load, "LIMIT_MS", 10_000)  # how fast this machine is does not matter here
+    monkeypatch.setattr(load, "LATE_MS", 10_000)
+    monkeypatch.setattr(load, "search", lambda holds, *_: 50.0 * holds(50.0, 1.0))
+    command = (sys.executable, str(Path(answers.__file__)))
+    args = argparse.Namespace(place=tmp_path, minutes=0.1, quick=True)
+    figures = load.contest(command, args, whole=True)
+    runs = load.spread_out([Run("lit_bert", 1, figures)])
+    assert [run.contestant for run in runs] == [
+        *("lit_bert", "lit_bert, half of it before", "lit_bert, twice it", "lit_bert, half of it after"),
+    ]
+    assert not any(run.failure for run in runs)
+    assert [run.figures["rate"] for run in runs] == [50, 25, 100, 25]
+    assert all(run.figures["share_200"] == 1 and run.figures["memory_mb"] > 1 for run in runs)
+    found = {check.what: check for check in load.checks(runs)}
+    assert found["twice the rate: lost, or neither 200, 429 nor 503"].reached
+    assert list(found["labels that differ in a list of 50"].values) == [1]
+    assert list(found["labels that differ with 16 at a time"].values) == [0]
+
+
+def test_a_server_that_does_not_start_is_told(tmp_path: Path) -> None:
+    command = (sys.executable, "-c", "import sys; sys.exit('no such luck')")
+    with pytest.raises(SystemExit, match="no such luck"), load.serving(command):
+        pass
