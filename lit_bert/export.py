@@ -197,7 +197,7 @@ def write(
     ids = [each.ids for each in tokenizer.encode_batch(rows.texts[:SMOOTHED_ON])]
     even = folder / "smoothed.onnx"
     write_onnx(smoothed(network, ids), even)
-    write_int8(even, folder / QUICK)
+    write_int8(even, folder / QUICK, ids)
     even.unlink()
 
     print(f"proof      {len(rows.texts):,} rows of split {rows.facts.get('split')}", file=sys.stderr)

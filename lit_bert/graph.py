@@ -4,8 +4,10 @@ Step 6 of the journey. Standard operators alone, so that every ONNX runtime runs
 
 - The last layer is computed for the [CLS] token alone, the only one that the classifier reads.
 - Queries, keys and values come from one product, which in 8 bits quantizes its input once.
-- In 8 bits the inputs of the feed-forward products are evened out first (SmoothQuant, Xiao et al., 2023):
-  without it a few channels ten times as large as the others take most of the 256 steps.
+- In 8 bits the scale of each activation is fixed beforehand, from some texts: one that followed the batch
+  would have a text's label depend on the texts beside it. So that 256 steps are enough, the inputs of the
+  feed-forward products, where a few channels are ten times as large as the others, are evened out first
+  (SmoothQuant, Xiao et al., 2023).
 
     python -m lit_bert export
 """
@@ -15,18 +17,19 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import BertForSequenceClassification
 
 OPSET = 20  # the first with Gelu
 MASKED = -1e4  # added to the scores of padding
-SMOOTHING = 0.7  # share of the unevenness that moves from activations to weights
+SMOOTHING = 0.8  # share of the unevenness that moves from activations to weights
 LEAST = 1e-5
 
 
@@ -139,12 +142,43 @@ def write_onnx(network: BertForSequenceClassification, path: Path) -> None:
         program.save(path)
 
 
-def write_int8(exact: Path, path: Path) -> None:
-    """Writes an ONNX file with the weights of its products and embeddings in 8 bits, one scale a column."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+def write_int8(exact: Path, path: Path, token_ids: Sequence[list[int]]) -> None:
+    """Writes an ONNX file with its products and word embeddings in 8 bits, one scale a column of weights.
 
+    Args:
+        exact: the file in 32 bits.
+        path: the new one.
+        token_ids: of some texts like those that it will see, for the scales of activations.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    class Texts(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter(token_ids)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            ids = next(self.left, None)
+            if ids is None:
+                return None
+            return {"input_ids": np.array([ids]), "attention_mask": np.ones((1, len(ids)), np.int64)}
+
+    graph = onnx.load(exact).graph
+    constants = {each.name for each in graph.initializer}
+    place = {"MatMul": 1, "Gather": 0}  # of the weights among the inputs
+    nodes = [each for each in graph.node if each.op_type in place]
     with _quiet():
-        quantize_dynamic(exact, path, per_channel=True, weight_type=QuantType.QInt8)
+        quantize_static(
+            exact,
+            path,
+            Texts(),
+            op_types_to_quantize=list(place),
+            nodes_to_quantize=[each.name for each in nodes if each.input[place[each.op_type]] in constants],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={"OpTypesToExcludeOutputQuantization": list(place)},  # sums stay in 32 bits
+        )
 
 
 @contextmanager

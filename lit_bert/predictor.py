@@ -23,10 +23,10 @@ from lit_bert import UserError, cores, need
 QUICK, EXACT = "model.int8.onnx", "model.onnx"  # the first that is there is taken
 CARD, FACTS = "README.md", "lit_bert.json"  # the model card; what it says, for programs
 BATCH_SIZE, BATCH_TOKENS = 8, 192  # texts and, padding included, tokens; more leaves the fast caches
-CHUNK = 256  # texts whose tokens are in memory at a time
-CLOSE = 1.0  # difference of the two highest logits below which 8 bits depend on the rest of the batch
-# onnxruntime 1.32 adds and normalizes in one operator that takes five times as long as two.
-SLOW = {"SkipLayerNormFusion"}
+CHUNK = 1024  # texts whose tokens are in memory at a time
+# onnxruntime 1.32 adds and normalizes in one operator that takes five times as long as two; and adds a bias
+# and computes GELU in one that takes half as long again.
+SLOW = {"SkipLayerNormFusion", "BiasGeluFusion"}
 LEAST = 1e-9  # keeps the logarithm of a probability finite
 WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 
@@ -71,27 +71,19 @@ class Predictor:
         file: the ONNX file of it to run; None takes `model.int8.onnx` where it was kept, else `model.onnx`.
         threads: batches that are computed side by side, one core each; None is one for each core that this
             process may use.
-        batch_size: texts a batch. With 1, probabilities do not depend on what else is labelled; else those
-            of `model.int8.onnx` do a little, and labels that could change with it are asked for again alone.
 
     Raises:
         UserError: the folder lacks a file, or has one that cannot be read.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        file: str | None = None,
-        threads: int | None = None,
-        batch_size: int = BATCH_SIZE,
-    ) -> None:
+    def __init__(self, folder: str | Path, file: str | None = None, threads: int | None = None) -> None:
         need("onnxruntime", "serve")
         import onnxruntime
         from tokenizers import Tokenizer
 
         self.folder = Path(folder)
         self.file = file or (QUICK if (self.folder / QUICK).is_file() else EXACT)
-        self.threads, self.batch_size = threads or cores(), batch_size
+        self.threads = threads or cores()
         for name in ("config.json", "tokenizer.json", self.file):
             if not (self.folder / name).is_file():
                 raise UserError(
@@ -147,7 +139,7 @@ class Predictor:
         """Probabilities (N, C), and which texts were cut."""
         probs, truncated = np.empty((len(texts), len(self.labels)), np.float32), []
         for start in range(0, len(texts), CHUNK):
-            encodings = self._encode(texts[start : start + CHUNK])
+            encodings = self._tokenizer.encode_batch_fast(_readable(texts[start : start + CHUNK]))
             probs[start : start + CHUNK] = self._probs([each.ids for each in encodings])
             truncated += [bool(each.overflowing) for each in encodings]
         return probs, truncated
@@ -157,7 +149,7 @@ class Predictor:
 
         Words that the model does not read, past its maximum length, are not among them.
         """
-        encoding = self._encode([text])[0]
+        encoding = self._tokenizer.encode_batch(_readable([text]))[0]  # the fast one gives no offsets
         read = max((end for _, end in encoding.offsets), default=0)
         words = [match.span() for match in WORD.finditer(text) if match.start() < read]
         without = [f"{text[:start]} {text[end:]}" for start, end in words]
@@ -167,26 +159,12 @@ class Predictor:
         weights = odds[0] - odds[1:]
         return [Word(*span, float(weight)) for span, weight in zip(words, weights, strict=True)]
 
-    def _encode(self, texts: Sequence[str]) -> list[Any]:
-        # Lone surrogates have no UTF-8; the tokenizer would refuse the whole batch.
-        readable = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        return self._tokenizer.encode_batch_fast(readable)
-
     def _probs(self, ids: list[list[int]]) -> np.ndarray:
-        logits = self._logits(ids, self.batch_size)
-        if self.batch_size > 1 and self.file == QUICK:
-            second, first = np.partition(logits, -2)[:, -2:].T
-            close = np.flatnonzero(first - second < CLOSE)
-            logits[close] = self._logits([ids[row] for row in close], 1)
-        raised = np.exp(logits - logits.max(1, keepdims=True))
-        return raised / raised.sum(1, keepdims=True)
-
-    def _logits(self, ids: list[list[int]], batch_size: int) -> np.ndarray:
         logits = np.empty((len(ids), len(self.labels)), np.float32)
         order = np.argsort([-len(each) for each in ids], kind="stable")
         batches, start = [], 0
         while start < len(order):
-            texts = max(1, min(batch_size, BATCH_TOKENS // len(ids[order[start]])))
+            texts = max(1, min(BATCH_SIZE, BATCH_TOKENS // len(ids[order[start]])))
             batches.append(order[start : start + texts])
             start += texts
 
@@ -205,7 +183,13 @@ class Predictor:
         else:
             for rows in batches:
                 run(rows)
-        return logits
+        raised = np.exp(logits - logits.max(1, keepdims=True))
+        return raised / raised.sum(1, keepdims=True)
+
+
+def _readable(texts: Sequence[str]) -> list[str]:
+    """The texts as UTF-8 can hold them: the tokenizer refuses lone surrogates, and their whole batch."""
+    return [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
 
 
 def facts(folder: str | Path) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def serve(arguments: list[str]) -> int:
         raise UserError(f"the token is empty; give {TOKEN} some characters, or unset it.")
     folder = args.folder or newest()
     sums = verify(folder)
-    predictor = Predictor(folder, args.file, threads=1, batch_size=1)  # alone or not, the same answer
+    predictor = Predictor(folder, args.file, threads=1)
     listener = _listen(args.host, args.port)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))  # until uvicorn has its own
