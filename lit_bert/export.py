@@ -14,6 +14,8 @@ import contextlib
 import datetime
 import hashlib
 import json
+import os
+import re
 import shlex
 import shutil
 import sys
@@ -145,6 +147,11 @@ def _beside(target: Path) -> Any:
         raise UserError(f"cannot write {target}: {error.strerror}. Name another folder with --to.") from None
     try:
         yield partial
+    except Exception as error:
+        if not (found := re.search(r"\(os error (\d+)\)", str(error))):
+            raise
+        # What is written in Rust has errors of its own for a full disk.
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(target)) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
