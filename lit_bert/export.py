@@ -39,6 +39,7 @@ EXPORTED = "exported"  # folder in that of the run
 SMOOTHED_ON = 256  # texts that show how large activations get
 BASELINE_BATCH = 32  # texts
 SAME = 1e-3  # most that a probability of the 32-bit file may differ by
+WHERE_IT_LAY = ("name_or_path", "vocab_file", "is_local", "local_files_only")  # of the tokenizer, once
 LICENCES = {MINILM: "apache-2.0", "google-bert/bert-base-uncased": "apache-2.0"}  # of the weights
 
 
@@ -102,8 +103,7 @@ def export(arguments: list[str]) -> int:
     target = args.to or checkpoint.run / EXPORTED
     check_target(target)
     with _beside(target) as partial:
-        command = f"python -m lit_bert export {shlex.join(arguments)}".strip()
-        kept, problem = write(checkpoint, rows, partial, args.int8_loss, command, args.license)
+        kept, problem = write(checkpoint, rows, partial, args.int8_loss, shown(arguments), args.license)
         if problem:
             print(f"lit_bert export: {problem}", file=sys.stderr)
             return 1
@@ -112,6 +112,16 @@ def export(arguments: list[str]) -> int:
     if args.push:
         print(push(target, args.push, args.private))
     return 0
+
+
+def shown(arguments: Sequence[str]) -> str:
+    """The command line, with the names alone of what absolute paths lead to."""
+    parts = (argument.rpartition("=") for argument in arguments)
+    names = (
+        flag + equals + (Path(value).name if Path(value).is_absolute() else value)
+        for flag, equals, value in parts
+    )
+    return shlex.join(["python", "-m", "lit_bert", "export", *names])
 
 
 def validation_rows(checkpoint: Checkpoint) -> Predictions:
@@ -196,6 +206,8 @@ def write(
         if name != "tokenizer.json":
             (folder / name).write_text(content, encoding="utf-8")
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    for name in WHERE_IT_LAY:
+        settings.pop(name, None)
     settings["model_max_length"] = max_length
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
