@@ -31,6 +31,7 @@ UPLOAD_URL = re.compile(
     r"/api/(?:repos/(create)|(validate-yaml)|models/([^/]+/[^/]+)/(preupload|commit)/main)"
     r"|/([^/]+/[^/]+)\.git/info/lfs/objects/(batch)|/lfs/([0-9a-f]{64})"
 )
+LICENCES = ("apache-2.0", "mit", "other")  # a few of those that the Hub knows
 REGULAR = (".md", ".json", ".txt")  # ends of names of files that come within the commit, the others before it
 
 
@@ -123,7 +124,11 @@ class Handler(BaseHTTPRequestHandler):
                 hub.repos["models"].setdefault(repo_id, Repo({}))
                 answer = {"url": f"{hub.endpoint}/{repo_id}"}
             elif step == "validate-yaml":
-                answer = {"errors": [], "warnings": []}
+                named = re.search(r"^license: (.+)$", asked["content"], re.MULTILINE)
+                known = named is not None and named[1] in LICENCES
+                errors = [] if known else [{"message": '"license" must be one of those known'}]
+                self.send(400 if errors else 200, json.dumps({"errors": errors, "warnings": []}).encode())
+                return
             elif step == "preupload":
                 modes = {
                     each["path"]: "regular" if each["path"].endswith(REGULAR) else "lfs"

@@ -56,7 +56,7 @@ def pushing(ckpt_path: str, exact: str, *texts: str) -> dict[str, Any]:
         answer["nothing yet"] = [list(hub.created), list(hub.commits)]
 
         os.environ["HF_TOKEN"] = hub.token
-        answer["impossible"] = call(*export, "--push=owner/a--b", "--to=impossible")
+        answer["unlicensed"] = call(*push, "--to=unlicensed", "--license=apache2")
         hub.fail = 403
         answer["gated"] = call(*push, "--to=gated")
         hub.fail = None
@@ -137,7 +137,7 @@ def test_what_was_pushed_is_fetched_again_and_labels_the_same(pushed, exported):
             f"the Hub refuses {NAME} with status 403. Run `hf auth login` with a token that may write.",
         ),
         ("gated", f"the Hub refuses {NAME} with status 403."),
-        ("impossible", "--push owner/a--b: "),
+        ("unlicensed", f'the Hub refuses {NAME}: Invalid metadata in README.md. - "license" must be one of'),
         ("nobody there", "the Hub cannot be reached (ConnectError)."),
     ],
 )
