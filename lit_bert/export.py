@@ -102,7 +102,7 @@ def export(arguments: list[str]) -> int:
         need(module, "export")
     checkpoint = Checkpoint.open(find(args.ckpt_path))
     rows = validation_rows(checkpoint)
-    target = args.to or checkpoint.run / EXPORTED
+    target = (args.to or checkpoint.run / EXPORTED).resolve()  # `.` and links cannot be renamed
     check_target(target)
     with _beside(target) as partial:
         kept, problem = write(checkpoint, rows, partial, args.int8_loss, shown(arguments), args.license)
