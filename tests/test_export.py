@@ -345,6 +345,22 @@ def test_by_default_it_lies_in_the_runs_folder(run, own_run, at_once):
     assert os.listdir() == []
 
 
+def test_an_earlier_export_is_replaced_through_a_link_and_from_within(
+    run, able, exported, at_once, monkeypatch
+):
+    shutil.copytree(exported, "out")
+    Path("link").symlink_to("out")
+    for target in ("link", "."):
+        Path("out", "old").touch()
+        if target == ".":
+            monkeypatch.chdir("out")
+        outcome = run("export", "--ckpt_path", able / "best.ckpt", f"--to={target}", "--int8_loss=100")
+        assert outcome.code == 0, outcome.err
+        monkeypatch.chdir(outcome.out.splitlines()[-1] + "/..")
+        assert sorted(os.listdir()) == ["link", "out"]
+        assert sorted(os.listdir("link")) == sorted(os.listdir("out")) == sorted(FILES)
+
+
 def test_two_exports_of_a_checkpoint_are_the_same_but_for_the_time(run, able, exported, at_once):
     for target in ("one", "two"):
         assert run("export", "--ckpt_path", able / "best.ckpt", f"--to={target}", "--int8_loss=100").code == 0

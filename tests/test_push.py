@@ -149,8 +149,9 @@ def test_a_push_that_fails_is_one_line_and_leaves_the_folder_whole(pushed, expor
     assert lines[-1].startswith(f"lit_bert export: {says}")
     assert "Traceback" not in outcome["err"]
     folder = {"nobody there": "unreachable"}.get(case, case)
-    assert f"The folder {folder} is whole; push it again with `hf upload " in lines[-1]
-    assert verify(pushed["place"] / folder).keys() == verify(exported).keys()
+    whole = pushed["place"] / folder
+    assert lines[-1].endswith(f"The folder {whole} is whole; push it again with `hf upload {NAME} {whole}`.")
+    assert verify(whole).keys() == verify(exported).keys()
 
 
 def test_who_may_not_write_changes_nothing(pushed):
