@@ -14,6 +14,8 @@ import contextlib
 import datetime
 import hashlib
 import json
+import os
+import re
 import shlex
 import shutil
 import sys
@@ -37,6 +39,7 @@ EXPORTED = "exported"  # folder in that of the run
 SMOOTHED_ON = 256  # texts that show how large activations get
 BASELINE_BATCH = 32  # texts
 SAME = 1e-3  # most that a probability of the 32-bit file may differ by
+WHERE_IT_LAY = ("name_or_path", "vocab_file", "is_local", "local_files_only")  # of the tokenizer, once
 LICENCES = {MINILM: "apache-2.0", "google-bert/bert-base-uncased": "apache-2.0"}  # of the weights
 
 
@@ -93,15 +96,16 @@ def export(arguments: list[str]) -> int:
         parser.error(f"--int8_loss is {args.int8_loss}; expected points of macro F1, at least 0")
     if args.private and not args.push:
         parser.error("--private is for --push")
+    if args.push:
+        check_name(args.push)
     for module in ("onnx", "onnxscript", "onnxruntime"):
         need(module, "export")
     checkpoint = Checkpoint.open(find(args.ckpt_path))
     rows = validation_rows(checkpoint)
-    target = args.to or checkpoint.run / EXPORTED
+    target = (args.to or checkpoint.run / EXPORTED).resolve()  # `.` and links cannot be renamed
     check_target(target)
     with _beside(target) as partial:
-        command = f"python -m lit_bert export {shlex.join(arguments)}".strip()
-        kept, problem = write(checkpoint, rows, partial, args.int8_loss, command, args.license)
+        kept, problem = write(checkpoint, rows, partial, args.int8_loss, shown(arguments), args.license)
         if problem:
             print(f"lit_bert export: {problem}", file=sys.stderr)
             return 1
@@ -110,6 +114,16 @@ def export(arguments: list[str]) -> int:
     if args.push:
         print(push(target, args.push, args.private))
     return 0
+
+
+def shown(arguments: Sequence[str]) -> str:
+    """The command line, with the names alone of what absolute paths lead to."""
+    parts = (argument.rpartition("=") for argument in arguments)
+    names = (
+        flag + equals + (Path(value).name if Path(value).is_absolute() else value)
+        for flag, equals, value in parts
+    )
+    return shlex.join(["python", "-m", "lit_bert", "export", *names])
 
 
 def validation_rows(checkpoint: Checkpoint) -> Predictions:
@@ -145,6 +159,11 @@ def _beside(target: Path) -> Any:
         raise UserError(f"cannot write {target}: {error.strerror}. Name another folder with --to.") from None
     try:
         yield partial
+    except Exception as error:
+        if not (found := re.search(r"\(os error (\d+)\)", str(error))):
+            raise
+        # What is written in Rust has errors of its own for a full disk.
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(target)) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -189,6 +208,8 @@ def write(
         if name != "tokenizer.json":
             (folder / name).write_text(content, encoding="utf-8")
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    for name in WHERE_IT_LAY:
+        settings.pop(name, None)
     settings["model_max_length"] = max_length
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
@@ -445,6 +466,19 @@ def _cell(text: str) -> str:
 # --- the Hub ---
 
 
+def check_name(repo_id: str) -> None:
+    """Raises a UserError where no model on the Hub can be called so."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(f"--push {repo_id}: {error}") from None
+    if "/" not in repo_id:
+        raise UserError(f"--push {repo_id} names no owner; expected OWNER/NAME.")
+
+
 def push(folder: Path, repo_id: str, private: bool) -> str:
     """Uploads the folder as one commit. Returns its address.
 
@@ -452,7 +486,7 @@ def push(folder: Path, repo_id: str, private: bool) -> str:
         UserError: the Hub refuses, or cannot be reached.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     api = HfApi()
     again = f"The folder {folder} is whole; push it again with `hf upload {repo_id} {folder}`."
@@ -461,13 +495,13 @@ def push(folder: Path, repo_id: str, private: bool) -> str:
         return str(
             api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Exported by lit_bert")
         )
-    except HFValidationError as error:
-        raise UserError(f"--push {repo_id}: {error} {again}") from None
     except LocalTokenNotFoundError:
         raise UserError(f"the Hub wants to know who you are; run `hf auth login`. {again}") from None
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no"
         hint = " Run `hf auth login` with a token that may write." if status in (401, 403) else ""
         raise UserError(f"the Hub refuses {repo_id} with status {status}.{hint} {again}") from None
+    except ValueError as error:  # of the card, such as a licence that the Hub does not know
+        raise UserError(f"the Hub refuses {repo_id}: {str(error)[:200]} {again}") from None
     except Exception as error:  # of the HTTP library that the client happens to use
         raise UserError(f"the Hub cannot be reached ({type(error).__name__}). {again}") from None

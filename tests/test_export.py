@@ -1,0 +1,473 @@
+"""A checkpoint as a folder for others: the same model in each file, described and proven."""
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import CLASSES, WORDS, files, texts_of, write_csv
+from test_checkpoints import room_for
+
+import lit_bert
+from lit_bert.checkpoints import load
+from lit_bert.predictor import CARD, EXACT, FACTS, QUICK, Predictor, facts, verify
+
+pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx")
+
+FILES = [
+    CARD,
+    "config.json",
+    FACTS,
+    QUICK,
+    EXACT,
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+]
+TEXTS = [text for label in CLASSES for text in texts_of(label, 36)[28:]]
+LONG = " ".join(WORDS * 20)  # 700 tokens or so, 128 of which are read
+
+
+@pytest.fixture(scope="module")
+def network(able):
+    """The checkpoint's network in 32 bits, by our own module."""
+    from lit_bert import BertClassifier
+
+    return BertClassifier.load_from_checkpoint(able / "best.ckpt", map_location="cpu").eval().network
+
+
+@pytest.fixture(scope="module")
+def wanted(network, able):
+    """The checkpoint's probabilities of TEXTS and LONG, (N, C)."""
+    from lit_bert.export import checkpoint_probs
+    from lit_bert.sources import Weights
+
+    tokenizer = Weights(checkpoint=str(able / "best.ckpt")).tokenizer(128)
+    return checkpoint_probs(network, tokenizer, [*TEXTS, LONG])
+
+
+@pytest.fixture
+def at_once(exported, monkeypatch):
+    """Exports in half a second: 32-bit files are the session's, which are of the same checkpoint."""
+    monkeypatch.setattr(
+        "lit_bert.graph.write_onnx", lambda network, path: shutil.copy(exported / EXACT, path)
+    )
+
+
+@pytest.fixture
+def own_run(able, tmp_path):
+    """A copy of the run, to write into."""
+    return shutil.copytree(able, tmp_path / "own_run")
+
+
+def hashes(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in Path(folder).iterdir()}
+
+
+# --- the folder ---
+
+
+def test_the_folder_has_these_files_and_anyone_may_read_them(exported):
+    assert sorted(path.name for path in exported.iterdir()) == sorted(FILES)
+    assert exported.stat().st_mode & 0o555 == 0o555
+    for path in exported.iterdir():
+        assert path.stat().st_mode & 0o444 == 0o444, path
+    assert os.listdir(exported.parent) == [exported.name]
+
+
+def test_configuration_and_tokenizer_know_classes_and_length(exported):
+    config = json.loads((exported / "config.json").read_text())
+    assert config["id2label"] == {"0": "anger", "1": "joy", "2": "sadness"}
+    assert config["label2id"] == {"anger": 0, "joy": 1, "sadness": 2}
+    assert json.loads((exported / "tokenizer_config.json").read_text())["model_max_length"] == 128
+    assert json.loads((exported / "tokenizer.json").read_text())["truncation"]["max_length"] == 128
+
+
+def test_both_graphs_are_made_of_standard_operators(exported):
+    for name in (EXACT, QUICK):
+        model = onnx.load(exported / name)
+        onnx.checker.check_model(model)
+        assert not model.functions
+        assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}, name
+        assert [each.name for each in model.graph.input] == ["input_ids", "attention_mask"]
+
+
+# --- the same model in each file ---
+
+
+def test_transformers_loads_the_checkpoints_weights(exported, network):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    found = AutoModelForSequenceClassification.from_pretrained(exported)
+    assert type(found).__name__ == "BertForSequenceClassification"
+    own = network.state_dict()
+    assert found.state_dict().keys() == own.keys()
+    assert all(torch.equal(value, own[name]) for name, value in found.state_dict().items())
+    tokens = AutoTokenizer.from_pretrained(exported)(LONG, truncation=True)["input_ids"]
+    assert len(tokens) == 128
+
+
+def test_a_pipeline_gives_what_predictor_and_checkpoint_give(exported, wanted):
+    from transformers import pipeline
+
+    texts = [*TEXTS, LONG]
+    found = Predictor(exported, file=EXACT)(texts)
+    answers = pipeline("text-classification", model=str(exported), top_k=None, device="cpu")(
+        texts, truncation=True
+    )
+    for one, answer, row in zip(found, answers, wanted, strict=True):
+        assert one.label == answer[0]["label"]
+        assert one.probabilities == pytest.approx({each["label"]: each["score"] for each in answer}, abs=1e-5)
+        assert list(one.probabilities.values()) == pytest.approx(row.tolist(), abs=1e-5)
+
+
+def test_predict_of_the_checkpoint_gives_the_same(run, exported, able):
+    outcome = run("predict", *TEXTS, "--ckpt_path", able / "best.ckpt", "--trainer.precision=32-true")
+    assert outcome.code == 0, outcome.err
+    rows = [json.loads(line) for line in outcome.out.splitlines()]
+    for one, row in zip(Predictor(exported, file=EXACT)(TEXTS), rows, strict=True):
+        assert row["predicted_label"] == one.label
+        for label, probability in one.probabilities.items():
+            assert row[f"probability_{label}"] == pytest.approx(probability, abs=1e-4)
+
+
+def test_the_temperature_is_in_every_file(exported, able, network, wanted):
+    T = load(able / "best.ckpt")["temperature"]
+    assert abs(math.log(T)) > 0.1
+    uncooled = np.exp(np.log(wanted) * T)
+    uncooled /= uncooled.sum(1, keepdims=True)
+    assert np.abs(uncooled - wanted).max() > 0.1  # what a file without it would give
+    for file, close in ((EXACT, 1e-5), (QUICK, 0.05)):
+        np.testing.assert_allclose(Predictor(exported, file=file).probs([*TEXTS, LONG]), wanted, atol=close)
+
+
+def test_evened_out_a_network_computes_the_same_and_stays_as_it_was(network):
+    from lit_bert.graph import Smooth, smoothed
+
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    torch.manual_seed(0)
+    ids = [torch.randint(5, 35, (length,)).tolist() for length in (1, 7, 30)]
+    changed = smoothed(network, ids)
+    input_ids, mask = torch.randint(5, 35, (4, 20)), torch.ones(4, 20, dtype=torch.int64)
+    mask[1, 5:] = 0
+    with torch.inference_mode():
+        found, own = (each(input_ids=input_ids, attention_mask=mask).logits for each in (changed, network))
+    torch.testing.assert_close(found, own, rtol=0, atol=1e-5)
+    evened = [module for module in changed.modules() if isinstance(module, Smooth)]
+    assert len(evened) == 4  # two in each of two layers
+    assert all(module.inverse.std() > 0.01 for module in evened)
+    assert not any(isinstance(module, Smooth) or module._forward_pre_hooks for module in network.modules())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_the_graph_ignores_padding_and_takes_any_size(exported):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(exported / EXACT)
+    ids = np.random.default_rng(0).integers(5, 35, (1, 9))
+    (alone,) = session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    for B, T in ((1, 10), (3, 128), (70, 31)):
+        input_ids, mask = np.full((B, T), 7), np.zeros((B, T), np.int64)
+        input_ids[:, :9], mask[:, :9] = ids, 1
+        (logits,) = session.run(None, {"input_ids": input_ids, "attention_mask": mask})
+        assert logits.shape == (B, 3)
+        np.testing.assert_allclose(logits, np.repeat(alone, B, 0), atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 77])
+def test_any_number_of_classes_with_any_name_is_exported(run, tiny_bert, tmp_path, count):
+    names = ["a|b", "don't know: 'x' # 1"] if count == 2 else [f"class {number}" for number in range(count)]
+    texts = [f"{WORDS[n % 29]} {WORDS[n // 29]} {WORDS[n % 7]}" for n in range(4 * count)]
+    rows = [{"text": text, "label": names[n % count]} for n, text in enumerate(texts)]
+    (tmp_path / "corpus").mkdir()
+    for split, part in (("train", rows[: 2 * count]), ("validation", rows[2 * count :])):
+        write_csv(tmp_path / "corpus" / f"{split}.csv", part)
+    flags = [f"--weights.pretrained={tiny_bert}", f"--data.dataset={tmp_path / 'corpus'}"]
+    flags += ["--trainer.max_epochs=1", "--data.batch_size=32", "--trainer.accelerator=cpu"]
+    outcome = run("fit", *flags)
+    assert outcome.code == 0, outcome.err
+    outcome = run("export", "--int8_loss=100", "--license=mit")
+    assert outcome.code == 0, outcome.err
+    folder = Path("checkpoints/version_0/exported")
+    assert outcome.out.splitlines()[-1].endswith(str(folder))
+    found = Predictor(folder)
+    assert sorted(found.labels) == sorted(names)
+    assert found.probs(texts).shape == (4 * count, count)
+    assert verify(folder).keys() == set(FILES) - {CARD}
+    front = yaml.safe_load((folder / CARD).read_text().split("---\n")[1])
+    assert front["license"] == "mit"
+    scores = facts(folder)["scores"]["validation"]
+    assert {f"f1_{name}" for name in names} <= scores.keys()
+
+
+# --- what it says of itself ---
+
+
+def test_the_hubs_client_reads_the_card(exported):
+    from huggingface_hub import ModelCard
+
+    card = ModelCard.load(exported / CARD)
+    assert card.data.pipeline_tag == "text-classification"
+    assert card.data.library_name == "transformers"
+    scores = facts(exported)["scores"]["validation"]
+    assert {each.metric_type: each.metric_value for each in card.data.eval_results} == {
+        "accuracy": scores["accuracy"]["value"],
+        "f1": scores["f1"]["value"],
+    }
+    assert {each.dataset_split for each in card.data.eval_results} == {"validation"}
+    for name, each in facts(exported)["files"].items():
+        assert f"| {name} | {each['scores']['f1']['value']:.4f} | {each['agreement']:.2%} |" in card.text
+        assert each["bytes"] == (exported / name).stat().st_size
+
+
+def test_the_scores_are_those_of_the_fit_but_for_its_16_bits(exported, able):
+    scored = json.loads((able / "validate.json").read_text())["scores"]
+    found = facts(exported)["scores"]["validation"]
+    assert scored.keys() == {f"val/{name}" for name in found}
+    for name, value in scored.items():
+        assert found[name.removeprefix("val/")]["value"] == pytest.approx(value, abs=0.02), name
+
+
+def test_the_facts_name_their_origin(exported, able):
+    found = facts(exported)
+    assert found["checkpoint_sha256"] == hashlib.sha256((able / "best.ckpt").read_bytes()).hexdigest()
+    assert found["command"].startswith("python -m lit_bert export --ckpt_path=best.ckpt --to=exported")
+    assert found["recipe"]["learning_rate"] == 0.003
+    assert found["weights"]["kind"] == found["data"]["kind"] == "folder"
+    assert found["calibration"]["temperature"] == pytest.approx(load(able / "best.ckpt")["temperature"])
+
+
+@pytest.mark.skipif(not shutil.which("sha256sum"), reason="needs sha256sum")
+def test_sha256sum_checks_every_file_by_the_card(exported):
+    command = ["sha256sum", "--check", "--ignore-missing", CARD]
+    done = subprocess.run(command, cwd=exported, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == sorted(f"{name}: OK" for name in FILES if name != CARD)
+
+
+def test_no_file_says_where_things_lie_on_the_machine(exported, able, tiny_bert, corpus):
+    places = {str(path.parent) for path in (exported, able, tiny_bert, corpus)} | {str(Path.home())}
+    for path in exported.iterdir():
+        content = path.read_bytes()
+        assert not [place for place in places if place.encode() in content], path.name
+    for name in (CARD, FACTS):
+        assert not re.search(r"(?<![\w.:/])/(?:\w+/)", (exported / name).read_text()), name
+
+
+# --- proven, or not kept ---
+
+
+def changed_onnx(path, change):
+    """Applies `change` to the weights (C, H) of the classifier in an ONNX file."""
+    model = onnx.load(path)
+    (place,) = [each for each in model.graph.initializer if tuple(each.dims) in ((3, 32), (32, 3))]
+    place.CopyFrom(onnx.numpy_helper.from_array(change(onnx.numpy_helper.to_array(place)), place.name))
+    onnx.save(model, path)
+
+
+def test_an_8_bit_file_that_loses_too_much_is_left_out(run, able, at_once, monkeypatch, exported):
+    from lit_bert import graph
+
+    def write_damaged(even, path, write=graph.write_int8):
+        # Eight bits cost a network as small as this one nothing, so its classifier is taken away.
+        changed_onnx(even, np.zeros_like)
+        write(even, path)
+
+    monkeypatch.setattr(graph, "write_int8", write_damaged)
+    outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out")
+    assert outcome.code == 0, outcome.err
+    lost = re.search(
+        rf"^{re.escape(QUICK)} loses (\d+\.\d\d) points of macro F1, more than 0.3: it is left out",
+        outcome.out,
+        re.M,
+    )
+    assert lost
+    assert float(lost[1]) == pytest.approx(
+        100 * (facts("out")["scores"]["validation"]["f1"]["value"] - 1 / 6), abs=0.01
+    )
+    assert outcome.out.endswith(f"out, without {QUICK}\n")
+    assert sorted(os.listdir("out")) == sorted({*FILES} - {QUICK})
+    assert verify("out").keys() == {*FILES} - {QUICK, CARD}
+    assert QUICK not in Path("out", CARD).read_text()
+    assert facts("out")["files"].keys() == {EXACT}
+    assert Predictor("out").file == EXACT
+
+    outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out", "--int8_loss=100")
+    assert (outcome.code, Path("out", QUICK).is_file()) == (0, True)
+
+
+@pytest.mark.parametrize("change", [lambda weight: -weight, lambda weight: weight * 1.05])
+def test_a_32_bit_file_that_is_not_the_checkpoint_keeps_nothing(run, able, exported, monkeypatch, change):
+    def write_another(network, path):
+        shutil.copy(exported / EXACT, path)
+        changed_onnx(path, change)
+
+    monkeypatch.setattr("lit_bert.graph.write_onnx", write_another)
+    shutil.copytree(exported, "out")
+    before = hashes("out")
+    for target in ("out", "new"):
+        outcome = run("export", "--ckpt_path", able / "best.ckpt", f"--to={target}")
+        assert outcome.code == 1
+        (line,) = [line for line in outcome.err.splitlines() if line.startswith("lit_bert export: ")]
+        assert f"{EXACT} is not the checkpoint" in line
+        assert line.endswith("Nothing was kept.")
+    assert hashes("out") == before
+    assert os.listdir() == ["out"]
+
+
+def test_an_earlier_export_is_replaced_as_a_whole(run, able, exported, at_once):
+    shutil.copytree(exported, "out")
+    Path("out", "model.fp16.onnx").write_bytes(b"of an earlier version")
+    Path("out", QUICK).write_bytes(b"of an earlier checkpoint")
+    outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out", "--int8_loss=100")
+    assert outcome.code == 0, outcome.err
+    assert sorted(os.listdir("out")) == sorted(FILES)
+    assert verify("out")[QUICK] == hashes("out")[QUICK]
+    assert os.listdir() == ["out"]
+    assert Path("out").stat().st_mode & 0o777 == 0o755
+
+
+def test_by_default_it_lies_in_the_runs_folder(run, own_run, at_once):
+    outcome = run("export", "--ckpt_path", own_run / "best.ckpt", "--int8_loss=100")
+    assert outcome.code == 0, outcome.err
+    assert sorted(os.listdir(own_run / "exported")) == sorted(FILES)
+    assert outcome.out.endswith(f"\n{own_run / 'exported'}\n")
+    assert not [name for name in os.listdir(own_run) if name.startswith(".")]
+    assert os.listdir() == []
+
+
+def test_an_earlier_export_is_replaced_through_a_link_and_from_within(
+    run, able, exported, at_once, monkeypatch
+):
+    shutil.copytree(exported, "out")
+    Path("link").symlink_to("out")
+    for target in ("link", "."):
+        Path("out", "old").touch()
+        if target == ".":
+            monkeypatch.chdir("out")
+        outcome = run("export", "--ckpt_path", able / "best.ckpt", f"--to={target}", "--int8_loss=100")
+        assert outcome.code == 0, outcome.err
+        monkeypatch.chdir(outcome.out.splitlines()[-1] + "/..")
+        assert sorted(os.listdir()) == ["link", "out"]
+        assert sorted(os.listdir("link")) == sorted(os.listdir("out")) == sorted(FILES)
+
+
+def test_two_exports_of_a_checkpoint_are_the_same_but_for_the_time(run, able, exported, at_once):
+    for target in ("one", "two"):
+        assert run("export", "--ckpt_path", able / "best.ckpt", f"--to={target}", "--int8_loss=100").code == 0
+    same = {name for name, digest in hashes("one").items() if hashes("two")[name] == digest}
+    assert same >= {*FILES} - {CARD, FACTS}
+
+
+# --- refused ---
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--int8_loss=nan"], "--int8_loss is nan; expected points of macro F1, at least 0"),
+        (["--int8_loss=-1"], "--int8_loss is -1.0; expected"),
+        (["--int8_loss=much"], "invalid float value: 'much'"),
+        (["--private"], "--private is for --push"),
+        (["--push=tiny"], "--push tiny names no owner; expected OWNER/NAME."),
+        (["--push=owner/a--b"], "--push owner/a--b: "),
+        (["--push=owner/a/b"], "--push owner/a/b: "),
+        (["--quantize"], "unrecognized arguments: --quantize"),
+        (["--int8=1"], "unrecognized arguments: --int8=1"),
+        (["best.ckpt"], "unrecognized arguments: best.ckpt"),
+        (["--ckpt_path=gone.ckpt"], "no checkpoint gone.ckpt"),
+        ([], "no best.ckpt below"),
+    ],
+)
+def test_wrong_flags_are_one_line(refused, flags, says):
+    line = refused("export", *flags)
+    assert says in line
+
+
+def test_help_is_shown_without_anything_trained(run):
+    with pytest.raises(SystemExit) as ended:
+        run("export", "--help")
+    assert ended.value.code == 0
+
+
+@pytest.mark.parametrize("kind", ["something else", "a file", "below a file"])
+def test_nothing_but_an_earlier_export_is_overwritten(refused, able, kind):
+    if kind == "something else":
+        Path("mine").mkdir()
+        Path("mine", "letter.txt").write_text("dear")
+    else:
+        Path("mine").write_text("dear")
+    target = "mine/out" if kind == "below a file" else "mine"
+    line = refused("export", "--ckpt_path", able / "best.ckpt", f"--to={target}")
+    assert "mine" in line
+    assert "--to" in line
+
+
+def test_an_empty_folder_is_filled(run, able, at_once):
+    Path("mine").mkdir()
+    assert run("export", "--ckpt_path", able / "best.ckpt", "--to=mine", "--int8_loss=100").code == 0
+    assert sorted(os.listdir("mine")) == sorted(FILES)
+
+
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a place where not even root may write")
+def test_a_place_that_cannot_be_written_is_named(refused, able):
+    line = refused("export", "--ckpt_path", able / "best.ckpt", "--to=/sys/out")
+    assert re.search(r": cannot write /sys/out: .+\. Name another folder with --to\.$", line)
+
+
+@pytest.mark.parametrize("size", [2_000, 50_000, 120_000])  # falls short at the tokenizer, weights and ONNX
+def test_a_full_disk_is_one_line_and_leaves_an_earlier_export(run, able, exported, size, at_once):
+    shutil.copytree(exported, "out")
+    before = hashes("out")
+    with room_for(size):
+        outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out")
+    assert outcome.code == 2
+    assert outcome.out == ""
+    last = outcome.err.splitlines()[-1]
+    assert last.startswith("lit_bert export: cannot write ")
+    assert "File too large. Make room, or choose another folder." in last
+    assert "Traceback" not in outcome.err
+    assert hashes("out") == before
+    assert os.listdir() == ["out"]
+
+
+def test_without_the_validation_rows_there_is_no_proof(refused, own_run):
+    (own_run / "validate.parquet").unlink()
+    before = files(own_run)
+    line = refused("export", "--ckpt_path", own_run / "best.ckpt")
+    assert "has no validate.parquet, which the proof needs" in line
+    assert f"`python -m lit_bert validate --ckpt_path {own_run / 'best.ckpt'}` writes it" in line
+    assert files(own_run) == before
+
+
+def test_the_rows_of_another_checkpoint_prove_nothing(refused, own_run):
+    before = files(own_run)
+    line = refused("export", "--ckpt_path", own_run / "last.ckpt")
+    assert "validate.parquet is of another checkpoint than last.ckpt" in line
+    assert files(own_run) == before
+
+
+def test_damaged_rows_are_refused(refused, own_run):
+    (own_run / "validate.parquet").write_bytes(b"PAR1")
+    assert "holds no predictions that lit_bert wrote" in refused(
+        "export", "--ckpt_path", own_run / "best.ckpt"
+    )
+
+
+@pytest.mark.parametrize("module", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_library_says_which_extra_has_it(refused, able, monkeypatch, module):
+    from importlib import util
+
+    found = util.find_spec
+    monkeypatch.setattr(lit_bert, "find_spec", lambda name: None if name == module else found(name))
+    line = refused("export", "--ckpt_path", able / "best.ckpt")
+    assert f"this needs {module}, which is not installed. Run `pip install 'lit_bert[export]'`" in line
