@@ -277,10 +277,10 @@ def changed_onnx(path, change):
 def test_an_8_bit_file_that_loses_too_much_is_left_out(run, able, at_once, monkeypatch, exported):
     from lit_bert import graph
 
-    def write_damaged(even, path, write=graph.write_int8):
+    def write_damaged(even, path, token_ids, write=graph.write_int8):
         # Eight bits cost a network as small as this one nothing, so its classifier is taken away.
         changed_onnx(even, np.zeros_like)
-        write(even, path)
+        write(even, path, token_ids)
 
     monkeypatch.setattr(graph, "write_int8", write_damaged)
     outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out")
