@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 from conftest import Run
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = str(Path(__file__).parent.parent)
+README = Path(ROOT, "README.md").read_text(encoding="utf-8")
 
 
 def commands_in(section: str) -> list[list[str]]:
@@ -89,7 +94,39 @@ def test_python() -> None:
     exec(code[1].replace("max_epochs=1", "max_steps=2, logger=False, limit_val_batches=1"), {})
 
 
+def test_from_checkpoint_to_product(able: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    plain, named, push, serve = commands_in("From checkpoint to product")
+    assert push[:2] == ["export", "--push"]  # tried in test_push
+    shutil.copytree(able, "checkpoints/version_0")
+    for arguments in (plain, named):
+        outcome = run(*arguments, "--int8_loss=100")
+        assert outcome.code == 0, (arguments, outcome.err)
+    assert Path("checkpoints/version_0/exported/model.int8.onnx").is_file()
+    section = README.split("## From checkpoint to product\n")[1]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert code
+    exec(code[1], {"texts": ["happy sun", "sad rain"]})
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    command = [sys.executable, "-m", "lit_bert", *(each.replace("8000", "0") for each in serve)]
+    server = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ROOT}
+    )
+    try:
+        assert server.stdout
+        address = re.search(r"http://[\d.:]+", server.stdout.readline())
+        assert address
+        for body in re.findall(r"--json '(.*?)'", section):
+            request = urllib.request.Request(
+                f"{address[0]}/predict", body.encode(), {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                assert '"label"' in answer.read().decode()
+    finally:
+        server.terminate()
+        assert server.wait(30) == 0
+
+
 def test_layout_names_every_room() -> None:
-    root = Path(__file__).parent.parent
+    root = Path(ROOT)
     rooms = {f"lit_bert/{file.name}" for file in (root / "lit_bert").glob("*.py")} - {"lit_bert/__init__.py"}
     assert rooms <= set(re.findall(r"`([\w./]+)`", README))
