@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import sys
 import time
 from pathlib import Path
@@ -45,8 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     notes = [
         f"{args.texts:,} texts of {harness.data_folder().name} for the Predictor; {args.subset:,} of them, "
         "drawn at random, for the pipeline at its defaults, whose rate holds per text.",
-        f"Latency: {args.calls} single texts in a running process. Peak memory: of the process that labelled "
-        "all these texts and then single ones.",
+        f"Latency: {args.calls} single texts in a running process. Peak memory: of a process that has "
+        f"labelled the same {args.subset:,} texts; at the end the Predictor's has labelled all.",
         "First answer: from the start of the process to the label of one text.",
         "Labels: the share of the texts whose label by themselves is their label among all.",
     ]
@@ -54,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
         "texts/s": "texts_per_s",
         "ms a text, median": "median_ms",
         "ms a text, 99th percentile": "p99_ms",
-        "peak memory, MB": "peak_mb",
+        "peak memory, MB": "same_mb",
+        "… at the end": "peak_mb",
         "seconds to the first answer": "first_s",
     }
     report = harness.Report(
@@ -90,7 +92,7 @@ def checks(runs: list[Run]) -> list[Check]:
     for name, goal in ((QUICK, True), (EXACT, False)):
         for figure, what, most in (
             ("median_ms", "ms a text, median", 0.25),
-            ("peak_mb", "peak memory", 0.25),
+            ("same_mb", "peak memory", 0.25),
         ):
             target = most if goal else None
             found.append(Check(f"{what}, {name} to pipeline", ratios(name, figure), target, at_least=False))
@@ -135,7 +137,8 @@ def pipeline(args: argparse.Namespace) -> dict[str, Any]:
     start = time.perf_counter()
     pipe(texts)
     seconds = time.perf_counter() - start
-    return {"texts_per_s": len(texts) / seconds, **latency(args, lambda text: pipe(text)[0]["label"])}
+    figures = {"texts_per_s": len(texts) / seconds, "same_mb": peak_mb()}
+    return {**figures, **latency(args, lambda text: pipe(text)[0]["label"])}
 
 
 def predictor(args: argparse.Namespace) -> dict[str, Any]:
@@ -147,6 +150,8 @@ def predictor(args: argparse.Namespace) -> dict[str, Any]:
     if args.contestant.endswith(FIRST):
         own(["i feel so happy"])
         return {"first_s": since_start()}
+    own(subset_of(args))
+    same_mb = peak_mb()
     texts = texts_of(args)
     start = time.perf_counter()
     labels = [each.label for each in own(texts)]
@@ -154,7 +159,13 @@ def predictor(args: argparse.Namespace) -> dict[str, Any]:
     every = max(1, len(texts) // 1000)
     same = [own([text])[0].label == label for text, label in list(zip(texts, labels, strict=True))[::every]]
     figures = latency(args, lambda text: own([text])[0].label)
-    return {"texts_per_s": len(texts) / seconds, "same": sum(same) / len(same), **figures}
+    rate = {"texts_per_s": len(texts) / seconds, "same_mb": same_mb}
+    return {**rate, "same": sum(same) / len(same), **figures}
+
+
+def peak_mb() -> float:
+    """Of this process so far, resident."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 WORK = {"files": files, PIPELINE: pipeline, QUICK: predictor, EXACT: predictor}
