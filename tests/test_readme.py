@@ -94,7 +94,7 @@ def test_python() -> None:
     exec(code[1].replace("max_epochs=1", "max_steps=2, logger=False, limit_val_batches=1"), {})
 
 
-def test_from_checkpoint_to_product(able: Path, run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_checkpoint_to_product(able: Path, run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     plain, named, push, serve = commands_in("From checkpoint to product")
     assert push[:2] == ["export", "--push"]  # tried in test_push
     shutil.copytree(able, "checkpoints/version_0")
@@ -106,7 +106,7 @@ def test_from_checkpoint_to_product(able: Path, run: Run, capsys: pytest.Capture
     code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
     assert code
     exec(code[1], {"texts": ["happy sun", "sad rain"]})
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert len(capfd.readouterr().out.splitlines()) == 2
     command = [sys.executable, "-m", "lit_bert", *(each.replace("8000", "0") for each in serve)]
     server = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ROOT}
