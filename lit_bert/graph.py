@@ -3,8 +3,7 @@
 Step 6 of the journey. Standard operators alone, so that every ONNX runtime runs both files:
 
 - The last layer is computed for the [CLS] token alone, the only one that the classifier reads.
-- Queries, keys and values come from one product, which in 8 bits quantizes its input once. What is constant
-  is folded away: the scale of the scores, the biases of keys and values.
+- Queries, keys and values come from one product, which in 8 bits quantizes its input once.
 - In 8 bits the scale of each activation is fixed beforehand, from some texts: one that followed the batch
   would have a text's label depend on the texts beside it. So that 256 steps are enough, the inputs of the
   feed-forward products, where a few channels are ten times as large as the others, are evened out first
@@ -21,6 +20,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,53 +38,45 @@ class Graph(nn.Module):
 
     def __init__(self, network: BertForSequenceClassification) -> None:
         super().__init__()
-        self.network, self.heads = network, network.config.num_attention_heads
-        self.projections, self.outputs = nn.ModuleList(), nn.ModuleList()
-        self.query_biases = nn.ParameterList()
-        for layer in network.bert.encoder.layer:
-            inner, output = layer.attention.self, copy.deepcopy(layer.attention.output.dense)
-            D = inner.query.out_features // self.heads
-            with torch.no_grad():
-                # A key's bias adds the same to all scores of a query, which softmax does not see; a value's
-                # comes through attention as it is, because the probabilities sum to 1.
-                output.bias += output.weight @ inner.value.bias
-                weights = torch.cat([inner.query.weight * D**-0.5, inner.key.weight, inner.value.weight])
-                bias = (inner.query.bias * D**-0.5).view(self.heads, 1, D)
-            self.outputs.append(output)
-            self.query_biases.append(nn.Parameter(bias))
-            self.projections.append(_product(weights))
-        H = weights.shape[1]
-        self.last_query, self.projections[-1] = (
-            _product(weights[:H]),
-            _product(weights[H:]),
-        )  # for [CLS] alone
+        self.network = network
+        self.queries, self.others = nn.ModuleList(), nn.ModuleList()
+        for index, layer in enumerate(network.bert.encoder.layer):
+            inner = layer.attention.self
+            parts = [inner.query, inner.key, inner.value]
+            last = index == len(network.bert.encoder.layer) - 1
+            self.queries.append(inner.query if last else nn.Identity())  # of [CLS] alone
+            self.others.append(_joined(parts[1:] if last else parts))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        bert, (B, T), A = self.network.bert, input_ids.shape, self.heads
+        bert, (B, T) = self.network.bert, input_ids.shape
+        A = self.network.config.num_attention_heads
         parts = bert.embeddings
         place = parts.position_embeddings.weight[:T] + parts.token_type_embeddings.weight[0]
         x = parts.LayerNorm(parts.word_embeddings(input_ids) + place)  # (B, T, H)
         mask = (1 - attention_mask.float())[:, None, None, :] * MASKED
-        D, last = x.shape[-1] // A, len(self.projections) - 1
-        for index, layer in enumerate(bert.encoder.layer):
-            projected = self.projections[index](x).view(B, T, -1, A, D).permute(2, 0, 3, 1, 4)
-            k, v = projected[-2], projected[-1]  # (B, A, T, D)
-            first = x[:, :1] if index == last else x  # (B, Q, H); Q is 1 or T
-            q = self.last_query(first).view(B, A, 1, D) if index == last else projected[0]
-            scores = (q + self.query_biases[index]) @ k.transpose(2, 3) + mask  # (B, A, Q, T)
-            context = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
-            x = layer.attention.output.LayerNorm(self.outputs[index](context) + first)
+        D = x.shape[-1] // A
+        for layer, query, others in zip(bert.encoder.layer, self.queries, self.others, strict=True):
+            last = isinstance(query, nn.Linear)
+            first = x[:, :1] if last else x  # (B, Q, H); Q is 1 or T
+            projected = others(x).view(B, T, -1, A, D)
+            q = query(first).view(B, 1, A, D) if last else projected[:, :, 0]
+            k, v = projected[:, :, -2], projected[:, :, -1]
+            scores = (q * D**-0.5).transpose(1, 2) @ k.permute(0, 2, 3, 1) + mask  # (B, A, Q, T)
+            context = (scores.softmax(-1) @ v.transpose(1, 2)).transpose(1, 2).flatten(2)
+            attended = layer.attention.output
+            x = attended.LayerNorm(attended.dense(context) + first)
             up = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(x))
             x = layer.output.LayerNorm(layer.output.dense(up) + x)
         return self.network.classifier(bert.pooler(x))
 
 
-def _product(weights: Tensor) -> nn.Linear:
-    """A linear layer of these weights, (out, in), without a bias."""
-    linear = nn.Linear(weights.shape[1], weights.shape[0], bias=False)
+def _joined(linears: list[Any]) -> nn.Linear:
+    """One product that gives the outputs of several side by side."""
+    joined = nn.Linear(linears[0].in_features, sum(each.out_features for each in linears))
     with torch.no_grad():
-        linear.weight.copy_(weights)
-    return linear
+        joined.weight.copy_(torch.cat([each.weight for each in linears]))
+        joined.bias.copy_(torch.cat([each.bias for each in linears]))
+    return joined
 
 
 class Smooth(nn.Module):
