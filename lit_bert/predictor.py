@@ -222,6 +222,8 @@ def verify(folder: str | Path) -> dict[str, str]:
         UserError: a file differs or is missing, or the card lists none.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}; expected one that `python -m lit_bert export` wrote.")
     try:
         card = (folder / CARD).read_text(encoding="utf-8")
     except (OSError, ValueError):

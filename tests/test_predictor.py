@@ -418,3 +418,8 @@ def test_labelling_works_where_nothing_heavy_can_be_imported(exported):
     blocked = f"import sys\nfor name in {HEAVY}: sys.modules[name] = None"
     _, printed = modules_after(blocked + USED, str(exported))
     assert printed == ["joy 4"]
+
+
+def test_verify_says_that_there_is_no_such_folder(tmp_path):
+    with pytest.raises(UserError, match="there is no folder"):
+        verify(tmp_path / "nope")
