@@ -41,6 +41,15 @@ def checkpoint(target: Path, *flags: str) -> None:
     shutil.move("checkpoints/version_0/best.ckpt", target)
 
 
+def exported(target: Path, quick: bool) -> None:
+    """Trains for an epoch in the working directory and exports to `target`."""
+    few = ["--data.train_rows=64", "--data.val_rows=64"] if quick else []
+    fit("--trainer.max_epochs=1", *few)
+    code = main(["export", "--to", str(target), *["--int8_loss=100"] * quick])
+    if code:
+        raise SystemExit(code)
+
+
 class Clock(Callback):
     """Times the steps."""
 

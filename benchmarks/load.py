@@ -493,13 +493,9 @@ def files(args: argparse.Namespace) -> dict[str, Any]:
         stream.writelines(json.dumps({"text": text}) + "\n" for text in texts)
     folder = args.place / "exported"
     if not folder.exists():
-        from benchmarks.fit import fit, main
+        from benchmarks.fit import exported
 
-        few = ["--data.train_rows=64", "--data.val_rows=64"] if args.quick else []
-        fit("--trainer.max_epochs=1", *few)
-        code = main(["export", "--to", str(folder)])
-        if code:
-            raise SystemExit(code)
+        exported(folder, args.quick)
     return {}
 
 

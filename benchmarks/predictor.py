@@ -109,15 +109,9 @@ def checks(runs: list[Run]) -> list[Check]:
 def files(args: argparse.Namespace) -> dict[str, Any]:
     """Writes the folder `exported` (trained for an epoch, where none is given) and texts.jsonl."""
     from benchmarks import fit, hf
-    from lit_bert.__main__ import main as lit_bert
 
     if not (args.place / "exported").exists():
-        few = ["--data.train_rows=64", "--data.val_rows=64"] if args.quick else []
-        fit.fit("--trainer.max_epochs=1", *few)
-        loss = ["--int8_loss=100"] if args.quick else []
-        code = lit_bert(["export", "--to", str(args.place / "exported"), *loss])
-        if code:
-            raise SystemExit(code)
+        fit.exported(args.place / "exported", args.quick)
     texts = [*hf.split("train")["text"], *hf.split("validation")["text"]]
     with (args.place / "texts.jsonl").open("w", encoding="utf-8") as stream:
         for number in range(args.texts):

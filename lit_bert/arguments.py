@@ -7,10 +7,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import NoReturn
 
 import yaml
 
 from lit_bert import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Of a verb that is not LightningCLI's. Its errors are one line, shown by the front door."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}. `{self.prog} --help` lists what is accepted.")
 
 
 def take(arguments: list[str], flag: str, expected: str) -> tuple[list[str], str | None]:

@@ -9,7 +9,6 @@ model any more is not kept.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import datetime
 import hashlib
@@ -24,11 +23,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from lit_bert import UserError, __version__, need, scores
+from lit_bert.arguments import Parser
 from lit_bert.checkpoints import Checkpoint, find
 from lit_bert.predictions import VALIDATED, Predictions
 from lit_bert.predictor import CARD, EXACT, FACTS, QUICK, Predictor
@@ -41,13 +41,6 @@ BASELINE_BATCH = 32  # texts
 SAME = 1e-3  # most that a probability of the 32-bit file may differ by
 WHERE_IT_LAY = ("name_or_path", "vocab_file", "is_local", "local_files_only")  # of the tokenizer, once
 LICENCES = {MINILM: "apache-2.0", "google-bert/bert-base-uncased": "apache-2.0"}  # of the weights
-
-
-class Parser(argparse.ArgumentParser):
-    """Its errors are one line, shown by the front door."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}. `python -m lit_bert export --help` lists what is accepted.")
 
 
 @dataclass(frozen=True)
@@ -245,6 +238,7 @@ def write(
 def checkpoint_probs(network: Any, tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
     """Probabilities, float32 (N, C), by the network of transformers in 32 bits."""
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
     encodings = tokenizer.encode_batch(list(texts))
     order = np.argsort([-len(each.ids) for each in encodings], kind="stable")
@@ -252,13 +246,9 @@ def checkpoint_probs(network: Any, tokenizer: Any, texts: Sequence[str]) -> np.n
     with torch.inference_mode():
         for start in range(0, len(order), BASELINE_BATCH):
             rows = order[start : start + BASELINE_BATCH]
-            longest = len(encodings[rows[0]].ids)
-            input_ids = torch.zeros(len(rows), longest, dtype=torch.int64)
-            mask = torch.zeros_like(input_ids)
-            for place, row in enumerate(rows):
-                ids = encodings[row].ids
-                input_ids[place, : len(ids)] = torch.tensor(ids)
-                mask[place, : len(ids)] = 1
+            ids = [torch.tensor(encodings[row].ids) for row in rows]
+            input_ids = pad_sequence(ids, batch_first=True)
+            mask = pad_sequence([torch.ones_like(each) for each in ids], batch_first=True)
             probs[rows] = network(input_ids=input_ids, attention_mask=mask).logits.softmax(-1).numpy()
     return probs
 

@@ -7,29 +7,21 @@ Works from the predictions that `fit`, `validate` and `test` keep beside a check
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import statistics
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
 from lit_bert import RUNS, UserError, scores
+from lit_bert.arguments import Parser
 from lit_bert.predictions import TESTED, VALIDATED, Predictions
 from lit_bert.scores import Score
 
 SEEDS = "seeds.json"  # in a folder of runs that differ in their seed alone: their names
 SHOWN_TEXTS = 20  # where two runs part
-
-
-class Parser(argparse.ArgumentParser):
-    """Its errors are one line, shown by the front door."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}. `python -m lit_bert report --help` lists what is accepted.")
 
 
 def report(arguments: list[str]) -> int:

@@ -15,19 +15,12 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from lit_bert import RUNS, UserError, cores, need
+from lit_bert.arguments import Parser
 from lit_bert.predictor import EXACT, Predictor, verify
 
 TOKEN = "LIT_BERT_TOKEN"
-
-
-class Parser(argparse.ArgumentParser):
-    """Its errors are one line, shown by the front door."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}. `python -m lit_bert serve --help` lists what is accepted.")
 
 
 def serve(arguments: list[str]) -> int:
