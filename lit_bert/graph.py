@@ -3,7 +3,11 @@
 Step 6 of the journey. Standard operators alone, so that every ONNX runtime runs both files:
 
 - The last layer is computed for the [CLS] token alone, the only one that the classifier reads.
-- Queries, keys and values come from one product, which in 8 bits quantizes its input once.
+- Every product with weights is a Gemm of two dimensions, with its bias: in 8 bits onnxruntime adds that to
+  the integers, and not in a pass of its own.
+- Tokens lie in the order of their position in the text, then of the text: a head's queries, keys and values
+  then are at equal distances from each other, and onnxruntime multiplies them where they lie. With texts
+  first it copies them.
 - In 8 bits the scale of each activation is fixed beforehand, from some texts: one that followed the batch
   would have a text's label depend on the texts beside it. So that 256 steps are enough, the inputs of the
   feed-forward products, where a few channels are ten times as large as the others, are evened out first
@@ -20,7 +24,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,44 +42,35 @@ class Graph(nn.Module):
     def __init__(self, network: BertForSequenceClassification) -> None:
         super().__init__()
         self.network = network
-        self.queries, self.others = nn.ModuleList(), nn.ModuleList()
-        for index, layer in enumerate(network.bert.encoder.layer):
-            inner = layer.attention.self
-            parts = [inner.query, inner.key, inner.value]
-            last = index == len(network.bert.encoder.layer) - 1
-            self.queries.append(inner.query if last else nn.Identity())  # of [CLS] alone
-            self.others.append(_joined(parts[1:] if last else parts))
+        self.queries = nn.ModuleList()  # scaled, so that the scores need not be
+        for layer in network.bert.encoder.layer:
+            query = copy.deepcopy(layer.attention.self.query)
+            with torch.no_grad():
+                for parameter in query.parameters():
+                    parameter.mul_(layer.attention.self.attention_head_size**-0.5)
+            self.queries.append(query)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         bert, (B, T) = self.network.bert, input_ids.shape
         A = self.network.config.num_attention_heads
+        D = self.network.config.hidden_size // A
         parts = bert.embeddings
         place = parts.position_embeddings.weight[:T] + parts.token_type_embeddings.weight[0]
-        x = parts.LayerNorm(parts.word_embeddings(input_ids) + place)  # (B, T, H)
+        x = parts.LayerNorm(parts.word_embeddings(input_ids.t()) + place[:, None])
+        x = x.reshape(-1, A * D)  # (T * B, H): a token of every text, then the next of every text
         mask = (1 - attention_mask.float())[:, None, None, :] * MASKED
-        D = x.shape[-1] // A
-        for layer, query, others in zip(bert.encoder.layer, self.queries, self.others, strict=True):
-            last = isinstance(query, nn.Linear)
-            first = x[:, :1] if last else x  # (B, Q, H); Q is 1 or T
-            projected = others(x).view(B, T, -1, A, D)
-            q = query(first).view(B, 1, A, D) if last else projected[:, :, 0]
-            k, v = projected[:, :, -2], projected[:, :, -1]
-            scores = (q * D**-0.5).transpose(1, 2) @ k.permute(0, 2, 3, 1) + mask  # (B, A, Q, T)
-            context = (scores.softmax(-1) @ v.transpose(1, 2)).transpose(1, 2).flatten(2)
-            attended = layer.attention.output
-            x = attended.LayerNorm(attended.dense(context) + first)
+        for layer, query in zip(bert.encoder.layer, self.queries, strict=True):
+            inner, attended = layer.attention.self, layer.attention.output
+            read = x[:B] if layer is bert.encoder.layer[-1] else x  # (Q * B, H); Q is 1 or T
+            q = query(read).view(-1, B, A, D).permute(1, 2, 0, 3)  # (B, A, Q, D)
+            k = inner.key(x).view(T, B, A, D).permute(1, 2, 3, 0)  # (B, A, D, T)
+            v = inner.value(x).view(T, B, A, D).permute(1, 2, 0, 3)  # (B, A, T, D)
+            context = (q @ k + mask).softmax(-1) @ v
+            context = context.permute(2, 0, 1, 3).reshape(-1, A * D)
+            x = attended.LayerNorm(attended.dense(context) + read)
             up = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(x))
             x = layer.output.LayerNorm(layer.output.dense(up) + x)
-        return self.network.classifier(bert.pooler(x))
-
-
-def _joined(linears: list[Any]) -> nn.Linear:
-    """One product that gives the outputs of several side by side."""
-    joined = nn.Linear(linears[0].in_features, sum(each.out_features for each in linears))
-    with torch.no_grad():
-        joined.weight.copy_(torch.cat([each.weight for each in linears]))
-        joined.bias.copy_(torch.cat([each.bias for each in linears]))
-    return joined
+        return self.network.classifier(bert.pooler.activation(bert.pooler.dense(x)))
 
 
 class Smooth(nn.Module):
@@ -165,7 +159,7 @@ def write_int8(exact: Path, path: Path, token_ids: Sequence[list[int]]) -> None:
 
     graph = onnx.load(exact).graph
     constants = {each.name for each in graph.initializer}
-    place = {"MatMul": 1, "Gather": 0}  # of the weights among the inputs
+    place = {"Gemm": 1, "Gather": 0}  # of the weights among the inputs
     nodes = [each for each in graph.node if each.op_type in place]
     with _quiet():
         quantize_static(

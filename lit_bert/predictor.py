@@ -25,7 +25,7 @@ from lit_bert import UserError, cores, need
 QUICK, EXACT = "model.int8.onnx", "model.onnx"  # the first that is there is taken
 CARD, FACTS = "README.md", "lit_bert.json"  # the model card; what it says, for programs
 BATCH_SIZE, BATCH_TOKENS = 8, 128  # texts and, padding included, tokens; more leaves the fast caches
-CHUNK = 1024  # texts whose tokens are in memory at a time
+CHUNK = 512  # texts whose tokens are in memory at a time
 # onnxruntime 1.32 adds and normalizes in one operator that takes five times as long as two; and adds a bias
 # and computes GELU in one that takes half as long again.
 SLOW = {"SkipLayerNormFusion", "BiasGeluFusion"}
