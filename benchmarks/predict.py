@@ -230,12 +230,18 @@ def latency(args: argparse.Namespace, label: Callable[[str], str]) -> dict[str, 
 
 
 def texts_of(args: argparse.Namespace) -> list[str]:
-    lines = (args.place / "texts.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["text"] for line in lines]
+    with (args.place / "texts.jsonl").open(encoding="utf-8") as stream:
+        return [json.loads(line)["text"] for line in stream]
 
 
 def subset_of(args: argparse.Namespace) -> list[str]:
-    return random.Random(0).sample(texts_of(args), args.subset)
+    """Some of the texts; the others are not in memory, which is measured."""
+    with (args.place / "texts.jsonl").open(encoding="utf-8") as stream:
+        numbers = random.Random(0).sample(range(sum(1 for _ in stream)), args.subset)
+        stream.seek(0)
+        wanted = set(numbers)
+        kept = {number: json.loads(line)["text"] for number, line in enumerate(stream) if number in wanted}
+    return [kept[number] for number in numbers]
 
 
 def _pipeline(args: argparse.Namespace) -> Any:

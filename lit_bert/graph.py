@@ -171,7 +171,8 @@ def write_int8(exact: Path, path: Path, token_ids: Sequence[list[int]]) -> None:
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            extra_options={"OpTypesToExcludeOutputQuantization": list(place)},  # sums stay in 32 bits
+            # Sums stay in 32 bits, and so does what else reads the input of a product: the residual.
+            extra_options={"OpTypesToExcludeOutputQuantization": list(place), "DedicatedQDQPair": True},
         )
 
 
