@@ -24,7 +24,7 @@ from lit_bert import UserError, cores, need
 
 QUICK, EXACT = "model.int8.onnx", "model.onnx"  # the first that is there is taken
 CARD, FACTS = "README.md", "lit_bert.json"  # the model card; what it says, for programs
-BATCH_SIZE, BATCH_TOKENS = 16, 192  # texts and, padding included, tokens; more leaves the fast caches
+BATCH_SIZE, BATCH_TOKENS = 16, 192  # texts and, padding included, tokens; more takes memory and gains little
 CHUNK = 256  # texts that are tokenized at a time: what the tokenizer returns takes kilobytes a text
 # onnxruntime 1.32 adds and normalizes in one operator that takes five times as long as two; and adds a bias
 # and computes GELU in one that takes half as long again.
