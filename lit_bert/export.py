@@ -297,6 +297,13 @@ def describe(
     weights, data = (public(Source(**each["source"])) for each in (checkpoint.weights, checkpoint.data))
     settings = checkpoint.content.get("config", {})
     trainer, read = settings.get("trainer", {}), checkpoint.data["hyper_parameters"]
+    recipe = {
+        "seed": settings.get("seed_everything"),
+        "batch_size": read["batch_size"],
+        **{name: trainer.get(name) for name in ("max_epochs", "max_steps", "precision")},
+        **{name: value for name, value in checkpoint.model.items() if name != "label_names"},
+        "learning_rate": checkpoint.content.get("learning_rate", checkpoint.model["learning_rate"]),
+    }
     facts = {
         "lit_bert": __version__,
         "labels": rows.class_names,
@@ -308,12 +315,7 @@ def describe(
         "files": {name: {**asdict(each), "scores": plain(each.scores)} for name, each in found.items()},
         "weights": weights.as_dict(),
         "data": data.as_dict(),
-        "recipe": {
-            "seed": settings.get("seed_everything"),
-            "batch_size": read["batch_size"],
-            **{name: trainer.get(name) for name in ("max_epochs", "max_steps", "precision")},
-            **{name: value for name, value in checkpoint.model.items() if name != "label_names"},
-        },
+        "recipe": {name: value for name, value in recipe.items() if value not in (None, -1)},  # what is set
         "checkpoint_sha256": checkpoint.sha256,
         "command": command,
         "licence": licence,

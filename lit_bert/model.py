@@ -342,6 +342,7 @@ class BertClassifier(LightningModule):
             checkpoint["state_dict"].update(zip(names, averages, strict=True))
             if "optimizer_states" in checkpoint:  # what training goes on from
                 checkpoint["training_weights"] = dict(zip(names, others, strict=True))
+        checkpoint["learning_rate"] = self.learning_rate  # in use; the hyper-parameter may be unset
         if self.config is not None:
             checkpoint["config"] = self.config
         if "val/f1" in self.trainer.callback_metrics:

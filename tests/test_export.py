@@ -242,6 +242,7 @@ def test_the_facts_name_their_origin(exported, able):
     assert found["checkpoint_sha256"] == hashlib.sha256((able / "best.ckpt").read_bytes()).hexdigest()
     assert found["command"].startswith("python -m lit_bert export --ckpt_path=best.ckpt --to=exported")
     assert found["recipe"]["learning_rate"] == 0.003
+    assert "max_steps" not in found["recipe"]  # as it is not set
     assert found["weights"]["kind"] == found["data"]["kind"] == "folder"
     assert found["calibration"]["temperature"] == pytest.approx(load(able / "best.ckpt")["temperature"])
 
