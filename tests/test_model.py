@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification
 
 from lit_bert import UserError
+from lit_bert.checkpoints import load
 from lit_bert.encoder import CpuBert
 from lit_bert.model import BertClassifier, moved
 from lit_bert.optimizer import DeferredAdamW
@@ -331,10 +332,13 @@ def test_an_unset_learning_rate_follows_the_size_of_the_bert(size):
     assert model.learning_rate == pytest.approx(rate)
 
 
-def test_the_optimizer_uses_the_rate_of_the_size_or_the_given_one(tiny_bert):
+def test_optimizer_and_checkpoint_have_the_rate_of_the_size_or_the_given_one(tiny_bert, tmp_path):
     for given, used in ((None, 3e-4), (0.004, 0.004)):
-        _, steps = fitted(classifier(tiny_bert, learning_rate=given, warmup_ratio=0), [SIX], max_steps=1)
+        model = classifier(tiny_bert, learning_rate=given, warmup_ratio=0)
+        fit, steps = fitted(model, [SIX], max_steps=1)
         assert steps.rates == pytest.approx([used])
+        fit.save_checkpoint(tmp_path / "a.ckpt")
+        assert load(tmp_path / "a.ckpt")["learning_rate"] == pytest.approx(used)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
