@@ -96,7 +96,10 @@ def predictions_of(run: Path, file: str) -> Path:
 
 
 def seeds_table(folder: Path, file: str = VALIDATED) -> str:
-    """Every run of a folder of seeds, their mean and spread."""
+    """Every run of a folder of seeds, their mean and spread, and what they score together.
+
+    Together is the average of their probabilities: what an ensemble of them would reach.
+    """
     try:
         names = json.loads((folder / SEEDS).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -112,9 +115,11 @@ def seeds_table(folder: Path, file: str = VALIDATED) -> str:
     found = {
         name: scores.all_scores(each.probs, each.labels, each.class_names) for name, each in runs.items()
     }
-    columns = {**scores.MAIN, **scores.by_class(next(iter(found.values())))}
+    average = np.mean([each.probs for each in runs.values()], axis=0)
+    together = scores.all_scores(average, first.labels, first.class_names)
+    columns = {**scores.MAIN, **scores.by_class(together)}
     width = max(map(len, [*columns, "mean"])) + 2
-    heads = [*runs, "mean", "st. dev.", "least", "most"]
+    heads = [*runs, "mean", "st. dev.", "least", "most", "together"]
     widths = [max(len(head), 7) + 2 for head in heads]
     lines = [
         f"split {first.facts.get('split')}, {len(first.labels):,} rows, {len(runs)} seeds",
@@ -123,11 +128,12 @@ def seeds_table(folder: Path, file: str = VALIDATED) -> str:
     for shown, name in columns.items():
         values = [each[name] for each in found.values()]
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        row = [*values, statistics.fmean(values), spread, min(values), max(values)]
+        row = [*values, statistics.fmean(values), spread, min(values), max(values), together[name]]
         cells = (f"{value:{size}.4f}" for value, size in zip(row, widths, strict=True))
         lines.append(f"{shown:{width}}" + "".join(cells))
     best = max(found, key=lambda name: found[name]["f1"])
-    return "\n".join([*lines, "", f"best by macro F1 of this split: {folder / best}"])
+    lines += ["", "together: the runs' probabilities averaged, at as many times the cost"]
+    return "\n".join([*lines, f"best by macro F1 of this split: {folder / best}"])
 
 
 # --- two runs ---
