@@ -264,7 +264,7 @@ def test_any_number_of_classes_is_summed_up_and_compared(run, C):
 
 def test_one_seed_has_no_spread(run):
     seeds("runs", seed_0=FIRST)
-    assert numbers(run("report", "runs").out, "micro F1") == [0.5, 0.5, 0, 0.5, 0.5]
+    assert numbers(run("report", "runs").out, "micro F1") == [0.5, 0.5, 0, 0.5, 0.5, 0.5]
 
 
 def test_seeds_without_predictions_or_on_other_rows_are_refused(refused):
