@@ -40,6 +40,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 STARTED = "LIT_BERT_BENCH_STARTED"  # time.time() at which the harness started the process
+PREFIX = "lit_bert-bench-"  # of the folder of one part
 ROUND = "LIT_BERT_BENCH_ROUND"  # its number; 0 warms up
 PACKAGES = ("torch", "transformers", "accelerate", "lightning", "tokenizers", "datasets")
 
@@ -270,7 +271,7 @@ def measure(
 @contextlib.contextmanager
 def place() -> Iterator[Path]:
     """A folder for caches and files of one part, removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="lit_bert-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         yield Path(folder)
 
 
@@ -410,7 +411,7 @@ class Report:
     def publish(self, folder: Path) -> int:
         """Writes `<part>.md` and `<part>.json`, prints the former. Returns 1 if a contestant failed."""
         machine = machine_facts()
-        text = self.markdown(machine)
+        text = _anywhere(self.markdown(machine))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{self.part}.md").write_text(text, encoding="utf-8")
         content = {
@@ -422,11 +423,16 @@ class Report:
             "notes": self.notes,
             "runs": [dataclasses.asdict(each) for each in self.runs],
         }
-        (folder / f"{self.part}.json").write_text(
-            json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        lines = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        (folder / f"{self.part}.json").write_text(_anywhere(lines), encoding="utf-8")
         print(text)
         return int(any(each.failure for each in self.runs))
+
+
+def _anywhere(text: str) -> str:
+    """Without the paths of this machine, which commands have and failures may have."""
+    text = re.sub(rf"{re.escape(tempfile.gettempdir())}/{PREFIX}\w+", "PLACE", text)
+    return text.replace(sys.executable, "python").replace(str(ROOT), ".")
 
 
 # --- the machine, the flags ---

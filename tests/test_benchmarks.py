@@ -122,6 +122,18 @@ def test_a_failing_contestant_is_shown_and_the_others_run(tmp_path: Path) -> Non
     assert len(json.loads((tmp_path / "results" / "part.json").read_text())["runs"]) == 4
 
 
+def test_tables_are_free_of_the_paths_of_a_machine(tmp_path: Path) -> None:
+    with harness.place() as place:
+        tells = python("tells", f"import sys; sys.exit('no {place}/a.csv for {harness.ROOT}/b.py')")
+        runs = harness.measure([tells], rounds=1, place=place, warmup=False)
+    report = Report("part", "Title", [tells], runs, {"seconds": "wall_s"}, [])
+    assert report.publish(tmp_path) == 1
+    content = json.loads((tmp_path / "part.json").read_text())
+    assert content["runs"][0]["failure"] == "exit code 1\nno PLACE/a.csv for ./b.py"
+    assert content["contestants"][0]["command"][0] == "python"
+    assert "no PLACE/a.csv for ./b.py" in (tmp_path / "part.md").read_text()
+
+
 def test_a_partial_run_does_not_overwrite_the_tables() -> None:
     flags = harness.parser("train", None)
     assert harness.settled(flags.parse_args([])).results == harness.RESULTS
