@@ -172,6 +172,12 @@ def test_the_end_of_a_long_text_is_not_read_and_the_prediction_says_so(either):
     assert long.probabilities != short.probabilities
 
 
+def test_every_word_of_the_maximum_length_counts(exact):  # 8 bits may round one of 126 away
+    words = random.Random(0).choices(WORDS, k=126)
+    whole, shorter = exact([" ".join(words), " ".join(words[:125])])
+    assert whole.probabilities != shorter.probabilities
+
+
 @pytest.mark.parametrize(
     "texts", ["i am happy", b"i am happy", [b"i am"], ["a", None], [1], [["a"]], [float("nan")]]
 )
