@@ -96,9 +96,10 @@ def predictions_of(run: Path, file: str) -> Path:
 
 
 def seeds_table(folder: Path, file: str = VALIDATED) -> str:
-    """Every run of a folder of seeds, their mean and spread, and what they score together.
+    """Every run of a folder of seeds, mean and spread, what they score together, and where none is right.
 
-    Together is the average of their probabilities: what an ensemble of them would reach.
+    Together is the average of their probabilities: what an ensemble of them would reach. Rows to which every
+    run gives one and the same other label are those that no further seed is likely to get right.
     """
     try:
         names = json.loads((folder / SEEDS).read_text(encoding="utf-8"))
@@ -132,8 +133,16 @@ def seeds_table(folder: Path, file: str = VALIDATED) -> str:
         cells = (f"{value:{size}.4f}" for value, size in zip(row, widths, strict=True))
         lines.append(f"{shown:{width}}" + "".join(cells))
     best = max(found, key=lambda name: found[name]["f1"])
-    lines += ["", "together: the runs' probabilities averaged, at as many times the cost"]
-    return "\n".join([*lines, f"best by macro F1 of this split: {folder / best}"])
+    preds = np.array([each.probs.argmax(1) for each in runs.values()])  # (runs, N)
+    wrong = (preds != first.labels).all(0)
+    agreed = wrong & (preds == preds[0]).all(0)
+    lines += [
+        "",
+        "together: the runs' probabilities averaged, at as many times the cost",
+        f"wrong in every run: {wrong.sum():,} rows, {agreed.sum():,} of them with one and the same label",
+        f"best by macro F1 of this split: {folder / best}",
+    ]
+    return "\n".join(lines)
 
 
 # --- two runs ---

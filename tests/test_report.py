@@ -235,8 +235,16 @@ def test_seeds_are_summed_up_by_hand(run):
     assert numbers(outcome.out, "anger")[-1] == pytest.approx(2 * 2 / (4 + 2), abs=5e-5)
     assert numbers(outcome.out, "joy")[:3] == pytest.approx([2 / 4, 4 / 5, 0], abs=5e-5)
     assert lines[-1] == "best by macro F1 of this split: runs/seed_4"
-    ends = {len(line) for line in lines[1:-3]}
+    assert lines[-2] == "wrong in every run: 0 rows, 0 of them with one and the same label"
+    ends = {len(line) for line in lines[1:-4]}
     assert len(ends) == 1  # columns stand below their heads
+
+
+def test_rows_that_no_seed_gets_right_are_counted(run):
+    # Row 4 is wrong in all and told apart, rows 3 and 5 have one and the same wrong label.
+    seeds("runs", seed_0=FIRST, seed_1=said([0, 0, 0, 0, 0, 1]), seed_2=said([1, 0, 1, 0, 1, 1]))
+    lines = run("report", "runs").out.splitlines()
+    assert lines[-2] == "wrong in every run: 3 rows, 2 of them with one and the same label"
 
 
 @pytest.mark.parametrize("C", [2, 6, 77])
