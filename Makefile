@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: fit test check bench clean
+.PHONY: fit test check fuzz cases bench clean
 
 fit: $(VENV)/.done          ## train configs/base.yaml, then score its best checkpoint on the test split
 	$(BIN)/python -m lit_bert fit --config configs/base.yaml
@@ -16,6 +16,9 @@ check: $(VENV)/.done        ## ruff and mypy only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fuzz: $(VENV)/.done         ## random files, names, checkpoints, folders and requests: 10,000 of each; takes hours
+	LIT_BERT_FUZZ=$(or $(INPUTS),10000) $(BIN)/python -m pytest --timeout=0 -m fuzz
 
 bench: $(VENV)/.bench       ## lit_bert beside what a user would pick instead; takes hours
 	$(BIN)/python -m benchmarks

@@ -20,9 +20,21 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny matrices: two threads on busy cores 
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from lit_bert import sources
 from lit_bert.__main__ import main
+
+FUZZ_INPUTS = int(os.environ.get("LIT_BERT_FUZZ", "25"))  # of each fuzz target; `make fuzz` sets it
+settings.register_profile(
+    "fuzz",
+    max_examples=FUZZ_INPUTS,
+    deadline=None,
+    derandomize="LIT_BERT_FUZZ" not in os.environ,  # `make test` tries the same inputs each time
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+settings.load_profile("fuzz")
 
 WORDS = (
     "i am so very happy glad sad down angry mad about the rain sun dog cat train late today tomorrow my your "
