@@ -317,6 +317,7 @@ class Fit(Verb):
                 f"{checkpoint.path} holds weights only: training cannot go on from it. Use --ckpt_path last, "
                 f"or start a new run from these weights with --weights.checkpoint {checkpoint.path}."
             )
+        self.changes: list[str] = []
         config = self.config["fit"]
         config["ckpt_path"] = str(checkpoint.path)
         run = checkpoint.content.get("config")
@@ -350,8 +351,8 @@ class Fit(Verb):
                 "batches and weights cannot change. Leave it out, or start a new run from these weights with "
                 f"--weights.checkpoint {self.config['fit']['ckpt_path']}."
             )
-        if not name.startswith("data."):
-            log.info(f"changed    {name}: {line(before, 100)} before, {line(now, 100)} from here on")
+        if not name.startswith("data."):  # for these the rows are compared
+            self.changes.append(f"{name}: {line(before, 100)} before, {line(now, 100)} from here on")
 
     def callbacks(self, bar: bool) -> list[Callback]:
         last = KeepBest(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
@@ -394,6 +395,8 @@ class Fit(Verb):
                 log.info(f"audit      {line}")
         if self.trainer.log_dir:
             log.info(f"run        {run}")
+        for change in self.changes if self.checkpoint else ():
+            log.info(f"changed    {change}")
         self.start = time.perf_counter()
 
     def _claim_folder(self) -> None:
