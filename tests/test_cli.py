@@ -441,9 +441,7 @@ def test_a_head_that_was_never_trained_is_refused(refused, learned, verb):
 def test_a_file_where_checkpoints_go_is_refused(refused, quick):
     Path("checkpoints").write_text("not a folder")
     line = refused("fit", *quick)
-    assert re.search(
-        r"cannot write runs into checkpoints.*--trainer\.logger\.init_args\.save_dir", line
-    )
+    assert re.search(r"cannot write runs into checkpoints.*--trainer\.logger\.init_args\.save_dir", line)
 
 
 @pytest.mark.parametrize("room", [500, 4000])  # bytes: no tokenizer fits, no tokens fit

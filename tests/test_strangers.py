@@ -1,0 +1,434 @@
+"""Checkpoints that somebody else made: nothing in them runs, writes, deletes or opens anything."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lit_bert import BertClassifier, EmotionDataModule, UserError, schema
+from lit_bert.checkpoints import Checkpoint, SafeCheckpointIO, load
+
+SECRET = "a-secret-that-nobody-may-see"
+Crafted = Callable[..., Path]
+
+
+@pytest.fixture
+def crafted(trained: Path) -> Crafted:
+    """Copies a run's last.ckpt with some of its values changed, and returns the copy."""
+
+    def craft(changes: dict[str, Any], folder: str = "theirs", file: str = "last.ckpt") -> Path:
+        content = torch.load(trained / file, weights_only=True)
+        for place, value in changes.items():
+            *above, last = place.split("/")
+            part: Any = content
+            for key in above:
+                part = part[int(key) if isinstance(part, list) else key]
+            if callable(value):
+                value = value(part.get(last) if isinstance(part, dict) else part[int(last)])
+            if value is ...:
+                del part[last]
+            else:
+                part[int(last) if isinstance(part, list) else last] = value
+        path = Path(folder) / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, path)
+        return path
+
+    return craft
+
+
+def everything() -> dict[str, bytes]:
+    """All files below the test's own folder, to see whether one was made, changed or removed."""
+    return {str(path): path.read_bytes() for path in Path("..").rglob("*") if path.is_file()}
+
+
+def refused_by(run: Any, verb: str, path: Path) -> str:
+    """The one line with which a verb refuses a checkpoint; nothing was written, nothing removed."""
+    arguments = {
+        "predict": ["what a day", f"--ckpt_path={path}"],
+        "export": [f"--ckpt_path={path}", "--to=exported"],
+        "weights": ["--weights.checkpoint", path, "--data.dataset=sample", "--trainer.max_epochs=1"],
+    }.get(verb, [f"--ckpt_path={path}"])
+    before = everything()
+    outcome = run("fit" if verb == "weights" else verb, *arguments)
+    assert outcome.code == 2, outcome
+    assert outcome.err.count("\n") == 1, outcome.err
+    assert "Traceback" not in outcome.err
+    assert SECRET not in outcome.out + outcome.err
+    assert not re.search(r"weights_only|safe_globals|trust", outcome.err)
+    assert everything() == before
+    return outcome.err
+
+
+VERBS = ["test", "validate", "predict", "export", "fit", "weights"]
+HEAD = "state_dict/network.classifier.weight"
+COMMAND = {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", "pwned"]}}
+CALLBACK = {"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"setup": "os.abort"}}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_refuses_a_crafted_checkpoint_in_one_line(run, crafted, verb):
+    line = refused_by(run, verb, crafted({"hyper_parameters/learning_rate": COMMAND}))
+    assert "hyper_parameters.learning_rate is wrong" in line
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"EmotionDataModule/tokenizer/..%2F..%2Fpwned": "x"}, "tokenizer"),
+        ({"EmotionDataModule/tokenizer": {"tokenizer.json": "{}", "/tmp/pwned": "x"}}, "tokenizer"),
+        ({"hyper_parameters/learning_rate": COMMAND}, "hyper_parameters.learning_rate"),
+        ({"hyper_parameters/class_path": "os.system"}, "hyper_parameters.class_path"),
+        ({"hyper_parameters/_instantiator": "os.system"}, "hyper_parameters._instantiator"),
+        ({"EmotionDataModule/hyper_parameters/dataset": COMMAND}, "hyper_parameters.dataset"),
+        ({"EmotionDataModule/hyper_parameters/config": "/etc/passwd"}, "hyper_parameters.config"),
+        ({"weights/request/checkpoint": "/etc/passwd"}, "weights.request.checkpoint"),
+        ({"weights/request/pretrained": COMMAND}, "weights.request.pretrained"),
+        ({"weights/source/kind": "shell"}, "weights.source.kind"),
+        ({"config/config": "/etc/passwd"}, "config.config"),
+        ({"config/model": COMMAND}, "config.model"),
+        ({"config/trainer/callbacks": [CALLBACK]}, "config.trainer.callbacks"),
+        ({"config/composition/trainer.callbacks": COMMAND}, "config.composition"),
+        ({"config/trainer/max_epochs": "3"}, "config.trainer.max_epochs"),
+        ({"config/trainer/max_epochs": True}, "config.trainer.max_epochs"),
+        ({"hyper_parameters/beta2": float("nan")}, "hyper_parameters.beta2"),
+        ({"hyper_parameters/label_names": ["anger"]}, "label_names"),
+        ({"hyper_parameters/label_names": ["anger", "anger", "joy"]}, "label_names"),
+        ({"hyper_parameters/label_names": ["a", "b", "c"]}, "different class names"),
+        ({"hyper_parameters": ...}, "lacks hyper_parameters"),
+        ({"epoch": -1}, "epoch"),
+        ({"global_step": 1.5}, "global_step"),
+        ({"something_new": 1}, "something_new"),
+        ({"pytorch-lightning_version": "0.0.1"}, "Lightning 0.0.1"),
+        ({"pytorch-lightning_version": [2, 6]}, "Lightning"),
+        ({"state_dict": {}}, ""),
+        ({HEAD: ...}, "network.classifier.weight"),
+        ({HEAD: torch.zeros(3, 7)}, "(3, 7)"),
+        ({HEAD: torch.zeros(3, 32).to(torch.complex64)}, "unusual kind"),
+        (
+            {"state_dict/network.classifier.weight": torch.zeros(1).expand(10**6, 10**6)},
+            "larger than the file",
+        ),
+        ({HEAD: torch.empty(3, 32, device="meta")}, "unusual kind"),
+        ({HEAD: torch.zeros(3, 32).to_sparse()}, "unusual kind"),
+        ({HEAD: "weights"}, "tensors"),
+        ({"state_dict": [1, 2]}, "state_dict"),
+        ({"EmotionDataModule/label_names": {"anger": 0}}, "label_names"),
+        ({"weights/architecture/vocab_size": 10}, ""),
+        ({"weights/architecture/num_hidden_layers": 10**7}, ""),
+        ({"weights/architecture/hidden_size": 10**9}, ""),
+        ({"weights/architecture/hidden_act": "os.system"}, ""),
+        ({"weights/architecture/auto_map": {"AutoModel": "x--y.Model"}}, ""),
+        ({"weights/architecture": 3}, "architecture"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_what_no_checkpoint_says_is_refused_in_one_line(run, crafted, changes, says):
+    assert says in refused_by(run, "predict", crafted(changes))
+
+
+# --- a run that goes on from it ---
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"loops": ...},
+        {"loops/fit_loop/epoch_progress": 3},
+        {"loops/fit_loop/epoch_progress/current/ready": -1},
+        {"loops/fit_loop/epoch_progress/current/ready": "2"},
+        {"loops/fit_loop/surprise": 1},
+        {"lr_schedulers": []},
+        {"lr_schedulers": [{"last_epoch": "x"}]},
+        {"lr_schedulers": {"last_epoch": 1}},
+        {"optimizer_states": {}},
+        {"optimizer_states/0": []},
+        {"optimizer_states/0/state": []},
+        {"optimizer_states/0/param_groups": []},
+        {"optimizer_states/0/param_groups/0/params": [0]},
+        {"optimizer_states/0/state/0/exp_avg": torch.zeros(3)},
+        {"optimizer_states/0/state/1/exp_avg": lambda moments: moments * float("nan")},
+        {"optimizer_states/0/state/0": {}},
+        {"callbacks": []},
+        {"callbacks/Dashboard": {"best": [1]}},
+        {"callbacks/Dashboard": {"best": {"val/f1": "high"}}},
+        {"training_weights/network.classifier.weight": torch.zeros(2, 2)},
+        {"training_weights": {}},
+    ],
+    ids=lambda value: next(iter(value)),
+)
+def test_progress_that_does_not_fit_is_refused_in_one_line(run, crafted, changes):
+    path = crafted(changes)
+    kept = path.read_bytes()
+    outcome = run("fit", f"--ckpt_path={path}", "--trainer.max_epochs=3", "--trainer.accelerator=cpu")
+    assert outcome.code == 2, outcome
+    assert "Traceback" not in outcome.err
+    assert outcome.err.splitlines()[-1].startswith("lit_bert fit: ")
+    assert path.read_bytes() == kept
+
+
+def early_stop_key(content: dict[str, Any]) -> str:
+    return next(key for key in content["callbacks"] if key.startswith("EarlyStop"))
+
+
+@pytest.mark.parametrize("state", [{}, {"wait_count": "1"}, {"wait_count": -1, "stopped_epoch": 0}, [], 3])
+def test_an_odd_state_of_a_callback_is_refused_in_one_line(run, crafted, trained, state):
+    key = early_stop_key(torch.load(trained / "last.ckpt", weights_only=True))
+    path = crafted({"callbacks": lambda states: {**states, key: state}})
+    outcome = run("fit", f"--ckpt_path={path}", "--trainer.max_epochs=3", "--trainer.accelerator=cpu")
+    assert outcome.code == 2, outcome
+    assert "Traceback" not in outcome.err
+
+
+def test_a_resumed_run_takes_no_settings_of_the_optimizer_from_the_file(run, crafted):
+    # `maximize` would train the other way round, without a word.
+    path = crafted({"optimizer_states/0/param_groups/0/maximize": True})
+    outcome = run("fit", f"--ckpt_path={path}", "--trainer.max_epochs=3", "--trainer.accelerator=cpu")
+    assert outcome.code == 0, outcome
+    groups = torch.load(path, weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert groups[0]["maximize"] is False
+
+
+def best_state(victim: Path) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """States in which everything that could be removed or written is the victim."""
+
+    def change(states: dict[str, Any]) -> dict[str, Any]:
+        changed = copy.deepcopy(states)
+        for state in changed.values():
+            if "best_model_path" in state:
+                low = torch.tensor(-1.0)
+                state.update(
+                    best_model_path=str(victim),
+                    kth_best_model_path=str(victim),
+                    last_model_path=str(victim),
+                    dirpath=str(victim.parent),
+                    best_model_score=low,
+                    current_score=low,
+                    kth_value=low,
+                    best_k_models={str(victim): low},
+                )
+        return changed
+
+    return change
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "checkpoint"])
+def test_a_resumed_run_deletes_nothing_that_a_checkpoint_names(run, crafted, trained, kind):
+    victim = Path("mine").resolve() / ("best.ckpt" if kind == "checkpoint" else "precious")
+    victim.parent.mkdir()
+    if kind == "folder":
+        victim.mkdir()
+        (victim / "thesis.txt").write_text("years of work")
+    elif kind == "checkpoint":
+        shutil.copy(trained / "best.ckpt", victim)
+    else:
+        victim.write_text("years of work")
+    path = crafted({"callbacks": best_state(victim)})
+    before = {each: each.read_bytes() for each in victim.parent.rglob("*") if each.is_file()}
+    outcome = run("fit", f"--ckpt_path={path}", "--trainer.max_epochs=4", "--trainer.accelerator=cpu")
+    assert outcome.code == 0, outcome
+    assert {each: each.read_bytes() for each in victim.parent.rglob("*") if each.is_file()} == before
+    assert (path.parent / "best.ckpt").is_file()  # a better epoch was kept: the removal was on its way
+
+
+def test_a_copied_checkpoint_leaves_its_origin_alone(run, trained):
+    copied = Path("copy/last.ckpt")
+    copied.parent.mkdir()
+    shutil.copy(trained / "last.ckpt", copied)
+    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+    outcome = run("fit", f"--ckpt_path={copied}", "--trainer.max_epochs=4", "--trainer.accelerator=cpu")
+    assert outcome.code == 0, outcome
+    assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
+    assert (copied.parent / "best.ckpt").is_file()
+
+
+def test_a_folder_with_links_is_not_written_into(run, trained):
+    target = Path("target.txt")
+    target.write_text(SECRET)
+    theirs = Path("theirs")
+    theirs.mkdir()
+    shutil.copy(trained / "last.ckpt", theirs / "last.ckpt")
+    for name in ("hparams.yaml", "config.yaml", "validate.json"):
+        (theirs / name).symlink_to(target.resolve())
+    line = refused_by(run, "fit", theirs / "last.ckpt")
+    assert "holds a link" in line
+    assert run("test", f"--ckpt_path={theirs / 'last.ckpt'}").code == 0
+    assert run("validate", f"--ckpt_path={theirs / 'last.ckpt'}").code == 0
+    assert target.read_text() == SECRET  # the link's name got the scores, and not what it led to
+
+
+def test_only_files_of_its_own_are_removed_by_a_run(tmp_path):
+    writer = SafeCheckpointIO()
+    folder, other = tmp_path / "folder.ckpt", tmp_path / "other.ckpt"
+    folder.mkdir()
+    other.write_text("x")
+    link = tmp_path / "link.ckpt"
+    link.symlink_to(other)
+    for path in (folder, other, link, tmp_path / "gone.ckpt"):
+        writer.remove_checkpoint(path)
+    assert folder.is_dir()
+    assert other.is_file()
+    assert link.is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("trainer.callbacks", [CALLBACK]), ("trainer.profiler", COMMAND), ("trainer.plugins", COMMAND)],
+)
+def test_classes_that_the_old_form_names_are_compared_and_never_built(run, crafted, name, value):
+    content = {name_: json.loads(text) for name_, text in OLD_FORM.items()}
+    content["trainer"][name.partition(".")[2]] = value
+    path = crafted({"config": content})
+    line = refused_by(run, "fit", path)
+    assert f"had {name}" in line
+    assert "do not come from a checkpoint" in line
+    assert not Path("pwned").exists()
+    assert run("test", f"--ckpt_path={path}").code == 0  # asks for none of them
+
+
+OLD_FORM = {
+    "seed_everything": "0",
+    "data": '{"dataset": "somewhere"}',
+    "weights": '{"pretrained": "somewhere"}',
+    "model": "{}",
+    "seeds": "null",
+    "calibrate": "true",
+    "checkpoint": '{"monitor": "val/f1", "mode": "max", "filename": "best", "dirpath": null}',
+    "early_stopping": '{"monitor": "val/f1", "mode": "max", "patience": 2, "strict": false}',
+    "trainer": '{"max_epochs": 2, "precision": "32-true", "callbacks": null, "devices": "auto"}',
+    "ckpt_path": "null",
+}
+
+
+def test_a_checkpoint_of_the_old_form_is_read_and_resumed(run, crafted):
+    path = crafted({"config": {name: json.loads(text) for name, text in OLD_FORM.items()}})
+    assert load(path)["config"]["trainer"]["max_epochs"] == 2
+    outcome = run("fit", f"--ckpt_path={path}", "--trainer.max_epochs=3", "--trainer.accelerator=cpu")
+    assert outcome.code == 0, outcome
+    assert "precision 32-true" in outcome.err  # a plain value of the run that goes on
+
+
+@pytest.mark.parametrize("section", [None, "trainer", "checkpoint", "early_stopping"])
+def test_an_unknown_key_of_the_old_form_is_refused_with_its_name(crafted, section):
+    content = {name: json.loads(text) for name, text in OLD_FORM.items()}
+    (content[section] if section else content)["surprise"] = 1
+    with pytest.raises(UserError, match="surprise is not a key that lit_bert knows"):
+        load(crafted({"config": content}))
+
+
+# --- in Python ---
+
+
+def test_lightnings_way_to_load_runs_nothing_either(crafted):
+    path = crafted({"hyper_parameters/_instantiator": "os.mkdir", "hyper_parameters/path": "pwned"})
+    for kind in (BertClassifier, EmotionDataModule):
+        with pytest.raises(UserError, match="not a key that lit_bert knows"):
+            kind.load_from_checkpoint(path)
+    assert not Path("pwned").exists()
+
+
+def test_a_good_checkpoint_is_loaded_in_python(trained):
+    model = BertClassifier.load_from_checkpoint(trained / "best.ckpt")
+    data = EmotionDataModule.load_from_checkpoint(trained / "best.ckpt")
+    assert data.label_names == model.hparams.label_names == ["anger", "joy", "sadness"]
+    assert not model.training
+
+
+# --- sizes ---
+
+
+def bomb() -> list[Any]:
+    """2 ** 40 values in a pickle of a few hundred bytes."""
+    value: list[Any] = ["x"]
+    for _ in range(40):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize("value", [bomb(), [[[[[]]]]] * 2_000_001], ids=["aliases", "many"])
+def test_far_too_many_values_are_refused_and_not_counted_to_the_end(crafted, value):
+    with pytest.raises(UserError, match=r"more than .* (values|deep)"):
+        load(crafted({"val_f1": value}))
+
+
+def test_values_far_inside_each_other_are_refused(crafted):
+    value: Any = 0
+    for _ in range(200):
+        value = [value]
+    with pytest.raises(UserError, match="deep"):
+        load(crafted({"val_f1": value}))
+
+
+def test_an_archive_that_swells_is_refused(trained):
+    compressed = zipfile.ZipFile("swells.ckpt", "w", zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(trained / "best.ckpt") as before, compressed as archive:
+        for member in before.infolist():
+            archive.writestr(member.filename, before.read(member))
+    with pytest.raises(UserError, match="no archive as torch writes them"):
+        load("swells.ckpt")
+
+
+def test_what_is_no_file_is_refused_at_once():
+    os.mkfifo("pipe.ckpt")
+    with pytest.raises(UserError, match="no regular file"):
+        load("pipe.ckpt")
+    with pytest.raises(UserError, match="no regular file"):
+        load("/dev/zero")
+
+
+def test_a_model_that_would_take_a_terabyte_takes_nothing(crafted):
+    path = crafted({"weights/architecture/hidden_size": 2**20, "weights/architecture/vocab_size": 2**18})
+    program = (
+        "import resource, sys\n"
+        "from lit_bert.__main__ import main\n"
+        "code = main(['predict', 'x', '--ckpt_path=' + sys.argv[1]])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, code)\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program, path], capture_output=True, text=True, timeout=120, check=True
+    )
+    megabytes, code = map(int, found.stdout.split())
+    assert code == 2
+    assert megabytes < 1500
+
+
+# --- the schema is what the classes take ---
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"), [(schema.ModelSettings, BertClassifier), (schema.DataSettings, EmotionDataModule)]
+)
+def test_the_schema_has_the_settings_of_the_class(model, kind):
+    import inspect
+
+    parameters = inspect.signature(kind.__init__).parameters
+    assert set(model.model_fields) == set(parameters) - {"self", "weights"}
+
+
+def test_all_settings_of_the_trainer_are_known(trained):
+    # A key that is in none of the lists of checkpoints.py would be compared as text: say so on purpose.
+    import inspect
+
+    from lightning.pytorch import Trainer
+
+    from lit_bert import checkpoints
+
+    known = {
+        *schema.TrainerSettings.model_fields,
+        *checkpoints._COMPOSED["trainer"],
+        *checkpoints._OF_THE_COMMAND["trainer"],
+    }
+    assert set(inspect.signature(Trainer.__init__).parameters) - {"self"} <= known
+    assert Checkpoint.open(trained / "last.ckpt").content["config"]["composition"]
