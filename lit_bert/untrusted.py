@@ -13,11 +13,14 @@ import base64
 import binascii
 import json
 import math
+import mmap
 import os
 import re
 import stat
+from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from lit_bert import UserError, escape
 
@@ -27,8 +30,12 @@ if TYPE_CHECKING:
 MOST_JSON_BYTES = 16 << 20  # a lit_bert.json of 50,000 classes has half of it
 MOST_TOKENIZER_BYTES = 64 << 20  # that of the largest stock vocabulary, 250,000 pieces, has 17 MB
 MOST_DEPTH = 32  # of lists and objects within each other; a tokenizer.json has 8
+MOST_INT = 10**39  # transformers writes 10**30, and that as a whole number, for "no limit"
+MOST_CLASSES = 100_000
 MOST_HEADER_BYTES = 16 << 20  # of a safetensors file; that of BERT-large has 45 kB
 MOST_TENSORS = 100_000
+MOST_ONNX_BYTES = 1 << 31  # what protobuf allows
+MOST_NODES = 100_000
 MOST_TOKENS = 1 << 21
 MOST_LENGTH = 1 << 20  # tokens a text
 MOST_WORD = 1000  # characters of a word that WordPiece splits; its time rises with their square
@@ -73,12 +80,22 @@ DTYPE_BYTES = {
     **dict.fromkeys(("I32", "U32", "F32"), 4),
     **dict.fromkeys(("I64", "U64", "F64", "C64"), 8),
 }
+# The operators of the graphs that `export` writes, for any activation function. None of them loops, branches,
+# draws random numbers, or makes a large tensor of a small one by itself.
+OPERATORS = set(
+    (
+        "Add Cast Clip Concat Constant DequantizeLinear Div Erf Gather "
+        "Gelu Gemm Identity LayerNormalization MatMul Mul Neg Pow QuantizeLinear "
+        "ReduceMean ReduceSum Relu Reshape Shape Sigmoid Slice Softmax Softplus "
+        "Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze "
+    ).split()
+)
 
 
 # --- files ---
 
 
-def open_regular(path: Path, most_bytes: int | None = None) -> BinaryIO:
+def open_regular(path: Path, most_bytes: int | None = None) -> BufferedReader:
     """The file, open for reading: an ordinary one that lies in its folder and has at most `most_bytes`.
 
     A link is followed within the folder, and to where the Hub's cache keeps its files, nowhere else: whoever
@@ -213,14 +230,42 @@ def _check_values(value: Any, surrogates: bool) -> None:
                 if not math.isfinite(each):
                     raise ValueError("a number beyond all bounds")
             elif isinstance(each, int):
-                if not -(1 << 63) <= each < 1 << 64:
-                    raise ValueError("a number of more than 64 bits")
+                if abs(each) > MOST_INT:
+                    raise ValueError("a number of more than 39 digits")
             elif surrogates and isinstance(each, str):
                 each.encode("utf-8")
         if not below:
             return
         level = below
     raise ValueError("nested too deeply")
+
+
+def labels(config: dict[str, Any], what: str) -> list[str]:
+    """The class names of a config.json, in the order of the logits.
+
+    Raises:
+        UserError: `id2label` leaves one out, names one twice, or `label2id` says otherwise.
+    """
+    id2label, label2id = config.get("id2label"), config.get("label2id")
+    if not isinstance(id2label, dict) or not 0 < len(id2label) <= MOST_CLASSES:
+        raise UserError(
+            f"{what} has no id2label; expected an object with the names of 1 to {MOST_CLASSES:,} classes "
+            'by their numbers, as in {"0": "no", "1": "yes"}.'
+        )
+    names = [id2label.get(str(index)) for index in range(len(id2label))]
+    for index, name in enumerate(names):
+        if not isinstance(name, str):
+            raise UserError(
+                f"{what} has no name for class {index} in id2label; expected the numbers 0 to "
+                f"{len(names) - 1}, each with a text."
+            )
+    index_of = {name: index for index, name in enumerate(names)}
+    if len(index_of) < len(names):
+        twice = next(name for index, name in enumerate(names) if index_of[name] != index)
+        raise UserError(f"{what} names two classes {escape.line(twice, 80)!r} in id2label; rename one.")
+    if label2id is not None and label2id != index_of:
+        raise UserError(f"{what} has a label2id that contradicts its id2label; put right which is wrong.")
+    return [str(name) for name in names]
 
 
 # --- tokenizers ---
@@ -523,4 +568,130 @@ def check_safetensors(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         raise UserError(
             f"{what} has {size - 8 - length:,} bytes of values; its header describes {end:,}. Get it again."
         )
+    return found
+
+
+# --- ONNX ---
+
+
+def check_onnx(path: Path) -> None:
+    """Checks an ONNX file of ours before onnxruntime sees it, which would open files that it names.
+
+    Walks the protobuf messages of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto; values are skipped.
+
+    Raises:
+        UserError: it is damaged, keeps values in another file, or has an operator that `export` does not
+            write: a custom one, a loop, or one that makes a small tensor large.
+    """
+    with open_regular(path, MOST_ONNX_BYTES) as stream:
+        if not os.fstat(stream.fileno()).st_size:
+            raise UserError(f"{escape.line(path)} is empty; export it again.")
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
+            try:
+                _check_onnx_model(view)
+            except (_Refused, IndexError, ValueError) as error:
+                why = escape.line(error, 200) if isinstance(error, _Refused) else "is no whole ONNX file"
+                raise UserError(f"{escape.line(path)} {why}. Export it again.") from None
+
+
+def _messages(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Number and value of each field of a protobuf message; those of fixed size are skipped."""
+    place, end = 0, len(view)
+    while place < end:
+        tag, place = _varint(view, place)
+        kind = tag & 7
+        if kind == 0:
+            value, place = _varint(view, place)
+            yield tag >> 3, value
+        elif kind == 2:
+            length, place = _varint(view, place)
+            if length > end - place:
+                raise ValueError
+            with view[place : place + length] as part:
+                yield tag >> 3, part
+            place += length
+        elif kind in (1, 5):
+            place += 8 if kind == 1 else 4
+        else:
+            raise ValueError
+    if place != end:
+        raise ValueError
+
+
+def _varint(view: memoryview, place: int) -> tuple[int, int]:
+    value = view[place]
+    place += 1
+    if value < 128:
+        return value, place
+    value &= 127
+    for shift in range(7, 70, 7):
+        byte = view[place]
+        place += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, place
+    raise ValueError
+
+
+def _check_onnx_model(model: memoryview) -> None:
+    graphs = 0
+    for number, value in _messages(model):
+        if number == 7 and isinstance(value, memoryview):
+            graphs += 1
+            _check_graph(value)
+        _expect(number != 25, "defines functions of its own")
+        _expect(number != 20, "holds a graph for training")
+    _expect(graphs == 1, "holds no graph, or several")
+
+
+def _check_graph(graph: memoryview) -> None:
+    nodes = 0
+    for number, value in _messages(graph):
+        if not isinstance(value, memoryview):
+            continue
+        if number == 1:
+            nodes += 1
+            _expect(nodes <= MOST_NODES, f"has more than {MOST_NODES:,} nodes")
+            _check_node(value)
+        elif number == 5:
+            _check_initializer(value)
+        _expect(number != 15, "holds sparse tensors")
+
+
+def _check_node(node: memoryview) -> None:
+    operator, domain = "", ""
+    for number, value in _messages(node):
+        if not isinstance(value, memoryview):
+            continue
+        if number == 4:
+            operator = bytes(value).decode()
+        elif number == 7:
+            domain = bytes(value).decode()
+        elif number == 5:
+            for inner, each in _messages(value):
+                if inner in (5, 10) and isinstance(each, memoryview):
+                    _check_initializer(each)
+                _expect(inner not in (6, 11, 22, 23), "has a graph within a node, or a sparse tensor")
+    if operator not in OPERATORS or domain not in ("", "ai.onnx"):
+        raise _Refused(f"has the operator {domain}:{operator}, which `export` does not write")
+
+
+def _check_initializer(tensor: memoryview) -> None:
+    """Its values stand in the file itself, and there are as many as its shape says, or none."""
+    values = 1
+    for number, value in _messages(tensor):
+        if number == 1:
+            packed = [value] if isinstance(value, int) else _varints(value)
+            for size in packed:
+                values *= size
+        external = number == 13 or (number == 14 and value != 0)
+        _expect(not external, "keeps values in another file, which is not opened")
+    _expect(values <= 2 * len(tensor), "has a tensor of more values than the file holds")
+
+
+def _varints(view: memoryview) -> list[int]:
+    found, place = [], 0
+    while place < len(view):
+        value, place = _varint(view, place)
+        found.append(value)
     return found
