@@ -24,7 +24,7 @@ from lit_bert import UserError, cores, escape, need, untrusted
 QUICK, EXACT = "model.int8.onnx", "model.onnx"  # the first that is there is taken
 CARD, FACTS = "README.md", "lit_bert.json"  # the model card; what it says, for programs
 FILES = {  # all that `export` writes; a card that lists another one is not followed
-    *("config.json", "generation_config.json", "model.safetensors", QUICK, EXACT, FACTS),
+    *("config.json", "model.safetensors", QUICK, EXACT, FACTS),
     *("tokenizer.json", "tokenizer_config.json"),
 }
 MOST_FILE_BYTES = 16 << 30  # that are hashed

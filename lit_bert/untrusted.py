@@ -184,7 +184,7 @@ def parse_json(text: str, what: str, most: int = MOST_JSON_BYTES) -> Any:
         _check_values(value, surrogates=re.search(r"\\u[dD][89a-fA-F]", text) is not None)
     except (ValueError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else escape.line(error, 200)
-        raise UserError(f"{what} is not the JSON expected there ({why}); get it again.") from None
+        raise UserError(f"{what} is not JSON that can be used ({why}); get it again.") from None
     return value
 
 
@@ -297,7 +297,7 @@ def tokenizer(text: str, what: str, vocab_size: int | None = None) -> Tokenizer:
     except UserError as error:
         raise UserError(f"{what} holds no usable tokenizer: {error}") from None
     except BaseException as error:
-        if not _is_fault(error):
+        if not is_fault(error):
             raise
         raise UserError(
             f"{what} holds no usable tokenizer ({escape.line(error, 200)}). Use a tokenizer as published."
@@ -323,14 +323,14 @@ def encode(tokenizer: Tokenizer, texts: list[str], offsets: bool = False) -> lis
     try:
         return (tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast)(texts)
     except BaseException as error:
-        if not _is_fault(error):
+        if not is_fault(error):
             raise
         raise UserError(
             f"the tokenizer cannot read a text ({escape.line(error, 200)}); use one as published."
         ) from None
 
 
-def _is_fault(error: BaseException) -> bool:
+def is_fault(error: BaseException) -> bool:
     """Whether it comes from within a library: panics of Rust are no Exception."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
