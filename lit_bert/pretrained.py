@@ -112,13 +112,12 @@ def checked_architecture(mapping: dict[str, Any], what: str) -> dict[str, Any]:
     heads, hidden = checked.get("num_attention_heads", 12), checked.get("hidden_size", 768)
     if hidden % heads:
         raise UserError(
-            f"{what} has {heads} attention heads for a hidden_size of {hidden}; expected a divisor."
+            f"{what} has {heads} attention heads for a hidden_size of {hidden}; expected num_attention_heads "
+            "to divide it."
         )
     unknown = sorted(str(key) for key in mapping.keys() - ARCHITECTURE.keys() - ONLY.keys() - WITHOUT_EFFECT)
     if unknown:
-        _say_once(
-            f"{what}: {', '.join(unknown)} not used; no code, and no setting that is unknown, is taken."
-        )
+        _say_once(f"{what}: {', '.join(unknown)} not used; neither code nor unknown settings are taken.")
     return checked
 
 
@@ -247,7 +246,7 @@ TOKENIZER_CLASSES = {
 }
 SPECIAL_TOKENS = {f"{name}_token" for name in ("bos", "cls", "eos", "mask", "pad", "sep", "unk")}
 TOKENIZER_SETTINGS: dict[str, Callable[[Any], bool]] = {
-    "tokenizer_class": lambda value: value in TOKENIZER_CLASSES,
+    "tokenizer_class": lambda value: isinstance(value, str) and value in TOKENIZER_CLASSES,
     "backend": lambda value: value == "tokenizers",
     "model_max_length": lambda value: _is_number(value, 1, untrusted.MOST_INT),
     "strip_accents": lambda value: value is None or isinstance(value, bool),
@@ -305,9 +304,7 @@ def checked_tokenizer_settings(settings: dict[str, Any], what: str) -> dict[str,
             )
     unknown = sorted(settings.keys() - TOKENIZER_SETTINGS.keys() - TOKENIZER_WITHOUT_EFFECT)
     if unknown:
-        _say_once(
-            f"{what}: {', '.join(unknown)} not used; no code, and no setting that is unknown, is taken."
-        )
+        _say_once(f"{what}: {', '.join(unknown)} not used; neither code nor unknown settings are taken.")
     return {key: value for key, value in settings.items() if key in TOKENIZER_SETTINGS}
 
 
