@@ -183,12 +183,11 @@ def checkpoint_of(facts: dict[str, Any], predictions_file: Path) -> Checkpoint:
     Raises:
         UserError: it is gone, or is not the one any more that was scored.
     """
-    named = Path(str(facts.get("checkpoint", BEST))).name
-    path = predictions_file.with_name(named if named.endswith(".ckpt") else BEST)
+    name = Path(str(facts.get("checkpoint"))).name
+    named = predictions_file.with_name(name if name.endswith(".ckpt") else BEST)
+    path = named if named.is_file() else predictions_file.with_name(BEST)
     if not path.is_file():
-        path = predictions_file.with_name(BEST)
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {escape.line(path.with_name(named or BEST))}.")
+        raise UserError(f"there is no checkpoint {escape.line(named)}.")
     with untrusted.open_regular(path) as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if facts.get("sha256") not in (None, found):

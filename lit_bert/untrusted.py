@@ -513,11 +513,19 @@ def _check_template(step: dict[str, Any]) -> int:
         valid = isinstance(ids, list) and len(ids) <= 16 and all(_is_count(i, 2 * MOST_TOKENS) for i in ids)
         _expect(valid, f"has a special token that is none: {each!r}")
         largest = max([largest, *ids])
-    for name in ("single", "pair"):
-        pieces = step.get(name)
+    for name, sequences in (("single", ["A"]), ("pair", ["A", "B"])):
+        pieces: Any = step.get(name)
         _expect(isinstance(pieces, list) and len(pieces) <= 64, f"has a template for {name} that is no list")
-    texts = [each for each in step["single"] if isinstance(each, dict) and "Sequence" in each]
-    _expect(len(texts) == 1, "has a template that does not hold the text once")
+        found = []
+        for piece in pieces:
+            valid = isinstance(piece, dict) and len(piece) == 1
+            ((kind, each),) = piece.items() if valid else ((None, None),)
+            valid = isinstance(each, dict) and _is_count(each.get("type_id"), 1 << 31)
+            name_of = each.get("id") if valid else None
+            known = kind == "SpecialToken" and isinstance(name_of, str) and name_of in special
+            _expect(known or (kind == "Sequence" and name_of in ("A", "B")), f"has a piece {piece!r}")
+            found += [name_of] * (kind == "Sequence")
+        _expect(sorted(found) == sequences, f"has a template for {name} that holds the texts {found}")
     return largest
 
 

@@ -140,9 +140,7 @@ def test_a_checkpoint_is_the_one_that_was_scored_or_none(trained: Path, tmp_path
 def test_no_checkpoint_of_another_folder_is_opened(trained: Path, tmp_path: Path) -> None:
     """Neither by a path, nor beside the predictions where it is not the one that they are of."""
     for name in (str(trained / "best.ckpt"), "../trained/best.ckpt", "", ".", "..", 5, None, "/dev/zero"):
-        with pytest.raises(
-            UserError, match=r"there is no checkpoint .*/validate|there is no checkpoint .*ckpt"
-        ):
+        with pytest.raises(UserError, match=r"there is no checkpoint .*best\.ckpt"):
             checkpoint_of({"checkpoint": name}, tmp_path / "validate.parquet")
     (tmp_path / "best.ckpt").write_bytes(b"anything, which no loader must see")
     for digest in ("0" * 64, 5, ["x"]):

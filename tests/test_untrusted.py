@@ -266,6 +266,28 @@ def test_a_vocabulary_that_cannot_be_is_refused(content, change, says):
     refused({**content, "model": {**content["model"], **change}}, says)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"special_tokens": {}},
+        {"special_tokens": []},
+        {"special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [2], "tokens": ["[CLS]"]}}},  # found by fuzzing
+        {"single": []},
+        {"single": [{"Sequence": {"id": "B", "type_id": 0}}]},
+        {"single": [{"Sequence": {"id": "A", "type_id": 0}}] * 2},
+        {"single": [{"Sequence": {"id": "A"}}]},
+        {"single": [{"Sequence": "A"}]},
+        {"single": [{}]},
+        {"single": ["A"]},
+        {"single": [{"SpecialToken": {"id": ["[CLS]"], "type_id": 0}}]},
+        {"pair": None},
+    ],
+)
+def test_a_template_that_does_not_fit_itself_is_refused(content, change, capfd):
+    refused({**content, "post_processor": {**content["post_processor"], **change}}, "template|special|piece")
+    assert capfd.readouterr().err == ""  # the library would panic, and show its stack
+
+
 def test_ids_beyond_the_embeddings_are_refused_wherever_they_come_from(content):
     text, size = json.dumps(content), len(content["model"]["vocab"])
     assert untrusted.tokenizer(text, "tokenizer.json", size).get_vocab_size() == size
