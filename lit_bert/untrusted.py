@@ -510,23 +510,28 @@ def _check_template(step: dict[str, Any]) -> int:
     _expect(isinstance(special, dict) and len(special) <= 64, "has a template without special tokens")
     for each in special.values():
         ids: Any = each.get("ids") if isinstance(each, dict) else None
+        tokens: Any = each.get("tokens") if isinstance(each, dict) else None
         valid = isinstance(ids, list) and len(ids) <= 16 and all(_is_count(i, 2 * MOST_TOKENS) for i in ids)
+        valid = valid and isinstance(tokens, list) and len(tokens) == len(ids)
         _expect(valid, f"has a special token that is none: {each!r}")
         largest = max([largest, *ids])
     for name, sequences in (("single", ["A"]), ("pair", ["A", "B"])):
         pieces: Any = step.get(name)
         _expect(isinstance(pieces, list) and len(pieces) <= 64, f"has a template for {name} that is no list")
-        found = []
-        for piece in pieces:
-            valid = isinstance(piece, dict) and len(piece) == 1
-            ((kind, each),) = piece.items() if valid else ((None, None),)
-            valid = isinstance(each, dict) and _is_count(each.get("type_id"), 1 << 31)
-            name_of = each.get("id") if valid else None
-            known = kind == "SpecialToken" and isinstance(name_of, str) and name_of in special
-            _expect(known or (kind == "Sequence" and name_of in ("A", "B")), f"has a piece {piece!r}")
-            found += [name_of] * (kind == "Sequence")
+        found = [text for piece in pieces for text in _check_piece(piece, special)]
         _expect(sorted(found) == sequences, f"has a template for {name} that holds the texts {found}")
     return largest
+
+
+def _check_piece(piece: Any, special: dict[str, Any]) -> list[str]:
+    """Which of the texts A and B a piece of a template stands for; none where it is a special token."""
+    kind, each = next(iter(piece.items())) if isinstance(piece, dict) and len(piece) == 1 else ("", {})
+    name = each.get("id") if isinstance(each, dict) and _is_count(each.get("type_id"), 1 << 31) else None
+    if kind == "Sequence" and name in ("A", "B"):
+        return [name]
+    if kind == "SpecialToken" and isinstance(name, str) and name in special:
+        return []
+    raise _Refused(f"has a template with the unknown piece {piece!r}")
 
 
 # --- safetensors ---
