@@ -25,6 +25,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+FLOATS = ("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64")  # of weights that are whole
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh")
 # What a BERT is built from, with the values that make sense, and those that another kind of BERT would have.
 ARCHITECTURE: dict[str, Callable[[Any], bool]] = {
@@ -171,7 +172,19 @@ def read_values(folder: Path, expected: int) -> dict[str, Any]:
         )
     values: dict[str, Any] = {}
     for file in files:
-        values.update(_safetensors(file) if file.suffix == ".safetensors" else _pickled(file))
+        part = _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
+        for name, value in part.items():
+            odd = str(value.dtype) not in FLOATS and not name.endswith("_ids")
+            if odd or name in values:
+                raise UserError(
+                    f"the weights in {folder} cannot be read: {escape.line(name, 80)} is "
+                    + (
+                        f"of type {value.dtype}; expected one of {', '.join(FLOATS)}."
+                        if odd
+                        else "there twice."
+                    )
+                )
+        values.update(part)
     return values
 
 

