@@ -340,8 +340,6 @@ def read_tokenizer_files(folder: Path) -> dict[str, str]:
     Raises:
         UserError: there is no tokenizer, or none that can be used.
     """
-    from transformers import AutoTokenizer
-
     shown = escape.line(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
         # transformers would make one up that knows five tokens
@@ -350,24 +348,37 @@ def read_tokenizer_files(folder: Path) -> dict[str, str]:
         copies = _checked_copies(folder)
     except UserError as error:
         raise UserError(f"no usable tokenizer in {shown} ({error})") from None
-    with tempfile.TemporaryDirectory() as place:
-        for name, content in copies.items():
-            (Path(place) / name).write_text(content, encoding="utf-8", newline="")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, local_files_only=True)
-            content = tokenizer.backend_tokenizer.to_str()
-        except BaseException as error:
-            if not untrusted.is_fault(error):
-                raise
-            raise UserError(
-                f"no usable tokenizer in {shown}: its files do not fit each other ({type(error).__name__}). "
-                "Copy the folder again."
-            ) from None
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            for name, content in copies.items():
+                (Path(place) / name).write_text(content, encoding="utf-8", newline="")
+            tokenizer, content = _by_transformers(place, shown)
+    except OSError as error:
+        raise UserError(
+            f"cannot write copies of the tokenizer's files to the folder for temporary ones: {error.strerror}. "
+            "Make room, or set TMPDIR to another folder."
+        ) from None
     settings = {key: value for key, value in tokenizer.init_kwargs.items() if _is_plain(value)}
     settings["tokenizer_class"] = type(tokenizer).__name__
     kept = {key: value for key, value in settings.items() if key in TOKENIZER_SETTINGS}
     untrusted.tokenizer(content, f"the tokenizer in {shown}")
     return {"tokenizer.json": content, "tokenizer_config.json": json.dumps(kept, indent=2)}
+
+
+def _by_transformers(folder: str, shown: str) -> tuple[Any, str]:
+    """The tokenizer of transformers for a folder of checked files, and its tokenizer.json."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return tokenizer, tokenizer.backend_tokenizer.to_str()
+    except BaseException as error:
+        if not untrusted.is_fault(error):
+            raise
+        raise UserError(
+            f"no usable tokenizer in {shown}: its files do not fit each other ({type(error).__name__}). "
+            "Copy the folder again."
+        ) from None
 
 
 def _checked_copies(folder: Path) -> dict[str, str]:
