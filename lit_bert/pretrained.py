@@ -355,8 +355,8 @@ def read_tokenizer_files(folder: Path) -> dict[str, str]:
             tokenizer, content = _by_transformers(place, shown)
     except OSError as error:
         raise UserError(
-            f"cannot write copies of the tokenizer's files to the folder for temporary ones: {error.strerror}. "
-            "Make room, or set TMPDIR to another folder."
+            f"cannot write copies of the tokenizer's files to the temporary folder: {error.strerror}. Make "
+            "room, or set TMPDIR to another one."
         ) from None
     settings = {key: value for key, value in tokenizer.init_kwargs.items() if _is_plain(value)}
     settings["tokenizer_class"] = type(tokenizer).__name__
