@@ -7,6 +7,7 @@ Reads a checkpoint and texts; the error report colours words with it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lit_bert import UserError, need
+from lit_bert import UserError, escape, need, untrusted
 from lit_bert.checkpoints import BEST, Checkpoint
 from lit_bert.sources import Weights
 
@@ -174,16 +175,21 @@ def _batches(order: Sequence[int], sizes: Sequence[int], most: int) -> Iterator[
 
 
 def checkpoint_of(facts: dict[str, Any], predictions_file: Path) -> Checkpoint:
-    """The checkpoint that predictions came from: the one they name, else best.ckpt beside them.
+    """The checkpoint that predictions came from: beside them, of the name that they give, else best.ckpt.
+
+    No other folder is looked into, as the file that names it may come from anywhere; and where it says what
+    the checkpoint's bytes were, another one is not opened.
 
     Raises:
         UserError: it is gone, or is not the one any more that was scored.
     """
-    named = Path(str(facts.get("checkpoint", "")))
+    name = Path(str(facts.get("checkpoint"))).name
+    named = predictions_file.with_name(name if name.endswith(".ckpt") else BEST)
     path = named if named.is_file() else predictions_file.with_name(BEST)
     if not path.is_file():
-        raise UserError(f"there is no checkpoint {named if 'checkpoint' in facts else path}.")
-    checkpoint = Checkpoint.open(path)
-    if facts.get("sha256") not in (None, checkpoint.sha256):
+        raise UserError(f"there is no checkpoint {escape.line(named)}.")
+    with untrusted.open_regular(path) as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if facts.get("sha256") not in (None, found):
         raise UserError(f"{path} was written anew after these texts were scored; score them again.")
-    return checkpoint
+    return Checkpoint.open(path)

@@ -32,6 +32,7 @@ from lit_bert.arguments import Parser
 from lit_bert.checkpoints import Checkpoint, find
 from lit_bert.predictions import VALIDATED, Predictions
 from lit_bert.predictor import CARD, EXACT, FACTS, QUICK, Predictor
+from lit_bert.pretrained import checked_tokenizer_files
 from lit_bert.scores import Score
 from lit_bert.sources import MINILM, Source, Weights
 
@@ -39,7 +40,6 @@ EXPORTED = "exported"  # folder in that of the run
 SMOOTHED_ON = 256  # texts that show how large activations get
 BASELINE_BATCH = 32  # texts
 SAME = 1e-3  # most that a probability of the 32-bit file may differ by
-WHERE_IT_LAY = ("name_or_path", "vocab_file", "is_local", "local_files_only")  # of the tokenizer, once
 LICENCES = {MINILM: "apache-2.0", "google-bert/bert-base-uncased": "apache-2.0"}  # of the weights
 
 
@@ -197,12 +197,8 @@ def write(
     (folder / "model.safetensors").chmod(0o644)
     tokenizer = weights.tokenizer(max_length)
     tokenizer.save(str(folder / "tokenizer.json"))
-    for name, content in checkpoint.data["tokenizer"].items():
-        if name != "tokenizer.json":
-            (folder / name).write_text(content, encoding="utf-8")
-    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    for name in WHERE_IT_LAY:
-        settings.pop(name, None)
+    files = checked_tokenizer_files(checkpoint.data["tokenizer"], str(checkpoint.path))
+    settings = json.loads(files["tokenizer_config.json"])
     settings["model_max_length"] = max_length
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 

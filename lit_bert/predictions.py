@@ -15,11 +15,79 @@ from typing import Any
 
 import numpy as np
 
-from lit_bert import UserError
+from lit_bert import UserError, escape, untrusted
 
 VALIDATED, TESTED = "validate.parquet", "test.parquet"  # by the verb that scores the split
 PROBABILITY = "probability_"  # and the class: one column each, as `predict` writes them
 FACTS = b"lit_bert"  # key of the file's metadata
+
+MOST_BYTES = 16 << 30  # of a file
+MOST_VALUES = 1 << 31  # probabilities, and bytes of text, that are taken into memory
+UNEVEN = 1e-2  # that a row's probabilities may miss a sum of 1 by
+
+
+def _checked_table(path: Path) -> Any:
+    """The Arrow table in a file of predictions: whoever wrote it, each column is what `write` would write.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is something else; the message says what.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    path.stat()
+    try:
+        with untrusted.open_regular(path, MOST_BYTES) as stream:
+            file = pa.parquet.ParquetFile(stream, read_dictionary=["text", "label"])
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+            names = [name for name in schema.names if name.startswith(PROBABILITY)]
+            if len(set(schema.names)) < len(schema.names) or not names or not rows:
+                raise ValueError("no rows, no probabilities, or a column twice")
+            if rows * len(names) > MOST_VALUES:
+                raise ValueError(f"{rows:,} rows of {len(names):,} probabilities, which is too much")
+            for name in ("row", "text", "label", *names):
+                if name not in schema.names or not _has_type(schema.field(name).type, name):
+                    raise ValueError(f"column {escape.line(name, 80)} is missing or of another type")
+            facts = untrusted.parse_object(schema.metadata[FACTS].decode(), "its metadata")
+            table = file.read(columns=["row", "text", "label", *names])
+        table = table.replace_schema_metadata({**schema.metadata, FACTS: json.dumps(facts)})
+        for name in ("text", "label"):
+            column = table.column(name)
+            characters = sum(_characters(chunk) for chunk in column.chunks)
+            if characters > MOST_VALUES:
+                raise ValueError(f"{characters:,} characters in column {name}, which is too much")
+            table = table.set_column(table.column_names.index(name), name, column.cast(pa.string()))
+        if any(column.null_count for column in table.columns):
+            raise ValueError("a value is missing")
+        if not {PROBABILITY + each for each in table.column("label").unique().to_pylist()} <= set(names):
+            raise ValueError("a label that is no class")
+        numbers = table.column("row").to_numpy()
+        if numbers.min() < 0 or len(np.unique(numbers)) < rows:
+            raise ValueError("a row's number is negative or comes twice")
+        probs = np.stack([table.column(name).to_numpy() for name in names], axis=1)
+        if not (np.isfinite(probs).all() and probs.min() >= 0 and np.allclose(probs.sum(1), 1, atol=UNEVEN)):
+            raise ValueError("probabilities that are not finite, negative, or do not sum to 1")
+        return table
+    except Exception as error:  # Arrow has many of its own
+        raise ValueError(str(error)) from error
+
+
+def _has_type(kind: Any, column: str) -> bool:
+    import pyarrow as pa
+
+    if column == "row":
+        return bool(pa.types.is_integer(kind))
+    if column in ("text", "label"):
+        return bool(pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type))
+    return bool(pa.types.is_floating(kind))
+
+
+def _characters(chunk: Any) -> int:
+    """Bytes of a dictionary-encoded column once each value stands for itself."""
+    import pyarrow.compute as pc
+
+    return int(pc.sum(pc.binary_length(chunk.dictionary).cast("int64").take(chunk.indices)).as_py() or 0)
 
 
 @dataclass(frozen=True)
@@ -87,7 +155,7 @@ class Predictions:
         import pyarrow.parquet
 
         try:
-            table = pa.parquet.read_table(path)
+            table = _checked_table(path)
             facts = json.loads(table.schema.metadata[FACTS])
             columns = {name: table.column(name) for name in table.column_names}
             class_names = [name[len(PROBABILITY) :] for name in columns if name.startswith(PROBABILITY)]
@@ -105,7 +173,7 @@ class Predictions:
                 f"no predictions {path}; `python -m lit_bert validate --ckpt_path FILE` writes them."
             ) from None
         except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
-            what = " ".join(str(error).split())[:200]
+            what = escape.line(" ".join(str(error).split()), 200)
             raise UserError(
                 f"{path} holds no predictions that lit_bert wrote ({type(error).__name__}: {what}). "
                 "Write them again with `python -m lit_bert validate`."

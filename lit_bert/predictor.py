@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +19,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lit_bert import UserError, cores, need
+from lit_bert import UserError, cores, escape, need, untrusted
 
 QUICK, EXACT = "model.int8.onnx", "model.onnx"  # the first that is there is taken
 CARD, FACTS = "README.md", "lit_bert.json"  # the model card; what it says, for programs
+FILES = {  # all that `export` writes; a card that lists another one is not followed
+    *("config.json", "model.safetensors", QUICK, EXACT, FACTS),
+    *("tokenizer.json", "tokenizer_config.json"),
+}
+MOST_FILE_BYTES = 16 << 30  # that are hashed
 BATCH_SIZE, BATCH_TOKENS = 16, 192  # texts and, padding included, tokens; more takes memory and gains little
 CHUNK = 256  # texts that are tokenized at a time: what the tokenizer returns takes kilobytes a text
 # onnxruntime 1.32 adds and normalizes in one operator that takes five times as long as two; and adds a bias
@@ -80,10 +84,9 @@ class Predictor:
 
     def __init__(self, folder: str | Path, file: str | None = None, threads: int | None = None) -> None:
         need("onnxruntime", "serve")
-        import onnxruntime
-        from tokenizers import Tokenizer
-
         self.folder = Path(folder)
+        if file not in (None, QUICK, EXACT):
+            raise UserError(f"there is no ONNX file {escape.line(file, 80)}; expected {QUICK} or {EXACT}.")
         self.file = file or (QUICK if (self.folder / QUICK).is_file() else EXACT)
         self.threads = threads or cores()
         for name in ("config.json", "tokenizer.json", self.file):
@@ -92,28 +95,52 @@ class Predictor:
                     f"{self.folder} has no {name}; expected a folder that `python -m lit_bert export` wrote."
                 )
         try:
-            config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-            names = {int(index): name for index, name in config["id2label"].items()}
-            self.labels: list[str] = [names[index] for index in range(len(names))]
-            self._tokenizer: Any = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
-            self._tokenizer.no_padding()
-            truncation = self._tokenizer.truncation or {}
-            self.max_length = int(truncation["max_length"])  # tokens, special ones included
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = options.inter_op_num_threads = 1
-            options.enable_mem_pattern = False  # would plan, and keep, memory for each shape of a batch
-            self._session = onnxruntime.InferenceSession(
-                str(self.folder / self.file),
-                options,
-                providers=["CPUExecutionProvider"],
-                disabled_optimizers=SLOW,
-            )
-            _give_back_memory()
-        except Exception as error:  # each library has its own
-            what = " ".join(str(error).split())[:200]
+            self._open()
+        except Exception as error:  # onnxruntime has many of its own
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            what = escape.line(" ".join(str(error).split()), 300).removesuffix(". Export it again.")
+            raise UserError(f"{self.folder} cannot be used ({kind}{what}). Export it again.") from None
+
+    def _open(self) -> None:
+        """Checks the files, loads them, and labels a text.
+
+        Raises:
+            Exception: that of any library, or a UserError.
+        """
+        import onnxruntime
+
+        config = untrusted.read_object(self.folder / "config.json")
+        self.labels: list[str] = untrusted.labels(config, "config.json")
+        vocab_size, positions = (config.get(name) for name in ("vocab_size", "max_position_embeddings"))
+        for name, value in (("vocab_size", vocab_size), ("max_position_embeddings", positions)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise UserError(f"config.json has a {name} of {value!r}; expected a whole number above 0")
+        text = untrusted.read_text(self.folder / "tokenizer.json", untrusted.MOST_TOKENIZER_BYTES)
+        self._tokenizer: Any = untrusted.tokenizer(text, "tokenizer.json", vocab_size)
+        truncation = self._tokenizer.truncation
+        if truncation is None:
+            raise UserError("tokenizer.json does not say how many tokens the model takes (truncation)")
+        self.max_length = int(truncation["max_length"])  # tokens, special ones included
+        if positions is not None and self.max_length > positions:
             raise UserError(
-                f"{self.folder} cannot be used ({type(error).__name__}: {what}). Export it again."
-            ) from None
+                f"tokenizer.json lets {self.max_length} tokens through; the model takes {positions}"
+            )
+        # A stride would have the tokenizer return all of a long text, in pieces that overlap.
+        self._tokenizer.enable_truncation(self.max_length, direction=truncation["direction"])
+        untrusted.check_onnx(self.folder / self.file)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.enable_mem_pattern = False  # would plan, and keep, memory for each shape of a batch
+        options.log_severity_level = 4  # what goes wrong is raised as well
+        self._session = onnxruntime.InferenceSession(
+            str(self.folder / self.file),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=SLOW,
+        )
+        _check_ends(self._session, len(self.labels))
+        self.probs(["", "a"])
+        _give_back_memory()
 
     def __call__(self, texts: Sequence[str]) -> list[Prediction]:
         """Label and probabilities of each text, in order.
@@ -143,7 +170,7 @@ class Predictor:
         ids: list[np.ndarray] = []
         truncated: list[bool] = []
         for start in range(0, len(texts), CHUNK):
-            encodings = self._tokenizer.encode_batch_fast(_readable(texts[start : start + CHUNK]))
+            encodings = untrusted.encode(self._tokenizer, _readable(texts[start : start + CHUNK]))
             ids += [np.array(each.ids, np.int32) for each in encodings]
             truncated += [bool(each.overflowing) for each in encodings]
         return self._probs(ids), truncated
@@ -153,7 +180,7 @@ class Predictor:
 
         Words that the model does not read, past its maximum length, are not among them.
         """
-        encoding = self._tokenizer.encode_batch(_readable([text]))[0]  # the fast one gives no offsets
+        encoding = untrusted.encode(self._tokenizer, _readable([text]), offsets=True)[0]
         read = max((end for _, end in encoding.offsets), default=0)
         words = [match.span() for match in WORD.finditer(text) if match.start() < read]
         without = [f"{text[:start]} {text[end:]}" for start, end in words]
@@ -179,7 +206,17 @@ class Predictor:
                 input_ids[place, : len(ids[row])] = ids[row]
                 attention_mask[place, : len(ids[row])] = 1
             inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-            logits[rows] = self._session.run(None, inputs)[0]
+            try:
+                found = self._session.run(None, inputs)[0]
+            except Exception as error:  # onnxruntime has many of its own
+                what = escape.line(" ".join(str(error).split()), 200)
+                raise UserError(f"{self.folder / self.file} cannot label a text ({what}).") from None
+            if found.shape != (len(rows), len(self.labels)):
+                raise UserError(
+                    f"{self.folder / self.file} gives logits of shape {found.shape} for {len(rows)} texts; "
+                    f"config.json names {len(self.labels)} classes. Export it again."
+                )
+            logits[rows] = found
 
         if len(batches) > 1 and self.threads > 1:
             with ThreadPoolExecutor(min(self.threads, len(batches))) as pool:
@@ -187,8 +224,22 @@ class Predictor:
         else:
             for rows in batches:
                 run(rows)
+        if not np.isfinite(logits).all():
+            raise UserError(f"{self.folder / self.file} gives logits that are not finite. Export it again.")
         raised = np.exp(logits - logits.max(1, keepdims=True))
         return raised / raised.sum(1, keepdims=True)
+
+
+def _check_ends(session: Any, classes: int) -> None:
+    """Raises a UserError where the graph is not one from token ids to the logits of so many classes."""
+    inputs = {each.name: (each.type, len(each.shape)) for each in session.get_inputs()}
+    if inputs != dict.fromkeys(("input_ids", "attention_mask"), ("tensor(int64)", 2)):
+        raise UserError(f"the graph has the inputs {inputs}; expected input_ids and attention_mask")
+    outputs = session.get_outputs()
+    shape: list[Any] = outputs[0].shape if len(outputs) == 1 else []
+    if len(shape) != 2 or outputs[0].type != "tensor(float)" or shape[1] not in (None, classes):
+        found = {each.name: (each.type, each.shape) for each in outputs}
+        raise UserError(f"the graph has the outputs {found}; expected the logits of {classes} classes")
 
 
 def _give_back_memory() -> None:
@@ -209,32 +260,45 @@ def facts(folder: str | Path) -> dict[str, Any]:
         UserError: there is none, or it is damaged.
     """
     try:
-        return json.loads((Path(folder) / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = untrusted.read_object(Path(folder) / FACTS)
+        if not isinstance(found.get("scores", {}), dict) or not isinstance(found.get("labels", []), list):
+            raise UserError("scores are no object, or labels no list")
+    except UserError as error:
         raise UserError(
             f"{folder} has no readable {FACTS} ({error}); `python -m lit_bert export` writes it."
         ) from None
+    return found
 
 
 def verify(folder: str | Path) -> dict[str, str]:
     """The SHA-256 of each file by its name, compared with the model card.
 
     Raises:
-        UserError: a file differs or is missing, or the card lists none.
+        UserError: a file differs or is missing, the card lists none, not all, or one that no export has.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; expected one that `python -m lit_bert export` wrote.")
     try:
-        card = (folder / CARD).read_text(encoding="utf-8")
-    except (OSError, ValueError):
+        card = untrusted.read_text(folder / CARD)
+    except UserError:
         card = ""
-    listed = {name: digest for digest, name in re.findall(r"^([0-9a-f]{64})  (\S+)$", card, re.MULTILINE)}
+    lines = re.findall(r"^([0-9a-f]{64})  (.+)$", card, re.MULTILINE)
+    listed = {name: digest for digest, name in lines}
     if not listed:
         raise UserError(f"{folder / CARD} lists no files; expected a folder that `export` wrote.")
+    for name in listed:
+        if name not in FILES or len(lines) > len(listed):
+            raise UserError(
+                f"{folder / CARD} lists {escape.line(name, 80)}, which is no file of an export, or one "
+                "twice. Export again."
+            )
+    for name in sorted(FILES - listed.keys()):
+        if (folder / name).exists():
+            raise UserError(f"{folder / CARD} does not list {name}, which is there. Export again.")
     for name, digest in listed.items():
         try:
-            with (folder / name).open("rb") as stream:
+            with untrusted.open_regular(folder / name, MOST_FILE_BYTES) as stream:
                 found = hashlib.file_digest(stream, "sha256").hexdigest()
         except OSError as error:
             raise UserError(f"cannot read {folder / name}: {error.strerror}. Export again.") from None

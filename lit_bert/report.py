@@ -8,19 +8,20 @@ Works from the predictions that `fit`, `validate` and `test` keep beside a check
 from __future__ import annotations
 
 import csv
-import json
+import re
 import statistics
 import sys
 from pathlib import Path
 
 import numpy as np
 
-from lit_bert import RUNS, UserError, scores
+from lit_bert import RUNS, UserError, escape, scores, untrusted
 from lit_bert.arguments import Parser
 from lit_bert.predictions import TESTED, VALIDATED, Predictions
 from lit_bert.scores import Score
 
 SEEDS = "seeds.json"  # in a folder of runs that differ in their seed alone: their names
+MOST_SEEDS = 1000
 SHOWN_TEXTS = 20  # where two runs part
 
 
@@ -95,16 +96,39 @@ def predictions_of(run: Path, file: str) -> Path:
 # --- several seeds ---
 
 
+def seed_names(folder: Path) -> list[str]:
+    """The names of the runs in a folder of seeds, each of a folder directly in it.
+
+    Raises:
+        UserError: seeds.json is damaged, or names something else.
+    """
+    names = untrusted.read_json(folder / SEEDS)
+    if (
+        not isinstance(names, list)
+        or not 0 < len(names) <= MOST_SEEDS
+        or len(set(map(repr, names))) < len(names)
+    ):
+        raise UserError(
+            f"{folder / SEEDS} is no list of the names of up to {MOST_SEEDS:,} runs; name one run below "
+            f"{folder}."
+        )
+    for name in names:
+        plain = isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*", name)
+        if not plain or (folder / name).is_symlink():
+            raise UserError(
+                f"{folder / SEEDS} names {escape.line(repr(name), 80)}; expected folders in {folder} such as "
+                "seed_0. Name one run below it."
+            )
+    return [str(name) for name in names]
+
+
 def seeds_table(folder: Path, file: str = VALIDATED) -> str:
     """Every run of a folder of seeds, mean and spread, what they score together, and where none is right.
 
     Together is the average of their probabilities: what an ensemble of them would reach. Rows to which every
     run gives one and the same other label are those that no further seed is likely to get right.
     """
-    try:
-        names = json.loads((folder / SEEDS).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{folder / SEEDS} is not JSON ({error}); name one run below {folder}.") from None
+    names = seed_names(folder)
     runs = {
         name: Predictions.read(folder / name / file) for name in names if (folder / name / file).is_file()
     }

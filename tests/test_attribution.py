@@ -135,3 +135,23 @@ def test_a_checkpoint_is_the_one_that_was_scored_or_none(trained: Path, tmp_path
         checkpoint_of({"checkpoint": str(best), "sha256": "0" * 64}, trained / "validate.parquet")
     with pytest.raises(UserError, match="there is no checkpoint"):
         checkpoint_of({}, tmp_path / "validate.parquet")
+
+
+def test_no_checkpoint_of_another_folder_is_opened(trained: Path, tmp_path: Path) -> None:
+    """Neither by a path, nor beside the predictions where it is not the one that they are of."""
+    for name in (str(trained / "best.ckpt"), "../trained/best.ckpt", "", ".", "..", 5, None, "/dev/zero"):
+        with pytest.raises(UserError, match=r"there is no checkpoint .*best\.ckpt"):
+            checkpoint_of({"checkpoint": name}, tmp_path / "validate.parquet")
+    (tmp_path / "best.ckpt").write_bytes(b"anything, which no loader must see")
+    for digest in ("0" * 64, 5, ["x"]):
+        with pytest.raises(UserError, match="written anew"):
+            checkpoint_of({"checkpoint": "best.ckpt", "sha256": digest}, tmp_path / "validate.parquet")
+    (tmp_path / "best.ckpt").unlink()
+    (tmp_path / "best.ckpt").symlink_to(trained / "best.ckpt")
+    with pytest.raises(UserError, match="is a link out of its folder"):
+        checkpoint_of({}, tmp_path / "validate.parquet")
+
+
+def test_the_checkpoint_beside_the_predictions_is_found_by_its_name(trained: Path) -> None:
+    found = checkpoint_of({"checkpoint": "/moved/since/last.ckpt"}, trained / "validate.parquet")
+    assert found.path == (trained / "last.ckpt").resolve()

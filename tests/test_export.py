@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from test_checkpoints import room_for
 
 import lit_bert
 from lit_bert.checkpoints import load
+from lit_bert.predictions import Predictions
 from lit_bert.predictor import CARD, EXACT, FACTS, QUICK, Predictor, facts, verify
 
 pytest.importorskip("onnxruntime")
@@ -472,3 +474,35 @@ def test_a_missing_library_says_which_extra_has_it(refused, able, monkeypatch, m
     monkeypatch.setattr(lit_bert, "find_spec", lambda name: None if name == module else found(name))
     line = refused("export", "--ckpt_path", able / "best.ckpt")
     assert f"this needs {module}, which is not installed. Run `pip install 'lit_bert[export]'`" in line
+
+
+@pytest.mark.parametrize(
+    "name", ["../../escaped", "/tmp/lit_bert_escaped", "config.json", "vocab.txt", "a/b"]
+)
+def test_names_of_files_in_a_checkpoint_are_never_written_to(refused, able, tmp_path, name):
+    run = shutil.copytree(able, tmp_path / "run")
+    content = load(run / "best.ckpt")
+    content["EmotionDataModule"]["tokenizer"][name] = "payload"
+    torch.save(content, run / "changed.ckpt")
+    (run / "changed.ckpt").replace(run / "best.ckpt")  # what is mapped into memory stays as it is
+    digest = hashlib.sha256((run / "best.ckpt").read_bytes()).hexdigest()
+    rows = Predictions.read(run / "validate.parquet")
+    replace(rows, facts={**rows.facts, "sha256": digest}).write(run / "validate.parquet")
+    before = files(tmp_path)
+    refused("export", f"--ckpt_path={run / 'best.ckpt'}", f"--to={tmp_path / 'x' / 'y' / 'exported'}")
+    assert {path: size for path, size in files(tmp_path).items() if "/x" not in path} == before
+    assert not Path("/tmp/lit_bert_escaped").exists()
+
+
+@pytest.mark.parametrize("activation", ["gelu_new", "quick_gelu", "relu", "silu"])
+def test_graphs_of_other_activations_are_made_of_operators_that_are_taken(tiny_bert, activation):
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from lit_bert.graph import write_int8, write_onnx
+    from lit_bert.untrusted import check_onnx
+
+    config = BertConfig.from_pretrained(tiny_bert, hidden_act=activation, num_hidden_layers=1)
+    write_onnx(BertForSequenceClassification(config), Path("model.onnx"))
+    write_int8(Path("model.onnx"), Path("model.int8.onnx"), [[2, 5, 3], [2, 6, 7, 3]])
+    check_onnx(Path("model.onnx"))
+    check_onnx(Path("model.int8.onnx"))

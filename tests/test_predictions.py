@@ -121,6 +121,96 @@ def test_a_foreign_file_is_refused_in_one_line(case):
     assert len(str(said.value)) < 400
 
 
+def crafted(facts="{}", **changes):
+    """Two rows of two classes as `write` would write them, but for the changes; None takes a column out."""
+    columns = {
+        "row": pa.array([0, 1]),
+        "text": pa.array(["a", "b"]),
+        "label": pa.array(["c", "d"]),
+        "predicted_label": pa.array(["c", "c"]),
+        "probability_c": pa.array([0.75, 0.5], pa.float32()),
+        "probability_d": pa.array([0.25, 0.5], pa.float32()),
+    }
+    kept = {name: value for name, value in (columns | changes).items() if value is not None}
+    pa.parquet.write_table(pa.table(kept).replace_schema_metadata({"lit_bert": facts}), "bad.parquet")
+    return Path("bad.parquet")
+
+
+def test_the_crafted_file_below_is_good_but_for_the_change():
+    found = Predictions.read(crafted())
+    assert (found.class_names, found.texts, found.labels.tolist()) == (["c", "d"], ["a", "b"], [0, 1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"row": pa.array(["0", "1"])},
+        {"row": pa.array([0.0, 1.0])},
+        {"row": pa.array([-1, 0])},
+        {"row": pa.array([1, 1])},
+        {"row": pa.array([0, None])},
+        {"text": pa.array([1, 2])},
+        {"text": pa.array([b"a", b"b"])},
+        {"text": pa.array([["a"], ["b"]])},
+        {"text": pa.array(["a", None])},
+        {"label": pa.array([0, 1])},
+        {"label": pa.array(["c", None])},
+        {"label": pa.array(["c", "e"])},
+        {"probability_c": pa.array(["0.75", "0.5"])},
+        {"probability_c": pa.array([1, 0])},
+        {"probability_c": pa.array([0.75, float("nan")])},
+        {"probability_c": pa.array([0.75, float("inf")])},
+        {"probability_c": pa.array([0.75, None])},
+        {"probability_c": pa.array([1.5, 0.5])},
+        {"probability_c": pa.array([-0.25, 0.5]), "probability_d": pa.array([1.25, 0.5])},
+        {"probability_c": None, "probability_d": None},
+        {"facts": "[]"},
+        {"facts": "{"},
+        {"facts": '{"a": NaN}'},
+        {"facts": '{"a": 1, "a": 2}'},
+        {"facts": "[" * 5000},
+    ],
+    ids=str,
+)
+def test_a_column_of_another_type_or_beyond_its_range_is_refused(change):
+    with pytest.raises(UserError, match=r"^bad\.parquet holds no predictions.*lit_bert validate`\.$") as said:
+        Predictions.read(crafted(**change))
+    assert len(str(said.value).splitlines()) == 1
+    assert str(said.value).isprintable()
+
+
+def test_a_small_file_that_unpacks_to_a_terabyte_takes_no_memory():
+    """A text of a megabyte, a million times: a dictionary of one entry, and run lengths."""
+    rows = 1_000_000
+    text = pa.DictionaryArray.from_arrays(np.zeros(rows, np.int32), pa.array(["a" * (1 << 20)]))
+    label = pa.DictionaryArray.from_arrays(np.zeros(rows, np.int32), pa.array(["c"]))
+    crafted(
+        row=pa.array(np.zeros(rows, np.int64)),
+        text=text,
+        label=label,
+        predicted_label=None,
+        probability_c=pa.array(np.ones(rows, np.float32)),
+        probability_d=pa.array(np.zeros(rows, np.float32)),
+    )
+    assert Path("bad.parquet").stat().st_size < 10_000_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match="characters in column text, which is too much"):
+        Predictions.read(Path("bad.parquet"))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 500_000  # kB
+
+
+@pytest.mark.timeout(60)
+def test_predictions_are_an_ordinary_file_of_their_folder(tmp_path):
+    crafted().rename(tmp_path / "elsewhere.parquet")
+    Path("bad.parquet").symlink_to(tmp_path / "elsewhere.parquet")
+    with pytest.raises(UserError, match="is a link out of its folder"):
+        Predictions.read(Path("bad.parquet"))
+    Path("bad.parquet").unlink()
+    os.mkfifo("bad.parquet")
+    with pytest.raises(UserError, match="is no ordinary file"):
+        Predictions.read(Path("bad.parquet"))
+
+
 def test_a_missing_file_says_what_writes_it():
     with pytest.raises(UserError, match=r"^no predictions gone\.parquet; `python -m lit_bert validate --ck"):
         Predictions.read(Path("gone.parquet"))

@@ -335,6 +335,134 @@ def test_a_damaged_file_is_one_message_that_names_the_folder(copied, name, harm)
     assert "\n" not in str(said.value)
 
 
+def json_edit(**changes):
+    """Sets keys of a JSON file."""
+    return lambda content: json.dumps({**json.loads(content), **changes}).encode()
+
+
+def vocab_of(count):
+    def edit(content):
+        changed = json.loads(content)
+        changed["model"]["vocab"] |= {f"word{number}": 1000 + number for number in range(count)}
+        return json.dumps(changed).encode()
+
+    return edit
+
+
+def graph_edit(change):
+    def edit(content):
+        import onnx
+
+        model = onnx.load_from_string(content)
+        change(model.graph)
+        return model.SerializeToString()
+
+    return edit
+
+
+def of_two_classes(graph):
+    """Cuts the classifier, whose weights and bias stand last, to two of its three classes."""
+    from onnx import numpy_helper
+
+    for name in graph.node[-1].input[1:]:
+        (tensor,) = (each for each in graph.initializer if each.name == name)
+        values = numpy_helper.to_array(tensor)
+        axis = next(axis for axis, size in enumerate(values.shape) if size == 3)
+        tensor.CopyFrom(numpy_helper.from_array(np.take(values, [0, 1], axis).copy(), name))
+    graph.output[0].type.tensor_type.shape.dim[1].dim_value = 2
+
+
+def not_finite(graph):
+    from onnx import numpy_helper
+
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.ndim == 2:
+            tensor.CopyFrom(numpy_helper.from_array(np.full_like(values, np.nan), tensor.name))
+
+
+def other_input(graph):
+    for node in graph.node:
+        node.input[:] = ["ids" if name == "input_ids" else name for name in node.input]
+    graph.input[0].name = "ids"
+
+
+def fewer_embeddings(graph):
+    from onnx import numpy_helper
+
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.shape == (35, 32):
+            tensor.CopyFrom(numpy_helper.from_array(values[:3].copy(), tensor.name))
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "says"),
+    [
+        (
+            "config.json",
+            json_edit(id2label={"0": "joy", "1": "joy", "2": "anger"}, label2id=None),
+            "two classes",
+        ),
+        ("config.json", json_edit(label2id={"joy": 0, "anger": 1, "sadness": 2}), "contradicts"),
+        ("config.json", json_edit(id2label={"0": "a", "1": "b"}, label2id=None), "logits of 2 classes"),
+        ("config.json", json_edit(vocab_size=20), "ids up to 34; the model knows 20 tokens"),
+        ("config.json", json_edit(vocab_size="35"), "vocab_size of '35'"),
+        ("config.json", json_edit(max_position_embeddings=64), "lets 128 tokens through; the model takes 64"),
+        ("tokenizer.json", vocab_of(5), "ids up to 1,004; the model knows 35 tokens"),
+        ("tokenizer.json", json_edit(truncation={"max_length": 10**9}), "truncates to 1000000000 tokens"),
+        (EXACT, graph_edit(of_two_classes), r"outputs .*; expected the logits of 3 classes"),
+        (EXACT, graph_edit(not_finite), "logits that are not finite"),
+        (EXACT, graph_edit(other_input), "inputs .*; expected input_ids and attention_mask"),
+        (EXACT, graph_edit(fewer_embeddings), "cannot label a text"),
+    ],
+)
+def test_files_that_do_not_fit_each_other_are_one_message(copied, name, harm, says, capfd):
+    pytest.importorskip("onnx")
+    (copied / name).write_bytes(harm((copied / name).read_bytes()))
+    with pytest.raises(UserError, match=rf"^{copied} cannot be used \(.*{says}.*\)\. Export it again\.$"):
+        Predictor(copied, EXACT)
+    assert capfd.readouterr() == ("", "")  # onnxruntime would write to the terminal
+
+
+def test_a_graph_never_opens_a_file_that_it_names(copied, tmp_path):
+    """With its values in another file: a harmless one here, whose times say whether it was opened."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(copied / EXACT)
+    onnx.save(model, copied / EXACT, save_as_external_data=True, location="values.bin", size_threshold=0)
+    os.utime(copied / "values.bin", (1, 2**31))  # read long before it was written: the next read shows
+    with pytest.raises(UserError, match="keeps values in another file, which is not opened"):
+        Predictor(copied, EXACT)
+    assert (copied / "values.bin").stat().st_atime == 1
+    (copied / "values.bin").read_bytes()
+    if (copied / "values.bin").stat().st_atime == 1:
+        pytest.skip("this file system keeps no times of access")
+
+
+@pytest.mark.parametrize("file", ["../exported/model.onnx", "/etc/passwd", "", "config.json", "model.onnx/"])
+def test_only_the_two_files_of_an_export_can_be_named(exported, file):
+    with pytest.raises(UserError, match=rf"there is no ONNX file {file}; expected {QUICK} or {EXACT}"):
+        Predictor(exported, file=file)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", EXACT])
+def test_a_link_out_of_the_folder_is_not_followed(copied, tmp_path, name):
+    (copied / name).rename(tmp_path / "elsewhere")
+    (copied / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is a link out of its folder"):
+        Predictor(copied, EXACT)
+
+
+def test_a_stride_in_the_file_does_not_multiply_long_texts(copied, exact):
+    content = json.loads((copied / "tokenizer.json").read_text())
+    content["truncation"]["stride"] = 100
+    (copied / "tokenizer.json").write_text(json.dumps(content))
+    text = "happy dog " * 500
+    strided = Predictor(copied, EXACT)
+    assert len(strided._tokenizer.encode(text).overflowing) < 10  # with the stride about forty
+    assert np.array_equal(strided.probs([text]), exact.probs([text]))
+
+
 # --- what the folder says of itself ---
 
 
@@ -375,6 +503,58 @@ def test_the_facts_are_those_of_the_export(exported):
     assert found["max_length"] == 128
     assert found["scores"]["validation"]["f1"].keys() == {"value", "low", "high"}
     assert found["files"].keys() == {EXACT, QUICK}
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "notes.txt", "..", "a b", "model.onnx/../../x"])
+def test_a_card_that_lists_another_file_opens_none(copied, tmp_path, name):
+    secret = copied.parent / "x"
+    secret.write_text("secret")
+    digest = hashlib.sha256(b"secret").hexdigest()
+    card = (copied / CARD).read_text().replace("## Files", f"## Files\n\n{digest}  {name}")
+    (copied / CARD).write_text(card)
+    with pytest.raises(UserError, match=r"README\.md lists .*, which is no file of an export"):
+        verify(copied)
+
+
+@pytest.mark.parametrize("name", [EXACT, "config.json", "tokenizer.json"])
+def test_a_card_that_leaves_out_a_file_is_refused(copied, name):
+    lines = (copied / CARD).read_text().splitlines()
+    (copied / CARD).write_text("\n".join(line for line in lines if not line.endswith(f"  {name}")))
+    with pytest.raises(UserError, match=rf"does not list {name}, which is there"):
+        verify(copied)
+
+
+def test_a_card_that_lists_a_file_twice_is_refused(copied):
+    card = (copied / CARD).read_text()
+    (copied / CARD).write_text(f"{card}\n{'0' * 64}  {EXACT}\n")
+    with pytest.raises(UserError, match="or one twice"):
+        verify(copied)
+
+
+@pytest.mark.timeout(60)
+def test_a_listed_pipe_is_not_waited_for(copied):
+    (copied / EXACT).unlink()
+    os.mkfifo(copied / EXACT)
+    with pytest.raises(UserError, match="is no ordinary file"):
+        verify(copied)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", EXACT, QUICK])
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"id2label": {"0": "a"}}', b"\x08\x01"])
+def test_serve_refuses_a_damaged_folder_with_a_card_that_fits_it_in_one_line(copied, refused, name, content):
+    """As a stranger would: the card is made anew."""
+    before, card = (copied / name).read_bytes(), (copied / CARD).read_text()
+    (copied / name).write_bytes(content)
+    digests = (hashlib.sha256(each).hexdigest() for each in (before, content))
+    (copied / CARD).write_text(card.replace(*digests))
+    assert "cannot be used (" in refused("serve", copied, f"--file={QUICK if name == QUICK else EXACT}")
+
+
+@pytest.mark.parametrize("content", [b"[]", b'{"scores": 5}', b'{"labels": "joy"}', b'{"scores": NaN}'])
+def test_facts_of_another_shape_are_refused(copied, content):
+    (copied / FACTS).write_bytes(content)
+    with pytest.raises(UserError, match=rf"copied has no readable {FACTS}"):
+        facts(copied)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff"])

@@ -287,6 +287,35 @@ def test_seeds_without_predictions_or_on_other_rows_are_refused(refused):
     assert "runs/seeds.json is not JSON" in refused("report", "runs")
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["../outside"],
+        ["seed_0", "/outside"],
+        ["seed_0", "seed_0/../../outside"],
+        ["."],
+        [".."],
+        [""],
+        ["seed_0", "seed_0"],
+        [5],
+        [None],
+        [["seed_0"]],
+        {"seed_0": 1},
+        "seed_0",
+        [],
+        [f"seed_{number}" for number in range(1001)],
+        ["seed_0\n\x1b[31m"],
+        ["link"],
+    ],
+    ids=lambda names: str(names)[:30],
+)
+def test_seeds_name_folders_directly_in_theirs_alone(refused, names):
+    keep("outside", FIRST), keep("runs/seed_0", FIRST)
+    Path("runs/link").symlink_to("../outside")
+    Path("runs/seeds.json").write_text(json.dumps(names))
+    assert "runs/seeds.json" in refused("report", "runs")
+
+
 # --- which run ---
 
 

@@ -9,6 +9,7 @@ import importlib
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -24,7 +25,7 @@ import torch
 from hub import Hub
 
 import lit_bert
-from lit_bert import UserError, sources
+from lit_bert import UserError, pretrained, sources
 from lit_bert.sources import MINILM, MINILM_SHA256, HubAddress, Source, Weights, find_corpus
 
 BERT, TWIN, OLD = "owner/tiny-bert", "owner/twin-bert", "owner/old-bert"
@@ -285,7 +286,7 @@ def test_a_config_of_another_model_is_an_error(bert_copy):
 def test_a_config_that_is_no_json_object_is_an_error(bert_copy, content):
     (bert_copy / "config.json").write_text(content, errors="surrogateescape")
     with pytest.raises(
-        UserError, match=r"config\.json is not JSON|config\.json describes|config\.json holds"
+        UserError, match=r"config\.json is not (JSON|text in UTF-8)|config\.json describes|config\.json holds"
     ):
         Weights(str(bert_copy)).load(CLASSES)
 
@@ -345,6 +346,331 @@ def test_max_length_stays_within_what_the_weights_can_take(tiny_bert):
     for length in (2, 129):
         with pytest.raises(UserError, match=rf"data\.max_length is {length}; .* takes 3 to 128 tokens"):
             weights.tokenizer(length)
+
+
+# --- weights from a stranger ---
+
+
+def refused(folder: Path, says: str) -> str:
+    """What a fit would say of the folder: one line, without advice to lower a guard."""
+
+    def use() -> None:
+        weights = Weights(str(folder), stand_in=None)
+        weights.tokenizer(16)
+        weights.load(CLASSES)
+
+    with pytest.raises(UserError, match=says) as caught:
+        use()
+    said = str(caught.value)
+    assert len(said.splitlines()) == 1
+    assert said.isprintable()
+    for advice in ("weights_only", "trust_remote_code", "ignore_mismatched", "allowlist", "safe_globals"):
+        assert advice not in said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_hidden_layers", 10**9),
+        ("num_hidden_layers", 0),
+        ("num_hidden_layers", "2"),
+        ("num_hidden_layers", True),
+        ("num_hidden_layers", 2.0),
+        ("hidden_size", 0),
+        ("hidden_size", -32),
+        ("hidden_size", 33),
+        ("hidden_size", [32]),
+        ("vocab_size", 10**12),
+        ("intermediate_size", {"size": 64}),
+        ("max_position_embeddings", 10**9),
+        ("num_attention_heads", 3),
+        ("hidden_dropout_prob", 2),
+        ("hidden_dropout_prob", "0.1"),
+        ("layer_norm_eps", -1),
+        ("hidden_act", "os.system"),
+        ("hidden_act", {"gelu": 1}),
+        ("is_decoder", True),
+        ("position_embedding_type", "relative_key"),
+        ("pruned_heads", {"0": [1]}),
+        ("chunk_size_feed_forward", 8),
+        ("quantization_config", {"quant_method": "bitsandbytes", "load_in_8bit": True}),
+        ("id2label", {"0": "a", "2": "b"}),
+        ("id2label", {"0": "a", "1": "a"}),
+        ("id2label", {"zero": "a"}),
+        ("id2label", "a"),
+    ],
+)
+def test_a_config_with_an_odd_value_is_refused_before_anything_is_built(bert_copy, key, value):
+    change_json(bert_copy / "config.json", **{key: value})
+    assert "config.json" in refused(bert_copy, key if key != "hidden_size" else "hidden_size|heads")
+
+
+def test_a_label2id_that_contradicts_is_refused(bert_copy):
+    change_json(bert_copy / "config.json", id2label={"0": "a", "1": "b"}, label2id={"a": 1, "b": 0})
+    refused(bert_copy, "label2id that contradicts its id2label")
+
+
+def test_a_small_file_that_describes_a_large_network_takes_no_memory(bert_copy):
+    """Each value alone is one that a BERT may have; together they are 800 GB."""
+    large = {"hidden_size": 16384, "intermediate_size": 131072, "num_hidden_layers": 128}
+    change_json(bert_copy / "config.json", **large)
+    code = """
+import sys
+from lit_bert import UserError, Weights
+import torch, transformers.models.bert.modeling_bert
+import resource
+used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    Weights(sys.argv[1], stand_in=None).load(["a", "b"])
+except UserError as error:
+    print(error)
+assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < used + 100_000  # kB
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(bert_copy)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(Path(sources.__file__).parent.parent)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "too few for the" in done.stdout
+
+
+def test_code_in_a_folder_is_neither_run_nor_asked_about(bert_copy, tmp_path, capfd, monkeypatch):
+    payload = tmp_path / "payload"
+    code = f"open({str(payload)!r}, 'w').close()\nclass Own: pass\nclass OwnConfig: pass\n"
+    for name in ("own.py", "modeling_own.py", "tokenization_own.py", "configuration_own.py"):
+        (bert_copy / name).write_text(code)
+    map_of = {"AutoConfig": "own.OwnConfig", "AutoModelForSequenceClassification": "own.Own"}
+    change_json(bert_copy / "config.json", auto_map=map_of, _name_or_path="evil/model")
+    change_json(bert_copy / "tokenizer_config.json", auto_map={"AutoTokenizer": ["own.Own", "own.Own"]})
+    (bert_copy / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "evil/model"}))
+    (bert_copy / "generation_config.json").write_text(json.dumps({"custom_generate": "own.Own"}))
+    (bert_copy / "chat_template.jinja").write_text("{{ cycler.__init__.__globals__.os.system('x') }}")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("transformers asks whether to run code"))
+    pretrained._said.clear()
+    weights = Weights(str(bert_copy), stand_in=None)
+    weights.tokenizer(16)
+    weights.load(CLASSES)
+    assert not payload.exists()
+    said = capfd.readouterr().err
+    assert re.search(r"config\.json: auto_map not used; neither code nor unknown settings", said)
+    assert re.search(r"tokenizer_config\.json: auto_map not used", said)
+
+
+def test_a_setting_without_effect_is_taken_silently_and_an_unknown_one_is_named(tiny_bert, bert_copy, capfd):
+    change_json(bert_copy / "config.json", torch_dtype="float16", architectures=["BertModel"], gizmo=5)
+    pretrained._said.clear()
+    weights = Weights(str(bert_copy), stand_in=None)
+    same = weights.architecture | {"classifier_dropout": None}  # change_json takes that out
+    assert same == Weights(str(tiny_bert), stand_in=None).architecture
+    assert capfd.readouterr().err.splitlines() == [
+        f"note       {bert_copy}/config.json: gizmo not used; neither code nor unknown settings are taken."
+    ]
+
+
+@pytest.mark.parametrize("kind", ["class", "auto_map file", "function"])
+def test_a_pickle_that_runs_code_is_refused_and_does_not(bert_copy, tmp_path, kind):
+    payload = tmp_path / "payload"
+
+    class Harm:
+        def __reduce__(self):
+            call = {
+                "class": (os.mkdir, (str(payload),)),
+                "function": (exec, (f"open({str(payload)!r}, 'w')",)),
+            }
+            return call.get(kind, (os.system, (f"touch {payload}",)))
+
+    (bert_copy / "model.safetensors").unlink()
+    torch.save({"pooler.dense.weight": torch.zeros(2), "x": Harm()}, bert_copy / "pytorch_model.bin")
+    size = (bert_copy / "pytorch_model.bin").stat().st_size
+    with (bert_copy / "pytorch_model.bin").open("ab") as stream:
+        stream.write(b"\0" * max(0, 100_000 - size))
+    refused(bert_copy, "holds more than tensors|cannot be read")
+    assert not payload.exists()
+
+
+@pytest.mark.parametrize("what", ["list", "text", "meta", "sparse", "endless", "numbers"])
+def test_a_pickle_of_something_else_is_refused(bert_copy, tiny_bert, what):
+    from safetensors.torch import load_file
+
+    values = load_file(tiny_bert / "model.safetensors")
+    odd = {
+        "list": list(values.values()),
+        "text": values | {"x": "text"},
+        "meta": values | {"x": torch.zeros(3, device="meta")},
+        "sparse": values | {"x": torch.eye(3).to_sparse()},
+        "endless": values | {"x": torch.zeros(1).expand(1 << 40)},
+        "numbers": values | {7: torch.zeros(1)},
+    }
+    (bert_copy / "model.safetensors").unlink()
+    torch.save(odd[what], bert_copy / "pytorch_model.bin")
+    refused(bert_copy, "something else than plain tensors|holds more than tensors")
+
+
+def test_a_compressed_pickle_is_refused(bert_copy, tiny_bert):
+    """A terabyte of zeros has a gigabyte, packed once; ours are a few kilobytes."""
+    import zipfile
+
+    from safetensors.torch import load_file
+
+    (bert_copy / "model.safetensors").unlink()
+    torch.save(load_file(tiny_bert / "model.safetensors"), "plain.bin")
+    with (
+        zipfile.ZipFile("plain.bin") as plain,
+        zipfile.ZipFile(bert_copy / "pytorch_model.bin", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    refused(bert_copy, r"pytorch_model\.bin cannot be read")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../secret.safetensors", "/etc/passwd", "model.safetensors", "model-00001-of-00001.bin", 5, None, ["x"]],
+)
+def test_an_index_names_parts_beside_it_alone(bert_copy, tiny_bert, name):
+    shutil.copy(tiny_bert / "model.safetensors", bert_copy.parent / "secret.safetensors")
+    (bert_copy / "model.safetensors").unlink()
+    index = {"weight_map": {"embeddings.LayerNorm.weight": name}}
+    (bert_copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(bert_copy, r"index\.json names .*; expected names such as model-00001-of-00002\.safetensors")
+
+
+def test_weights_in_several_parts_are_read(tiny_bert, bert_copy):
+    from transformers import BertModel
+
+    (bert_copy / "model.safetensors").unlink()
+    BertModel.from_pretrained(tiny_bert).save_pretrained(bert_copy, max_shard_size="40KB")
+    assert (bert_copy / "model.safetensors.index.json").is_file()
+    network = Weights(str(bert_copy), stand_in=None).load(CLASSES)
+    assert encoder_digest(network) == encoder_digest(Weights(str(tiny_bert)).load(CLASSES))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("encoder.layer.2.output.dense.bias", torch.zeros(32), "has 1 tensors that its architecture lacks"),
+        ("embeddings.norm.weight", torch.zeros(32), "has 1 tensors that its architecture lacks"),
+        ("encoder.layer.0.output.dense.bias", torch.zeros(32, dtype=torch.int8), r"of type torch\.int8"),
+        ("encoder.layer.0.output.dense.bias", torch.zeros(32, dtype=torch.bool), r"of type torch\.bool"),
+        ("encoder.layer.0.output.dense.bias", torch.zeros(16), "lacks 1 tensors of its architecture"),
+        ("encoder.layer.0.output.dense.bias", torch.zeros(32, 1), "lacks 1 tensors of its architecture"),
+        ("embeddings.word_embeddings.weight", torch.zeros(36, 32), "lacks 1 tensors of its architecture"),
+    ],
+)
+def test_weights_that_do_not_fit_their_config_are_refused(tiny_bert, bert_copy, name, value, says):
+    from safetensors.torch import load_file, save_file
+
+    values = load_file(tiny_bert / "model.safetensors") | {name: value}
+    save_file(values, bert_copy / "model.safetensors", {"format": "pt"})
+    refused(bert_copy, says)
+
+
+def test_fewer_layers_in_the_config_than_in_the_weights_are_refused(bert_copy):
+    change_json(bert_copy / "config.json", num_hidden_layers=1)
+    refused(bert_copy, r"has 16 tensors that its architecture lacks, .*encoder\.layer\.1\.")
+
+
+def test_heads_of_other_tasks_and_numbered_positions_are_left_behind(tiny_bert, bert_copy):
+    from safetensors.torch import load_file, save_file
+
+    values = load_file(tiny_bert / "model.safetensors")
+    values |= {"embeddings.position_ids": torch.arange(128)[None], "cls.predictions.bias": torch.zeros(35)}
+    save_file(values, bert_copy / "model.safetensors", {"format": "pt"})
+    network = Weights(str(bert_copy), stand_in=None).load(CLASSES)
+    assert encoder_digest(network) == encoder_digest(Weights(str(tiny_bert)).load(CLASSES))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "vocab.txt"])
+def test_a_link_out_of_a_folder_of_weights_is_not_followed(bert_copy, tmp_path, name):
+    (bert_copy / name).rename(tmp_path / "elsewhere")
+    (bert_copy / name).symlink_to(tmp_path / "elsewhere")
+    refused(bert_copy, "is a link out of its folder")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"tokenizer_class": "os.system"}, "tokenizer_class 'os.system'"),
+        ({"tokenizer_class": "BertJapaneseTokenizer"}, "tokenizer_class"),
+        ({"tokenizer_class": ["BertTokenizer"]}, "tokenizer_class"),
+        ({"unk_token": {"__type": "Popen", "content": "[UNK]"}}, "unk_token"),
+        ({"unk_token": 5}, "unk_token"),
+        ({"do_lower_case": "os.system"}, "do_lower_case"),
+        ({"model_max_length": "x"}, "model_max_length"),
+        ({"added_tokens_decoder": {"x": "y"}}, "added_tokens_decoder"),
+        ({"added_tokens_decoder": {"99": {"content": "[NEW]", "special": True}}}, "ids up to"),
+        ({"extra_special_tokens": ["[NEW]"]}, "ids up to"),
+    ],
+)
+def test_a_tokenizer_with_settings_of_no_bert_is_refused(bert_copy, change, says):
+    change_json(bert_copy / "tokenizer_config.json", **change)
+    refused(bert_copy, says)
+
+
+@pytest.mark.parametrize("kept", ["vocab.txt", "tokenizer.json"])
+def test_a_vocabulary_larger_than_the_embeddings_is_refused(bert_copy, kept):
+    for name in {"vocab.txt", "tokenizer.json"} - {kept}:
+        (bert_copy / name).unlink()
+    if kept == "vocab.txt":
+        with (bert_copy / kept).open("a") as stream:
+            stream.write("one\nmore\n")
+    else:
+        content = json.loads((bert_copy / kept).read_text())
+        content["model"]["vocab"] |= {"one": 35, "more": 36}
+        (bert_copy / kept).write_text(json.dumps(content))
+    refused(bert_copy, "ids up to 36; the model knows 35 tokens")
+
+
+def test_paths_in_tokenizer_settings_are_not_opened(bert_copy, tmp_path):
+    secret = tmp_path / "vocab.txt"
+    secret.write_text("[UNK]\nsecret\n")
+    change_json(
+        bert_copy / "tokenizer_config.json",
+        vocab_file=str(secret),
+        tokenizer_file=str(secret),
+        special_tokens_map_file=str(secret),
+        name_or_path=str(tmp_path),
+    )
+    files = Weights(str(bert_copy), stand_in=None).tokenizer_files
+    assert "secret" not in files["tokenizer.json"]
+    assert str(tmp_path) not in "".join(files.values())
+
+
+def test_the_head_of_a_folder_is_used_by_the_names_of_its_classes(tiny_bert, bert_copy):
+    from transformers import BertForSequenceClassification
+
+    other = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=3)
+    with torch.no_grad():
+        other.classifier.weight.copy_(torch.arange(3.0)[:, None].expand(3, 32))
+        other.classifier.bias.copy_(torch.tensor([10.0, 11.0, 12.0]))
+    order = ["sadness", "joy", "anger"]
+    other.config.id2label = dict(enumerate(order))
+    other.config.label2id = {name: index for index, name in enumerate(order)}
+    other.save_pretrained(bert_copy)
+    network = Weights(str(bert_copy)).load(["anger", "joy", "sadness"])
+    assert network.classifier.bias.tolist() == [12, 11, 10]
+    assert network.classifier.weight[:, 0].tolist() == [2, 1, 0]
+    assert network.config.id2label == {0: "anger", 1: "joy", 2: "sadness"}
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"tokenizer.json": "{}", "tokenizer_config.json": "{}", "../../x": "y"}, r"\.\./\.\./x"),
+        ({"tokenizer.json": "{}"}, "expected tokenizer.json and tokenizer_config.json"),
+        ({"tokenizer.json": b"{}", "tokenizer_config.json": "{}"}, "a tokenizer.json that is no text"),
+        ({"tokenizer.json": "{}", "tokenizer_config.json": "[]"}, "holds no JSON object"),
+        ({"tokenizer.json": "{}", "tokenizer_config.json": '{"tokenizer_class": "x"}'}, "tokenizer_class"),
+        (None, "expected tokenizer.json and"),
+    ],
+)
+def test_tokenizer_files_of_a_checkpoint_are_two_of_known_names(files, says):
+    with pytest.raises(UserError, match=says):
+        pretrained.checked_tokenizer_files(files, "x.ckpt")
 
 
 # --- packaged weights ---
