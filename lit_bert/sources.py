@@ -262,7 +262,9 @@ class Weights:
     def architecture(self) -> dict[str, Any]:
         """The BertConfig as plain values, without labels."""
         if self.checkpoint:
-            return dict(self.checkpoint.weights["architecture"])
+            return checked_architecture(
+                self.checkpoint.weights["architecture"], escape.line(self.checkpoint.path)
+            )
         file = escape.line(self.folder / "config.json")
         model_type = self._config.get("model_type")
         if model_type != "bert":
