@@ -35,6 +35,9 @@ class Throughput(Callback):
     all of this process; every `log_every_n_steps` of the trainer.
     """
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restart()  # a run that is resumed within an epoch does not start that epoch again
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restart()
 
@@ -74,7 +77,7 @@ class Throughput(Callback):
         self._restart()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking and hasattr(self, "_start"):
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._restart()  # the time spent validating is no training time
 
 

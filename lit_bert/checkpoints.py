@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from lit_bert import RUNS, UserError
+from lit_bert import RUNS, UserError, escape
+from lit_bert.finite import RESUMED, first_not_finite, tensors_in
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 
@@ -30,11 +31,17 @@ class SafeCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its name, forces it to disk, reads it back, then renames it.
 
     Lightning's own writer does none of the four (pytorch-lightning issues 19970, 21431, 21800), and leaves a
-    full disk to be found out at the next load.
+    full disk to be found out at the next load. Weights that are not finite are not written.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         final = Path(path)
+        parts = {name: checkpoint[name] for name in RESUMED if name in checkpoint}
+        if wrong := first_not_finite(tensors_in(parts)):
+            raise UserError(
+                f"{escape.line(final)} is not written: {wrong} is not finite (NaN or infinity). Earlier "
+                "checkpoints are whole."
+            )
         partial = final.with_name(f".{final.name}.{os.getpid()}")
         try:
             final.parent.mkdir(parents=True, exist_ok=True)

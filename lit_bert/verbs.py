@@ -54,6 +54,7 @@ from lit_bert.callbacks import (
 )
 from lit_bert.checkpoints import Checkpoint, SafeCheckpointIO, cool
 from lit_bert.data import EmotionDataModule
+from lit_bert.finite import check_checkpoint
 from lit_bert.model import BertClassifier
 from lit_bert.predictions import VALIDATED, Predictions
 from lit_bert.runs import LOG, fit_each, has_accelerator, next_folder
@@ -280,6 +281,8 @@ class Fit(Verb):
 
     def before_fit(self) -> None:
         no_seeds_in(self.config["fit"])
+        if self.checkpoint:
+            check_checkpoint(self.checkpoint.content, self.checkpoint.path)
         if self.checkpoint and self.datamodule.label_names != self.checkpoint.data["label_names"]:
             known, found = _some(self.checkpoint.data["label_names"]), _some(self.datamodule.label_names)
             raise UserError(
