@@ -171,8 +171,8 @@ class Outputs(Callback):
 class Dashboard(Outputs):
     """Shows each validation in TensorBoard: confusion matrix, precision-recall curves, confident errors.
 
-    The predictions of the best epoch are kept beside its checkpoint. When the fit ends, the settings are
-    stored beside its scores.
+    The predictions of the best epoch are kept beside its checkpoint. `log_settings` stores the settings
+    beside the scores of what is kept in the end.
 
     Args:
         facts: what the run rests on: sources, seed, batch size, …
@@ -230,11 +230,13 @@ class Dashboard(Outputs):
                 facts = {"global_step": trainer.global_step}
                 replace(self.predictions, facts=facts).write(folder / VALIDATED)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def log_settings(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last thing of a fit."""
         if isinstance(trainer.logger, TensorBoardLogger) and self.best:
             settings = {"learning_rate": pl_module.learning_rate, **self.facts}
             scores = {f"val_best/{name.removeprefix('val/')}": value for name, value in self.best.items()}
             trainer.logger.log_hyperparams(settings, scores)
+            trainer.logger.finalize("success")  # once more: the end of the training closed its file
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}

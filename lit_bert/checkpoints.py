@@ -109,6 +109,21 @@ def cool(path: Path, temperature: float) -> None:
     SafeCheckpointIO().save_checkpoint(content, path)
 
 
+def keep_weights(path: Path, average: bool, val_f1: float | None) -> None:
+    """Leaves one of the two sets of weights in the best checkpoint of a fit.
+
+    Args:
+        average: whether the moving average stays; else the weights that were trained take its place.
+        val_f1: validation macro F1 of those that stay.
+    """
+    content = load(path)
+    trained = content.pop("training_weights")
+    if not average:
+        content["state_dict"].update(trained)
+    content["val_f1"] = val_f1
+    SafeCheckpointIO().save_checkpoint(content, path)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A trained checkpoint of ours, opened."""

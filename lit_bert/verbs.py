@@ -52,7 +52,7 @@ from lit_bert.callbacks import (
     ProgressLines,
     Throughput,
 )
-from lit_bert.checkpoints import Checkpoint, SafeCheckpointIO, cool
+from lit_bert.checkpoints import Checkpoint, SafeCheckpointIO, cool, keep_weights
 from lit_bert.data import EmotionDataModule
 from lit_bert.finite import check_checkpoint
 from lit_bert.model import BertClassifier
@@ -236,7 +236,8 @@ class Fit(Verb):
             type=bool,
             default=True,
             help="whether to fit a temperature on the validation split and fold it into the classifier of "
-            "the best checkpoint, so that its probabilities can be taken at their word (Guo et al., 2017)",
+            "the best checkpoint, so that its probabilities can be taken at their word (Guo et al., 2017), "
+            "where rows that it was not fitted on show that it helps",
         )
         parser.add_lightning_class_args(KeepBest, "checkpoint")
         parser.add_lightning_class_args(EarlyStop, "early_stopping")
@@ -266,10 +267,10 @@ class Fit(Verb):
         facts |= {name: value for name, value in config["model"].items() if name != "learning_rate"}
         facts |= {name: config["trainer"][name] for name in ("max_epochs", "precision")}
         facts["seed"] = config["seed_everything"]
-        dashboard = Dashboard(
+        self._dashboard = Dashboard(
             facts, config["checkpoint"]["monitor"] or "val/f1", config["checkpoint"]["mode"]
         )
-        return [Throughput(), dashboard, *(super().callbacks(bar) or [ProgressLines()]), last]
+        return [Throughput(), self._dashboard, *(super().callbacks(bar) or [ProgressLines()]), last]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
@@ -314,6 +315,8 @@ class Fit(Verb):
                 log.info(f"audit      {line}")
         if self.trainer.log_dir:
             log.info(f"run        {run}")
+        # Only the checkpoint of a best epoch is looked at again when the fit ends.
+        self.model.keeps_training_weights = self.config["fit"]["checkpoint"]["monitor"] is not None
         self.start = time.perf_counter()
 
     def after_fit(self) -> None:
@@ -324,10 +327,17 @@ class Fit(Verb):
                 "Give it more with --trainer.max_epochs."
             )
         kept = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, KeepBest) and c.monitor]
-        if not (kept and Path(kept[0].best_model_path).is_file() and self.trainer.is_global_zero):
+        best = Path(kept[0].best_model_path) if kept else None
+        if best is not None and not (self.trainer.is_global_zero and best.is_file()):
+            best = None
+        predictions = self._choose_weights(best, self._validated(best) if best else None)
+        if not self.trainer.is_global_zero:
             return
-        best = Path(kept[0].best_model_path)
-        self._score(best)
+        self._dashboard.log_settings(self.trainer, self.model)
+        if best is None:
+            return
+        if predictions is not None:
+            self._score(best, predictions)
         print(f"took       {minutes:.1f} minutes for {self.trainer.global_step:,} optimizer steps")
         print(f"\nbest epoch: {best}")
         test, splits = self.datamodule.hparams.test_split, self.datamodule.corpus.splits
@@ -339,8 +349,8 @@ class Fit(Verb):
         print(f"its errors: python -m lit_bert report {best.parent}")
         print(f"look at it: tensorboard --logdir {best.parent.parent}")
 
-    def _score(self, best: Path) -> None:
-        """Calibrates the best checkpoint, prints its scores on the validation split and keeps them."""
+    def _validated(self, best: Path) -> Predictions | None:
+        """What the best checkpoint made of the validation rows; None, with a line, if that is not there."""
         checkpoint, file = Checkpoint.open(best), best.with_name(VALIDATED)
         predictions = Predictions.read(file) if file.is_file() else None
         facts = predictions.facts if predictions else {}
@@ -354,16 +364,68 @@ class Fit(Verb):
                 f"the scores of {best} are no longer beside it; "
                 f"`python -m lit_bert validate --ckpt_path {best}` finds them again."
             )
-            return
+            return None
+        return predictions
+
+    def _choose_weights(self, best: Path | None, predictions: Predictions | None) -> Predictions | None:
+        """Keeps the average of the weights where it is better than those that train, beyond chance.
+
+        Both are of the same step. The predictions are written before the checkpoint, so that a process that
+        ends in between leaves what the next one can finish.
+
+        Args:
+            best: the best checkpoint; None on other devices than the first, which only help to validate.
+            predictions: of the average.
+
+        Returns:
+            Those of the weights that are kept.
+        """
+        trained = None
+        if best is not None and predictions is not None:
+            trained = Checkpoint.open(best).content.get("training_weights")
+            if trained is not None and (chosen := predictions.facts.get("averaging")):
+                keep_weights(best, chosen["kept"], chosen["val_f1"])
+                trained = None
+        trained = self.trainer.strategy.broadcast(trained)
+        if trained is None:
+            return predictions
+        plain = self._predictions_with(trained)
+        if best is None or predictions is None or plain is None:
+            return predictions
+        if not np.array_equal(plain.rows, predictions.rows):
+            raise RuntimeError("the validation rows changed within a fit")
+        chosen = choose_weights(predictions, plain)
+        chosen["val_f1"] = Checkpoint.open(best).val_f1
+        if not chosen["kept"]:
+            metrics = self.trainer.callback_metrics
+            chosen["val_f1"] = metrics["val/f1"].item()
+            self._dashboard.best = {name: metrics[name].item() for name in self._dashboard.best}
+        probs = (predictions if chosen["kept"] else plain).probs
+        predictions = predictions.with_probs(probs, averaging=chosen)
+        predictions.write(best.with_name(VALIDATED))
+        keep_weights(best, chosen["kept"], chosen["val_f1"])
+        return predictions
+
+    def _predictions_with(self, weights: dict[str, torch.Tensor]) -> Predictions | None:
+        """What other weights make of the validation rows; None on other devices than the first."""
+        trainer, outputs = self.trainer, Outputs()
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(weights[name])
+        loggers = trainer.loggers
+        trainer.loggers = []  # it is no validation of the run
+        trainer.callbacks.append(outputs)  # type: ignore[attr-defined]
+        trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        trainer.loggers = loggers
+        return outputs.predictions if trainer.is_global_zero else None
+
+    def _score(self, best: Path, predictions: Predictions) -> None:
+        """Calibrates the best checkpoint, prints its scores on the validation split and keeps them."""
+        checkpoint = Checkpoint.open(best)
+        settled = predictions.facts.get("sha256")
         if settled is None and (self.config["fit"]["calibrate"] or "temperature" in checkpoint.content):
             predictions = calibrate(checkpoint, predictions)
-        notes = []
-        if found := predictions.facts.get("calibration"):
-            notes.append(
-                f"calibrated temperature {found['temperature']:.3f}; expected calibration error "
-                f"{found['before']:.4f} before, {found['after']:.4f} after, on rows it was not fitted on"
-            )
-        split = self.datamodule.val_name
+        split, notes = self.datamodule.val_name, choice_notes(predictions.facts)
         settle(Checkpoint.open(best), "validate", split, predictions, self.sources(), notes)
 
 
@@ -690,25 +752,87 @@ def announce(trainer: Trainer, sources: list[tuple[str, Source]]) -> None:
 
 
 def calibrate(checkpoint: Checkpoint, predictions: Predictions) -> Predictions:
-    """Fits a temperature on what the checkpoint made of its rows, and folds it into its weights.
+    """Fits a temperature on what the checkpoint made of its rows, and folds it into its weights if it helps.
 
-    Does not fold twice: where an earlier process ended in between, its temperature is taken.
+    It is kept where the loss of rows that a temperature was not fitted on falls beyond chance and their
+    calibration error does not rise; else it is 1. Does not fold twice: where an earlier process ended in
+    between, its temperature is taken.
 
     Returns:
-        What the calibrated checkpoint makes of the rows.
+        What the checkpoint makes of the rows then, with the fact `calibration`: `kept`, the `temperature` in
+        use, the one that was `fitted`, the calibration error `before` and `after` one that was fitted on
+        other rows, and `loss_change`, in nats with its interval, of the same rows; null on few.
     """
     labels = predictions.labels
     logits = np.log(np.maximum(predictions.probs, np.finfo(np.float32).tiny))
-    temperature = checkpoint.content.get("temperature")
-    if temperature is None:
-        temperature = scores.temperature(logits, labels)
-        cool(checkpoint.path, temperature)
-    before, after = (
-        scores.calibration_error(probs, labels)
-        for probs in (predictions.probs, scores.cross_fitted(logits, labels))
-    )
-    found = {"temperature": temperature, "before": before, "after": after}
-    return predictions.with_probs(scores.softmax(logits / temperature), calibration=found)
+    held_out = scores.cross_fitted(logits, labels)
+    change = scores.loss_change(predictions.probs, held_out, labels)
+    before, after = (scores.calibration_error(probs, labels) for probs in (predictions.probs, held_out))
+    fitted = checkpoint.content.get("temperature")
+    kept = fitted is not None or (change is not None and change.high < 0 and after <= before)
+    if fitted is None:
+        fitted = scores.temperature(logits, labels)
+        if kept:
+            cool(checkpoint.path, fitted)
+    found = {
+        "kept": kept,
+        "temperature": fitted if kept else 1.0,
+        "fitted": fitted,
+        "before": before,
+        "after": after,
+        "loss_change": None if change is None else list(change),
+    }
+    probs = scores.softmax(logits / fitted) if kept else predictions.probs
+    return predictions.with_probs(probs, calibration=found)
+
+
+def choose_weights(average: Predictions, plain: Predictions) -> dict[str, Any]:
+    """The fact `averaging`: whether the average of the weights is `kept`, and what says so.
+
+    Returns:
+        `kept`; `average` and `plain`, the loss of each in nats a text; `loss_change`, the first less the
+        second with its interval, of the same rows; null on few.
+    """
+    labels = average.labels
+    change = scores.loss_change(plain.probs, average.probs, labels)
+    return {
+        "kept": change is not None and change.high < 0,
+        **{
+            name: float(scores.row_losses(each.probs, labels).mean())
+            for name, each in (("average", average), ("plain", plain))
+        },
+        "loss_change": None if change is None else list(change),
+    }
+
+
+def choice_notes(facts: dict[str, Any]) -> list[str]:
+    """One line for each thing that a fit chose by its validation rows: what, and why."""
+    lines = []
+    if found := facts.get("averaging"):
+        lines.append(
+            f"averaging {'kept' if found['kept'] else 'not kept'}: loss {found['average']:.4f} with the "
+            f"average of the weights, {found['plain']:.4f} with those that trained; {_shown_change(found)}"
+        )
+    if found := facts.get("calibration"):
+        errors = (
+            f"expected calibration error {found['before']:.4f} before, {found['after']:.4f} after, on rows "
+            "it was not fitted on"
+        )
+        if found.get("kept", True):  # older ones were always kept
+            lines.append(f"calibrated temperature {found['temperature']:.3f}; {errors}")
+        else:
+            lines.append(
+                f"calibration not kept: temperature {found['fitted']:.3f}; {_shown_change(found)}; {errors}"
+            )
+    return lines
+
+
+def _shown_change(found: dict[str, Any]) -> str:
+    if found["loss_change"] is None:
+        return f"fewer than {scores.FEWEST_ROWS} rows show no change of the loss"
+    value, low, high = found["loss_change"]
+    chance = "" if high < 0 or low > 0 else ", which may be chance"
+    return f"the loss changes by {value:+.4f} [{low:+.4f}, {high:+.4f}]{chance}"
 
 
 def settle(
