@@ -789,19 +789,26 @@ def calibrate(checkpoint: Checkpoint, predictions: Predictions) -> Predictions:
 def choose_weights(average: Predictions, plain: Predictions) -> dict[str, Any]:
     """The fact `averaging`: whether the average of the weights is `kept`, and what says so.
 
+    Macro F1 decides where it differs beyond chance; else the loss, which tells more from as many rows, has to
+    be better beyond chance. Loss alone would give points of F1 away where labels are noisy.
+
     Returns:
-        `kept`; `average` and `plain`, the loss of each in nats a text; `loss_change`, the first less the
-        second with its interval, of the same rows; null on few.
+        `kept`; `average` and `plain`, the loss of each in nats a text; `loss_change` and `f1_change`, the
+        first less the second with their intervals, of the same rows; null on few.
     """
     labels = average.labels
     change = scores.loss_change(plain.probs, average.probs, labels)
+    f1 = None if change is None else scores.macro_f1_change(plain.probs, average.probs, labels)
     return {
-        "kept": change is not None and change.high < 0,
+        "kept": change is not None
+        and f1 is not None
+        and (f1.low > 0 or (change.high < 0 and not f1.high < 0)),
         **{
             name: float(scores.row_losses(each.probs, labels).mean())
             for name, each in (("average", average), ("plain", plain))
         },
         "loss_change": None if change is None else list(change),
+        "f1_change": None if f1 is None else list(f1),
     }
 
 
@@ -810,8 +817,8 @@ def choice_notes(facts: dict[str, Any]) -> list[str]:
     lines = []
     if found := facts.get("averaging"):
         lines.append(
-            f"averaging {'kept' if found['kept'] else 'not kept'}: loss {found['average']:.4f} with the "
-            f"average of the weights, {found['plain']:.4f} with those that trained; {_shown_change(found)}"
+            f"averaging {'kept' if found['kept'] else 'not kept'}: the average of the weights has loss "
+            f"{found['average']:.4f}, those that trained {found['plain']:.4f}; with it {_shown_change(found)}"
         )
     if found := facts.get("calibration"):
         errors = (
@@ -829,10 +836,15 @@ def choice_notes(facts: dict[str, Any]) -> list[str]:
 
 def _shown_change(found: dict[str, Any]) -> str:
     if found["loss_change"] is None:
-        return f"fewer than {scores.FEWEST_ROWS} rows show no change of the loss"
-    value, low, high = found["loss_change"]
-    chance = "" if high < 0 or low > 0 else ", which may be chance"
-    return f"the loss changes by {value:+.4f} [{low:+.4f}, {high:+.4f}]{chance}"
+        return f"the loss changes by less than {scores.FEWEST_ROWS} rows can show"
+    changes = {"the loss": found["loss_change"], "macro F1": found.get("f1_change")}
+    lines = []
+    for name, change in changes.items():
+        if change is not None:
+            value, low, high = change
+            chance = "" if high < 0 or low > 0 else ", which may be chance"
+            lines.append(f"{name} changes by {value:+.4f} [{low:+.4f}, {high:+.4f}]{chance}")
+    return " and ".join(lines)
 
 
 def settle(
