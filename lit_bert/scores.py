@@ -21,7 +21,7 @@ from lit_bert import need
 RESAMPLES = 1000  # bootstrap draws
 LEVEL = 0.95  # of every interval
 BINS = 15  # of the calibration error, as in Guo et al. (2017)
-FEWEST_ROWS = 10  # that can show a difference of losses: on fewer, a change of no use is kept too often
+FEWEST_ROWS = 16  # that can show a difference of losses: on fewer, a change of no use is kept too often
 
 MAIN = {  # what tables call the scores over all classes; accuracy is micro F1 here, so only some show it
     "macro F1": "f1",
@@ -191,7 +191,7 @@ def _bootstrap(score: Callable[[np.ndarray], Scores], count: int, seed: int = 0)
 
 
 def loss_change(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> Score | None:
-    """By how much a step changes the mean loss of the same rows, in nats a text; None of under 10 rows.
+    """By how much a step changes the mean loss of the same rows, in nats a text; None of too few rows.
 
     With Student's interval of the paired differences. In simulations with a model that needs no temperature,
     it lies below 0 in at most 4 % of the draws of 18 rows or more; the percentile bootstrap is narrower on
