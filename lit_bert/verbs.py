@@ -408,15 +408,15 @@ class Fit(Verb):
 
     def _predictions_with(self, weights: dict[str, torch.Tensor]) -> Predictions | None:
         """What other weights make of the validation rows; None on other devices than the first."""
-        trainer, outputs = self.trainer, Outputs()
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                parameter.copy_(weights[name])
-        loggers = trainer.loggers
+        trainer, outputs, loggers = self.trainer, Outputs(), self.trainer.loggers
+        own = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
+        self.model.load_state_dict(weights, strict=False)
         trainer.loggers = []  # it is no validation of the run
         trainer.callbacks.append(outputs)  # type: ignore[attr-defined]
         trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        trainer.callbacks.remove(outputs)  # type: ignore[attr-defined]
         trainer.loggers = loggers
+        self.model.load_state_dict(own, strict=False)
         return outputs.predictions if trainer.is_global_zero else None
 
     def _score(self, best: Path, predictions: Predictions) -> None:
