@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import texts_of, write_csv
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -190,15 +190,36 @@ def test_throughput_counts_what_it_says(tiny_bert, tmp_path):
     assert per_text == pytest.approx([12 / 4, 9 / 4])  # real tokens by texts, whatever the seconds
 
 
-def test_a_run_that_is_resumed_within_an_epoch_goes_on_to_log_its_speed(run, quick):
-    flags = [*quick, "--trainer.log_every_n_steps=1", "--trainer.precision=32-true"]
-    assert run("fit", *flags, "--trainer.max_epochs=-1", "--trainer.max_steps=11").code == 0  # of 8 an epoch
-    outcome = run("fit", "--ckpt_path=last", "--trainer.max_epochs=2", "--trainer.max_steps=-1")
-    assert outcome.code == 0, outcome.err
-    board = events_of("checkpoints/version_0")
-    steps = [event.step for event in board.Scalars("train/texts_per_s")]
-    assert sorted(set(steps)) == list(range(16))
-    assert all(rate > 0 for rate in values(board, "train/texts_per_s"))
+class SavingAt(Callback):
+    """Saves after a batch, in the middle of an epoch."""
+
+    def __init__(self, batch, path):
+        self.batch, self.path = batch, path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx == self.batch:
+            trainer.save_checkpoint(self.path)
+
+
+def test_a_run_that_is_resumed_within_an_epoch_logs_its_speed(tiny_bert, tmp_path):
+    # As `fit` does, at the end of a batch and after the callback that is tested.
+    batches = [batch([1, 1, 1], [1, 1, 0]) for _ in range(5)]
+    for name, ckpt_path in (("first", None), ("resumed", tmp_path / "within.ckpt")):
+        model = BertClassifier(NAMES, weights=Weights(pretrained=str(tiny_bert), stand_in=None))
+        Trainer(
+            accelerator="cpu",
+            max_epochs=1,
+            log_every_n_steps=1,
+            logger=TensorBoardLogger(tmp_path, name="", version=name),
+            callbacks=[Throughput(), SavingAt(1, tmp_path / "within.ckpt")],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        ).fit(model, DataLoader(batches, batch_size=None), ckpt_path=ckpt_path, weights_only=True)
+    for name, steps in (("first", [0, 1, 2, 3, 4]), ("resumed", [2, 3, 4])):
+        logged = events_of(tmp_path / name).Scalars("train/texts_per_s")
+        assert [event.step for event in logged] == steps
+        assert all(event.value > 0 for event in logged)
 
 
 # --- pictures

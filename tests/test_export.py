@@ -309,8 +309,8 @@ def test_an_8_bit_file_that_loses_too_much_is_left_out(run, able, at_once, monke
     outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out")
     assert outcome.code == 0, outcome.err
     lost = re.search(
-        rf"^{re.escape(QUICK)} loses (\d+\.\d\d) points of macro F1 \[\d+\.\d\d, \d+\.\d\d\]: the rows do not "
-        r"rule out that it is more than 1\.5, so it is left out",
+        rf"^{re.escape(QUICK)} loses (\d+\.\d\d) points of macro F1 \[\d+\.\d\d, \d+\.\d\d\]: the rows do "
+        r"not rule out that it is more than 1\.5, so it is left out",
         outcome.out,
         re.M,
     )
