@@ -53,7 +53,7 @@ class BertClassifier(LightningModule):
         label_smoothing: share of each training label that is spread evenly over all classes (Szegedy et al.,
             2016); the losses of whole splits are measured without it.
         average_decay: decay per optimizer step of the moving average of the weights, which is what is
-            validated and kept; 0 keeps the weights as they stand.
+            validated, and kept where it is better; 0 keeps the weights as they stand.
         adversarial_norm: 2-norm by which the word embeddings of a batch are moved to where its loss grows
             fastest, for a second pass whose gradient is added (Miyato et al., 2017); doubles the cost of a
             step, 0 makes none. Frozen word embeddings get none either.
