@@ -36,6 +36,9 @@ class Throughput(Callback):
     all of this process; every `log_every_n_steps` of the trainer.
     """
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._restart()  # a run that is resumed within an epoch does not start that epoch again
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restart()
 
@@ -75,7 +78,7 @@ class Throughput(Callback):
         self._restart()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking and hasattr(self, "_start"):
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._restart()  # the time spent validating is no training time
 
 
@@ -192,8 +195,8 @@ class Outputs(Callback):
 class Dashboard(Outputs):
     """Shows each validation in TensorBoard: confusion matrix, precision-recall curves, confident errors.
 
-    The predictions of the best epoch are kept beside its checkpoint. When the fit ends, the settings are
-    stored beside its scores.
+    The predictions of the best epoch are kept beside its checkpoint. `log_settings` stores the settings
+    beside the scores of what is kept in the end.
 
     Args:
         facts: what the run rests on: sources, seed, batch size, …
@@ -251,11 +254,13 @@ class Dashboard(Outputs):
                 facts = {"global_step": trainer.global_step}
                 replace(self.predictions, facts=facts).write(folder / VALIDATED)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def log_settings(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last thing of a fit."""
         if isinstance(trainer.logger, TensorBoardLogger) and self.best:
             settings = {"learning_rate": pl_module.learning_rate, **self.facts}
             scores = {f"val_best/{name.removeprefix('val/')}": value for name, value in self.best.items()}
             trainer.logger.log_hyperparams(settings, scores)
+            trainer.logger.finalize("success")  # once more: the end of the training closed its file
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}

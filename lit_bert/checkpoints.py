@@ -32,6 +32,7 @@ from lightning.fabric.utilities.types import _PATH
 
 from lit_bert import RUNS, UserError, files
 from lit_bert.escape import line
+from lit_bert.finite import RESUMED, first_not_finite, tensors_in
 from lit_bert.schema import BestSettings, Contents, Plain, StoppingSettings, TrainerSettings, checked
 
 BEST, LAST = "best.ckpt", "last.ckpt"
@@ -57,7 +58,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its name, forces it to disk, reads it back, then renames it.
 
     Lightning's own writer does none of the four (pytorch-lightning issues 19970, 21431, 21800), and leaves a
-    full disk to be found out at the next load.
+    full disk to be found out at the next load. Weights that are not finite are not written.
     """
 
     def __init__(self, opened: Checkpoint | None = None) -> None:
@@ -69,6 +70,12 @@ class SafeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:
         final = Path(path)
         content = {key: value for key, value in checkpoint.items() if key not in UNUSED}
+        parts = {name: content[name] for name in RESUMED if name in content}
+        if wrong := first_not_finite(tensors_in(parts)):
+            raise UserError(
+                f"{line(final)} is not written: {wrong} is not finite (NaN or infinity). Earlier "
+                "checkpoints are whole."
+            )
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
             with files.whole(final) as partial:
@@ -412,6 +419,21 @@ def apply_temperature(path: Path, temperature: float) -> None:
     for name in ("network.classifier.weight", "network.classifier.bias"):
         content["state_dict"][name] = content["state_dict"][name] / temperature
     content["temperature"] = content.get("temperature", 1.0) * temperature
+    SafeCheckpointIO().save_checkpoint(content, path)
+
+
+def keep_weights(path: Path, average: bool, val_f1: float | None) -> None:
+    """Leaves one of the two sets of weights in the best checkpoint of a fit.
+
+    Args:
+        average: whether the moving average stays; else the weights that were trained take its place.
+        val_f1: validation macro F1 of those that stay.
+    """
+    content = load(path)
+    trained = content.pop("training_weights")
+    if not average:
+        content["state_dict"].update(trained)
+    content["val_f1"] = val_f1
     SafeCheckpointIO().save_checkpoint(content, path)
 
 

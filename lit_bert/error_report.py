@@ -38,6 +38,7 @@ BINS = scores.BINS
 ALL_SHARES = 200  # points of the curve of accuracy against the share of texts that are answered
 TARGETS = (0.9, 0.95, 0.98, 0.99)  # accuracies to look up on that curve
 Z = 1.959964  # standard normal quantile of a 95 % interval
+CHOICES = ("averaging", "calibration")  # facts that are shown as text
 LONG_NAMES = {"loss, nats": "loss, nats per text", "calib. error": "calibration error"}  # there is room
 
 FACT_NAMES = {
@@ -364,7 +365,7 @@ def _class_table(class_names: list[str], found: dict[str, Score], counts: np.nda
 
 def _facts(facts: dict[str, Any]) -> str:
     items = []
-    known = [*FACT_NAMES, *(name for name in facts if name not in FACT_NAMES and name != "calibration")]
+    known = [*FACT_NAMES, *(name for name in facts if name not in (*FACT_NAMES, *CHOICES))]
     for name in known:
         if facts.get(name) is not None:
             value = facts[name]
@@ -373,11 +374,17 @@ def _facts(facts: dict[str, Any]) -> str:
             items.append(
                 f"<div><dt>{_escape(FACT_NAMES.get(name, name))}</dt><dd{loud}>{_escape(shown)}</dd></div>"
             )
+    averaging = facts.get("averaging")
+    if isinstance(averaging, dict) and "kept" in averaging:
+        text = "average of the weights" if averaging["kept"] else "as they trained, no average"
+        items.append(f"<div><dt>weights kept</dt><dd>{text}</dd></div>")
     calibration = facts.get("calibration")
     if isinstance(calibration, dict) and {"temperature", "before", "after"} <= set(calibration):
         text = (
-            f"temperature {calibration['temperature']:.3f}, fitted on this split; calibration error before "
-            f"{calibration['before']:.3f}, after {calibration['after']:.3f}, on rows it was not fitted on"
+            f"temperature {calibration['temperature']:.3f}, "
+            f"{'fitted on this split' if calibration.get('kept', True) else 'as a fitted one did not help'}; "
+            f"calibration error before {calibration['before']:.3f}, after {calibration['after']:.3f}, "
+            "on rows it was not fitted on"
         )
         items.append(f"<div><dt>calibration</dt><dd>{text}</dd></div>")
     return "".join(items)

@@ -27,6 +27,7 @@ from transformers import BertForSequenceClassification
 from lit_bert import UserError
 from lit_bert.checkpoints import Checkpoint
 from lit_bert.encoder import CpuBert
+from lit_bert.finite import LossCheck, check_saved, refuse_scores
 from lit_bert.optimizer import DeferredAdamW, WeightAverage, take_moments_only
 from lit_bert.sources import Weights
 
@@ -53,14 +54,19 @@ class BertClassifier(LightningModule):
         label_smoothing: share of each training label that is spread evenly over all classes (Szegedy et al.,
             2016); the losses of whole splits are measured without it.
         average_decay: decay per optimizer step of the moving average of the weights, which is what is
-            validated and kept; 0 keeps the weights as they stand.
+            validated, and kept where it is better; 0 keeps the weights as they stand.
         adversarial_norm: 2-norm by which the word embeddings of a batch are moved to where its loss grows
             fastest, for a second pass whose gradient is added (Miyato et al., 2017); doubles the cost of a
             step, 0 makes none. Frozen word embeddings get none either.
         adversarial_start: share of the optimizer steps before the first of these passes.
         weights: where architecture and pretrained values come from; None waits for a checkpoint to be loaded.
+
+    Attributes:
+        keeps_training_weights: whether checkpoints without the optimizer's state, too, hold the weights that
+            train beside their average; `fit` compares the two at its end and keeps one.
     """
 
+    keeps_training_weights = False
     if TYPE_CHECKING:
         hparams: Any  # Lightning types it as a mapping; it has attributes as well
 
@@ -105,9 +111,14 @@ class BertClassifier(LightningModule):
         self.network: BertForSequenceClassification | None = None
         self._cpu_bert: CpuBert | None = None
         self._average: WeightAverage | None = None  # while it trains
+        self._loss_check = LossCheck()
         self._adversarial_from = 0.0  # optimizer steps
         self._training_weights: dict[str, Tensor] | None = None  # of the run that is resumed
-        self.losses: Any = nn.ModuleDict({f"{split}_loss": MeanMetric() for split in SPLITS})
+        # By default they leave out batches whose loss is NaN. This way they ignore weights, and are given a
+        # loss for each row.
+        self.losses: Any = nn.ModuleDict(
+            {f"{split}_loss": MeanMetric(nan_strategy="disable") for split in SPLITS}
+        )
         self.metrics: Any = nn.ModuleDict(
             {f"{split}_scores": _scores(label_names, f"{split}/") for split in SPLITS}
         )
@@ -150,7 +161,7 @@ class BertClassifier(LightningModule):
         """Mean loss in nats per text, and logits (B, C); the split's metrics have seen both."""
         logits = self(batch["input_ids"], batch["attention_mask"]).float()
         loss = cross_entropy(logits, batch["labels"])
-        self.losses[f"{split}_loss"].update(loss.detach(), weight=len(logits))
+        self.losses[f"{split}_loss"].update(loss.detach().expand(len(logits)))
         self.metrics[f"{split}_scores"].update(logits.detach(), batch["labels"])
         return loss, logits
 
@@ -161,6 +172,10 @@ class BertClassifier(LightningModule):
 
     def _smoothed(self, logits: Tensor, batch: Batch) -> Tensor:
         return cross_entropy(logits, batch["labels"], label_smoothing=self.hparams.label_smoothing)
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Of both passes over a batch."""
+        self._loss_check.add(self.trainer, loss, self._batch.get("rows"))
 
     def on_after_backward(self) -> None:
         """Adds the gradient at the word embeddings for which the batch has the highest loss, close by."""
@@ -194,9 +209,16 @@ class BertClassifier(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Class probabilities, float32 (B, C); rows sum to 1."""
-        return self(batch["input_ids"], batch["attention_mask"]).float().softmax(dim=-1)
+        probs = self(batch["input_ids"], batch["attention_mask"]).float().softmax(dim=-1)
+        if not probs.isfinite().all():
+            raise UserError(
+                "the model gives a text a probability that is no number; nothing can be labelled with it. "
+                "Use another checkpoint, or --trainer.precision 32-true."
+            )
+        return probs
 
     def on_train_epoch_end(self) -> None:
+        self._loss_check.check(self.trainer)
         self._log_scores("train")
 
     def on_validation_epoch_end(self) -> None:
@@ -210,6 +232,8 @@ class BertClassifier(LightningModule):
         values = {f"{split}/loss_nats": loss.compute(), **scores.compute()}  # both sync over the devices
         loss.reset()
         scores.reset()
+        if split != "train" and not values[f"{split}/loss_nats"].isfinite():
+            refuse_scores(self.trainer, split, float(values[f"{split}/loss_nats"]))
         self.log_dict(values)
 
     def configure_optimizers(self) -> Any:
@@ -283,6 +307,7 @@ class BertClassifier(LightningModule):
         return groups
 
     def on_train_start(self) -> None:
+        self._loss_check = LossCheck()
         whole = {"average_decay": "the average", "adversarial_norm": "the second pass"}
         for setting, user in whole.items():
             if self.hparams[setting] and isinstance(self.trainer.strategy, SHARDED):
@@ -312,6 +337,7 @@ class BertClassifier(LightningModule):
             self._average.update()
 
     def on_validation_start(self) -> None:
+        self._loss_check.check(self.trainer)
         self._swap_average()
 
     def on_validation_end(self) -> None:
@@ -329,6 +355,7 @@ class BertClassifier(LightningModule):
         return [each for each in self.trainer.optimizers if isinstance(each, DeferredAdamW)]
 
     def on_train_end(self) -> None:
+        self._loss_check.check(self.trainer)
         for optimizer in self._deferred:
             optimizer.release()
         self._swap_average()
@@ -336,6 +363,7 @@ class BertClassifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         assert self.weights is not None
+        self._loss_check.check(self.trainer)
         # A resumed run started from where its checkpoint says, not from the checkpoint.
         resumed = self.weights.checkpoint if self.trainer.ckpt_path else None
         checkpoint["weights"] = {
@@ -349,8 +377,10 @@ class BertClassifier(LightningModule):
             names = [name for name, _ in self.named_parameters()]
             averages, others = (average.parameters, average.values)[:: 1 if average.in_use else -1]
             checkpoint["state_dict"].update(zip(names, averages, strict=True))
-            if "optimizer_states" in checkpoint:  # what training goes on from
+            # What training goes on from, and what the end of a fit compares the average with.
+            if "optimizer_states" in checkpoint or self.keeps_training_weights:
                 checkpoint["training_weights"] = dict(zip(names, others, strict=True))
+        check_saved(self.trainer, checkpoint)
         checkpoint["learning_rate"] = self.learning_rate  # in use; the hyper-parameter may be unset
         if self.config is not None:
             checkpoint["config"] = self.config

@@ -2,7 +2,8 @@
 
 Over half of the parameters of a small BERT are word embeddings, of which a batch of short texts reads one or
 two percent. On a CPU their dense gradient, its norm and its update cost more than all the attention. The
-average of the weights along the way scores higher than where they stand: what a fit keeps is the average.
+average of the weights along the way often scores higher than where they stand: it is what a fit validates,
+and keeps where it is better.
 
     python -m benchmarks.train --only best lit_bert peak
 """

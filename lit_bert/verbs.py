@@ -61,10 +61,12 @@ from lit_bert.checkpoints import (
     check_progress,
     composition,
     flat_settings,
+    keep_weights,
     run_settings,
 )
 from lit_bert.data import EmotionDataModule
 from lit_bert.escape import line
+from lit_bert.finite import check_checkpoint
 from lit_bert.model import BertClassifier
 from lit_bert.predictions import VALIDATED, Predictions
 from lit_bert.runs import LOG, fit_each, has_accelerator, next_folder
@@ -304,7 +306,8 @@ class Fit(Verb):
             type=bool,
             default=True,
             help="whether to fit a temperature on the validation split and fold it into the classifier of "
-            "the best checkpoint, so that its probabilities can be taken at their word (Guo et al., 2017)",
+            "the best checkpoint, so that its probabilities can be taken at their word (Guo et al., 2017), "
+            "where rows that it was not fitted on show that it helps",
         )
         parser.add_lightning_class_args(KeepBest, "checkpoint")
         parser.add_lightning_class_args(EarlyStop, "early_stopping")
@@ -366,13 +369,15 @@ class Fit(Verb):
         facts |= {name: value for name, value in config["model"].items() if name != "learning_rate"}
         facts |= {name: config["trainer"][name] for name in ("max_epochs", "precision")}
         facts["seed"] = config["seed_everything"]
-        dashboard = Dashboard(
+        self._dashboard = Dashboard(
             facts, config["checkpoint"]["monitor"] or "val/f1", config["checkpoint"]["mode"]
         )
-        return [Throughput(), dashboard, *(super().callbacks(bar) or [ProgressLines()]), last]
+        return [Throughput(), self._dashboard, *(super().callbacks(bar) or [ProgressLines()]), last]
 
     def before_fit(self) -> None:
         no_seeds_in(self.config["fit"])
+        if self.checkpoint:
+            check_checkpoint(self.checkpoint.content, self.checkpoint.path)
         if self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
             raise UserError("the run has no end; set --trainer.max_epochs or --trainer.max_steps.")
         for section in ("checkpoint", "early_stopping"):
@@ -401,6 +406,8 @@ class Fit(Verb):
             log.info(f"run        {run}")
         for change in self.changes if self.checkpoint else ():
             log.info(f"resumed    {change}")
+        # Only the checkpoint of a best epoch is looked at again when the fit ends.
+        self.model.keeps_training_weights = self.config["fit"]["checkpoint"]["monitor"] is not None
         self.start = time.perf_counter()
 
     def _claim_folder(self) -> None:
@@ -439,7 +446,7 @@ class Fit(Verb):
                 f"was trained on, or start a new run from its weights with --weights.checkpoint {what}."
             )
         loops = content.get("loops")
-        saved = loops.get("fit_loop") if isinstance(loops, dict) else None
+        saved: Any = loops.get("fit_loop") if isinstance(loops, dict) else None
         check_progress(saved, self.trainer.fit_loop.state_dict(), f"{what}: loops")
         content["loops"] = {"fit_loop": saved}
         self._say_where_it_goes_on(saved)
@@ -491,10 +498,17 @@ class Fit(Verb):
                 "Give it more with --trainer.max_epochs."
             )
         kept = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, KeepBest) and c.monitor]
-        if not (kept and Path(kept[0].best_model_path).is_file() and self.trainer.is_global_zero):
+        best = Path(kept[0].best_model_path) if kept else None
+        if best is not None and not (self.trainer.is_global_zero and best.is_file()):
+            best = None
+        predictions = self._choose_weights(best, self._validated(best) if best else None)
+        if not self.trainer.is_global_zero:
             return
-        best = Path(kept[0].best_model_path)
-        self._score(best)
+        self._dashboard.log_settings(self.trainer, self.model)
+        if best is None:
+            return
+        if predictions is not None:
+            self._score(best, predictions)
         print(f"took       {minutes:.1f} minutes for {self.trainer.global_step:,} optimizer steps")
         print(f"\nbest epoch: {best}")
         test, splits = self.datamodule.hparams.test_split, self.datamodule.corpus.splits
@@ -506,8 +520,8 @@ class Fit(Verb):
         print(f"its errors: python -m lit_bert report {best.parent}")
         print(f"look at it: tensorboard --logdir {best.parent.parent}")
 
-    def _score(self, best: Path) -> None:
-        """Calibrates the best checkpoint, prints its scores on the validation split and keeps them."""
+    def _validated(self, best: Path) -> Predictions | None:
+        """What the best checkpoint made of the validation rows; None, with a line, if that is not there."""
         checkpoint, file = Checkpoint.open(best), best.with_name(VALIDATED)
         predictions = Predictions.read(file) if file.is_file() else None
         facts = predictions.facts if predictions else {}
@@ -521,16 +535,68 @@ class Fit(Verb):
                 f"the scores of {best} are no longer beside it; "
                 f"`python -m lit_bert validate --ckpt_path {best}` finds them again."
             )
-            return
+            return None
+        return predictions
+
+    def _choose_weights(self, best: Path | None, predictions: Predictions | None) -> Predictions | None:
+        """Keeps the average of the weights where it is better than those that train, beyond chance.
+
+        Both are of the same step. The predictions are written before the checkpoint, so that a process that
+        ends in between leaves what the next one can finish.
+
+        Args:
+            best: the best checkpoint; None on other devices than the first, which only help to validate.
+            predictions: of the average.
+
+        Returns:
+            Those of the weights that are kept.
+        """
+        trained = None
+        if best is not None and predictions is not None:
+            trained = Checkpoint.open(best).content.get("training_weights")
+            if trained is not None and (chosen := predictions.facts.get("averaging")):
+                keep_weights(best, chosen["kept"], chosen["val_f1"])
+                trained = None
+        trained = self.trainer.strategy.broadcast(trained)
+        if trained is None:
+            return predictions
+        plain = self._predictions_with(trained)
+        if best is None or predictions is None or plain is None:
+            return predictions
+        if not np.array_equal(plain.rows, predictions.rows):
+            raise RuntimeError("the validation rows changed within a fit")
+        chosen = choose_weights(predictions, plain)
+        chosen["val_f1"] = Checkpoint.open(best).val_f1
+        if not chosen["kept"]:
+            metrics = self.trainer.callback_metrics
+            chosen["val_f1"] = metrics["val/f1"].item()
+            self._dashboard.best = {name: metrics[name].item() for name in self._dashboard.best}
+        probs = (predictions if chosen["kept"] else plain).probs
+        predictions = predictions.with_probs(probs, averaging=chosen)
+        predictions.write(best.with_name(VALIDATED))
+        keep_weights(best, chosen["kept"], chosen["val_f1"])
+        return predictions
+
+    def _predictions_with(self, weights: dict[str, torch.Tensor]) -> Predictions | None:
+        """What other weights make of the validation rows; None on other devices than the first."""
+        trainer, outputs, loggers = self.trainer, Outputs(), self.trainer.loggers
+        own = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
+        self.model.load_state_dict(weights, strict=False)
+        trainer.loggers = []  # it is no validation of the run
+        trainer.callbacks.append(outputs)  # type: ignore[attr-defined]
+        trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        trainer.callbacks.remove(outputs)  # type: ignore[attr-defined]
+        trainer.loggers = loggers
+        self.model.load_state_dict(own, strict=False)
+        return outputs.predictions if trainer.is_global_zero else None
+
+    def _score(self, best: Path, predictions: Predictions) -> None:
+        """Calibrates the best checkpoint, prints its scores on the validation split and keeps them."""
+        checkpoint = Checkpoint.open(best)
+        settled = predictions.facts.get("sha256")
         if settled is None and (self.config["fit"]["calibrate"] or "temperature" in checkpoint.content):
             predictions = calibrate(checkpoint, predictions)
-        notes = []
-        if found := predictions.facts.get("calibration"):
-            notes.append(
-                f"calibrated temperature {found['temperature']:.3f}; expected calibration error "
-                f"{found['before']:.4f} before, {found['after']:.4f} after, on rows it was not fitted on"
-            )
-        split = self.datamodule.val_name
+        split, notes = self.datamodule.val_name, choice_notes(predictions.facts)
         settle(Checkpoint.open(best), "validate", split, predictions, self.sources(), notes)
 
 
@@ -857,12 +923,16 @@ def announce(trainer: Trainer, sources: list[tuple[str, Source]]) -> None:
 
 
 def calibrate(checkpoint: Checkpoint, predictions: Predictions) -> Predictions:
-    """Fits a temperature on what the checkpoint made of its rows, and folds it into its weights.
+    """Fits a temperature on what the checkpoint made of its rows, and folds it into its weights if it helps.
 
-    Does not fold twice: where an earlier process ended in between, its temperature is taken.
+    It is kept where the loss of rows that a temperature was not fitted on falls beyond chance and their
+    calibration error does not rise; else it is 1. Does not fold twice: where an earlier process ended in
+    between, its temperature is taken.
 
     Returns:
-        What the calibrated checkpoint makes of the rows.
+        What the checkpoint makes of the rows then, with the fact `calibration`: `kept`, the `temperature` in
+        use, the one that was `fitted`, the calibration error `before` and `after` one that was fitted on
+        other rows, and `loss_change`, in nats with its interval, of the same rows; null on few.
     """
     labels = predictions.labels
     logits = np.log(np.maximum(predictions.probs, np.finfo(np.float32).tiny))
@@ -876,6 +946,86 @@ def calibrate(checkpoint: Checkpoint, predictions: Predictions) -> Predictions:
     )
     found = {"temperature": temperature, "before": before, "after": after}
     return predictions.with_probs(scores.softmax(logits / temperature), calibration=found)
+    held_out = scores.cross_fitted(logits, labels)
+    change = scores.loss_change(predictions.probs, held_out, labels)
+    before, after = (scores.calibration_error(probs, labels) for probs in (predictions.probs, held_out))
+    fitted = checkpoint.content.get("temperature")
+    kept = fitted is not None or (change is not None and change.high < 0 and after <= before)
+    if fitted is None:
+        fitted = scores.temperature(logits, labels)
+        if kept:
+            apply_temperature(checkpoint.path, fitted)
+    found = {
+        "kept": kept,
+        "temperature": fitted if kept else 1.0,
+        "fitted": fitted,
+        "before": before,
+        "after": after,
+        "loss_change": None if change is None else list(change),
+    }
+    probs = scores.softmax(logits / fitted) if kept else predictions.probs
+    return predictions.with_probs(probs, calibration=found)
+
+
+def choose_weights(average: Predictions, plain: Predictions) -> dict[str, Any]:
+    """The fact `averaging`: whether the average of the weights is `kept`, and what says so.
+
+    Macro F1 decides where it differs beyond chance; else the loss, which tells more from as many rows, has to
+    be better beyond chance. Loss alone would give points of F1 away where labels are noisy.
+
+    Returns:
+        `kept`; `average` and `plain`, the loss of each in nats a text; `loss_change` and `f1_change`, the
+        first less the second with their intervals, of the same rows; null on few.
+    """
+    labels = average.labels
+    change = scores.loss_change(plain.probs, average.probs, labels)
+    f1 = None if change is None else scores.macro_f1_change(plain.probs, average.probs, labels)
+    return {
+        "kept": change is not None
+        and f1 is not None
+        and (f1.low > 0 or (change.high < 0 and not f1.high < 0)),
+        **{
+            name: float(scores.row_losses(each.probs, labels).mean())
+            for name, each in (("average", average), ("plain", plain))
+        },
+        "loss_change": None if change is None else list(change),
+        "f1_change": None if f1 is None else list(f1),
+    }
+
+
+def choice_notes(facts: dict[str, Any]) -> list[str]:
+    """One line for each thing that a fit chose by its validation rows: what, and why."""
+    lines = []
+    if found := facts.get("averaging"):
+        lines.append(
+            f"averaging {'kept' if found['kept'] else 'not kept'}: the average of the weights has loss "
+            f"{found['average']:.4f}, those that trained {found['plain']:.4f}; with it {_shown_change(found)}"
+        )
+    if found := facts.get("calibration"):
+        errors = (
+            f"expected calibration error {found['before']:.4f} before, {found['after']:.4f} after, on rows "
+            "it was not fitted on"
+        )
+        if found.get("kept", True):  # older ones were always kept
+            lines.append(f"calibrated temperature {found['temperature']:.3f}; {errors}")
+        else:
+            lines.append(
+                f"calibration not kept: temperature {found['fitted']:.3f}; {_shown_change(found)}; {errors}"
+            )
+    return lines
+
+
+def _shown_change(found: dict[str, Any]) -> str:
+    if found["loss_change"] is None:
+        return f"the loss changes by less than {scores.FEWEST_ROWS} rows can show"
+    changes = {"the loss": found["loss_change"], "macro F1": found.get("f1_change")}
+    lines = []
+    for name, change in changes.items():
+        if change is not None:
+            value, low, high = change
+            chance = "" if high < 0 or low > 0 else ", which may be chance"
+            lines.append(f"{name} changes by {value:+.4f} [{low:+.4f}, {high:+.4f}]{chance}")
+    return " and ".join(lines)
 
 
 def settle(

@@ -504,8 +504,8 @@ def test_a_full_disk_leaves_an_uncalibrated_checkpoint_as_it_was(trained):
     assert Path("a.ckpt").read_bytes() == before
 
 
-def test_transformers_reads_the_weights_of_a_calibrated_checkpoint(trained):
-    content = load(trained / "best.ckpt")
+def test_transformers_reads_the_weights_of_a_calibrated_checkpoint(able):
+    content = load(able / "best.ckpt")
     assert content["temperature"] != 1
     network = BertForSequenceClassification(
         BertConfig(**content["weights"]["architecture"], num_labels=3)
@@ -514,7 +514,7 @@ def test_transformers_reads_the_weights_of_a_calibrated_checkpoint(trained):
         {name.removeprefix("network."): value for name, value in content["state_dict"].items()}
     )
     found = network(input_ids=TEXTS[0], attention_mask=TEXTS[1]).logits
-    wanted = BertClassifier.load_from_checkpoint(trained / "best.ckpt").eval()(*TEXTS)
+    wanted = BertClassifier.load_from_checkpoint(able / "best.ckpt").eval()(*TEXTS)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 

@@ -101,8 +101,8 @@ def learned(tiny_bert, corpus, quick, tmp_path_factory):
         *quick,
         f"--weights.pretrained={weights}",
         f"--data.dataset={folder}",
-        "--trainer.max_epochs=8",
-        "--early_stopping.patience=8",  # some random starts take a few epochs to get going
+        "--trainer.max_epochs=12",
+        "--early_stopping.patience=12",  # some random starts take a few epochs to get going
         "--data.batch_size=4",
         "--model.learning_rate=0.01",
         "--model.head_rate_factor=1",
@@ -564,7 +564,7 @@ def with_and_without(learned, tiny_bert, tmp_path_factory):
             patch.setenv("LIT_BERT_CACHE", str(place / "cache"))
             patch.setattr(sys, "argv", list(sys.argv))
             patch.setattr(sys, "stdout", out)
-            flags = [*learned.flags, f"--weights.pretrained={tiny_bert}", "--trainer.max_epochs=4"]
+            flags = [*learned.flags, f"--weights.pretrained={tiny_bert}"]
             assert main(["fit", *flags, f"--calibrate={wanted}"]) == 0
         found.append((place / "checkpoints" / f"version_{number}", out.getvalue()))
     return found

@@ -13,11 +13,14 @@ from torchmetrics.functional.classification import (
 
 from lit_bert import scores
 from lit_bert.scores import (
+    _student_quantile,
     all_scores,
     calibration_error,
     compare,
     cross_fitted,
     f1_scores,
+    loss_change,
+    macro_f1_change,
     mcnemar,
     row_losses,
     softmax,
@@ -316,3 +319,45 @@ def test_a_single_row_is_calibrated_with_nothing():
     assert cross_fitted(np.array([[3.0, 1.0]]), np.array([1])) == pytest.approx(
         softmax(np.array([[3.0, 1.0]]))
     )
+
+
+# --- beyond chance ---
+
+
+@pytest.mark.parametrize("degrees", [9, 17, 50, 2000])
+def test_quantiles_of_students_t_are_scipys(degrees):
+    stats = pytest.importorskip("scipy.stats")
+    assert _student_quantile(0.975, degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-3)
+
+
+def test_the_change_of_the_loss_has_students_interval():
+    stats = pytest.importorskip("scipy.stats")
+    generator = np.random.default_rng(0)
+    labels = generator.integers(3, size=40)
+    before, after = (softmax(generator.normal(size=(40, 3))) for _ in range(2))
+    found = loss_change(before, after, labels)
+    rows = np.arange(40)
+    changes = np.log(before[rows, labels]) - np.log(after[rows, labels])
+    wanted = stats.ttest_1samp(changes, 0).confidence_interval(0.95)
+    assert tuple(found) == pytest.approx((changes.mean(), wanted.low, wanted.high), rel=1e-3)
+    assert loss_change(before[:15], after[:15], labels[:15]) is None
+
+
+@pytest.mark.parametrize("N", [16, 30, 60])
+def test_a_change_of_no_use_is_rarely_beyond_chance(N):
+    """A temperature for probabilities from which the labels were drawn: any other than 1 does harm."""
+    generator = np.random.default_rng(0)
+    kept = 0
+    for _ in range(200):
+        logits = generator.normal(size=(N, 3))
+        labels = np.array([generator.choice(3, p=each) for each in softmax(logits)])
+        kept += loss_change(softmax(logits), cross_fitted(logits, labels), labels).high < 0
+    assert kept <= 10
+
+
+def test_the_change_of_macro_f1_is_that_of_the_comparison():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(4, size=80)
+    before, after = (softmax(generator.normal(size=(80, 4)) + 2 * np.eye(4)[labels]) for _ in range(2))
+    wanted = compare(before, after, labels, names_of(4)).differences["f1"]
+    assert tuple(macro_f1_change(before, after, labels)) == pytest.approx(tuple(wanted))

@@ -1,0 +1,155 @@
+"""What a fit chooses by its validation rows, and keeps only where they say so beyond chance."""
+
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import WORDS, write_csv
+
+from lit_bert import UserError, verbs
+from lit_bert.checkpoints import Checkpoint
+from lit_bert.predictions import Predictions
+from lit_bert.scores import FEWEST_ROWS, softmax
+from lit_bert.verbs import calibrate, choose_weights
+
+
+def table_of(out):
+    """The lines of a split's scores."""
+    return out.partition("bootstrap intervals")[2].partition("\n\n")[0]
+
+
+def noisy(count, seed=0):
+    """Rows of three classes that a tiny network does not learn in two epochs."""
+    generator = np.random.default_rng(seed)
+    labels = ["micro", "macro", "pico"]
+    return [
+        {"text": " ".join(generator.choice(WORDS, 6)), "label": labels[number % 3]} for number in range(count)
+    ]
+
+
+def test_a_temperature_that_few_rows_do_not_support_is_not_kept(run, quick):
+    write_csv(Path("few.csv"), noisy(180))
+    outcome = run("fit", *quick, "--data.dataset=few.csv", "--model.learning_rate=0.001")
+    assert outcome.code == 0, outcome.err
+    found = json.loads(Path("checkpoints/version_0/validate.json").read_text())["calibration"]
+    assert not found["kept"]
+    assert found["temperature"] == 1
+    assert abs(math.log(found["fitted"])) > 0.1  # what would have been folded in
+    assert not found["loss_change"][2] < 0
+    assert re.search(
+        r"^calibration not kept: temperature \d+\.\d{3}; the loss changes by ", outcome.out, re.M
+    )
+    content = torch.load("checkpoints/version_0/best.ckpt", weights_only=True)
+    assert "temperature" not in content
+    shown = table_of(outcome.out)
+    assert shown == table_of(run("validate").out)
+
+
+def predictions_of(logits, labels, facts=None):
+    rows = np.arange(len(labels))
+    return Predictions(["a"] * len(labels), rows, labels, softmax(logits), ["a", "b", "c"], facts or {})
+
+
+@pytest.mark.parametrize(
+    ("rows", "T", "kept"),
+    [(9, 0.2, False), (30, 1.0, False), (600, 2.5, True), (600, 0.4, True), (600, 1.0, False)],
+)
+def test_a_temperature_is_kept_where_the_rows_that_it_was_not_fitted_on_say_so(trained, rows, T, kept):
+    generator = np.random.default_rng(0)
+    logits = 2 * generator.normal(size=(rows, 3))
+    labels = np.array([generator.choice(3, p=each) for each in softmax(logits / T)])
+    shutil.copy(trained / "best.ckpt", "best.ckpt")
+    content = torch.load("best.ckpt", weights_only=True)
+    content.pop("temperature", None)
+    torch.save(content, "best.ckpt")
+    before = Path("best.ckpt").read_bytes()
+    found = calibrate(Checkpoint.open("best.ckpt"), predictions_of(logits, labels))
+    fact = found.facts["calibration"]
+    assert fact["kept"] == kept
+    assert (Path("best.ckpt").read_bytes() == before) != kept
+    assert (fact["loss_change"] is None) == (rows < FEWEST_ROWS)
+    if kept:
+        assert fact["temperature"] == fact["fitted"] == pytest.approx(T, rel=0.2)
+        assert fact["after"] < fact["before"]
+    else:
+        assert fact["temperature"] == 1
+        assert np.array_equal(found.probs, softmax(logits).astype(np.float32))
+
+
+def answers(labels, right, sure):
+    """Logits whose first rows, a share of `right`, are right, and the others wrong in turn."""
+    count = len(labels)
+    preds = np.where(np.arange(count) < right * count, labels, (labels + 1) % 3)
+    return sure * np.eye(3)[preds]
+
+
+@pytest.mark.parametrize(
+    ("average", "plain", "rows", "kept"),
+    [
+        ((0.9, 3), (0.9, 1), 300, True),  # surer and right
+        ((0.9, 1), (0.9, 3), 300, False),
+        ((0.9, 2), (0.9, 2), 300, False),  # alike
+        ((0.9, 3), (0.6, 3), 300, True),  # more of them right
+        ((0.6, 3), (0.9, 3), 300, False),
+        ((0.8, 6), (0.5, 0.1), 300, True),  # more are right, at a higher loss
+        ((0.5, 0.1), (0.8, 6), 300, False),
+        ((0.9, 3), (0.1, 3), 9, False),  # too few to tell
+    ],
+)
+def test_the_average_is_kept_where_the_rows_say_that_it_is_better(average, plain, rows, kept):
+    labels = np.arange(rows) % 3
+    found = choose_weights(*(predictions_of(answers(labels, *each), labels) for each in (average, plain)))
+    assert found["kept"] == kept
+    json.dumps(found)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_best_checkpoint_holds_the_weights_that_were_chosen(run, quick, monkeypatch, kept):
+    real = verbs.choose_weights
+    monkeypatch.setattr(verbs, "choose_weights", lambda *pair: {**real(*pair), "kept": kept})
+    outcome = run("fit", *quick, "--trainer.max_epochs=1", "--calibrate=false")
+    assert outcome.code == 0, outcome.err
+    said = "kept" if kept else "not kept"
+    assert f"\naveraging {said}: the average of the weights has loss " in outcome.out
+    best, last = (
+        torch.load(f"checkpoints/version_0/{name}.ckpt", weights_only=True) for name in ("best", "last")
+    )
+    assert "training_weights" not in best
+    for name, value in best["state_dict"].items():
+        assert torch.equal(value, last["state_dict" if kept else "training_weights"][name]), name
+    record = json.loads(Path("checkpoints/version_0/validate.json").read_text())
+    assert record["averaging"]["kept"] == kept
+    assert best["val_f1"] == pytest.approx(record["scores"]["val/f1"])
+    assert table_of(outcome.out) == table_of(run("validate").out)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_choice_that_was_cut_short_is_finished_by_the_next_process(run, quick, monkeypatch, kept):
+    real = verbs.choose_weights
+    with monkeypatch.context() as patch:
+        patch.setattr(verbs, "choose_weights", lambda *pair: {**real(*pair), "kept": kept})
+
+        def cut(*arguments):
+            raise UserError("cut short")
+
+        patch.setattr(verbs, "keep_weights", cut)
+        assert run("fit", *quick, "--trainer.max_epochs=1").code == 2
+    assert "training_weights" in torch.load("checkpoints/version_0/best.ckpt", weights_only=True)
+    outcome = run("fit", "--ckpt_path=last")
+    assert outcome.code == 0, outcome.err
+    said = "kept" if kept else "not kept"
+    assert f"\naveraging {said}: " in outcome.out
+    assert "training_weights" not in torch.load("checkpoints/version_0/best.ckpt", weights_only=True)
+    assert table_of(outcome.out) == table_of(run("validate").out)
+
+
+def test_a_fit_without_an_average_has_nothing_to_choose(run, quick):
+    outcome = run("fit", *quick, "--trainer.max_epochs=1", "--model.average_decay=0")
+    assert outcome.code == 0, outcome.err
+    assert "averaging" not in outcome.out
+    assert "averaging" not in json.loads(Path("checkpoints/version_0/validate.json").read_text())
