@@ -1,6 +1,7 @@
 """Scores, intervals, comparison and temperature: against torchmetrics, scipy, grids and worked examples."""
 
 import math
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -26,10 +27,6 @@ from lit_bert.scores import (
 )
 
 
-def names_of(C):
-    return [f"class {index}" for index in range(C)]
-
-
 def answers(N, C, seed, sure=2.0, skill=2.0):
     """Probabilities float32 (N, C) and labels of a made-up classifier; `skill` is the logit of the label."""
     generator = np.random.default_rng(seed)
@@ -51,29 +48,30 @@ def test_scores_are_those_of_torchmetrics(C, absent):
         probs[:, -1] = 0
         probs[:9, C - 2] += 2
         probs /= probs.sum(1, keepdims=True)
-    found = all_scores(probs, labels, names_of(C))
+    found = all_scores(probs, labels)
     given = torch.from_numpy(probs), torch.from_numpy(labels)
-    for name, average in {"f1": "macro", "f1_micro": "micro"}.items():
+    for value, average in ((found.macro_f1, "macro"), (found.micro_f1, "micro")):
         wanted = multiclass_f1_score(*given, num_classes=C, average=average)
-        assert found[name] == pytest.approx(wanted.item(), rel=1e-6)
+        assert value == pytest.approx(wanted.item(), rel=1e-6)
     each = multiclass_f1_score(*given, num_classes=C, average="none").tolist()
-    assert [found[f"f1_{name}"] for name in names_of(C)] == pytest.approx(each, rel=1e-6)
+    there = np.bincount(labels, minlength=C) > 0
+    assert [value is not None for value in found.by_class] == there.tolist()
+    assert [value or 0 for value in found.by_class] == pytest.approx(each, rel=1e-6)
     accuracy = multiclass_accuracy(*given, num_classes=C, average="micro")
-    assert found["accuracy"] == pytest.approx(accuracy.item(), rel=1e-6)
+    assert found.accuracy == pytest.approx(accuracy.item(), rel=1e-6)
     loss = torch.nn.functional.nll_loss(given[0].double().log(), given[1])
-    assert found["loss_nats"] == pytest.approx(loss.item(), rel=1e-6)
+    assert found.loss_nats == pytest.approx(loss.item(), rel=1e-6)
     if absent:
-        assert found[f"f1_class {C - 1}"] == 0
-        assert found["f1"] > np.mean(each)  # it does not count
+        assert found.by_class[-1] is None
+        assert found.macro_f1 > np.mean(each)  # the last does not count
 
 
 def test_f1_by_hand():
     counts = np.array([[3, 1, 0], [2, 2, 0], [0, 0, 0]])  # rows are labels
     first, second = 6 / 9, 4 / 7
-    assert f1_scores(counts, ["a", "b", "c"]) == pytest.approx(
-        {"f1": (first + second) / 2, "f1_micro": 5 / 8, "accuracy": 5 / 8, "f1_a": first, "f1_b": second}
-        | {"f1_c": 0}
-    )
+    macro, micro, by_class = f1_scores(counts)
+    assert (macro, micro) == pytest.approx(((first + second) / 2, 5 / 8))
+    assert by_class == pytest.approx([first, second, np.nan], nan_ok=True)
 
 
 def test_the_loss_of_a_row_is_finite_where_its_label_had_no_chance():
@@ -106,33 +104,41 @@ def test_the_calibration_error_by_hand():
 def test_intervals_are_about_the_scores_and_come_out_the_same_again():
     for C, N in ((2, 30), (6, 400), (77, 300)):
         probs, labels = answers(N, C, seed=1)
-        found = with_intervals(probs, labels, names_of(C))
-        values = all_scores(probs, labels, names_of(C))
-        assert {name: score.value for name, score in found.items()} == values
-        for name, score in found.items():
-            assert score.low <= score.value <= score.high, name
-        assert found["accuracy"].low < found["accuracy"].high
-        assert with_intervals(probs, labels, names_of(C)) == found
+        found = with_intervals(probs, labels)
+        values = all_scores(probs, labels)
+        plain = found.as_dict(range(C), lambda score: score.value)
+        assert plain == values.as_dict(range(C))
+        for score in filter(None, (*found.main.values(), found.accuracy, *found.by_class)):
+            assert score.low <= score.value <= score.high
+        assert found.accuracy.low < found.accuracy.high
+        assert with_intervals(probs, labels) == found
 
 
-@pytest.mark.parametrize("name", ["accuracy", "loss_nats", "f1", "f1_class 2"])
-def test_an_interval_is_as_wide_as_the_spread_of_the_score_over_data_sets(name):
+def class_2(found):
+    return found.by_class[2]
+
+
+@pytest.mark.parametrize(
+    "score", [attrgetter("accuracy"), attrgetter("loss_nats"), attrgetter("macro_f1"), class_2]
+)
+def test_an_interval_is_as_wide_as_the_spread_of_the_score_over_data_sets(score):
     # 95 % of a normal distribution lie within 1.96 standard deviations.
-    sets = [all_scores(*answers(200, 3, seed), names_of(3))[name] for seed in range(300)]
-    found = with_intervals(*answers(200, 3, seed=999), names_of(3))[name]
+    sets = [score(all_scores(*answers(200, 3, seed))) for seed in range(300)]
+    found = score(with_intervals(*answers(200, 3, seed=999)))
     assert found.high - found.low == pytest.approx(2 * 1.96 * np.std(sets), rel=0.2)
 
 
 def test_intervals_hold_the_truth_in_about_95_of_100_data_sets(monkeypatch):
     monkeypatch.setattr(scores, "RESAMPLES", 200)
-    names = ("accuracy", "f1", "loss_nats")
-    truth = all_scores(*answers(300_000, 3, seed=10**6), names_of(3))
+    names = ("accuracy", "macro_f1", "loss_nats")
+    truth = all_scores(*answers(300_000, 3, seed=10**6))
     held = dict.fromkeys(names, 0)
     sets = 400
     for seed in range(sets):
-        found = with_intervals(*answers(150, 3, seed), names_of(3))
+        found = with_intervals(*answers(150, 3, seed))
         for name in names:
-            held[name] += found[name].low <= truth[name] <= found[name].high
+            score = getattr(found, name)
+            held[name] += score.low <= getattr(truth, name) <= score.high
     # Twice the standard deviation of such a count is 0.022.
     assert {name: count / sets for name, count in held.items()} == pytest.approx(
         dict.fromkeys(names, 0.95), abs=0.03
@@ -140,17 +146,17 @@ def test_intervals_hold_the_truth_in_about_95_of_100_data_sets(monkeypatch):
 
 
 def test_intervals_shrink_with_the_square_root_of_the_rows():
-    small, large = (with_intervals(*answers(N, 3, seed=5), names_of(3)) for N in (400, 6400))
-    for name in ("accuracy", "f1", "loss_nats"):
-        widths = [found[name].high - found[name].low for found in (small, large)]
+    small, large = (with_intervals(*answers(N, 3, seed=5)) for N in (400, 6400))
+    for name in ("accuracy", "macro_f1", "loss_nats"):
+        widths = [getattr(found, name).high - getattr(found, name).low for found in (small, large)]
         assert widths[0] / widths[1] == pytest.approx(4, rel=0.2), name
 
 
 def test_rows_that_are_all_right_leave_nothing_to_chance():
     labels = np.arange(20) % 2
-    found = with_intervals(np.eye(2)[labels], labels, ["no", "yes"])
-    assert {tuple(found[name]) for name in ("f1", "accuracy", "f1_no")} == {(1, 1, 1)}
-    assert tuple(found["loss_nats"]) == tuple(found["calibration_error"]) == (0, 0, 0)
+    found = with_intervals(np.eye(2)[labels], labels)
+    assert {tuple(each) for each in (found.macro_f1, found.accuracy, found.by_class[0])} == {(1, 1, 1)}
+    assert tuple(found.loss_nats) == tuple(found.calibration_error) == (0, 0, 0)
 
 
 # --- comparison ---
@@ -181,8 +187,9 @@ def test_mcnemar_is_the_binomial_test_of_scipy(fewer, tosses):
 
 def test_a_classifier_is_no_better_than_itself():
     probs, labels = answers(200, 4, seed=3)
-    found = compare(probs, probs, labels, names_of(4))
-    assert {tuple(difference) for difference in found.differences.values()} == {(0, 0, 0)}
+    found = compare(probs, probs, labels)
+    found_all = (*found.differences.main.values(), found.differences.accuracy, *found.differences.by_class)
+    assert {tuple(difference) for difference in found_all} == {(0, 0, 0)}
     assert (found.only_first, found.only_second, found.p_value) == (0, 0, 1)
 
 
@@ -191,11 +198,10 @@ def test_a_comparison_is_the_second_less_the_first():
     first, second = (np.full((40, 2), 0.5) for _ in range(2))
     for probs, right in ((first, 22), (second, 30)):
         probs[np.arange(40), labels] += np.where(np.arange(40) < right, 0.3, -0.3)
-    found = compare(first, second, labels, ["no", "yes"])
-    assert found.differences.keys() == all_scores(first, labels, ["no", "yes"]).keys()
-    assert found.differences["accuracy"].value == pytest.approx(8 / 40)
-    assert found.differences["loss_nats"].value == pytest.approx(8 / 40 * math.log(0.2 / 0.8))
-    assert 0 < found.differences["accuracy"].low < 8 / 40 < found.differences["accuracy"].high
+    found = compare(first, second, labels)
+    assert found.differences.accuracy.value == pytest.approx(8 / 40)
+    assert found.differences.loss_nats.value == pytest.approx(8 / 40 * math.log(0.2 / 0.8))
+    assert 0 < found.differences.accuracy.low < 8 / 40 < found.differences.accuracy.high
     assert (found.only_first, found.only_second) == (0, 8)
     assert found.p_value == 2 / 2**8
 
@@ -204,12 +210,14 @@ def test_on_the_same_rows_a_difference_is_surer_than_on_others():
     probs, labels = answers(500, 3, seed=7)
     noise = np.random.default_rng(8).normal(size=probs.shape) * 0.5
     other = softmax(np.log(probs) + noise)
-    paired = compare(probs, other, labels, names_of(3)).differences
-    alone = [with_intervals(each, labels, names_of(3)) for each in (probs, other)]
-    for name in ("accuracy", "f1", "loss_nats"):
+    paired = compare(probs, other, labels).differences
+    alone = [with_intervals(each, labels) for each in (probs, other)]
+    for name in ("accuracy", "macro_f1", "loss_nats"):
         # Of two independent scores the variances add up.
-        unpaired = math.hypot(*(each[name].high - each[name].low for each in alone))
-        assert 0 < paired[name].high - paired[name].low < 0.8 * unpaired, name
+        own = [getattr(each, name) for each in alone]
+        unpaired = math.hypot(*(each.high - each.low for each in own))
+        both = getattr(paired, name)
+        assert 0 < both.high - both.low < 0.8 * unpaired, name
 
 
 # --- calibration ---
@@ -284,7 +292,7 @@ def test_the_interval_of_a_small_calibration_error_is_about_it():
     # Resamples of rows without an error beyond chance have a larger one, nearly all of them.
     for seed in range(5):
         logits, labels = drawn(1.0, N=100, seed=seed)
-        found = with_intervals(softmax(logits), labels, names_of(5))["calibration_error"]
+        found = with_intervals(softmax(logits), labels).calibration_error
         assert 0 <= found.low < found.value < found.high < 0.25
 
 
