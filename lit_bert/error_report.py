@@ -34,6 +34,7 @@ RIGHT_PER_CLASS = 5
 EXPLAINED_TEXTS = 100  # at most; those of a large BERT end earlier, at `attribution.BUDGET`
 LISTED = 50  # most confident errors, and suspected label errors
 CHARACTERS = 2000  # of a text that are shown
+NAME_WIDTH = 60  # characters of a class name that are shown
 BINS = scores.BINS
 ALL_SHARES = 200  # points of the curve of accuracy against the share of texts that are answered
 TARGETS = (0.9, 0.95, 0.98, 0.99)  # accuracies to look up on that curve
@@ -208,6 +209,7 @@ def render(
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     checkpoint = Path(str(predictions.facts.get("checkpoint", "")))
     evidence = predictions.evidence
+    names = escape.names(predictions.class_names, NAME_WIDTH)
     parts = {
         "script_hash": digest,
         "title": _escape(f"Errors of {escape.line(checkpoint.parent.name, 60) or 'a run'}"),
@@ -215,10 +217,10 @@ def render(
         "stand_ins": _stand_ins(predictions.facts),
         "cards": _cards(found, evidence),
         "notes": "".join(f'<p class="note">{_escape(_sentence(note))}</p>' for note in evidence.notes(found)),
-        "classes": _class_table(predictions.class_names, found, evidence, counts),
+        "classes": _class_table(names, found, evidence, counts),
         "facts": _facts(predictions.facts),
-        "matrix": _matrix(predictions.class_names, counts),
-        "confusions": _confusions(predictions.class_names, counts),
+        "matrix": _matrix(names, counts),
+        "confusions": _confusions(names, counts),
         "embedded": _embedded_note(predictions, errors, shown),
         "explained": _escape(explained.note),
         "legend": LEGEND if explained.found else "",
@@ -287,6 +289,7 @@ def _data(
     cells = {f"{i}-{j}": int(counts[i, j]) for i, j in zip(*np.nonzero(counts), strict=True)}
     return {
         "classes": predictions.class_names,
+        "names": escape.names(predictions.class_names, NAME_WIDTH),
         "cells": cells,
         "rows": rows,
         "errors": [place[index] for index in errors[:LISTED].tolist()],

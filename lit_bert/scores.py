@@ -161,7 +161,9 @@ class Evidence:
 
     def notes(self, found: Scores[Score] | None = None) -> list[str]:
         """What a reader has to know beside the scores, a sentence each; none is the best case."""
-        macro = self.macro_note and f"macro F1 is the {self.macro_note}: the others have no row here"
+        macro = (
+            self.macro_note and f"macro F1 is the {self.macro_note}: the others are neither label nor answer"
+        )
         few = self.few_rows_note(found) if found and self.rows else ""
         return [note for note in (macro, self.usage_note, few) if note]
 

@@ -254,6 +254,73 @@ def test_a_confusion_figure_shows_every_class(classes):
     assert len(picture.getvalue()) < 500_000
 
 
+# --- what cannot be drawn
+
+
+def fails(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+def breaks(*_, **__):
+    raise RuntimeError("no picture today\n[red]")
+
+
+FAILURES = {
+    "a picture": ("matplotlib.figure.Figure.subplots", breaks, "the confusion matrix"),
+    "a table": ("lit_bert.callbacks.errors_table", breaks, "the table of confident errors"),
+    "a curve": ("torch.utils.tensorboard.SummaryWriter.add_pr_curve", breaks, "the precision-recall curves"),
+    "settings": (
+        "lightning.pytorch.loggers.TensorBoardLogger.log_hyperparams",
+        breaks,
+        "the settings beside the scores",
+    ),
+    "a writer of pictures": (
+        "torch.utils.tensorboard.SummaryWriter.add_figure",
+        fails,
+        "the confusion matrix",
+    ),
+    "every writer": (
+        "torch.utils.tensorboard.writer.FileWriter.add_event",
+        fails,
+        "TensorBoard's event file",
+    ),
+    "predictions": (
+        "lit_bert.predictions.Predictions.write",
+        fails,
+        "the predictions of the best epoch, validate.parquet,",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_what_cannot_be_drawn_is_said_once_and_ends_no_run(case, run, quick, monkeypatch):
+    target, error, what = FAILURES[case]
+    if case == "settings":  # Lightning itself logs settings when a run starts
+
+        def at_the_end(self, params, metrics=None, step=None):
+            return error() if metrics else None
+
+        monkeypatch.setattr(target, at_the_end)
+    else:
+        monkeypatch.setattr(target, error)
+    outcome = run("fit", *quick)
+    assert outcome.code == 0, outcome.err
+    problem = (
+        "OSError: [Errno 28] No space left on device"
+        if error is fails
+        else ("RuntimeError: no picture today\\n[red]")
+    )
+    wanted = f"{what} cannot be shown or kept ({problem}); training goes on without it"
+    assert outcome.err.count(wanted) == 1
+    assert outcome.err.count("cannot be shown") == 1
+    assert "epoch 2, step 16" in outcome.err
+    assert "Traceback" not in outcome.err
+    folder = Path("checkpoints/version_0")
+    assert (folder / "best.ckpt").is_file()
+    assert (folder / "validate.json").is_file() == (case != "predictions")
+    assert run("validate").code == 0 or case == "predictions"
+
+
 # --- hyper-parameters
 
 
@@ -262,6 +329,8 @@ def test_settings_stand_beside_the_scores_that_were_printed(shown):
     settings = HParamsPluginData.FromString(plugin["_hparams_/session_start_info"]).session_start_info.hparams
     assert settings["learning_rate"].number_value == 0.01
     assert settings["batch_size"].number_value == 4
+    assert settings["validation_rows"].number_value == 108
+    assert settings["validation_rows_used_for"].string_value == "choosing the epoch"
     assert settings["trained on"].string_value == f"{shown.validation.parent} (folder)"
     infos = HParamsPluginData.FromString(plugin["_hparams_/experiment"]).experiment.metric_infos
     metrics = {info.name.tag for info in infos}
@@ -332,6 +401,8 @@ def test_sources_are_written_to_the_dashboard(run, tiny_bert):
     assert facts["weights"] == f"{tiny_bert} (folder)"
     assert facts["trained on"] == "sample (packaged), STANDING IN for nobody/tweets: HF_HUB_OFFLINE is set"
     assert (facts["seed"], facts["batch size"]) == ("0", "32")
+    assert facts["validation rows"] == "12"
+    assert facts["validation rows used for"] == "choosing the epoch"
 
 
 # --- progress

@@ -550,6 +550,85 @@ def table_of(out, split, rows=24):
     return out.partition(head)[2].partition("\n\n")[0]
 
 
+# --- what scores rest on
+
+NO_TEMPERATURE = "--calibrate=false"
+CHOSE = "the same rows were used for choosing the epoch and fitting the temperature: scores on new texts are"
+
+
+def usage_of(file):
+    record = json.loads(Path(file).read_text())
+    return record["rows"], record["used_for"]
+
+
+def test_a_fit_says_that_its_rows_chose_and_validate_knows_it_again(run, home, learned):
+    both = ["choosing the epoch", "fitting the temperature"]
+    assert usage_of(home / "validate.json") == (24, both)
+    outcome = run("validate")
+    assert CHOSE in outcome.out
+    assert "24 rows are few: " in outcome.out
+    assert usage_of(home / "validate.json") == (24, both)
+    outcome = run("test", "--data.test_split=validation")  # the same rows by another name
+    assert CHOSE in outcome.out
+    assert usage_of(home / "test.json") == (24, both)
+    outcome = run("test")
+    assert "same rows" not in outcome.out
+    assert "not recorded" not in outcome.out
+    assert usage_of(home / "test.json") == (24, [])
+    # The fit stays known after something else was validated.
+    assert "same rows" not in run("validate", "--data.val_split=test").out
+    assert CHOSE in run("validate").out
+
+
+def test_rows_decide_nothing_about_a_checkpoint_that_was_not_chosen_by_them(run, home):
+    assert "same rows" not in run("validate", "--ckpt_path=last").out
+    assert usage_of(home / "validate.json") == (24, [])
+    assert CHOSE in run("validate").out
+
+
+def test_without_the_record_of_a_fit_it_is_not_known_what_rows_decided(run, learned):
+    shutil.copy(learned.best, "alone.ckpt")
+    outcome = run("test", "--ckpt_path=alone.ckpt")
+    assert "it is not recorded whether these rows also chose the epoch" in outcome.out
+    assert usage_of("test.json") == (24, None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "used_for"),
+    [
+        (["--trainer.max_epochs=1", "--calibrate=false"], []),
+        (["--trainer.max_epochs=1"], ["fitting the temperature"]),
+        (["--trainer.max_epochs=2", "--calibrate=false"], ["choosing the epoch"]),
+        (["--checkpoint.monitor=train/f1", "--early_stopping.monitor=train/f1", "--calibrate=false"], []),
+        (
+            [
+                "--trainer.max_epochs=9",
+                "--early_stopping.patience=1",
+                "--model.learning_rate=0",
+                NO_TEMPERATURE,
+            ],
+            ["choosing the epoch", "ending the training"],
+        ),
+    ],
+)
+def test_a_fit_knows_what_its_validation_rows_decided(run, quick, flags, used_for):
+    outcome = run("fit", *quick, *flags)
+    assert outcome.code == 0, outcome.err
+    assert usage_of("checkpoints/version_0/validate.json") == (24, used_for)
+    assert ("same rows were used for" in outcome.out) == bool(used_for)
+
+
+def test_the_score_of_a_class_can_be_watched_where_it_has_rows(run, quick, refused, corpus):
+    score = "val/f1_class/joy"
+    assert run("fit", *quick, f"--checkpoint.monitor={score}", f"--early_stopping.monitor={score}").code == 0
+    with (corpus / "validation.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["label"] != "joy"]
+    shutil.copytree(corpus, "other")
+    write_csv(Path("other/validation.csv"), rows)
+    line = refused("fit", *quick, "--data.dataset=other", f"--checkpoint.monitor={score}")
+    assert f"checkpoint.monitor is {score}, but no row of that split has this label" in line
+
+
 # --- calibration
 
 HEAD = ("network.classifier.weight", "network.classifier.bias")

@@ -268,6 +268,30 @@ def test_no_file_says_where_things_lie_on_the_machine(exported, able, tiny_bert,
         assert not re.search(r"(?<![\w.:/])/(?:\w+/)", (exported / name).read_text()), name
 
 
+def test_a_card_that_cannot_be_drawn_loses_neither_folder_nor_proof(run, able, at_once, monkeypatch):
+    def breaks(*_):
+        raise RuntimeError("no card today\n")
+
+    monkeypatch.setattr("lit_bert.export.card", breaks)
+    outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out", "--int8_loss=100")
+    assert outcome.code == 0, outcome.err
+    said = "the model card cannot be written as a whole (RuntimeError: no card today\\n); lit_bert.json has"
+    assert outcome.err.count(said) == 1
+    assert sorted(os.listdir("out")) == sorted(FILES)
+    assert verify("out").keys() == set(FILES) - {CARD}
+    assert "macro_f1" in facts("out")["scores"]["validation"]
+    assert "lit_bert.json" in Path("out", CARD).read_text()
+
+
+def test_the_card_says_how_many_rows_scores_rest_on_and_what_these_decided(exported):
+    found = facts(exported)["scores"]["validation"]
+    assert (found["rows"], found["used_for"]) == (24, ["choosing the epoch", "fitting the temperature"])
+    text = (exported / CARD).read_text()
+    assert "On 24 rows of the split `validation`." in text
+    assert "The same rows were used for choosing the epoch and fitting the temperature: " in text
+    assert "24 rows are few: " in text
+
+
 # --- proven, or not kept ---
 
 

@@ -1,6 +1,7 @@
 """Scores, intervals, comparison and temperature: against torchmetrics, scipy, grids and worked examples."""
 
 import math
+import re
 from operator import attrgetter
 
 import numpy as np
@@ -14,6 +15,7 @@ from torchmetrics.functional.classification import (
 
 from lit_bert import scores
 from lit_bert.scores import (
+    Evidence,
     all_scores,
     calibration_error,
     compare,
@@ -324,3 +326,64 @@ def test_a_single_row_is_calibrated_with_nothing():
     assert cross_fitted(np.array([[3.0, 1.0]]), np.array([1])) == pytest.approx(
         softmax(np.array([[3.0, 1.0]]))
     )
+
+
+# --- what scores rest on
+
+
+def test_a_class_without_a_row_in_a_resample_is_left_out_of_its_interval():
+    # The only row of the last class is right: it is F1 1 in every resample that has it, in others nothing.
+    labels = np.array([0] * 10 + [1] * 10 + [2])
+    probs = np.eye(3)[labels] * 0.8 + 0.1
+    found = with_intervals(probs, labels)
+    assert tuple(found.by_class[2]) == (1, 1, 1)
+    assert tuple(compare(probs, probs, labels).differences.by_class[2]) == (0, 0, 0)
+
+
+def test_an_absent_class_has_no_score_and_no_difference():
+    labels = np.array([0, 1] * 10)
+    probs = np.full((20, 3), 0.1)
+    probs[np.arange(20), np.where(np.arange(20) < 4, 2, labels)] = 0.8
+    assert all_scores(probs, labels).by_class[2] is None
+    assert with_intervals(probs, labels).by_class[2] is None
+    assert compare(probs, probs[::-1], labels).differences.by_class[2] is None
+    evidence = Evidence.of(probs, labels)
+    assert evidence.averaged == 3
+    assert evidence.macro_note == ""  # the third was predicted, and so is averaged
+    assert evidence.class_note(2) == (
+        "absent: no row has this label, 4 rows predicted as it; counts as 0 in macro F1"
+    )
+    assert evidence.class_note(0) == ""
+
+
+@pytest.mark.parametrize(
+    ("used_for", "said"),
+    [
+        ((), None),
+        (None, "it is not recorded whether these rows also chose the epoch"),
+        (("choosing the epoch",), "the same rows were used for choosing the epoch: scores on new texts are"),
+        (("a", "b", "c"), "the same rows were used for a, b and c: "),
+    ],
+)
+def test_scores_say_what_their_rows_had_decided(used_for, said):
+    probs, labels = answers(4000, 3, seed=1)
+    notes = Evidence.of(probs, labels, used_for).notes(with_intervals(probs, labels))
+    assert [note.startswith(str(said)) for note in notes] == [True] * (said is not None)
+
+
+@pytest.mark.parametrize(("rows", "few"), [(1, True), (18, True), (200, True), (4000, False)])
+def test_few_rows_are_said_to_be_few(rows, few):
+    probs, labels = answers(rows, 3, seed=1)
+    notes = Evidence.of(probs, labels).notes(with_intervals(probs, labels))
+    assert [
+        bool(re.match(rf"{rows} rows? (is|are) few: .* \d+ points wide", note)) for note in notes[-1:]
+    ] == ([True] * few)
+
+
+def test_a_few_rows_that_are_all_right_are_few_though_their_interval_has_no_width():
+    labels = np.arange(18) % 3
+    probs = np.eye(3)[labels]
+    found = with_intervals(probs, labels)
+    assert tuple(found.macro_f1) == (1, 1, 1)
+    # Wilson: 18 of 18 rows leave shares of 0.824 to 1.
+    assert "up to 18 points wide" in Evidence.of(probs, labels).few_rows_note(found)
