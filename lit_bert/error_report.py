@@ -97,7 +97,7 @@ def write_page(predictions_file: Path, output: Path | None = None) -> str:
     lines += [scores.score_line(each, score, width) for each, score in found.main.items()]
     lines += evidence.notes(found)
     lines.append(f"{_count(len(errors), 'error')}, {_count(len(suspects), 'suspected label error')}")
-    lines.append(f"page       {output}")
+    lines.append(f"page       {escape.line(output)}")
     return "\n".join(lines)
 
 

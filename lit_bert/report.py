@@ -152,7 +152,7 @@ def seeds_table(folder: Path, file: str = VALIDATED) -> str:
         "together: the runs' probabilities averaged, at as many times the cost",
         f"wrong in every run: {wrong.sum():,} rows, {agreed.sum():,} of them with one and the same label",
         *_notes(*runs.values()),
-        f"best by macro F1 of this split: {folder / best}",
+        f"best by macro F1 of this split: {escape.line(folder / best)}",
     ]
     return "\n".join(lines)
 

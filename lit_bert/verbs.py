@@ -321,6 +321,11 @@ class Fit(Verb):
                 f"{section}.monitor is {escape.line(monitor, 100)}; expected one of {_some(names, 20)}."
             )
         split, _, score = monitor.partition("/")
+        if split == "train" and self.config["fit"][section].get("save_on_train_epoch_end") is False:
+            raise UserError(
+                f"{section}.monitor is {monitor}, which is not known when an epoch is validated and kept. Add "
+                f"--{section}.save_on_train_epoch_end true, or watch val/{score}."
+            )
         if score not in self.model.class_tags:
             return
         self.datamodule.setup("fit")
@@ -378,16 +383,20 @@ class Fit(Verb):
                 f"calibrated temperature {found['temperature']:.3f}; expected calibration error "
                 f"{found['before']:.4f} before, {found['after']:.4f} after, on rows it was not fitted on"
             )
-        if settled is None:
-            predictions = self._with_usage(predictions)
+        predictions = self._with_usage(predictions, facts.get("used_for") if settled else None)
         split = self.datamodule.val_name
         settle(Checkpoint.open(best), "validate", split, predictions, self.sources(), notes)
 
-    def _with_usage(self, predictions: Predictions) -> Predictions:
-        """The predictions of the best epoch, with what their rows were used for as a fact that stays."""
+    def _with_usage(self, predictions: Predictions, earlier: list[str] | None) -> Predictions:
+        """The predictions of the best epoch, with what their rows were used for as a fact that stays.
+
+        Args:
+            earlier: what they had been used for by the fit that this one resumes.
+        """
         (dashboard,) = (each for each in self.trainer.callbacks if isinstance(each, Dashboard))  # type: ignore[attr-defined]
         used_for = dashboard.used_for(self.trainer)
         used_for += ["fitting the temperature"] * ("calibration" in predictions.facts)
+        used_for = list(dict.fromkeys([*(earlier or ()), *used_for]))
         return predictions.with_probs(predictions.probs, used_for=used_for)
 
 

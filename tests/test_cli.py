@@ -265,6 +265,10 @@ BAD_SETTINGS = {
     "an unknown strategy": ("--trainer.strategy=hope", r"hope"),
     "no device": ("--trainer.devices=0", r"devices"),
     "a score to keep the best of that is not there": ("--checkpoint.monitor=val/luck", r"val/luck.*val/f1"),
+    "a score that is known too late to keep the best by": (
+        "--checkpoint.monitor=train/f1",
+        r"train/f1, which is not known.*--checkpoint\.save_on_train_epoch_end true, or watch val/f1",
+    ),
     "a score to stop by that is not there": ("--early_stopping.monitor=val/luck", r"val/luck.*val/f1"),
 }
 
@@ -599,7 +603,6 @@ def test_without_the_record_of_a_fit_it_is_not_known_what_rows_decided(run, lear
         (["--trainer.max_epochs=1", "--calibrate=false"], []),
         (["--trainer.max_epochs=1"], ["fitting the temperature"]),
         (["--trainer.max_epochs=2", "--calibrate=false"], ["choosing the epoch"]),
-        (["--checkpoint.monitor=train/f1", "--early_stopping.monitor=train/f1", "--calibrate=false"], []),
         (
             [
                 "--trainer.max_epochs=9",
@@ -616,6 +619,14 @@ def test_a_fit_knows_what_its_validation_rows_decided(run, quick, flags, used_fo
     assert outcome.code == 0, outcome.err
     assert usage_of("checkpoints/version_0/validate.json") == (24, used_for)
     assert ("same rows were used for" in outcome.out) == bool(used_for)
+
+
+def test_a_resumed_fit_adds_what_its_rows_decided_since(run, quick):
+    still = ["--model.learning_rate=0", NO_TEMPERATURE]  # no epoch is better than the first
+    assert run("fit", *quick, *still, "--trainer.max_epochs=1").code == 0
+    assert usage_of("checkpoints/version_0/validate.json") == (24, [])
+    assert run("fit", "--ckpt_path=last", "--trainer.max_epochs=2").code == 0
+    assert usage_of("checkpoints/version_0/validate.json") == (24, ["choosing the epoch"])
 
 
 def test_the_score_of_a_class_can_be_watched_where_it_has_rows(run, quick, refused, corpus):
