@@ -412,7 +412,7 @@ def _matrix(class_names: list[str], counts: np.ndarray) -> str:
     C = len(class_names)
     escaped = [_escape(name) for name in class_names]
     many = C > 12
-    head = "".join(f'<th scope="col"><span><bdi>{name}</bdi></span></th>' for name in escaped)
+    head = "".join(f'<th scope="col" title="{name}"><span><bdi>{name}</bdi></span></th>' for name in escaped)
     rows = []
     for i in range(C):
         total = counts[i].sum()
@@ -432,7 +432,7 @@ def _matrix(class_names: list[str], counts: np.ndarray) -> str:
                 f'title="{name}" aria-label="{name}">{count:,}{percent}</a></td>'
             )
         rows.append(
-            f'<tr><th scope="row"><bdi>{escaped[i]}</bdi></th>{"".join(cells)}'
+            f'<tr><th scope="row" title="{escaped[i]}"><bdi>{escaped[i]}</bdi></th>{"".join(cells)}'
             f'<td class="total">{total:,}</td></tr>'
         )
     totals = "".join(f'<td class="total">{count:,}</td>' for count in counts.sum(0))
