@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -249,6 +249,23 @@ def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield chunk
 
 
+class TrainingLoader(DataLoader):
+    """A DataLoader whose first epoch can go on where an earlier process left it.
+
+    Lightning's way, loaders with a state, does not load it where the number of steps was asked for before:
+    https://github.com/Lightning-AI/pytorch-lightning/issues/20550
+
+    Attributes:
+        skip: batches of the first epoch that are not handed out.
+    """
+
+    skip = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a plain iterator is one
+        skip, self.skip = self.skip, 0
+        yield from itertools.islice(super().__iter__(), skip, None)
+
+
 class EmotionDataModule(LightningDataModule):
     """Labelled text, tokenized once and cached; made for `emotion`, good for any text with one label.
 
@@ -314,6 +331,7 @@ class EmotionDataModule(LightningDataModule):
         # Not to the logger: there the model's `label_names` would meet the unset one here.
         self.save_hyperparameters(ignore=["weights"], logger=False)
         self.weights = weights or Weights()
+        self.skip_batches = 0  # of the first epoch, that an earlier process trained on
         self._splits: dict[str, TokenizedRows] = {}
         self._duplicates: np.ndarray | None = None
         self._predict_rows: Iterable[Numbered] | None = None
@@ -348,6 +366,8 @@ class EmotionDataModule(LightningDataModule):
     @property
     def label_names(self) -> list[str]:
         """Class names in the order of their indices. Looks at the data when `label_names` was not given."""
+        if self.weights.class_names:
+            return self.weights.class_names
         if self.hparams.label_names:
             return self.hparams.label_names
         split = self.hparams.train_split
@@ -676,7 +696,12 @@ class EmotionDataModule(LightningDataModule):
         trainer, batch_size = self.trainer, self.hparams.batch_size
         devices = trainer.world_size if trainer else 1
         sampler = LengthGroupedSampler(self.train_rows.lengths, batch_size * devices, self.hparams.order_seed)
-        return self._loader(self.train_rows, batch_size, sampler)
+        pad = self._pad_token_id
+        loader = TrainingLoader(
+            self.train_rows, batch_size, sampler=sampler, collate_fn=lambda items: collate(items, pad)
+        )
+        loader.skip = self.skip_batches
+        return loader
 
     def val_dataloader(self) -> DataLoader:
         return self._eval_loader(self.val_rows)
@@ -726,7 +751,33 @@ class EmotionDataModule(LightningDataModule):
             "source": self.source.as_dict(),
             "tokenizer": self.weights.tokenizer_files,
             "hyper_parameters": {**self.hparams, **resolved},
+            "code_order": self.hparams.label_names,
+            "fingerprint": self.fingerprint if hasattr(self, "train_rows") else None,
         }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with the texts, labels and order of the rows to train on."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.train_rows.hashes).data)
+        digest.update(np.ascontiguousarray(self.train_rows.labels).data)
+        return digest.hexdigest()
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # without what would read YAML or pickles
+        cls, checkpoint_path: Any, **settings: Any
+    ) -> Self:
+        """The data of a local checkpoint; Lightning's own method would import and call what the file names.
+
+        Raises:
+            UserError: the file cannot be read, or says something that no checkpoint of lit_bert says.
+        """
+        from lit_bert.checkpoints import Checkpoint
+
+        checkpoint = Checkpoint.open(checkpoint_path)
+        weights = Weights.restored(checkpoint)
+        weights.class_names = checkpoint.data["label_names"]
+        stored = {**checkpoint.data["hyper_parameters"], "label_names": checkpoint.data["code_order"]}
+        return cls(**{**stored, "weights": weights, **settings})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Called when a run is resumed: what its text stood in for is not forgotten."""

@@ -342,6 +342,21 @@ def test_json_has_each_class_under_its_own_key(ugly: Ugly) -> None:
     }
 
 
+def test_a_checkpoint_gives_names_letter_for_letter(ugly: Ugly, run: Run, tmp_path: Path) -> None:
+    checkpoint = f"--ckpt_path={ugly.folder / 'best.ckpt'}"
+    before = json.loads((ugly.folder / "validate.json").read_text(encoding="utf-8"))
+    outcome = run("validate", checkpoint)
+    assert outcome.code == 0, outcome.err
+    after = json.loads((ugly.folder / "validate.json").read_text(encoding="utf-8"))
+    assert after["scores"]["by_class"] == pytest.approx(before["scores"]["by_class"])
+    assert after["used_for"] == before["used_for"] != []
+    outcome = run("predict", checkpoint, "happy", f"--output={tmp_path / 'out.parquet'}")
+    assert outcome.code == 0, outcome.err
+    (row,) = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [f"probability_{name}" for name in sorted(UGLY)] == list(row)[-len(UGLY) :]
+    assert row["predicted_label"] == max(sorted(UGLY), key=lambda name: row[f"probability_{name}"])
+
+
 def test_tensorboard_has_a_tag_of_its_own_for_each_class(ugly: Ugly) -> None:
     sizes = dict.fromkeys(("scalars", "tensors", "images"), 0)
     board = EventAccumulator(str(ugly.folder), size_guidance=sizes).Reload()
