@@ -350,7 +350,7 @@ def test_a_checkpoint_gives_names_letter_for_letter(ugly: Ugly, run: Run, tmp_pa
     after = json.loads((ugly.folder / "validate.json").read_text(encoding="utf-8"))
     assert after["scores"]["by_class"] == pytest.approx(before["scores"]["by_class"])
     assert after["used_for"] == before["used_for"] != []
-    outcome = run("predict", checkpoint, "happy", f"--output={tmp_path / 'out.parquet'}")
+    outcome = run("predict", "happy", checkpoint, f"--output={tmp_path / 'out.parquet'}")
     assert outcome.code == 0, outcome.err
     (row,) = pyarrow.parquet.read_table(tmp_path / "out.parquet").to_pylist()
     assert [f"probability_{name}" for name in sorted(UGLY)] == list(row)[-len(UGLY) :]
