@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lit_bert import UserError, __version__, need, scores
+from lit_bert import UserError, __version__, escape, need, scores
 from lit_bert.predictions import Predictions
-from lit_bert.scores import Score
+from lit_bert.scores import Evidence, Score, Scores, wilson
 
 if TYPE_CHECKING:
     from lit_bert.attribution import Attribution, Question
@@ -34,10 +34,10 @@ RIGHT_PER_CLASS = 5
 EXPLAINED_TEXTS = 100  # at most; those of a large BERT end earlier, at `attribution.BUDGET`
 LISTED = 50  # most confident errors, and suspected label errors
 CHARACTERS = 2000  # of a text that are shown
+NAME_WIDTH = 60  # characters of a class name that are shown
 BINS = scores.BINS
 ALL_SHARES = 200  # points of the curve of accuracy against the share of texts that are answered
 TARGETS = (0.9, 0.95, 0.98, 0.99)  # accuracies to look up on that curve
-Z = 1.959964  # standard normal quantile of a 95 % interval
 CHOICES = ("averaging", "calibration")  # facts that are shown as text
 LONG_NAMES = {"loss, nats": "loss, nats per text", "calib. error": "calibration error"}  # there is room
 
@@ -85,18 +85,20 @@ def write_page(predictions_file: Path, output: Path | None = None) -> str:
     shown = embedded(predictions, errors, suspects)
     order = worth_explaining(predictions, errors, suspects, shown)
     explained = explain(predictions, predictions_file, order)
-    found = scores.with_intervals(predictions.probs, predictions.labels, predictions.class_names)
+    found = scores.with_intervals(predictions.probs, predictions.labels)
     page = render(predictions, found, errors, suspects, shown, explained)
     try:
         output.write_text(page, encoding="utf-8", newline="\n")
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror}. Choose another --output.") from None
-    split, N = predictions.facts.get("split"), len(predictions.labels)
-    lines = [f"split {split}, {N:,} rows; in brackets 95 % bootstrap intervals"]
-    width = max(map(len, scores.MAIN)) + 2
-    lines += [scores.score_line(each, found[name], width) for each, name in scores.MAIN.items()]
+    evidence = predictions.evidence
+    split = escape.line(predictions.facts.get("split"), 60)
+    lines = [f"split {split}, {evidence.rows:,} rows; in brackets 95 % bootstrap intervals"]
+    width = escape.width_of(list(found.main)) + 2
+    lines += [scores.score_line(each, score, width) for each, score in found.main.items()]
+    lines += evidence.notes(found)
     lines.append(f"{_count(len(errors), 'error')}, {_count(len(suspects), 'suspected label error')}")
-    lines.append(f"page       {output}")
+    lines.append(f"page       {escape.line(output)}")
     return "\n".join(lines)
 
 
@@ -187,7 +189,7 @@ def explain(predictions: Predictions, predictions_file: Path, indices: Sequence[
 
 def render(
     predictions: Predictions,
-    found: dict[str, Score],
+    found: Scores[Score],
     errors: np.ndarray,
     suspects: np.ndarray,
     shown: np.ndarray,
@@ -196,32 +198,35 @@ def render(
     """The page.
 
     Args:
-        found: scores by name, as `scores.with_intervals` gives them.
+        found: as `scores.with_intervals` gives them.
         errors: indices of all wrong rows, the most confident first.
         suspects: indices of rows whose label is suspect.
         shown: indices of the rows whose texts the page holds.
     """
     template = (Path(__file__).with_suffix(".html")).read_text(encoding="utf-8")
-    C, N = len(predictions.class_names), len(predictions.labels)
+    C = len(predictions.class_names)
     counts = np.bincount(predictions.labels * C + predictions.preds, minlength=C * C).reshape(C, C)
     script = template.split("<script>", 1)[1].split("</script>", 1)[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     checkpoint = Path(str(predictions.facts.get("checkpoint", "")))
+    evidence = predictions.evidence
+    names = escape.names(predictions.class_names, NAME_WIDTH)
     parts = {
         "script_hash": digest,
-        "title": _escape(f"Errors of {checkpoint.parent.name or 'a run'}"),
+        "title": _escape(f"Errors of {escape.line(checkpoint.parent.name, 60) or 'a run'}"),
         "lead": _lead(predictions, len(errors)),
         "stand_ins": _stand_ins(predictions.facts),
-        "cards": _cards(found),
-        "classes": _class_table(predictions.class_names, found, counts),
+        "cards": _cards(found, evidence),
+        "notes": "".join(f'<p class="note">{_escape(_sentence(note))}</p>' for note in evidence.notes(found)),
+        "classes": _class_table(names, found, evidence, counts),
         "facts": _facts(predictions.facts),
-        "matrix": _matrix(predictions.class_names, counts),
-        "confusions": _confusions(predictions.class_names, counts),
+        "matrix": _matrix(names, counts),
+        "confusions": _confusions(names, counts),
         "embedded": _embedded_note(predictions, errors, shown),
         "explained": _escape(explained.note),
         "legend": LEGEND if explained.found else "",
         "error_note": _error_note(len(errors)),
-        "suspect_note": _suspect_note(predictions.facts, suspects, N),
+        "suspect_note": _suspect_note(predictions.facts, suspects, evidence),
         "reliability": _reliability(predictions),
         "coverage": _coverage(predictions),
         "version": __version__,
@@ -232,7 +237,12 @@ def render(
 
 
 def _escape(text: object) -> str:
-    return html.escape(str(text))
+    """The text as HTML; what a browser would drop, or take for a line end, is written out."""
+    return html.escape(escape.line(text))
+
+
+def _sentence(note: str) -> str:
+    return f"{note[:1].upper()}{note[1:]}."
 
 
 def _json(value: Any) -> str:
@@ -280,6 +290,7 @@ def _data(
     cells = {f"{i}-{j}": int(counts[i, j]) for i, j in zip(*np.nonzero(counts), strict=True)}
     return {
         "classes": predictions.class_names,
+        "names": escape.names(predictions.class_names, NAME_WIDTH),
         "cells": cells,
         "rows": rows,
         "errors": [place[index] for index in errors[:LISTED].tolist()],
@@ -330,23 +341,35 @@ def _stand_ins(facts: dict[str, Any]) -> str:
     )
 
 
-def _cards(found: dict[str, Score]) -> str:
+def _cards(found: Scores[Score], evidence: Evidence) -> str:
     cards = []
-    for short, name in scores.MAIN.items():
-        shown, (value, low, high) = LONG_NAMES.get(short, short), found[name]
+    macro = f'<span class="interval">{evidence.macro_note}</span>' if evidence.macro_note else ""
+    for short, (value, low, high) in found.main.items():
         cards.append(
-            f'<div class="card"><dt>{shown}</dt><dd><span class="figure">{value:.3f}</span>'
-            f'<span class="interval">{low:.3f} – {high:.3f}</span></dd></div>'
+            f'<div class="card"><dt>{LONG_NAMES.get(short, short)}</dt><dd>'
+            f'<span class="figure">{value:.3f}</span><span class="interval">{low:.3f} – {high:.3f}</span>'
+            f"{macro * (short == 'macro F1')}</dd></div>"
         )
     return "".join(cards)
 
 
-def _class_table(class_names: list[str], found: dict[str, Score], counts: np.ndarray) -> str:
-    """F1 of each class with its interval, the lowest first, with precision, recall and number of rows."""
-    rows = []
-    for index in sorted(range(len(class_names)), key=lambda index: found[f"f1_{class_names[index]}"].value):
-        name = class_names[index]
-        value, low, high = found[f"f1_{name}"]
+def _class_table(class_names: list[str], found: Scores[Score], evidence: Evidence, counts: np.ndarray) -> str:
+    """F1 of each class with its interval, the lowest first, with precision, recall and number of rows.
+
+    Classes that are the label of no row come last, without an F1.
+    """
+    rows, absent = [], []
+    order = sorted(
+        range(len(class_names)), key=lambda index: -1.0 if (f1 := found.by_class[index]) is None else f1.value
+    )
+    for index in order:
+        head = f'<tr><th scope="row"><bdi>{_escape(class_names[index])}</bdi></th>'
+        f1 = found.by_class[index]
+        if f1 is None:
+            note = _escape(evidence.class_note(index))
+            absent.append(f'{head}<td>–</td><td class="absent" colspan="4">{note}</td><td>0</td></tr>')
+            continue
+        value, low, high = f1
         hits, of_label, of_pred = counts[index, index], counts[index].sum(), counts[:, index].sum()
         cells = [f"{value:.3f}", f"{low:.3f} – {high:.3f}"]
         bar = (
@@ -355,17 +378,18 @@ def _class_table(class_names: list[str], found: dict[str, Score], counts: np.nda
         )
         shares = [f"{hits / of:.3f}" if of else "–" for of in (of_pred, of_label)]
         rows.append(
-            f'<tr><th scope="row"><bdi>{_escape(name)}</bdi></th>'
+            head
             + f'<td class="strong">{cells[0]}</td><td class="nowrap">{cells[1]}</td>{bar}'
             + "".join(f"<td>{share}</td>" for share in shares)
             + f"<td>{of_label:,}</td></tr>"
         )
-    return "".join(rows)
+    return "".join([*rows, *absent])
 
 
 def _facts(facts: dict[str, Any]) -> str:
     items = []
-    known = [*FACT_NAMES, *(name for name in facts if name not in (*FACT_NAMES, *CHOICES))]
+    elsewhere = {*FACT_NAMES, *CHOICES, "used_for", "fit"}
+    known = [*FACT_NAMES, *(name for name in facts if name not in elsewhere)]
     for name in known:
         if facts.get(name) is not None:
             value = facts[name]
@@ -395,7 +419,7 @@ def _matrix(class_names: list[str], counts: np.ndarray) -> str:
     C = len(class_names)
     escaped = [_escape(name) for name in class_names]
     many = C > 12
-    head = "".join(f'<th scope="col"><span><bdi>{name}</bdi></span></th>' for name in escaped)
+    head = "".join(f'<th scope="col" title="{name}"><span><bdi>{name}</bdi></span></th>' for name in escaped)
     rows = []
     for i in range(C):
         total = counts[i].sum()
@@ -415,7 +439,7 @@ def _matrix(class_names: list[str], counts: np.ndarray) -> str:
                 f'title="{name}" aria-label="{name}">{count:,}{percent}</a></td>'
             )
         rows.append(
-            f'<tr><th scope="row"><bdi>{escaped[i]}</bdi></th>{"".join(cells)}'
+            f'<tr><th scope="row" title="{escaped[i]}"><bdi>{escaped[i]}</bdi></th>{"".join(cells)}'
             f'<td class="total">{total:,}</td></tr>'
         )
     totals = "".join(f'<td class="total">{count:,}</td>' for count in counts.sum(0))
@@ -468,9 +492,11 @@ def _error_note(count: int) -> str:
     )
 
 
-def _suspect_note(facts: dict[str, Any], suspects: np.ndarray, N: int) -> str:
+def _suspect_note(facts: dict[str, Any], suspects: np.ndarray, evidence: Evidence) -> str:
     count = len(suspects)
-    found = f"{count:,} of {N:,} labels are suspect" if count else "No label is suspect"
+    if sum(map(bool, evidence.labelled)) < 2:
+        return "All texts here have one label: there is no other that it could have been confused with."
+    found = f"{count:,} of {evidence.rows:,} labels are suspect" if count else "No label is suspect"
     shown = f"; shown are the first {LISTED}" if count > LISTED else ""
     trained_on, scored_on = facts.get("trained on"), facts.get("scored on", facts.get("trained on"))
     if facts.get("split") != "train":
@@ -486,14 +512,6 @@ def _suspect_note(facts: dict[str, Any], suspects: np.ndarray, N: int) -> str:
 
 
 # --- diagrams ---
-
-
-def wilson(hits: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the 95 % interval of shares `hits / counts` (Wilson, 1927); 0 to 1, counts above 0."""
-    share, spread = hits / counts, Z**2 / counts
-    middle = (share + spread / 2) / (1 + spread)
-    half = Z * np.sqrt(share * (1 - share) / counts + spread / (4 * counts)) / (1 + spread)
-    return np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)
 
 
 class _Axes:

@@ -21,19 +21,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lit_bert import UserError, __version__, need, scores
+from lit_bert import UserError, __version__, escape, need, scores
 from lit_bert.arguments import Parser
 from lit_bert.checkpoints import Checkpoint, find
 from lit_bert.predictions import VALIDATED, Predictions
 from lit_bert.predictor import CARD, EXACT, FACTS, QUICK, Predictor
 from lit_bert.pretrained import checked_tokenizer_files
-from lit_bert.scores import Score
+from lit_bert.scores import Evidence, Score, Scores
 from lit_bert.sources import MINILM, Source, Weights
 
 EXPORTED = "exported"  # folder in that of the run
@@ -57,7 +57,7 @@ class Variant:
         f1_change: its macro F1 less the checkpoint's on the same rows, with the paired interval.
     """
 
-    scores: dict[str, Score]
+    scores: Scores[Score]
     agreement: float
     difference: float
     texts_per_s: float
@@ -216,9 +216,11 @@ def write(
 
     print(f"proof      {len(rows.texts):,} rows of split {rows.facts.get('split')}", file=sys.stderr)
     wanted = checkpoint_probs(network, tokenizer, rows.texts)
-    own = scores.with_intervals(wanted, rows.labels, rows.class_names)
+    own = scores.with_intervals(wanted, rows.labels)
+    evidence = Evidence.of(wanted, rows.labels, rows.evidence.used_for)
     found = {name: measure(folder, name, rows, wanted) for name in (EXACT, QUICK)}
     print(proof_table(own, found))
+    print("".join(f"{note}\n" for note in evidence.notes(own)), end="")
     exact, quick = found[EXACT], found[QUICK]
     if exact.agreement < 1 or exact.difference > SAME:
         apart = round((1 - exact.agreement) * len(rows.texts))
@@ -236,7 +238,7 @@ def write(
         )
         (folder / QUICK).unlink()
         del found[QUICK]
-    describe(folder, checkpoint, rows, own, found, command, licence)
+    describe(folder, checkpoint, rows, own, evidence, found, command, licence)
     return found, None
 
 
@@ -266,7 +268,7 @@ def measure(folder: Path, name: str, rows: Predictions, wanted: np.ndarray) -> V
     probs = predictor.probs(rows.texts)
     seconds = time.perf_counter() - start
     return Variant(
-        scores.with_intervals(probs, rows.labels, rows.class_names),
+        scores.with_intervals(probs, rows.labels),
         float((probs.argmax(1) == wanted.argmax(1)).mean()),
         float(np.abs(probs - wanted).max()),
         len(rows.texts) / seconds,
@@ -287,13 +289,13 @@ def shown_points(lost: Score) -> str:
     return f"{value:.2f} points of macro F1 [{low:.2f}, {high:.2f}]"
 
 
-def proof_table(own: dict[str, Score], found: dict[str, Variant]) -> str:
+def proof_table(own: Scores[Score], found: dict[str, Variant]) -> str:
     """One line a file."""
     lines = [f"{'':18}macro F1  same label  largest difference   texts/s       MB"]
-    lines.append(f"{'checkpoint':18}{own['f1'].value:8.4f}")
+    lines.append(f"{'checkpoint':18}{own.macro_f1.value:8.4f}")
     for name, each in found.items():
         lines.append(
-            f"{name:18}{each.scores['f1'].value:8.4f}  {each.agreement:10.4f}  {each.difference:18.2g}"
+            f"{name:18}{each.scores.macro_f1.value:8.4f}  {each.agreement:10.4f}  {each.difference:18.2g}"
             f"  {each.texts_per_s:8,.0f}  {each.bytes / 1e6:7.1f}"
         )
     return "\n".join(lines)
@@ -306,7 +308,8 @@ def describe(
     folder: Path,
     checkpoint: Checkpoint,
     rows: Predictions,
-    own: dict[str, Score],
+    own: Scores[Score],
+    evidence: Evidence,
     found: dict[str, Variant],
     command: str,
     licence: str | None,
@@ -328,9 +331,9 @@ def describe(
         "max_length": read["max_length"],
         "split": rows.facts.get("split"),
         "rows": len(rows.labels),
-        "scores": {rows.facts.get("split"): plain(own)},
+        "scores": {rows.facts.get("split"): {**evidence.as_dict(rows.class_names), **plain(own, rows)}},
         "calibration": rows.facts.get("calibration"),
-        "files": {name: {**asdict(each), "scores": plain(each.scores)} for name, each in found.items()},
+        "files": {name: _variant(each, rows) for name, each in found.items()},
         "weights": weights.as_dict(),
         "data": data.as_dict(),
         "recipe": {name: value for name, value in recipe.items() if value not in (None, -1)},  # what is set
@@ -342,7 +345,17 @@ def describe(
     (folder / FACTS).write_text(
         json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
     )
-    (folder / CARD).write_text(card(folder, facts), encoding="utf-8")
+    files = file_list(folder)
+    try:
+        text = card(facts, own, evidence)
+    except Exception as error:  # the proof is done and stands in the facts: the folder is whole without it
+        problem = f"{type(error).__name__}: {escape.line(error, 200)}"
+        print(
+            f"the model card cannot be written as a whole ({problem}); {FACTS} has the scores",
+            file=sys.stderr,
+        )
+        text = f"# A text classifier\n\nThe model card could not be written. Scores and sources: `{FACTS}`.\n"
+    (folder / CARD).write_text(f"{text}\n{files}", encoding="utf-8")
 
 
 def public(source: Source) -> Source:
@@ -351,19 +364,34 @@ def public(source: Source) -> Source:
     return replace(source, name=Path(source.name).name) if local else source
 
 
-def plain(found: dict[str, Score]) -> dict[str, dict[str, float]]:
-    """Scores for JSON."""
-    return {name: score._asdict() for name, score in found.items()}
+def plain(found: Scores[Score], rows: Predictions) -> dict[str, Any]:
+    """Scores with the ends of their intervals, for JSON."""
+    return found.as_dict(rows.class_names, Score._asdict)
 
 
-def card(folder: Path, facts: dict[str, Any]) -> str:
-    """The model card in the Hub's format."""
+def _variant(found: Variant, rows: Predictions) -> dict[str, Any]:
+    """What is known of an ONNX file, for JSON."""
+    return {
+        "scores": plain(found.scores, rows),
+        "agreement": found.agreement,
+        "difference": found.difference,
+        "texts_per_s": found.texts_per_s,
+        "bytes": found.bytes,
+    }
+
+
+def card(facts: dict[str, Any], found: Scores[Score], evidence: Evidence) -> str:
+    """The model card in the Hub's format, but for the list of files.
+
+    Args:
+        facts: as `describe` writes them.
+        found: of the checkpoint; `evidence` is what they rest on.
+    """
     from huggingface_hub import EvalResult, ModelCardData
 
     weights, data = Source(**facts["weights"]), Source(**facts["data"])
     split, labels = facts["split"], facts["labels"]
-    found = {name: Score(**score) for name, score in facts["scores"][split].items()}
-    base, dataset = Path(weights.name).name, Path(data.name).name
+    base, dataset = (escape.line(Path(source.name).name, 80) for source in (weights, data))
     about = ModelCardData(
         license=facts["licence"] or "other",
         library_name="transformers",
@@ -378,16 +406,21 @@ def card(folder: Path, facts: dict[str, Any]) -> str:
                 data.config_name or data.kind,
                 dataset,
                 kind,
-                found[name].value,
+                score.value,
                 dataset_split=split,
                 metric_name=title,
             )
-            for title, name, kind in (("Accuracy", "accuracy", "accuracy"), ("Macro F1", "f1", "f1"))
+            for title, score, kind in (
+                ("Accuracy", found.accuracy, "accuracy"),
+                ("Macro F1", found.macro_f1, "f1"),
+            )
         ],
     )
-    lines = ["---", about.to_yaml(), "---", "", f"# {base} on {dataset}", ""]
+    heading = escape.markdown(f"{base} on {dataset}")
+    names = [escape.markdown(name) for name in escape.names(labels)]
+    lines = ["---", about.to_yaml(), "---", "", f"# {heading}", ""]
     lines += [
-        f"A BERT text classifier for {len(labels)} classes: {', '.join(labels)}. "
+        f"A BERT text classifier for {len(labels)} classes: {', '.join(names)}. "
         f"Made with lit_bert {facts['lit_bert']} on {facts['created'][:10]}.",
         "",
         "```python",
@@ -400,17 +433,20 @@ def card(folder: Path, facts: dict[str, Any]) -> str:
         "",
         "## Scores",
         "",
-        f"On {facts['rows']:,} rows of the split `{split}`, which also chose the epoch and fitted the "
-        "temperature. In brackets 95 % bootstrap intervals.",
+        f"On {evidence.rows:,} rows of the split {escape.markdown_code(split)}. In brackets 95 % bootstrap "
+        "intervals.",
+        *(f"{note[:1].upper()}{note[1:]}." for note in evidence.notes(found)),
         "",
         "| score | value |",
         "| --- | --- |",
     ]
-    main = {"macro F1": "f1", "accuracy": "accuracy", **scores.MAIN}
-    classes = {f"F1 {name}": score for name, score in scores.by_class(found).items()}
-    for title, name in {**main, **classes}.items():
-        score = found[name]
-        lines.append(f"| {_cell(title)} | {score.value:.4f} [{score.low:.4f}, {score.high:.4f}] |")
+    macro = f", {evidence.macro_note}" if evidence.macro_note else ""
+    lines.append(f"| macro F1 | {_cell(found.macro_f1)}{macro} |")
+    others = {"accuracy": found.accuracy, **found.main}
+    del others["macro F1"]
+    lines += [f"| {title} | {_cell(score)} |" for title, score in others.items()]
+    for index, (name, score) in enumerate(zip(names, found.by_class, strict=True)):
+        lines.append(f"| F1 {name} | {_cell(score) if score else evidence.class_note(index)} |")
     lines += [
         "",
         "| file | macro F1 | rows with the checkpoint's label | largest difference of a probability | "
@@ -418,46 +454,53 @@ def card(folder: Path, facts: dict[str, Any]) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, each in facts["files"].items():
-        cells = [name, f"{each['scores']['f1']['value']:.4f}", f"{each['agreement']:.2%}"]
+        cells = [name, f"{each['scores']['macro_f1']['value']:.4f}", f"{each['agreement']:.2%}"]
         cells += [f"{each['difference']:.2g}", f"{each['texts_per_s']:,.0f}", f"{each['bytes'] / 1e6:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
     if QUICK in facts["files"]:
         change = Score(*facts["files"][QUICK]["f1_change"])
         lost = Score(-100 * change.value, -100 * change.high, -100 * change.low)
         lines += ["", f"On those rows `{QUICK}` loses {shown_points(lost)} against the checkpoint."]
+    recipe = ", ".join(f"{name} {value}" for name, value in facts["recipe"].items())
     lines += ["", "## Calibration", "", calibration_text(facts["calibration"])]
     lines += [
         "",
         "## Data and recipe",
         "",
-        f"- Weights: {weights}",
-        f"- Trained on: {data}",
+        f"- Weights: {escape.markdown(weights)}",
+        f"- Trained on: {escape.markdown(data)}",
         f"- Texts are read up to {facts['max_length']} tokens; what is longer is cut.",
-        f"- Recipe: {', '.join(f'{name} {value}' for name, value in facts['recipe'].items())}.",
-        f"- Made by `{facts['command']}` from a checkpoint with SHA-256 {facts['checkpoint_sha256']}.",
+        f"- Recipe: {escape.markdown(recipe)}.",
+        f"- Made by {escape.markdown_code(facts['command'])} from a checkpoint with SHA-256 "
+        f"{facts['checkpoint_sha256']}.",
         "",
         "## Limits",
         "",
         f"It knows the {len(labels)} classes above and gives one of them to any text, in whatever language "
         "and about whatever it is. Its scores hold for texts like those it was trained on. Labels in that "
         "data are partly wrong, and what is biased there is biased here.",
-        *(f"A stand-in was used: {each}." for each in (weights, data) if each.stand_in_for),
+        *(f"A stand-in was used: {escape.markdown(each)}." for each in (weights, data) if each.stand_in_for),
         "",
         "## Licence",
         "",
-        (f"{facts['licence']}." if facts["licence"] else "Not stated by whoever exported it.")
+        (
+            f"{escape.markdown(facts['licence'])}."
+            if facts["licence"]
+            else "Not stated by whoever exported it."
+        )
         + (
             f" The weights it started from are under {LICENCES[weights.name]}."
             if weights.name in LICENCES
             else ""
         ),
         "",
-        "## Files",
-        "",
-        "`sha256sum --check --ignore-missing README.md` checks them.",
-        "",
-        "```",
     ]
+    return "\n".join(lines)
+
+
+def file_list(folder: Path) -> str:
+    """The part of the card that names the folder's files with their SHA-256, as `sha256sum` reads it."""
+    lines = ["## Files", "", f"`sha256sum --check --ignore-missing {CARD}` checks them.", "", "```"]
     for path in sorted(folder.iterdir()):
         if path.name != CARD:
             with path.open("rb") as stream:
@@ -482,8 +525,8 @@ def calibration_text(calibration: dict[str, Any] | None) -> str:
     )
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+def _cell(score: Score) -> str:
+    return f"{score.value:.4f} [{score.low:.4f}, {score.high:.4f}]"
 
 
 # --- the Hub ---

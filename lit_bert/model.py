@@ -9,7 +9,7 @@ the loss and updates the metrics of its split; scores are computed once, over th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,11 +20,10 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
-from torchmetrics.wrappers import ClasswiseWrapper
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassStatScores
 from transformers import BertForSequenceClassification
 
-from lit_bert import UserError
+from lit_bert import UserError, escape
 from lit_bert.checkpoints import Checkpoint
 from lit_bert.encoder import CpuBert
 from lit_bert.finite import LossCheck, check_saved, refuse_scores
@@ -119,20 +118,15 @@ class BertClassifier(LightningModule):
         self.losses: Any = nn.ModuleDict(
             {f"{split}_loss": MeanMetric(nan_strategy="disable") for split in SPLITS}
         )
-        self.metrics: Any = nn.ModuleDict(
-            {f"{split}_scores": _scores(label_names, f"{split}/") for split in SPLITS}
-        )
+        self.metrics: Any = nn.ModuleDict({f"{split}_scores": _scores(len(label_names)) for split in SPLITS})
+        # By class, the tag of its F1: a namespace of its own, in which no class can be called like a score.
+        self.class_tags = [f"f1_class/{tag}" for tag in escape.tags(label_names)]
+        self.labelled: dict[str, list[int]] = {}  # by split, how many rows of each class were scored last
 
     @property
     def score_names(self) -> list[str]:
         """What training and validation log at the end of an epoch, and so what can be monitored."""
-        names = [
-            "loss_nats",
-            "f1",
-            "f1_micro",
-            "accuracy",
-            *(f"f1_{name}" for name in self.hparams.label_names),
-        ]
+        names = ["loss_nats", "f1", "f1_micro", "accuracy", *self.class_tags]
         return [f"{split}/{name}" for split in ("val", "train") for name in names]
 
     def configure_model(self) -> None:
@@ -228,13 +222,18 @@ class BertClassifier(LightningModule):
         self._log_scores("test")
 
     def _log_scores(self, split: str) -> None:
+        """Logs the scores of the rows since the last time; no F1 for a class that is the label of no row."""
         loss, scores = self.losses[f"{split}_loss"], self.metrics[f"{split}_scores"]
-        values = {f"{split}/loss_nats": loss.compute(), **scores.compute()}  # both sync over the devices
+        found = {"loss_nats": loss.compute(), **scores.compute()}  # both sync over the devices
         loss.reset()
         scores.reset()
-        if split != "train" and not values[f"{split}/loss_nats"].isfinite():
-            refuse_scores(self.trainer, split, float(values[f"{split}/loss_nats"]))
-        self.log_dict(values)
+        if split != "train" and not found["loss_nats"].isfinite():
+            refuse_scores(self.trainer, split, float(found["loss_nats"]))
+        by_class, labelled = found.pop("f1_class"), found.pop("class_counts")[:, -1].tolist()
+        self.labelled[split] = labelled
+        present = zip(self.class_tags, by_class, labelled, strict=True)
+        found |= {tag: value for tag, value, rows in present if rows}
+        self.log_dict({f"{split}/{name}": value for name, value in found.items()})
 
     def configure_optimizers(self) -> Any:
         """AdamW (Loshchilov and Hutter, 2019), no decay on vectors; linear warm-up and decay by steps."""
@@ -440,16 +439,18 @@ def moved(table: Tensor, norm: float) -> Iterator[None]:
                 table.copy_(kept)
 
 
-def _scores(label_names: Iterable[str], prefix: str) -> MetricCollection:
-    """Scores of a split, all 0 to 1: `f1` (macro), `f1_micro`, `accuracy`, and `f1_<class>` of each class."""
-    labels = list(label_names)
-    size: Any = {"num_classes": len(labels), "validate_args": False}
+def _scores(num_classes: int) -> MetricCollection:
+    """Scores of a split, all 0 to 1: `f1` (macro), `f1_micro`, `accuracy`, and `f1_class`, one a class (C,).
+
+    Beside them `class_counts` (C, 5), whose last column is how many rows have the class as their label.
+    """
+    size: Any = {"num_classes": num_classes, "validate_args": False}
     return MetricCollection(
         {
             "f1": MulticlassF1Score(**size, average="macro"),
             "f1_micro": MulticlassF1Score(**size, average="micro"),
             "accuracy": MulticlassAccuracy(**size, average="micro"),
-            "per_class": ClasswiseWrapper(MulticlassF1Score(**size, average="none"), labels, prefix="f1_"),
-        },
-        prefix=prefix,
+            "f1_class": MulticlassF1Score(**size, average="none"),
+            "class_counts": MulticlassStatScores(**size, average="none"),
+        }
     )

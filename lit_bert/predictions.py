@@ -7,6 +7,7 @@ A hand-over on the journey: `fit`, `validate` and `test` write it, `report` and 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field, replace
@@ -16,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from lit_bert import UserError, escape, untrusted
+from lit_bert.scores import Evidence
 
 VALIDATED, TESTED = "validate.parquet", "test.parquet"  # by the verb that scores the split
 PROBABILITY = "probability_"  # and the class: one column each, as `predict` writes them
-FACTS = b"lit_bert"  # key of the file's metadata
+FACTS, CLASSES = b"lit_bert", b"lit_bert classes"  # keys of the file's metadata
 
 MOST_BYTES = 16 << 30  # of a file
 MOST_VALUES = 1 << 31  # probabilities, and bytes of text, that are taken into memory
@@ -100,7 +102,8 @@ class Predictions:
         labels: int64 (N,).
         probs: float32 (N, C); rows sum to 1.
         class_names: C of them.
-        facts: what they rest on, plain values: split, checkpoint, sha256, sources, …
+        facts: what they rest on, plain values: split, checkpoint, sha256, sources, …; `used_for` says what
+            these rows decided about the model before they were scored.
     """
 
     texts: list[str]
@@ -114,6 +117,22 @@ class Predictions:
     def preds(self) -> np.ndarray:
         """Predicted classes, int64 (N,)."""
         return self.probs.argmax(1)
+
+    @property
+    def evidence(self) -> Evidence:
+        """What scores of these rows rest on."""
+        used_for = self.facts.get("used_for")
+        known = isinstance(used_for, list) and all(isinstance(each, str) for each in used_for)
+        return Evidence.of(self.probs, self.labels, used_for if known else None)
+
+    @property
+    def rows_sha256(self) -> str:
+        """Hex digest of texts and labels in their order: the same for the same rows of a data set."""
+        digest = hashlib.sha256()
+        for text, label in zip(self.texts, self.labels.tolist(), strict=True):
+            content = json.dumps([text, self.class_names[label]]).encode()
+            digest.update(len(content).to_bytes(8, "little") + content)
+        return digest.hexdigest()
 
     def with_probs(self, probs: np.ndarray, **facts: Any) -> Predictions:
         """The same rows with other probabilities, and more facts."""
@@ -136,7 +155,8 @@ class Predictions:
             "predicted_label": names[self.preds],
             **{PROBABILITY + name: self.probs[:, index] for index, name in enumerate(self.class_names)},
         }
-        table = pa.table(columns).replace_schema_metadata({FACTS: json.dumps(self.facts)})
+        metadata = {FACTS: json.dumps(self.facts), CLASSES: json.dumps(self.class_names)}
+        table = pa.table(columns).replace_schema_metadata(metadata)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             pa.parquet.write_table(table, partial)
@@ -158,7 +178,9 @@ class Predictions:
             table = _checked_table(path)
             facts = json.loads(table.schema.metadata[FACTS])
             columns = {name: table.column(name) for name in table.column_names}
-            class_names = [name[len(PROBABILITY) :] for name in columns if name.startswith(PROBABILITY)]
+            class_names = _class_names(table.schema)
+            if not isinstance(facts, dict):
+                raise ValueError("facts that are no mapping")
             index_of = {name: index for index, name in enumerate(class_names)}
             return cls(
                 columns["text"].to_pylist(),
@@ -200,3 +222,12 @@ class Predictions:
                 f"{len(differing):,} of {len(self.texts):,} rows differ in text or label, the first at row "
                 f"{self.rows[differing[0]] + 1}: only runs that were scored on the same rows can be compared."
             )
+
+
+def _class_names(schema: Any) -> list[str]:
+    """The classes as the metadata lists them; in files of earlier versions columns alone are called so."""
+    columns = [name[len(PROBABILITY) :] for name in schema.names if name.startswith(PROBABILITY)]
+    listed = json.loads(schema.metadata[CLASSES]) if CLASSES in schema.metadata else columns
+    if listed != columns:
+        raise ValueError("columns of probabilities that are not those of its classes")
+    return columns

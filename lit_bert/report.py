@@ -7,7 +7,6 @@ Works from the predictions that `fit`, `validate` and `test` keep beside a check
 
 from __future__ import annotations
 
-import csv
 import re
 import statistics
 import sys
@@ -19,6 +18,7 @@ from lit_bert import RUNS, UserError, escape, scores, untrusted
 from lit_bert.arguments import Parser
 from lit_bert.predictions import TESTED, VALIDATED, Predictions
 from lit_bert.scores import Score
+from lit_bert.tables import RowWriter
 
 SEEDS = "seeds.json"  # in a folder of runs that differ in their seed alone: their names
 MOST_SEEDS = 1000
@@ -42,7 +42,8 @@ def report(arguments: list[str]) -> int:
     parser.add_argument(
         "--output",
         type=Path,
-        help="one run: the page (RUN/report.html); two: a CSV of the rows where they part",
+        help="one run: the page (RUN/report.html); two: a CSV, TSV, JSON Lines or Parquet file of the rows "
+        "where they part",
     )
     args = parser.parse_args(arguments)
     if len(args.runs) > 2:
@@ -57,9 +58,12 @@ def report(arguments: list[str]) -> int:
     elif len(runs) == 2:
         first, second = (Predictions.read(predictions_of(run, file)) for run in runs)
         first.check_same_rows(second)
+        if args.output:
+            with RowWriter(args.output) as writer:  # opened first: what cannot be written shows at once
+                write_parting(first, second, writer)
         print(comparison_table(first, second, names=[str(run) for run in runs]))
         if args.output:
-            write_parting(first, second, args.output)
+            print(f"{args.output} has all of the rows where they part", file=sys.stderr)
     else:
         from lit_bert.error_report import write_page
 
@@ -137,26 +141,33 @@ def seeds_table(folder: Path, file: str = VALIDATED) -> str:
     first = next(iter(runs.values()))
     for other in runs.values():
         first.check_same_rows(other)
-    found = {
-        name: scores.all_scores(each.probs, each.labels, each.class_names) for name, each in runs.items()
-    }
+    found = {name: scores.all_scores(each.probs, each.labels) for name, each in runs.items()}
     average = np.mean([each.probs for each in runs.values()], axis=0)
-    together = scores.all_scores(average, first.labels, first.class_names)
-    columns = {**scores.MAIN, **scores.by_class(together)}
-    width = max(map(len, [*columns, "mean"])) + 2
-    heads = [*runs, "mean", "st. dev.", "least", "most", "together"]
+    together = scores.all_scores(average, first.labels)
+    class_names = escape.names(first.class_names)
+    width = escape.width_of([*together.main, *class_names, "mean"]) + 2
+    heads = [*map(escape.line, runs), "mean", "st. dev.", "least", "most", "together"]
     widths = [max(len(head), 7) + 2 for head in heads]
     lines = [
-        f"split {first.facts.get('split')}, {len(first.labels):,} rows, {len(runs)} seeds",
+        f"split {_split(first)}, {len(first.labels):,} rows, {len(runs)} seeds",
         " " * width + "".join(f"{head:>{size}}" for head, size in zip(heads, widths, strict=True)),
     ]
-    for shown, name in columns.items():
-        values = [each[name] for each in found.values()]
+
+    def add(shown: str, values: list[float], of_all: float) -> None:
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        row = [*values, statistics.fmean(values), spread, min(values), max(values), together[name]]
+        row = [*values, statistics.fmean(values), spread, min(values), max(values), of_all]
         cells = (f"{value:{size}.4f}" for value, size in zip(row, widths, strict=True))
-        lines.append(f"{shown:{width}}" + "".join(cells))
-    best = max(found, key=lambda name: found[name]["f1"])
+        lines.append(escape.pad(shown, width) + "".join(cells))
+
+    for shown, of_all in together.main.items():
+        add(shown, [each.main[shown] for each in found.values()], of_all)
+    for index, (shown, class_score) in enumerate(zip(class_names, together.by_class, strict=True)):
+        values = [value for each in found.values() if (value := each.by_class[index]) is not None]
+        if class_score is None:
+            lines.append(escape.pad(shown, width) + "  absent: no row has this label")
+        else:
+            add(shown, values, class_score)
+    best = max(found, key=lambda name: found[name].macro_f1)
     preds = np.array([each.probs.argmax(1) for each in runs.values()])  # (runs, N)
     wrong = (preds != first.labels).all(0)
     agreed = wrong & (preds == preds[0]).all(0)
@@ -164,7 +175,8 @@ def seeds_table(folder: Path, file: str = VALIDATED) -> str:
         "",
         "together: the runs' probabilities averaged, at as many times the cost",
         f"wrong in every run: {wrong.sum():,} rows, {agreed.sum():,} of them with one and the same label",
-        f"best by macro F1 of this split: {folder / best}",
+        *_notes(*runs.values()),
+        f"best by macro F1 of this split: {escape.line(folder / best)}",
     ]
     return "\n".join(lines)
 
@@ -174,26 +186,36 @@ def seeds_table(folder: Path, file: str = VALIDATED) -> str:
 
 def comparison_table(first: Predictions, second: Predictions, names: list[str]) -> str:
     """What the second run has over the first, and the most confident of the texts where they part."""
-    found = scores.compare(first.probs, second.probs, first.labels, first.class_names)
-    own = [scores.all_scores(each.probs, each.labels, each.class_names) for each in (first, second)]
-    rows = {**scores.MAIN, **{f"F1 {name}": score for name, score in scores.by_class(own[0]).items()}}
-    width = max(map(len, rows)) + 2
+    found = scores.compare(first.probs, second.probs, first.labels)
+    own = [scores.all_scores(each.probs, each.labels) for each in (first, second)]
+    class_names = escape.names(first.class_names)
+    titles = [f"F1 {name}" for name in class_names]
+    width = escape.width_of([*own[0].main, *titles]) + 2
     lines = [
-        f"split {first.facts.get('split')}, {len(first.labels):,} rows",
-        *(f"{order}: {name}" for order, name in zip(("first", "second"), names, strict=True)),
+        f"split {_split(first)}, {len(first.labels):,} rows",
+        *(f"{order}: {escape.line(name)}" for order, name in zip(("first", "second"), names, strict=True)),
         "",
         f"{'':{width}}   first  second  second less first, 95 % paired bootstrap interval",
     ]
-    for shown, name in rows.items():
-        difference: Score = found.differences[name]
-        lines.append(
-            f"{shown:{width}}{own[0][name]:8.4f}{own[1][name]:8.4f}  {difference.value:+.4f}  "
-            f"[{difference.low:+.4f}, {difference.high:+.4f}]"
-        )
+    rows: list[tuple[str, float | None, float | None, Score | None]] = [
+        (shown, own[0].main[shown], own[1].main[shown], difference)
+        for shown, difference in found.differences.main.items()
+    ]
+    rows += zip(titles, own[0].by_class, own[1].by_class, found.differences.by_class, strict=True)
+    for shown, before, after, difference in rows:
+        if difference is None:
+            cells = "  absent: no row has this label"
+        else:
+            cells = (
+                f"{before:8.4f}{after:8.4f}  {difference.value:+.4f}  "
+                f"[{difference.low:+.4f}, {difference.high:+.4f}]"
+            )
+        lines.append(escape.pad(shown, width) + cells)
     lines += [
         "",
         f"right by the first alone {found.only_first:,}, by the second alone {found.only_second:,}; counts",
         f"at least so uneven come up with p = {found.p_value:.3g} if both are as good (McNemar's exact test)",
+        *_notes(first, second),
     ]
     parting = _parting(first, second)
     if len(parting):
@@ -202,10 +224,9 @@ def comparison_table(first: Predictions, second: Predictions, names: list[str]) 
             f"{len(parting):,} rows where they part"
             + f", the first {SHOWN_TEXTS}:" * (len(parting) > SHOWN_TEXTS),
         ]
-    class_names = first.class_names
     for index in parting[:SHOWN_TEXTS]:
         says = (f"{class_names[each.preds[index]]} {each.probs[index].max():.2f}" for each in (first, second))
-        text = " ".join(first.texts[index].split())[:100]
+        text = escape.line(" ".join(first.texts[index].split()), 100)
         label = class_names[first.labels[index]]
         lines.append(f"  row {first.rows[index] + 1} is {label}: {' | '.join(says)} | {text}")
     return "\n".join(lines)
@@ -218,21 +239,30 @@ def _parting(first: Predictions, second: Predictions) -> np.ndarray:
     return rows[np.argsort(-sure, kind="stable")]
 
 
-def write_parting(first: Predictions, second: Predictions, path: Path) -> None:
-    """A CSV of all rows where two runs part."""
+def write_parting(first: Predictions, second: Predictions, writer: RowWriter) -> None:
+    """Writes all rows where two runs part, those first about which the two are surest."""
     names = first.class_names
-    try:
-        with path.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(
-                ["row", "label", "first", "probability_first", "second", "probability_second", "text"]
-            )
-            for index in _parting(first, second):
-                cells = [
-                    (names[each.preds[index]], f"{each.probs[index].max():.6f}") for each in (first, second)
-                ]
-                row = [first.rows[index] + 1, names[first.labels[index]], *cells[0], *cells[1]]
-                writer.writerow([*row, first.texts[index]])
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}. Choose another --output.") from None
-    print(f"{path} has all of them", file=sys.stderr)
+    writer.write(
+        {
+            "row": int(first.rows[index]) + 1,
+            "label": names[first.labels[index]],
+            "first": names[first.preds[index]],
+            "probability_first": round(float(first.probs[index].max()), 6),
+            "second": names[second.preds[index]],
+            "probability_second": round(float(second.probs[index].max()), 6),
+            "text": first.texts[index],
+        }
+        for index in _parting(first, second)
+    )
+
+
+def _split(predictions: Predictions) -> str:
+    return escape.line(predictions.facts.get("split"), 60)
+
+
+def _notes(*runs: Predictions) -> list[str]:
+    """What a reader has to know of the rows, said once for runs of which the same holds."""
+    notes = []
+    for run in runs:
+        notes += run.evidence.notes(scores.with_intervals(run.probs, run.labels))
+    return list(dict.fromkeys(notes))

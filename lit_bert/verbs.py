@@ -30,8 +30,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 from rich.panel import Panel
+from rich.text import Text
 
-from lit_bert import RUNS, UserError, files, need, scores
+from lit_bert import RUNS, UserError, escape, files, need, scores
 from lit_bert.arguments import given_settings, names_setting, take
 from lit_bert.audit import (
     OUT_OF_FOLD,
@@ -45,6 +46,7 @@ from lit_bert.audit import (
     write_suspects,
 )
 from lit_bert.callbacks import (
+    ENDING,
     Dashboard,
     EarlyStop,
     KeepBest,
@@ -70,7 +72,7 @@ from lit_bert.finite import check_checkpoint
 from lit_bert.model import BertClassifier
 from lit_bert.predictions import VALIDATED, Predictions
 from lit_bert.runs import LOG, fit_each, has_accelerator, next_folder
-from lit_bert.scores import Score
+from lit_bert.scores import Evidence, Score, Scores
 from lit_bert.sources import Source, Weights
 from lit_bert.tables import BadRow, Numbered, RowWriter, read_rows, text_problem
 
@@ -382,10 +384,8 @@ class Fit(Verb):
             raise UserError("the run has no end; set --trainer.max_epochs or --trainer.max_steps.")
         for section in ("checkpoint", "early_stopping"):
             monitor = self.config["fit"][section]["monitor"]
-            if monitor is not None and monitor not in self.model.score_names:
-                raise UserError(
-                    f"{section}.monitor is {monitor}; expected one of {', '.join(self.model.score_names)}."
-                )
+            if monitor is not None:
+                self._check_monitor(section, monitor)
         self.model.configure_model()  # what is wrong with weights or rows shows before anything is written
         self.datamodule.setup("fit")
         if self.checkpoint:
@@ -409,6 +409,29 @@ class Fit(Verb):
         # Only the checkpoint of a best epoch is looked at again when the fit ends.
         self.model.keeps_training_weights = self.config["fit"]["checkpoint"]["monitor"] is not None
         self.start = time.perf_counter()
+
+    def _check_monitor(self, section: str, monitor: str) -> None:
+        """Raises a UserError where a score is to be watched that is never logged."""
+        names = self.model.score_names
+        if monitor not in names:
+            raise UserError(
+                f"{section}.monitor is {escape.line(monitor, 100)}; expected one of {_some(names, 20)}."
+            )
+        split, _, score = monitor.partition("/")
+        if split == "train" and self.config["fit"][section].get("save_on_train_epoch_end") is False:
+            raise UserError(
+                f"{section}.monitor is {monitor}, which is not known when an epoch is validated and kept. "
+                f"Add --{section}.save_on_train_epoch_end true, or watch val/{score}."
+            )
+        if score not in self.model.class_tags:
+            return
+        self.datamodule.setup("fit")
+        rows = self.datamodule.val_rows if split == "val" else self.datamodule.train_rows
+        if not (rows.labels == self.model.class_tags.index(score)).any():
+            raise UserError(
+                f"{section}.monitor is {monitor}, but no row of that split has this label, so that there is "
+                "nothing to watch. Choose another score."
+            )
 
     def _claim_folder(self) -> None:
         """Gives the run a folder of its own, whatever else starts in the same moment."""
@@ -596,8 +619,21 @@ class Fit(Verb):
         settled = predictions.facts.get("sha256")
         if settled is None and (self.config["fit"]["calibrate"] or "temperature" in checkpoint.content):
             predictions = calibrate(checkpoint, predictions)
+        predictions = self._with_usage(predictions, predictions.facts.get("used_for") if settled else None)
         split, notes = self.datamodule.val_name, choice_notes(predictions.facts)
         settle(Checkpoint.open(best), "validate", split, predictions, self.sources(), notes)
+
+    def _with_usage(self, predictions: Predictions, earlier: list[str] | None) -> Predictions:
+        """The predictions of the best epoch, with what their rows were used for as a fact that stays.
+
+        Args:
+            earlier: what they had been used for by the fit that this one resumes.
+        """
+        used_for = self._dashboard.used_for(self.trainer)
+        used_for += ["choosing between two sets of weights"] * ("averaging" in predictions.facts)
+        used_for += ["fitting the temperature"] * ("calibration" in predictions.facts)
+        used_for = list(dict.fromkeys([*(earlier or ()), *used_for]))
+        return predictions.with_probs(predictions.probs, used_for=used_for)
 
 
 class _Evaluate(Verb):
@@ -627,7 +663,9 @@ class _Evaluate(Verb):
             return
         print(f"checkpoint {self.checkpoint.path}\nsha256     {self.checkpoint.sha256}")
         if self.checkpoint.val_f1 is not None:
-            print(f"validation macro F1 when it was saved: {self.checkpoint.val_f1:.4f}")
+            fit = fit_usage(self.checkpoint)
+            rows = f", on {fit['rows']:,} rows" if fit else ""
+            print(f"validation macro F1 when it was saved: {self.checkpoint.val_f1:.4f}{rows}")
         split = datamodule.val_name if self.split == "val" else datamodule.hparams.test_split
         sources = [*self.sources(), ("scored on", datamodule.source)]
         settle(self.checkpoint, self.name, split, outputs.predictions, sources)
@@ -911,14 +949,16 @@ def announce(trainer: Trainer, sources: list[tuple[str, Source]]) -> None:
     threads = f", {torch.get_num_threads()} threads" if device == "CPU" else ""
     log.info(f"device     {trainer.num_devices} × {device}{threads}, precision {trainer.precision}")
     for role, source in sources:
-        log.info(f"{role:10} {source}")
+        log.info(f"{role:10} {escape.line(source)}")
     stand_ins = [
         f"{role}: {source.name} instead of {source.stand_in_for} ({source.reason})"
         for role, source in sources
         if source.stand_in_for
     ]
     if stand_ins and log.isEnabledFor(logging.INFO):
-        body = "\n".join([*stand_ins, "Scores of this run hold for these alone, not for what was asked for."])
+        stand_ins = [escape.line(each) for each in stand_ins]
+        warning = "Scores of this run hold for these alone, not for what was asked for."
+        body = Text("\n".join([*stand_ins, warning]))  # Rich would read a string as its own markup
         Console(stderr=True, highlight=False).print(Panel(body, title="STAND-INS", border_style="bold red"))
 
 
@@ -936,16 +976,6 @@ def calibrate(checkpoint: Checkpoint, predictions: Predictions) -> Predictions:
     """
     labels = predictions.labels
     logits = np.log(np.maximum(predictions.probs, np.finfo(np.float32).tiny))
-    temperature = checkpoint.content.get("temperature")
-    if temperature is None:
-        temperature = scores.temperature(logits, labels)
-        apply_temperature(checkpoint.path, temperature)
-    before, after = (
-        scores.calibration_error(probs, labels)
-        for probs in (predictions.probs, scores.cross_fitted(logits, labels))
-    )
-    found = {"temperature": temperature, "before": before, "after": after}
-    return predictions.with_probs(scores.softmax(logits / temperature), calibration=found)
     held_out = scores.cross_fitted(logits, labels)
     change = scores.loss_change(predictions.probs, held_out, labels)
     before, after = (scores.calibration_error(probs, labels) for probs in (predictions.probs, held_out))
@@ -1037,22 +1067,36 @@ def settle(
     notes: Sequence[str] = (),
 ) -> None:
     """Prints the scores of a split and what they rest on; keeps both and the rows by the checkpoint."""
-    found = scores.with_intervals(predictions.probs, predictions.labels, predictions.class_names)
-    print(score_table(f"split {split}, {len(predictions.labels):,} rows", found, sources, notes))
-    config = checkpoint.content.get("config", {})
-    prefix = "val" if verb == "validate" else verb
+    fit = fit_usage(checkpoint)
+    if "used_for" in predictions.facts:  # those of a fit, which has just ended
+        fit = {
+            "checkpoint_sha256": checkpoint.sha256,
+            "rows_sha256": predictions.rows_sha256,
+            "rows": len(predictions.labels),
+            "used_for": predictions.facts["used_for"],
+        }
+    else:
+        decided = rows_used_for(predictions, checkpoint, fit)
+        predictions = predictions.with_probs(predictions.probs, used_for=decided)
+    evidence = predictions.evidence
+    found = scores.with_intervals(predictions.probs, predictions.labels)
+    title = f"split {escape.line(split)}, {len(predictions.labels):,} rows"
+    print(score_table(title, predictions.class_names, found, evidence, sources, notes))
     facts = {
         **predictions.facts,
         "checkpoint": str(checkpoint.path),
         "sha256": checkpoint.sha256,
         "split": split,
-        "seed": config.get("seed_everything"),
+        "seed": checkpoint.content.get("config", {}).get("seed_everything"),
         **{role: str(source) for role, source in sources},
+        "fit": fit,
     }
+    names = predictions.class_names
     record = {
         **facts,
-        "scores": {f"{prefix}/{name}": score.value for name, score in found.items()},
-        "intervals": {f"{prefix}/{name}": [score.low, score.high] for name, score in found.items()},
+        **evidence.as_dict(names),
+        "scores": found.as_dict(names, lambda score: score.value),
+        "intervals": found.as_dict(names, lambda score: [score.low, score.high]),
     }
     try:
         predictions.with_probs(predictions.probs, **facts).write(checkpoint.run / f"{verb}.parquet")
@@ -1061,26 +1105,75 @@ def settle(
         log.info(f"the scores are not kept beside the checkpoint: {error.strerror}")
 
 
+def fit_usage(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """What `settle` wrote down of the fit: its best checkpoint, its validation rows, what they decided.
+
+    It stays with the validation predictions beside the checkpoint, whatever is validated after the fit; None
+    where they are gone or of an earlier version.
+    """
+    file = checkpoint.run / VALIDATED
+    try:
+        found = Predictions.read(file).facts.get("fit") if file.is_file() else None
+    except UserError:  # another file of that name
+        return None
+    kinds = {"rows": int, "rows_sha256": str, "checkpoint_sha256": str, "used_for": list}
+    known = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in kinds.items())
+    return found if known else None
+
+
+def rows_used_for(
+    predictions: Predictions, checkpoint: Checkpoint, fit: dict[str, Any] | None
+) -> list[str] | None:
+    """What the rows decided about a checkpoint; None where the fit left no record of it.
+
+    The epoch and the temperature are those of the best checkpoint; another one of the run, such as the last,
+    had at most its end from these rows.
+    """
+    if fit is None:
+        return None
+    if predictions.rows_sha256 != fit["rows_sha256"]:
+        return []
+    is_best = checkpoint.sha256 == fit["checkpoint_sha256"]
+    return [each for each in fit["used_for"] if is_best or each == ENDING]
+
+
 def score_table(
-    title: str, found: dict[str, Score], sources: list[tuple[str, Source]], notes: Sequence[str] = ()
+    title: str,
+    class_names: Sequence[str],
+    found: Scores[Score],
+    evidence: Evidence,
+    sources: list[tuple[str, Source]],
+    notes: Sequence[str] = (),
 ) -> str:
     """Scores with their intervals as text: the main ones, each class, and what they rest on."""
-    main = {"macro F1": "f1", "micro F1": "f1_micro", "accuracy": "accuracy", **scores.MAIN}
-    classes = {f"  {name}": score for name, score in scores.by_class(found).items()}
-    width = max(map(len, [*main, *classes])) + 2
+    main = {
+        "macro F1": found.macro_f1,
+        "micro F1": found.micro_f1,
+        "accuracy": found.accuracy,
+        **found.main,
+    }
+    names = [f"  {name}" for name in escape.names(class_names)]
+    width = escape.width_of([*main, *names]) + 2
+    macro = {"macro F1": evidence.macro_note}
     lines = [
         "",
         f"{title}; in brackets 95 % bootstrap intervals",
-        *(scores.score_line(shown, found[name], width) for shown, name in main.items()),
+        *(scores.score_line(shown, score, width, macro.get(shown, "")) for shown, score in main.items()),
         "  F1 by class",
-        *(scores.score_line(shown, found[name], width) for shown, name in classes.items()),
+        *(
+            scores.score_line(name, score, width, evidence.class_note(index))
+            for index, (name, score) in enumerate(zip(names, found.by_class, strict=True))
+        ),
         "",
+        *evidence.notes(found),
+        *notes,
+        *(f"{role:10} {escape.line(source)}" for role, source in sources),
     ]
-    return "\n".join([*lines, *notes, *(f"{role:10} {source}" for role, source in sources)])
+    return "\n".join(lines)
 
 
 def _some(names: list[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+    return ", ".join(escape.names(names[:most])) + (", …" if len(names) > most else "")
 
 
 def no_seeds_in(settings: Any) -> None:

@@ -15,6 +15,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -63,8 +64,8 @@ class Learned:
     checkpoints: Path  # holds version_0
     data: Path
     flags: list[str]
-    best_scores: dict[str, float]  # of the test split, from the trainer of the fit: best epoch
-    last_scores: dict[str, float]  # the same, last epoch
+    best_scores: dict[str, Any]  # of the test split, from the trainer of the fit: best epoch
+    last_scores: dict[str, Any]  # the same, last epoch
 
     @property
     def best(self):
@@ -72,17 +73,18 @@ class Learned:
 
 
 def scored(fit, **which):
-    """Scores of the test split, by the trainer of a fit; they are those that torchmetrics logs."""
+    """Scores of the test split as test.json has them, by the trainer of a fit: those of torchmetrics."""
     outputs = Outputs()
     fit.trainer.callbacks.append(outputs)
     logged = fit.trainer.test(fit.model, datamodule=fit.datamodule, verbose=False, **which)[0]
     fit.trainer.callbacks.remove(outputs)
     made = outputs.predictions
-    found = all_scores(made.probs, made.labels, made.class_names)
-    found = {f"test/{name}": value for name, value in found.items()}
-    assert len(logged) == 7
-    assert {name: found[name] for name in logged} == pytest.approx(logged, rel=1e-5)
-    return found
+    found = all_scores(made.probs, made.labels)
+    main = {"f1": found.macro_f1, "f1_micro": found.micro_f1, "accuracy": found.accuracy}
+    classes = zip(made.class_names, found.by_class, strict=True)
+    main |= {"loss_nats": found.loss_nats, **{f"f1_class/{name}": value for name, value in classes}}
+    assert {f"test/{name}": value for name, value in main.items()} == pytest.approx(logged, rel=1e-5)
+    return found.as_dict(made.class_names)
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +265,10 @@ BAD_SETTINGS = {
     "an unknown strategy": ("--trainer.strategy=hope", r"hope"),
     "no device": ("--trainer.devices=0", r"devices"),
     "a score to keep the best of that is not there": ("--checkpoint.monitor=val/luck", r"val/luck.*val/f1"),
+    "a score that is known too late to keep the best by": (
+        "--checkpoint.monitor=train/f1",
+        r"train/f1, which is not known.*--checkpoint\.save_on_train_epoch_end true, or watch val/f1",
+    ),
     "a score to stop by that is not there": ("--early_stopping.monitor=val/luck", r"val/luck.*val/f1"),
 }
 
@@ -536,7 +542,7 @@ def test_the_scores_that_fit_prints_are_those_of_the_kept_checkpoint(run, learne
     assert len(table.splitlines()) == 9
     assert table == validated
     kept = json.loads(Path("checkpoints/version_0/validate.json").read_text())["scores"]
-    assert f"{kept['val/loss_nats']:.4f}" in table
+    assert f"{kept['loss_nats']:.4f}" in table
 
 
 def table_of(out, split, rows=24):
@@ -544,6 +550,92 @@ def table_of(out, split, rows=24):
     head = f"\nsplit {split}, {rows} rows; in brackets 95 % bootstrap intervals\n"
     assert out.count(head) == 1
     return out.partition(head)[2].partition("\n\n")[0]
+
+
+# --- what scores rest on
+
+NO_TEMPERATURE = "--calibrate=false"
+CHOSE = "the same rows were used for choosing the epoch and fitting the temperature: scores on new texts are"
+
+
+def usage_of(file):
+    record = json.loads(Path(file).read_text())
+    return record["rows"], record["used_for"]
+
+
+def test_a_fit_says_that_its_rows_chose_and_validate_knows_it_again(run, home, learned):
+    both = ["choosing the epoch", "fitting the temperature"]
+    assert usage_of(home / "validate.json") == (24, both)
+    outcome = run("validate")
+    assert CHOSE in outcome.out
+    assert "24 rows are few: " in outcome.out
+    assert usage_of(home / "validate.json") == (24, both)
+    outcome = run("test", "--data.test_split=validation")  # the same rows by another name
+    assert CHOSE in outcome.out
+    assert usage_of(home / "test.json") == (24, both)
+    outcome = run("test")
+    assert "same rows" not in outcome.out
+    assert "not recorded" not in outcome.out
+    assert usage_of(home / "test.json") == (24, [])
+    # The fit stays known after something else was validated.
+    assert "same rows" not in run("validate", "--data.val_split=test").out
+    assert CHOSE in run("validate").out
+
+
+def test_rows_decide_nothing_about_a_checkpoint_that_was_not_chosen_by_them(run, home):
+    assert "same rows" not in run("validate", "--ckpt_path=last").out
+    assert usage_of(home / "validate.json") == (24, [])
+    assert CHOSE in run("validate").out
+
+
+def test_without_the_record_of_a_fit_it_is_not_known_what_rows_decided(run, learned):
+    shutil.copy(learned.best, "alone.ckpt")
+    outcome = run("test", "--ckpt_path=alone.ckpt")
+    assert "it is not recorded whether these rows also chose the epoch" in outcome.out
+    assert usage_of("test.json") == (24, None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "used_for"),
+    [
+        (["--trainer.max_epochs=1", "--calibrate=false"], []),
+        (["--trainer.max_epochs=1"], ["fitting the temperature"]),
+        (["--trainer.max_epochs=2", "--calibrate=false"], ["choosing the epoch"]),
+        (
+            [
+                "--trainer.max_epochs=9",
+                "--early_stopping.patience=1",
+                "--model.learning_rate=0",
+                NO_TEMPERATURE,
+            ],
+            ["choosing the epoch", "ending the training"],
+        ),
+    ],
+)
+def test_a_fit_knows_what_its_validation_rows_decided(run, quick, flags, used_for):
+    outcome = run("fit", *quick, *flags)
+    assert outcome.code == 0, outcome.err
+    assert usage_of("checkpoints/version_0/validate.json") == (24, used_for)
+    assert ("same rows were used for" in outcome.out) == bool(used_for)
+
+
+def test_a_resumed_fit_adds_what_its_rows_decided_since(run, quick):
+    still = ["--model.learning_rate=0", NO_TEMPERATURE]  # no epoch is better than the first
+    assert run("fit", *quick, *still, "--trainer.max_epochs=1").code == 0
+    assert usage_of("checkpoints/version_0/validate.json") == (24, [])
+    assert run("fit", "--ckpt_path=last", "--trainer.max_epochs=2").code == 0
+    assert usage_of("checkpoints/version_0/validate.json") == (24, ["choosing the epoch"])
+
+
+def test_the_score_of_a_class_can_be_watched_where_it_has_rows(run, quick, refused, corpus):
+    score = "val/f1_class/joy"
+    assert run("fit", *quick, f"--checkpoint.monitor={score}", f"--early_stopping.monitor={score}").code == 0
+    with (corpus / "validation.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["label"] != "joy"]
+    shutil.copytree(corpus, "other")
+    write_csv(Path("other/validation.csv"), rows)
+    line = refused("fit", *quick, "--data.dataset=other", f"--checkpoint.monitor={score}")
+    assert f"checkpoint.monitor is {score}, but no row of that split has this label" in line
 
 
 # --- calibration
@@ -599,10 +691,10 @@ def test_calibration_changes_no_label_and_is_the_best_temperature(with_and_witho
 def test_an_uncalibrated_fit_prints_the_scores_of_its_best_epoch(with_and_without, run, monkeypatch):
     folder, out = with_and_without[1]
     logged = EventAccumulator(str(folder)).Reload()
-    for name in ("loss_nats", "f1"):
-        (best,) = logged.Scalars(f"val_best/{name}")
-        kept = json.loads((folder / "validate.json").read_text())["scores"][f"val/{name}"]
-        assert kept == pytest.approx(best.value, rel=1e-5)
+    kept = json.loads((folder / "validate.json").read_text())["scores"]
+    for tag, name in (("loss_nats", "loss_nats"), ("f1", "macro_f1")):
+        (best,) = logged.Scalars(f"val_best/{tag}")
+        assert kept[name] == pytest.approx(best.value, rel=1e-5)
     assert table_of(out, "validation") == table_of(
         run("validate", f"--ckpt_path={folder / 'best.ckpt'}").out, "validation"
     )
@@ -630,7 +722,7 @@ def one_more_epoch(run, home):
 
 def test_a_resumed_fit_without_a_better_epoch_repeats_its_scores_and_calibrates_nothing(run, home):
     before, record = (home / "best.ckpt").read_bytes(), json.loads((home / "validate.json").read_text())
-    assert record["scores"]["val/f1"] == 1  # there is no better one
+    assert record["scores"]["macro_f1"] == 1  # there is no better one
     outcome = one_more_epoch(run, home)
     assert (home / "best.ckpt").read_bytes() == before
     again = json.loads((home / "validate.json").read_text())
@@ -780,9 +872,9 @@ def test_scores_are_those_worked_out_by_hand(run, learned, home):
     scores = json.loads((home / "test.json").read_text())["scores"]
     # Of 24 rows a perfect model gets three wrong: two joys labelled sadness and an anger labelled joy.
     anger, joy, sadness = 14 / 15, 12 / 15, 16 / 18  # 2 · right / (predicted + labelled)
-    by_hand = {"f1_anger": anger, "f1_joy": joy, "f1_sadness": sadness, "f1": (anger + joy + sadness) / 3}
-    by_hand |= {"f1_micro": 21 / 24, "accuracy": 21 / 24}
-    assert {name: scores[f"test/{name}"] for name in by_hand} == pytest.approx(by_hand, rel=1e-6)
+    by_hand = {"macro_f1": (anger + joy + sadness) / 3, "micro_f1": 21 / 24, "accuracy": 21 / 24}
+    assert {name: scores[name] for name in by_hand} == pytest.approx(by_hand, rel=1e-6)
+    assert scores["by_class"] == pytest.approx({"anger": anger, "joy": joy, "sadness": sadness}, rel=1e-6)
 
 
 @pytest.mark.parametrize("which", ["best", "last"])
@@ -808,7 +900,7 @@ def test_bare_test_scores_the_best_checkpoint_and_says_which(run, home):
     assert outcome.out.splitlines()[:3] == [
         f"checkpoint {best.resolve()}",
         f"sha256     {hashlib.sha256(best.read_bytes()).hexdigest()}",
-        "validation macro F1 when it was saved: 1.0000",
+        "validation macro F1 when it was saved: 1.0000, on 24 rows",
     ]
     first, second = table_of(outcome.out, "test").splitlines()[:2]
     assert re.fullmatch(r"  macro F1 +0\.8741  \[0\.\d{4}, \d\.\d{4}\]", first)
@@ -831,19 +923,19 @@ def test_validate_repeats_the_score_that_the_checkpoint_was_kept_for(run, home):
     assert run("validate").code == 0
     record = json.loads((home / "validate.json").read_text())
     assert record["split"] == "validation"
-    assert record["scores"]["val/f1"] == torch.load(home / "best.ckpt", weights_only=True)["val_f1"] == 1
+    assert record["scores"]["macro_f1"] == torch.load(home / "best.ckpt", weights_only=True)["val_f1"] == 1
 
 
 def test_flags_win_over_what_the_checkpoint_holds(run, learned, home):
     assert run("test", "--data.test_split=validation").code == 0
     record = json.loads((home / "test.json").read_text())
-    assert (record["split"], record["scores"]["test/f1"]) == ("validation", 1)
+    assert (record["split"], record["scores"]["macro_f1"]) == ("validation", 1)
     rows = [{"tweet": text, "label": "joy" if label == "joy" else "anger"} for text, label in UNSEEN]
     write_csv(Path("other.csv"), rows)
     other = ["--data.dataset=other.csv", "--data.test_split=train", "--data.text_column=tweet"]
     outcome = run("test", *other)
     assert outcome.code == 0
-    assert json.loads((home / "test.json").read_text())["scores"]["test/accuracy"] == pytest.approx(8 / 12)
+    assert json.loads((home / "test.json").read_text())["scores"]["accuracy"] == pytest.approx(8 / 12)
     assert f"trained on {learned.data} (folder)" in outcome.out
     assert f"scored on  {Path('other.csv').resolve()} (file)" in outcome.out
     assert "1 of 1 texts were cut at 3 tokens" in run("predict", "happy sun", "--data.max_length=3").err
@@ -857,10 +949,10 @@ def test_a_configuration_wins_over_what_the_checkpoint_holds(run, home):
 def test_scores_do_not_depend_on_the_batch_size(run, learned, home):
     assert run("test", "--data.eval_batch_size=5").code == 0
     scores = json.loads((home / "test.json").read_text())["scores"]
-    assert scores == pytest.approx(learned.best_scores, rel=0.01)
-    exact = [name for name in scores if "loss" not in name and "calibration" not in name]
-    assert len(exact) == 6
-    assert [scores[name] for name in exact] == [learned.best_scores[name] for name in exact]
+    exact = ("macro_f1", "micro_f1", "accuracy", "by_class")
+    assert {name: scores[name] for name in exact} == {name: learned.best_scores[name] for name in exact}
+    for name in ("loss_nats", "calibration_error"):
+        assert scores[name] == pytest.approx(learned.best_scores[name], rel=0.01)
 
 
 def test_a_split_that_is_not_there_is_refused(refused, home, learned):
@@ -1175,7 +1267,8 @@ def test_a_fit_says_nothing_on_standard_error_that_it_does_not_mean(processes):
         r"rows +60 to train on, 24 to validate on",
         r"classes +3: anger, joy, sadness",
         r"run +checkpoints/version_0",
-        r"epoch [12], step (8|16): val/loss_nats \d\.\d{4}, val/f1 \d\.\d{4}, val/f1_micro \d\.\d{4}",
+        r"epoch [12], step (8|16): val/loss_nats \d\.\d{4}, val/f1 \d\.\d{4}, val/f1_micro \d\.\d{4} "
+        r"on 24 rows, which choose the epoch",
     ]
     strange = [line for line in err.splitlines() if not any(re.fullmatch(each, line) for each in meant)]
     assert strange == []
@@ -1201,8 +1294,8 @@ def test_two_processes_score_as_one_does(processes, run, learned):
     lay_out_odd(learned, Path())
     assert run("test", *ODD).code == 0
     alone = json.loads(Path("test.json").read_text())["scores"]
-    assert alone["test/accuracy"] == pytest.approx(20 / 23)  # a row scored twice would show
-    sums = ["test/loss_nats", "test/calibration_error"]  # in other order
+    assert alone["accuracy"] == pytest.approx(20 / 23)  # a row scored twice would show
+    sums = ["loss_nats", "calibration_error"]  # in other order
     exact = alone.keys() - set(sums)
     assert {name: shared[name] for name in exact} == {name: alone[name] for name in exact}
     for name in sums:

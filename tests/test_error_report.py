@@ -28,6 +28,7 @@ from lit_bert.error_report import (
     write_page,
 )
 from lit_bert.predictions import Predictions
+from lit_bert.scores import Evidence
 
 pytest.importorskip("cleanlab")
 pytest.importorskip("captum")
@@ -193,7 +194,7 @@ def test_a_swapped_label_is_suspected_first() -> None:
     ],
 )
 def test_suspicion_says_whether_the_rows_had_been_learned(facts: dict[str, str], said: str) -> None:
-    assert said in error_report._suspect_note(facts, np.array([1]), 9)
+    assert said in error_report._suspect_note(facts, np.array([1]), Evidence(9, (5, 4), (5, 4)))
 
 
 def test_classes_without_rows_and_runs_without_errors_have_a_page(tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ def test_classes_without_rows_and_runs_without_errors_have_a_page(tmp_path: Path
     page = written(Predictions(["x"] * 5, np.arange(5), labels, probs, ["a", "b", "c"], {}), tmp_path)
     assert page.data["errors"] == [] == page.data["suspects"]
     assert "There is no error." in page.text
-    assert "No label is suspect" in page.text
+    assert "All texts here have one label" in page.text
 
 
 def test_more_errors_than_a_page_can_hold_are_cut_and_it_says_so(

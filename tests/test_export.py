@@ -208,8 +208,7 @@ def test_any_number_of_classes_with_any_name_is_exported(run, tiny_bert, tmp_pat
     assert verify(folder).keys() == set(FILES) - {CARD}
     front = yaml.safe_load((folder / CARD).read_text().split("---\n")[1])
     assert front["license"] == "mit"
-    scores = facts(folder)["scores"]["validation"]
-    assert {f"f1_{name}" for name in names} <= scores.keys()
+    assert facts(folder)["scores"]["validation"]["by_class"].keys() == set(names)
 
 
 # --- what it says of itself ---
@@ -224,20 +223,25 @@ def test_the_hubs_client_reads_the_card(exported):
     scores = facts(exported)["scores"]["validation"]
     assert {each.metric_type: each.metric_value for each in card.data.eval_results} == {
         "accuracy": scores["accuracy"]["value"],
-        "f1": scores["f1"]["value"],
+        "f1": scores["macro_f1"]["value"],
     }
     assert {each.dataset_split for each in card.data.eval_results} == {"validation"}
     for name, each in facts(exported)["files"].items():
-        assert f"| {name} | {each['scores']['f1']['value']:.4f} | {each['agreement']:.2%} |" in card.text
+        assert (
+            f"| {name} | {each['scores']['macro_f1']['value']:.4f} | {each['agreement']:.2%} |" in card.text
+        )
         assert each["bytes"] == (exported / name).stat().st_size
 
 
 def test_the_scores_are_those_of_the_fit_but_for_its_16_bits(exported, able):
     scored = json.loads((able / "validate.json").read_text())["scores"]
     found = facts(exported)["scores"]["validation"]
-    assert scored.keys() == {f"val/{name}" for name in found}
-    for name, value in scored.items():
-        assert found[name.removeprefix("val/")]["value"] == pytest.approx(value, abs=0.02), name
+    classes, found_classes = scored.pop("by_class"), found["by_class"]
+    assert classes.keys() == found_classes.keys() == {"anger", "joy", "sadness"}
+    pairs = [(value, found[name]) for name, value in scored.items()]
+    pairs += [(value, found_classes[name]) for name, value in classes.items()]
+    for value, score in pairs:
+        assert score["value"] == pytest.approx(value, abs=0.02)
 
 
 def test_the_facts_name_their_origin(exported, able):
@@ -265,6 +269,30 @@ def test_no_file_says_where_things_lie_on_the_machine(exported, able, tiny_bert,
         assert not [place for place in places if place.encode() in content], path.name
     for name in (CARD, FACTS):
         assert not re.search(r"(?<![\w.:/])/(?:\w+/)", (exported / name).read_text()), name
+
+
+def test_a_card_that_cannot_be_drawn_loses_neither_folder_nor_proof(run, able, at_once, monkeypatch):
+    def breaks(*_):
+        raise RuntimeError("no card today\n")
+
+    monkeypatch.setattr("lit_bert.export.card", breaks)
+    outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out", "--int8_loss=100")
+    assert outcome.code == 0, outcome.err
+    said = "the model card cannot be written as a whole (RuntimeError: no card today\\n); lit_bert.json has"
+    assert outcome.err.count(said) == 1
+    assert sorted(os.listdir("out")) == sorted(FILES)
+    assert verify("out").keys() == set(FILES) - {CARD}
+    assert "macro_f1" in facts("out")["scores"]["validation"]
+    assert "lit_bert.json" in Path("out", CARD).read_text()
+
+
+def test_the_card_says_how_many_rows_scores_rest_on_and_what_these_decided(exported):
+    found = facts(exported)["scores"]["validation"]
+    assert (found["rows"], found["used_for"]) == (24, ["choosing the epoch", "fitting the temperature"])
+    text = (exported / CARD).read_text()
+    assert "On 24 rows of the split `validation`." in text
+    assert "The same rows were used for choosing the epoch and fitting the temperature: " in text
+    assert "24 rows are few: " in text
 
 
 # --- proven, or not kept ---
@@ -317,7 +345,7 @@ def test_an_8_bit_file_that_loses_too_much_is_left_out(run, able, at_once, monke
     )
     assert lost
     assert float(lost[1]) == pytest.approx(
-        100 * (facts("out")["scores"]["validation"]["f1"]["value"] - 1 / 6), abs=0.01
+        100 * (facts("out")["scores"]["validation"]["macro_f1"]["value"] - 1 / 6), abs=0.01
     )
     assert outcome.out.endswith(f"out, without {QUICK}\n")
     assert sorted(os.listdir("out")) == sorted({*FILES} - {QUICK})

@@ -174,9 +174,9 @@ def test_the_head_depends_on_the_seed_alone(tiny_bert):
 UNEQUAL = [answers([0, 0, 1], [0, 0, 0]), answers([1], [1]), answers([0, 2], [1, 2])]
 # class 0: 2 true positives, 1 false positive, 1 false negative; class 1: 1, 1, 1; class 2: 1, 0, 0
 BY_HAND = {
-    "f1_anger": 2 * 2 / (2 * 2 + 1 + 1),
-    "f1_joy": 2 * 1 / (2 * 1 + 1 + 1),
-    "f1_sadness": 1.0,
+    "f1_class/anger": 2 * 2 / (2 * 2 + 1 + 1),
+    "f1_class/joy": 2 * 1 / (2 * 1 + 1 + 1),
+    "f1_class/sadness": 1.0,
     "f1": (2 / 3 + 1 / 2 + 1) / 3,
     "f1_micro": 4 / 6,
     "accuracy": 4 / 6,

@@ -204,7 +204,13 @@ def test_the_model_is_introduced_and_the_names_of_its_classes_are_text(
     (folder / "config.json").write_text(
         json.dumps({"id2label": {"0": name, "1": name + "2", "2": name + "3"}})
     )
-    scores = {"validation": {"f1": {"value": 0.9124, "low": 0.8, "high": 0.95}}}
+    scores = {
+        "validation": {
+            "rows": 1234,
+            "used_for": ["choosing the epoch", "fitting the temperature"],
+            "macro_f1": {"value": 0.9124, "low": 0.8, "high": 0.95},
+        }
+    }
     (folder / "lit_bert.json").write_text(json.dumps({"scores": scores}))
     card = [
         f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}" for file in folder.glob("*.[jo]*")
@@ -217,7 +223,8 @@ def test_the_model_is_introduced_and_the_names_of_its_classes_are_text(
         expect(page.get_by_role("heading", level=1)).to_have_text("hostile")
         expect(page.locator("#lead")).to_have_text(
             f"Sorts texts into 3 classes: {name}, {name}2, {name}3. "
-            "Macro F1 0.912 on its validation texts (95 % interval 0.800 – 0.950)."
+            "Macro F1 0.912 on its 1,234 validation texts (95 % interval 0.800 – 0.950), which were also "
+            "used for choosing the epoch and fitting the temperature."
         )
         opened.classify("happy")
         opened.label(re.compile(f"Label: {re.escape(name)}"))

@@ -501,7 +501,7 @@ def test_the_facts_are_those_of_the_export(exported):
     found = facts(exported)
     assert found["labels"] == ["anger", "joy", "sadness"]
     assert found["max_length"] == 128
-    assert found["scores"]["validation"]["f1"].keys() == {"value", "low", "high"}
+    assert found["scores"]["validation"]["macro_f1"].keys() == {"value", "low", "high"}
     assert found["files"].keys() == {EXACT, QUICK}
 
 

@@ -1,6 +1,8 @@
 """Scores, intervals, comparison and temperature: against torchmetrics, scipy, grids and worked examples."""
 
 import math
+import re
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from torchmetrics.functional.classification import (
 
 from lit_bert import scores
 from lit_bert.scores import (
+    Evidence,
     _student_quantile,
     all_scores,
     calibration_error,
@@ -27,10 +30,6 @@ from lit_bert.scores import (
     temperature,
     with_intervals,
 )
-
-
-def names_of(C):
-    return [f"class {index}" for index in range(C)]
 
 
 def answers(N, C, seed, sure=2.0, skill=2.0):
@@ -54,29 +53,30 @@ def test_scores_are_those_of_torchmetrics(C, absent):
         probs[:, -1] = 0
         probs[:9, C - 2] += 2
         probs /= probs.sum(1, keepdims=True)
-    found = all_scores(probs, labels, names_of(C))
+    found = all_scores(probs, labels)
     given = torch.from_numpy(probs), torch.from_numpy(labels)
-    for name, average in {"f1": "macro", "f1_micro": "micro"}.items():
+    for value, average in ((found.macro_f1, "macro"), (found.micro_f1, "micro")):
         wanted = multiclass_f1_score(*given, num_classes=C, average=average)
-        assert found[name] == pytest.approx(wanted.item(), rel=1e-6)
+        assert value == pytest.approx(wanted.item(), rel=1e-6)
     each = multiclass_f1_score(*given, num_classes=C, average="none").tolist()
-    assert [found[f"f1_{name}"] for name in names_of(C)] == pytest.approx(each, rel=1e-6)
+    there = np.bincount(labels, minlength=C) > 0
+    assert [value is not None for value in found.by_class] == there.tolist()
+    assert [value or 0 for value in found.by_class] == pytest.approx(each, rel=1e-6)
     accuracy = multiclass_accuracy(*given, num_classes=C, average="micro")
-    assert found["accuracy"] == pytest.approx(accuracy.item(), rel=1e-6)
+    assert found.accuracy == pytest.approx(accuracy.item(), rel=1e-6)
     loss = torch.nn.functional.nll_loss(given[0].double().log(), given[1])
-    assert found["loss_nats"] == pytest.approx(loss.item(), rel=1e-6)
+    assert found.loss_nats == pytest.approx(loss.item(), rel=1e-6)
     if absent:
-        assert found[f"f1_class {C - 1}"] == 0
-        assert found["f1"] > np.mean(each)  # it does not count
+        assert found.by_class[-1] is None
+        assert found.macro_f1 > np.mean(each)  # the last does not count
 
 
 def test_f1_by_hand():
     counts = np.array([[3, 1, 0], [2, 2, 0], [0, 0, 0]])  # rows are labels
     first, second = 6 / 9, 4 / 7
-    assert f1_scores(counts, ["a", "b", "c"]) == pytest.approx(
-        {"f1": (first + second) / 2, "f1_micro": 5 / 8, "accuracy": 5 / 8, "f1_a": first, "f1_b": second}
-        | {"f1_c": 0}
-    )
+    macro, micro, by_class = f1_scores(counts)
+    assert (macro, micro) == pytest.approx(((first + second) / 2, 5 / 8))
+    assert by_class == pytest.approx([first, second, np.nan], nan_ok=True)
 
 
 def test_the_loss_of_a_row_is_finite_where_its_label_had_no_chance():
@@ -109,33 +109,41 @@ def test_the_calibration_error_by_hand():
 def test_intervals_are_about_the_scores_and_come_out_the_same_again():
     for C, N in ((2, 30), (6, 400), (77, 300)):
         probs, labels = answers(N, C, seed=1)
-        found = with_intervals(probs, labels, names_of(C))
-        values = all_scores(probs, labels, names_of(C))
-        assert {name: score.value for name, score in found.items()} == values
-        for name, score in found.items():
-            assert score.low <= score.value <= score.high, name
-        assert found["accuracy"].low < found["accuracy"].high
-        assert with_intervals(probs, labels, names_of(C)) == found
+        found = with_intervals(probs, labels)
+        values = all_scores(probs, labels)
+        plain = found.as_dict(range(C), lambda score: score.value)
+        assert plain == values.as_dict(range(C))
+        for score in filter(None, (*found.main.values(), found.accuracy, *found.by_class)):
+            assert score.low <= score.value <= score.high
+        assert found.accuracy.low < found.accuracy.high
+        assert with_intervals(probs, labels) == found
 
 
-@pytest.mark.parametrize("name", ["accuracy", "loss_nats", "f1", "f1_class 2"])
-def test_an_interval_is_as_wide_as_the_spread_of_the_score_over_data_sets(name):
+def class_2(found):
+    return found.by_class[2]
+
+
+@pytest.mark.parametrize(
+    "score", [attrgetter("accuracy"), attrgetter("loss_nats"), attrgetter("macro_f1"), class_2]
+)
+def test_an_interval_is_as_wide_as_the_spread_of_the_score_over_data_sets(score):
     # 95 % of a normal distribution lie within 1.96 standard deviations.
-    sets = [all_scores(*answers(200, 3, seed), names_of(3))[name] for seed in range(300)]
-    found = with_intervals(*answers(200, 3, seed=999), names_of(3))[name]
+    sets = [score(all_scores(*answers(200, 3, seed))) for seed in range(300)]
+    found = score(with_intervals(*answers(200, 3, seed=999)))
     assert found.high - found.low == pytest.approx(2 * 1.96 * np.std(sets), rel=0.2)
 
 
 def test_intervals_hold_the_truth_in_about_95_of_100_data_sets(monkeypatch):
     monkeypatch.setattr(scores, "RESAMPLES", 200)
-    names = ("accuracy", "f1", "loss_nats")
-    truth = all_scores(*answers(300_000, 3, seed=10**6), names_of(3))
+    names = ("accuracy", "macro_f1", "loss_nats")
+    truth = all_scores(*answers(300_000, 3, seed=10**6))
     held = dict.fromkeys(names, 0)
     sets = 400
     for seed in range(sets):
-        found = with_intervals(*answers(150, 3, seed), names_of(3))
+        found = with_intervals(*answers(150, 3, seed))
         for name in names:
-            held[name] += found[name].low <= truth[name] <= found[name].high
+            score = getattr(found, name)
+            held[name] += score.low <= getattr(truth, name) <= score.high
     # Twice the standard deviation of such a count is 0.022.
     assert {name: count / sets for name, count in held.items()} == pytest.approx(
         dict.fromkeys(names, 0.95), abs=0.03
@@ -143,17 +151,17 @@ def test_intervals_hold_the_truth_in_about_95_of_100_data_sets(monkeypatch):
 
 
 def test_intervals_shrink_with_the_square_root_of_the_rows():
-    small, large = (with_intervals(*answers(N, 3, seed=5), names_of(3)) for N in (400, 6400))
-    for name in ("accuracy", "f1", "loss_nats"):
-        widths = [found[name].high - found[name].low for found in (small, large)]
+    small, large = (with_intervals(*answers(N, 3, seed=5)) for N in (400, 6400))
+    for name in ("accuracy", "macro_f1", "loss_nats"):
+        widths = [getattr(found, name).high - getattr(found, name).low for found in (small, large)]
         assert widths[0] / widths[1] == pytest.approx(4, rel=0.2), name
 
 
 def test_rows_that_are_all_right_leave_nothing_to_chance():
     labels = np.arange(20) % 2
-    found = with_intervals(np.eye(2)[labels], labels, ["no", "yes"])
-    assert {tuple(found[name]) for name in ("f1", "accuracy", "f1_no")} == {(1, 1, 1)}
-    assert tuple(found["loss_nats"]) == tuple(found["calibration_error"]) == (0, 0, 0)
+    found = with_intervals(np.eye(2)[labels], labels)
+    assert {tuple(each) for each in (found.macro_f1, found.accuracy, found.by_class[0])} == {(1, 1, 1)}
+    assert tuple(found.loss_nats) == tuple(found.calibration_error) == (0, 0, 0)
 
 
 # --- comparison ---
@@ -184,8 +192,9 @@ def test_mcnemar_is_the_binomial_test_of_scipy(fewer, tosses):
 
 def test_a_classifier_is_no_better_than_itself():
     probs, labels = answers(200, 4, seed=3)
-    found = compare(probs, probs, labels, names_of(4))
-    assert {tuple(difference) for difference in found.differences.values()} == {(0, 0, 0)}
+    found = compare(probs, probs, labels)
+    found_all = (*found.differences.main.values(), found.differences.accuracy, *found.differences.by_class)
+    assert {tuple(difference) for difference in found_all} == {(0, 0, 0)}
     assert (found.only_first, found.only_second, found.p_value) == (0, 0, 1)
 
 
@@ -194,11 +203,10 @@ def test_a_comparison_is_the_second_less_the_first():
     first, second = (np.full((40, 2), 0.5) for _ in range(2))
     for probs, right in ((first, 22), (second, 30)):
         probs[np.arange(40), labels] += np.where(np.arange(40) < right, 0.3, -0.3)
-    found = compare(first, second, labels, ["no", "yes"])
-    assert found.differences.keys() == all_scores(first, labels, ["no", "yes"]).keys()
-    assert found.differences["accuracy"].value == pytest.approx(8 / 40)
-    assert found.differences["loss_nats"].value == pytest.approx(8 / 40 * math.log(0.2 / 0.8))
-    assert 0 < found.differences["accuracy"].low < 8 / 40 < found.differences["accuracy"].high
+    found = compare(first, second, labels)
+    assert found.differences.accuracy.value == pytest.approx(8 / 40)
+    assert found.differences.loss_nats.value == pytest.approx(8 / 40 * math.log(0.2 / 0.8))
+    assert 0 < found.differences.accuracy.low < 8 / 40 < found.differences.accuracy.high
     assert (found.only_first, found.only_second) == (0, 8)
     assert found.p_value == 2 / 2**8
 
@@ -207,12 +215,14 @@ def test_on_the_same_rows_a_difference_is_surer_than_on_others():
     probs, labels = answers(500, 3, seed=7)
     noise = np.random.default_rng(8).normal(size=probs.shape) * 0.5
     other = softmax(np.log(probs) + noise)
-    paired = compare(probs, other, labels, names_of(3)).differences
-    alone = [with_intervals(each, labels, names_of(3)) for each in (probs, other)]
-    for name in ("accuracy", "f1", "loss_nats"):
+    paired = compare(probs, other, labels).differences
+    alone = [with_intervals(each, labels) for each in (probs, other)]
+    for name in ("accuracy", "macro_f1", "loss_nats"):
         # Of two independent scores the variances add up.
-        unpaired = math.hypot(*(each[name].high - each[name].low for each in alone))
-        assert 0 < paired[name].high - paired[name].low < 0.8 * unpaired, name
+        own = [getattr(each, name) for each in alone]
+        unpaired = math.hypot(*(each.high - each.low for each in own))
+        both = getattr(paired, name)
+        assert 0 < both.high - both.low < 0.8 * unpaired, name
 
 
 # --- calibration ---
@@ -287,7 +297,7 @@ def test_the_interval_of_a_small_calibration_error_is_about_it():
     # Resamples of rows without an error beyond chance have a larger one, nearly all of them.
     for seed in range(5):
         logits, labels = drawn(1.0, N=100, seed=seed)
-        found = with_intervals(softmax(logits), labels, names_of(5))["calibration_error"]
+        found = with_intervals(softmax(logits), labels).calibration_error
         assert 0 <= found.low < found.value < found.high < 0.25
 
 
@@ -359,5 +369,66 @@ def test_the_change_of_macro_f1_is_that_of_the_comparison():
     generator = np.random.default_rng(0)
     labels = generator.integers(4, size=80)
     before, after = (softmax(generator.normal(size=(80, 4)) + 2 * np.eye(4)[labels]) for _ in range(2))
-    wanted = compare(before, after, labels, names_of(4)).differences["f1"]
+    wanted = compare(before, after, labels).differences.macro_f1
     assert tuple(macro_f1_change(before, after, labels)) == pytest.approx(tuple(wanted))
+
+
+# --- what scores rest on
+
+
+def test_a_class_without_a_row_in_a_resample_is_left_out_of_its_interval():
+    # The only row of the last class is right: it is F1 1 in every resample that has it, in others nothing.
+    labels = np.array([0] * 10 + [1] * 10 + [2])
+    probs = np.eye(3)[labels] * 0.8 + 0.1
+    found = with_intervals(probs, labels)
+    assert tuple(found.by_class[2]) == (1, 1, 1)
+    assert tuple(compare(probs, probs, labels).differences.by_class[2]) == (0, 0, 0)
+
+
+def test_an_absent_class_has_no_score_and_no_difference():
+    labels = np.array([0, 1] * 10)
+    probs = np.full((20, 3), 0.1)
+    probs[np.arange(20), np.where(np.arange(20) < 4, 2, labels)] = 0.8
+    assert all_scores(probs, labels).by_class[2] is None
+    assert with_intervals(probs, labels).by_class[2] is None
+    assert compare(probs, probs[::-1], labels).differences.by_class[2] is None
+    evidence = Evidence.of(probs, labels)
+    assert evidence.averaged == 3
+    assert evidence.macro_note == ""  # the third was predicted, and so is averaged
+    assert evidence.class_note(2) == (
+        "absent: no row has this label, 4 rows predicted as it; counts as 0 in macro F1"
+    )
+    assert evidence.class_note(0) == ""
+
+
+@pytest.mark.parametrize(
+    ("used_for", "said"),
+    [
+        ((), None),
+        (None, "it is not recorded whether these rows also chose the epoch"),
+        (("choosing the epoch",), "the same rows were used for choosing the epoch: scores on new texts are"),
+        (("a", "b", "c"), "the same rows were used for a, b and c: "),
+    ],
+)
+def test_scores_say_what_their_rows_had_decided(used_for, said):
+    probs, labels = answers(4000, 3, seed=1)
+    notes = Evidence.of(probs, labels, used_for).notes(with_intervals(probs, labels))
+    assert [note.startswith(str(said)) for note in notes] == [True] * (said is not None)
+
+
+@pytest.mark.parametrize(("rows", "few"), [(1, True), (18, True), (200, True), (4000, False)])
+def test_few_rows_are_said_to_be_few(rows, few):
+    probs, labels = answers(rows, 3, seed=1)
+    notes = Evidence.of(probs, labels).notes(with_intervals(probs, labels))
+    assert [
+        bool(re.match(rf"{rows} rows? (is|are) few: .* \d+ points wide", note)) for note in notes[-1:]
+    ] == ([True] * few)
+
+
+def test_a_few_rows_that_are_all_right_are_few_though_their_interval_has_no_width():
+    labels = np.arange(18) % 3
+    probs = np.eye(3)[labels]
+    found = with_intervals(probs, labels)
+    assert tuple(found.macro_f1) == (1, 1, 1)
+    # Wilson: 18 of 18 rows leave shares of 0.824 to 1.
+    assert "up to 18 points wide" in Evidence.of(probs, labels).few_rows_note(found)
