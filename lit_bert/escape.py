@@ -11,6 +11,7 @@ import re
 import unicodedata
 
 JOINERS = "\u200c\u200d"  # invisible, but part of how Persian words and many emoji are written
+PLAIN_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -37,3 +38,13 @@ def _escaped(match: re.Match[str]) -> str:
     return _NAMED.get(character) or (
         f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
     )
+
+
+def spreadsheet(text: str) -> str:
+    """A cell of CSV or TSV that a spreadsheet shows and does not run.
+
+    An apostrophe comes before a text that starts like a formula and is no plain number
+    (https://owasp.org/www-community/attacks/CSV_Injection).
+    """
+    runs = text.startswith(("=", "+", "-", "@", "\t", "\r")) and not PLAIN_NUMBER.fullmatch(text)
+    return f"'{text}" if runs else text
