@@ -321,7 +321,7 @@ class _Record(NamedTuple):
 def _records(stream: Iterable[str], delimiter: str, quoted: bool) -> Iterator[_Record]:
     """The records of a delimited file, the header too; blank lines are none."""
     lines = _Lines(stream)
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
 
     def reader() -> Iterator[list[str]]:
         return csv.reader(lines, delimiter=delimiter, strict=True, quoting=quoting)
