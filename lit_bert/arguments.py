@@ -6,8 +6,9 @@ python -m lit_bert fit --config subset.yaml
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import yaml
 
@@ -71,6 +72,59 @@ def _config_file(path: Path) -> Path:
         kind = "is empty" if settings is None else f"holds a {type(settings).__name__}"
         raise UserError(f"the configuration {path} {kind}; expected sections such as `data:` and `trainer:`.")
     return path
+
+
+def given_settings(arguments: list[str]) -> dict[str, bool]:
+    """Settings that the arguments name; true where a flag does it, false where a configuration does.
+
+    Args:
+        arguments: of a verb, after `checked_configs`.
+    """
+    found: dict[str, bool] = {}
+    for index, argument in enumerate(arguments):
+        flag, joined, value = argument.partition("=")
+        if flag == "-c":
+            flag = "--config"
+        if not flag.startswith("--"):
+            continue
+        value = value if joined else "".join(arguments[index + 1 : index + 2])
+        name = flag[2:].rstrip("+")
+        mapping = _mapping(value)
+        if name == "config":
+            found = {**dict.fromkeys(_flat(mapping), False), **found}
+        elif mapping:  # a section as a file or as JSON
+            found |= dict.fromkeys((f"{name}.{key}" for key in _flat(mapping)), True)
+        else:
+            found[name] = True
+    return found
+
+
+def _mapping(value: str) -> dict[str, Any]:
+    """The keys of a configuration that is given as a file or in place; {} where it is none."""
+    try:
+        if "\n" not in value and len(value) < 4096 and Path(value).is_file():
+            if Path(value).suffix not in (".yaml", ".yml", ".json"):
+                return {}
+            value = Path(value).read_text(encoding="utf-8")
+        found = yaml.safe_load(value)
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}  # the parser has said what is wrong with it
+    return found if isinstance(found, dict) else {}
+
+
+def _flat(mapping: dict[str, Any], above: str = "") -> Iterator[str]:
+    for key, value in mapping.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}"
+
+
+def names_setting(given: Iterable[str], setting: str) -> bool:
+    """Whether one of the given settings is `setting`, a part of it, or has it as a part."""
+    return any(
+        name == setting or name.startswith(f"{setting}.") or setting.startswith(f"{name}.") for name in given
+    )
 
 
 def asks(arguments: list[str]) -> bool:

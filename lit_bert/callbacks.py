@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from lit_bert import UserError
 from lit_bert.predictions import VALIDATED, Predictions
 from lit_bert.tables import Numbered, RowWriter
 
@@ -82,25 +83,48 @@ class EarlyStop(EarlyStopping):
     """EarlyStopping whose patience is a setting and no state: a flag wins over what a resumed run had."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict({**state_dict, "patience": self.patience})
+        counts = {name: state_dict.get(name) for name in ("wait_count", "stopped_epoch")}
+        if not all(type(count) is int and count >= 0 for count in counts.values()):
+            raise UserError(
+                f"the checkpoint's counts of early stopping are {counts}; expected whole numbers."
+            )
+        best = torch.tensor(_number(state_dict.get("best_score"), "the best score of early stopping"))
+        super().load_state_dict({**self.state_dict(), **counts, "best_score": best})
 
 
 class KeepBest(ModelCheckpoint):
-    """ModelCheckpoint that knows its best epoch again after its folder was moved, or named another way.
+    """ModelCheckpoint that knows its best epochs again by their names in its own folder.
 
-    Lightning forgets the score then, and the first epoch of a resumed run takes the place of a better one.
+    Of a checkpoint's state it takes scores and the names of files, never a folder: the run may have been
+    moved or come from somebody else, and what is worse than a new epoch gets removed. Lightning forgets the
+    scores where a folder is called another way, and the first epoch of a resumed run then takes the place of
+    a better one.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        def here(path: str) -> str:
-            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
-
-        if self.dirpath is not None and Path(here(state_dict["best_model_path"])).is_file():
-            paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-            moved = {name: here(state_dict[name]) for name in paths}
-            scores = {here(path): score for path, score in state_dict["best_k_models"].items()}
-            state_dict = {**state_dict, **moved, "best_k_models": scores, "dirpath": self.dirpath}
-        super().load_state_dict(state_dict)
+        scores = state_dict.get("best_k_models")
+        if state_dict.get("monitor") != self.monitor or self.monitor is None or not isinstance(scores, dict):
+            return
+        here = {
+            str(Path(str(self.dirpath)) / Path(name).name): torch.tensor(
+                _number(score, "a score of an epoch")
+            )
+            for name, score in scores.items()
+            if isinstance(name, str)
+        }
+        here = {
+            path: score
+            for path, score in here.items()
+            if Path(path).is_file() and not Path(path).is_symlink()
+        }
+        if self.dirpath is None or not here:
+            return
+        order = sorted(here, key=lambda path: float(here[path]), reverse=self.mode == "max")
+        best, worst = order[0], order[-1]
+        self.best_k_models = here
+        self.best_model_path, self.best_model_score = best, here[best]
+        self.kth_best_model_path, self.kth_value = worst, here[worst]
+        self.current_score = here[best]
 
     def is_best(self, trainer: Trainer) -> bool:
         """Whether the epoch that was just validated is going to be kept as the best one."""
@@ -243,7 +267,12 @@ class Dashboard(Outputs):
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
+        best = state_dict.get("best")
+        if not isinstance(best, dict):
+            raise UserError(
+                f"the best scores in the checkpoint are a {type(best).__name__}; expected a mapping."
+            )
+        self.best = {str(name): _number(value, "a best score") for name, value in best.items()}
 
 
 def confusion_figure(counts: Tensor, names: list[str]) -> Any:
@@ -316,6 +345,15 @@ class ProgressLines(Callback):
             file=sys.stderr,
             flush=True,
         )
+
+
+def _number(value: Any, what: str) -> float:
+    """A number that a checkpoint holds as a tensor or as it is."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise UserError(f"{what} in the checkpoint is a {type(value).__name__}; expected a number.")
+    return float(value)
 
 
 class PredictionWriter(Callback):

@@ -38,11 +38,7 @@ def fit(arguments: list[str]) -> int:
         _fit_seeds(arguments, seeds, which)
         return 0
     checkpoint = Checkpoint.open(find(which)) if which else None
-    Fit(
-        arguments,
-        checkpoint,
-        None if checkpoint and "config" in checkpoint.content else configs() / "base.yaml",
-    )
+    Fit(arguments, checkpoint, configs() / "base.yaml")
     return 0
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -486,6 +486,27 @@ class _Labels:
         return [f"label codes of split {self.split} are read by --data.label_names: {read}"] if pairs else []
 
 
+class ResumableLoader(DataLoader):
+    """A DataLoader that goes on in the middle of an epoch, where a checkpoint was written."""
+
+    _batches = _skip = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        skip, self._skip = self._skip, 0
+        for index, batch in enumerate(super().__iter__()):
+            self._batches = index + 1
+            if index >= skip:
+                yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many batches of the epoch were handed out."""
+        return {"batches": self._batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Has the next epoch begin after that many batches; a whole epoch counts as none."""
+        self._skip = state_dict["batches"] % max(1, len(self))
+
+
 class EmotionDataModule(LightningDataModule):
     """Labelled text, tokenized once and cached; made for `emotion`, good for any text with one label.
 
@@ -528,8 +549,6 @@ class EmotionDataModule(LightningDataModule):
         weights: whose tokenizer to use.
 
     Attributes:
-        classes: the class names of the model in the order of its indices, where it was trained before; the
-            labels of this data are then brought into that order by name.
         counts: what became of the rows of each part (`train`, `validation`, `test`) that was set up.
     """
 
@@ -565,7 +584,6 @@ class EmotionDataModule(LightningDataModule):
         # Not to the logger: there the model's `label_names` would meet the unset one here.
         self.save_hyperparameters(ignore=["weights"], logger=False)
         self.weights = weights or Weights()
-        self.classes: list[str] | None = None
         self.counts: dict[str, RowCounts] = {}
         self._splits: dict[str, TokenizedRows] = {}
         self._duplicates: np.ndarray | None = None
@@ -611,12 +629,13 @@ class EmotionDataModule(LightningDataModule):
             raise UserError(
                 f"data.label_names has '{escape.line(double[0], 100)}' twice; expected different names."
             )
-        if given and self.classes and set(given) != set(self.classes):
+        known = self.weights.class_names
+        if given and known and set(given) != set(known):
             raise UserError(
-                f"data.label_names is {_listed(given)}, but the classes of the model are "
-                f"{_listed(self.classes)}; expected the same names, in the order of the label codes."
+                f"data.label_names is {_listed(given)}, but the classes of the model are {_listed(known)}; "
+                "expected the same names, in the order of the label codes."
             )
-        names = self.classes or given
+        names = known or given
         if not names:
             fingerprint = self.corpus.fingerprint(self._split_name("train_split"))
             names = remembered(self._labels_note(fingerprint), self._find_label_names)
@@ -707,13 +726,13 @@ class EmotionDataModule(LightningDataModule):
         wanted = {self.hparams.train_split}
         if not self.hparams.folds:
             wanted |= {self.hparams.val_split} & set(splits)
-        names = self.classes or self.hparams.label_names or found
+        names = self.weights.class_names or self.hparams.label_names or found
         return all(self._split_folder(fingerprint, split, names).is_dir() for split in wanted)
 
     @property
     def _codes(self) -> list[str] | None:
         """The given order of label codes, where it is not that of the classes."""
-        return self.hparams.label_names if self.classes else None
+        return self.hparams.label_names if self.weights.class_names else None
 
     def _tokenized(self, flag: str) -> TokenizedRows:
         """A split as the data has it, tokenized now if it never was."""
@@ -1016,7 +1035,10 @@ class EmotionDataModule(LightningDataModule):
         trainer, batch_size = self.trainer, self.hparams.batch_size
         devices = trainer.world_size if trainer else 1
         sampler = LengthGroupedSampler(self.train_rows.lengths, batch_size * devices, self.hparams.order_seed)
-        return self._loader(self.train_rows, batch_size, sampler)
+        pad = self._pad_token_id
+        return ResumableLoader(
+            self.train_rows, batch_size, sampler=sampler, collate_fn=lambda items: collate(items, pad)
+        )
 
     def val_dataloader(self) -> DataLoader:
         return self._eval_loader(self.val_rows)
@@ -1067,7 +1089,33 @@ class EmotionDataModule(LightningDataModule):
             "tokenizer": self.weights.tokenizer_files,
             "rows": {part: counts.as_dict() for part, counts in self.counts.items()},
             "hyper_parameters": {**self.hparams, **resolved},
+            "code_order": self.hparams.label_names,
+            "fingerprint": self.fingerprint if hasattr(self, "train_rows") else None,
         }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with the texts, labels and order of the rows to train on."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.train_rows.hashes).data)
+        digest.update(np.ascontiguousarray(self.train_rows.labels).data)
+        return digest.hexdigest()
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # without what would read YAML or pickles
+        cls, checkpoint_path: Any, **settings: Any
+    ) -> Self:
+        """The data of a local checkpoint; Lightning's own method would import and call what the file names.
+
+        Raises:
+            UserError: the file cannot be read, or says something that no checkpoint of lit_bert says.
+        """
+        from lit_bert.checkpoints import Checkpoint
+
+        checkpoint = Checkpoint.open(checkpoint_path)
+        weights = Weights.restored(checkpoint)
+        weights.class_names = checkpoint.data["label_names"]
+        stored = {**checkpoint.data["hyper_parameters"], "label_names": checkpoint.data["code_order"]}
+        return cls(**{**stored, "weights": weights, **settings})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Called when a run is resumed: what its text stood in for is not forgotten."""

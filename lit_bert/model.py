@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.distributed as dist
@@ -25,8 +25,9 @@ from torchmetrics.wrappers import ClasswiseWrapper
 from transformers import BertForSequenceClassification
 
 from lit_bert import UserError
+from lit_bert.checkpoints import Checkpoint
 from lit_bert.encoder import CpuBert
-from lit_bert.optimizer import DeferredAdamW, WeightAverage
+from lit_bert.optimizer import DeferredAdamW, WeightAverage, take_moments_only
 from lit_bert.sources import Weights
 
 Batch = dict[str, Any]
@@ -223,6 +224,8 @@ class BertClassifier(LightningModule):
             return (step + 1) / (warmup + 1) if step < warmup else max(0.0, (steps - step) / (steps - warmup))
 
         optimizer = self._optimizer()
+        if not isinstance(self.trainer.strategy, SHARDED):
+            take_moments_only(optimizer)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -287,10 +290,16 @@ class BertClassifier(LightningModule):
                     f"{type(self.trainer.strategy).__name__} spreads each weight over the devices; {user} "
                     f"needs whole ones. Choose --trainer.strategy ddp, or switch it off: --model.{setting} 0."
                 )
-        if not self.hparams.average_decay:
-            return
+        for schedule in self.trainer.lr_scheduler_configs:  # a resumed run may have other rates than it had
+            scheduler: Any = schedule.scheduler
+            parts = (scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas)
+            for group, rate, factor in zip(*parts, strict=True):
+                group["lr"] = rate * factor(scheduler.last_epoch)
         named = dict(self.named_parameters())
-        self._average = WeightAverage(named.values(), self.hparams.average_decay, self.trainer.global_step)
+        if self.hparams.average_decay:
+            self._average = WeightAverage(
+                named.values(), self.hparams.average_decay, self.trainer.global_step
+            )
         if self._training_weights is not None:  # what was loaded is the average
             with torch.no_grad():
                 for name, parameter in named.items():
@@ -350,9 +359,28 @@ class BertClassifier(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._training_weights = checkpoint.get("training_weights")
-        if self.network is None:  # BertClassifier.load_from_checkpoint
-            self.weights = Weights.restored(checkpoint)
-            self.configure_model()
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # without what would read YAML or pickles
+        cls, checkpoint_path: Any, map_location: Any = None, **settings: Any
+    ) -> Self:
+        """The model of a local checkpoint, in evaluation mode.
+
+        Lightning's own method would import and call what the file names.
+
+        Args:
+            checkpoint_path: a file that lit_bert wrote.
+            map_location: the device; None is the CPU.
+            settings: arguments of the constructor that take the place of the checkpoint's.
+
+        Raises:
+            UserError: the file cannot be read, or says something that no checkpoint of lit_bert says.
+        """
+        checkpoint = Checkpoint.open(checkpoint_path)
+        weights = Weights.restored(checkpoint)
+        model = cls(**{**checkpoint.model, "weights": weights, **settings})
+        model.configure_model()
+        return model.to(map_location or "cpu").eval()
 
 
 @contextmanager

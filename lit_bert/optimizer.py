@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lit_bert import UserError
+
 HISTORY = 1024  # steps that rows may be behind
 REACH = 512  # steps after which momentum has decayed to nothing
 ROWS = 4096  # brought up to date at a time
@@ -176,6 +178,41 @@ class DeferredAdamW(torch.optim.AdamW):
         self._table.index_copy_(0, rows, weights)
         state["exp_avg"].index_copy_(0, rows, first)
         state["exp_avg_sq"].index_copy_(0, rows, second)
+
+
+def take_moments_only(optimizer: torch.optim.Optimizer) -> None:
+    """Has `load_state_dict` take over how far each parameter has come, and no settings.
+
+    A checkpoint's moments have to fit the parameters: torch itself finds out in the next step, or never.
+    """
+
+    def check(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+        own = optimizer.state_dict()
+        groups = state_dict.get("param_groups") if isinstance(state_dict, dict) else None
+        mine = [group["params"] for group in own["param_groups"]]
+        if not isinstance(groups, list) or [_params(group) for group in groups] != mine:
+            raise UserError("the optimizer of the checkpoint has other groups of parameters than this run.")
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        states = state_dict.get("state")
+        if not isinstance(states, dict):
+            raise UserError("the optimizer of the checkpoint has no state.")
+        for index, state in states.items():
+            if type(index) is not int or not 0 <= index < len(parameters) or not isinstance(state, dict):
+                raise UserError("the optimizer of the checkpoint has the state of an unknown parameter.")
+            shape = parameters[index].shape
+            shapes = {"step": torch.Size(()), "exp_avg": shape, "exp_avg_sq": shape}
+            found = {name: getattr(value, "shape", None) for name, value in state.items()}
+            if found != shapes or not all(value.isfinite().all() for value in state.values()):
+                raise UserError(
+                    f"the moments of parameter {index} in the checkpoint do not fit the parameter."
+                )
+        return {"state": states, "param_groups": own["param_groups"]}
+
+    optimizer.register_load_state_dict_pre_hook(check)
+
+
+def _params(group: Any) -> Any:
+    return group.get("params") if isinstance(group, dict) else None
 
 
 class WeightAverage:

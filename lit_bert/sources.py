@@ -204,15 +204,14 @@ class Weights:
         checkpoint: str | None = None,
     ) -> None:
         self.request = {"pretrained": pretrained, "stand_in": stand_in}
+        self.class_names: list[str] | None = None  # of a checkpoint that is used as it is, in its order
         self._checkpoint_path = checkpoint
 
     @classmethod
-    def restored(cls, content: dict[str, Any]) -> Weights:
-        """Those of a checkpoint that is already in memory."""
-        from lit_bert.checkpoints import Checkpoint
-
-        weights = cls(**content["weights"]["request"])
-        weights.checkpoint = Checkpoint(Path(), content)
+    def restored(cls, checkpoint: Checkpoint) -> Weights:
+        """Those of a checkpoint that is open already: the same model again, not a new start from it."""
+        weights = cls(**checkpoint.weights["request"])
+        weights.checkpoint = checkpoint
         return weights
 
     @cached_property
@@ -227,7 +226,7 @@ class Weights:
         """Where the weights came from."""
         if self.checkpoint is None:
             return self._found[0]
-        if self._checkpoint_path is None:  # the same model again, not a new start from it
+        if self._checkpoint_path is None:
             return Source(**self.checkpoint.weights["source"])
         return Source("checkpoint", str(self.checkpoint.path))
 
@@ -342,12 +341,23 @@ class Weights:
             }
         )
         if self.checkpoint:
-            network = BertForSequenceClassification(config)
+            from lit_bert.checkpoints import check_same_shapes
+
+            same_classes = label_names == self.checkpoint.model["label_names"]
+            with torch.device("meta"):  # its shapes alone: what it would take is not known to be there
+                expected = BertForSequenceClassification(config).state_dict()
             state = {
                 name.removeprefix("network."): value
                 for name, value in self.checkpoint.content["state_dict"].items()
-                if label_names == self.checkpoint.model["label_names"] or "classifier" not in name
+                if same_classes or not name.startswith("network.classifier.")
             }
+            wanted = {
+                name: value
+                for name, value in expected.items()
+                if same_classes or not name.startswith("classifier.")
+            }
+            check_same_shapes(state, wanted, str(self.checkpoint.path))
+            network = BertForSequenceClassification(config)
             missing, _ = network.load_state_dict(state, strict=False)
         else:
             # Its report on newly drawn weights is ours to check, and its bar would show at every start.

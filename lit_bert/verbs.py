@@ -22,15 +22,17 @@ from typing import Any, ClassVar, Literal, NoReturn
 import numpy as np
 import torch
 import yaml
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 from rich.panel import Panel
 
-from lit_bert import RUNS, UserError, escape, need, scores
-from lit_bert.arguments import take
+from lit_bert import RUNS, UserError, files, need, scores
+from lit_bert.arguments import given_settings, names_setting, take
 from lit_bert.audit import (
     OUT_OF_FOLD,
     SUSPECTS,
@@ -53,8 +55,17 @@ from lit_bert.callbacks import (
     Throughput,
     prediction_columns,
 )
-from lit_bert.checkpoints import Checkpoint, SafeCheckpointIO, cool
+from lit_bert.checkpoints import (
+    Checkpoint,
+    SafeCheckpointIO,
+    apply_temperature,
+    check_progress,
+    composition,
+    flat_settings,
+    run_settings,
+)
 from lit_bert.data import EmotionDataModule
+from lit_bert.escape import line
 from lit_bert.model import BertClassifier
 from lit_bert.predictions import VALIDATED, Predictions
 from lit_bert.runs import LOG, fit_each, has_accelerator, next_folder
@@ -75,6 +86,10 @@ from lit_bert.tables import (
 )
 
 log = logging.getLogger("lit_bert")
+
+# What a resumed run may change of its data: where the rows are, if they are the same ones, and how many are
+# evaluated at a time.
+CHANGEABLE_DATA = {"data.dataset", "data.stand_in", "data.eval_batch_size"}
 
 
 class Parser(LightningArgumentParser):
@@ -102,9 +117,32 @@ class Parser(LightningArgumentParser):
 class KeepConfig(SaveConfigCallback):
     """Writes config.yaml into the run's folder and has the model keep the same settings in checkpoints."""
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        pl_module.config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+    def save_config(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        settings = plain_settings(self.parser, self.config)
+        pl_module.config = run_settings(settings)
+        if folder := trainer.log_dir:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            files.write_text(
+                Path(folder) / "config.yaml", yaml.dump(settings, Dumper=Quoting, sort_keys=False)
+            )
+
+
+class Quoting(yaml.SafeDumper):
+    """YAML in which every text that could be read as something else stands in quotes."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    plain = re.fullmatch(r"[A-Za-z_./][\w./-]*( [\w./-]+)*", text) and yaml.safe_load(text) == text
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+
+
+Quoting.add_representer(str, _represent_text)
+
+
+def plain_settings(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:
+    """A parsed configuration as plain values."""
+    # JSON, as its texts are always in quotes: YAML's `1e3` may come back as a number.
+    return json.loads(parser.dump(config, skip_none=False, format="json"))
 
 
 class Verb(LightningCLI):
@@ -119,16 +157,14 @@ class Verb(LightningCLI):
         self, arguments: list[str], checkpoint: Checkpoint | None, config_file: Path | None = None
     ) -> None:
         self.checkpoint = checkpoint
-        if checkpoint:
-            settings = yaml.safe_dump(self.settings_of(checkpoint))
-            arguments = ["--config", settings, *arguments, "--ckpt_path", str(checkpoint.path)]
+        self.given = given_settings(arguments)
         sys.argv[1:] = [self.name, *arguments]  # LightningCLI warns when it is given them any other way
         super().__init__(
             BertClassifier,
             EmotionDataModule,
             trainer_class=self.trainer_type,
             save_config_callback=KeepConfig if self.name == "fit" else None,
-            save_config_kwargs={"overwrite": True},  # a resumed run writes into its own folder
+            save_config_kwargs={"save_to_log_dir": False},  # `save_config` does it
             seed_everything_default=0,
             parser_class=Parser,
             parser_kwargs={
@@ -148,17 +184,41 @@ class Verb(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Does nothing: Lightning would let the checkpoint win over explicit flags; see `settings_of`."""
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        if self.checkpoint is not None:
+            self.take_settings(self.checkpoint)
+
+    def take_settings(self, checkpoint: Checkpoint) -> None:
+        """Fills in what the command does not say, with the checkpoint's own values: no parser sees them."""
+        config = self.config[self.name]
+        config["ckpt_path"] = str(checkpoint.path)
+        for name, value in self.settings_of(checkpoint).items():
+            if not names_setting(self.given, name):
+                config[name] = value
+        for name, is_flag in self.given.items():
+            if is_flag and name.startswith(("model.", "weights.")):
+                raise UserError(
+                    f"--{name} would change nothing: `{self.name}` takes the model of {checkpoint.path} as "
+                    "it is. Leave the flag out."
+                )
+
     @staticmethod
     def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
-        """The part of the configuration that the checkpoint answers for."""
+        """The settings that the checkpoint answers for, by name."""
         model = {key: value for key, value in checkpoint.model.items() if key != "label_names"}
         data = {
-            key: value for key, value in checkpoint.data["hyper_parameters"].items() if key != "order_seed"
+            **{
+                key: value
+                for key, value in checkpoint.data["hyper_parameters"].items()
+                if key != "order_seed"
+            },
+            "label_names": checkpoint.data["code_order"],
         }
+        weights = {**checkpoint.weights["request"], "checkpoint": str(checkpoint.path)}
+        sections = {"model": model, "data": data, "weights": weights}
         return {
-            "weights": {**checkpoint.weights["request"], "checkpoint": str(checkpoint.path)},
-            "model": model,
-            "data": data,
+            f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()
         }
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -174,10 +234,16 @@ class Verb(LightningCLI):
         """Arguments of one verb alone."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.link_arguments("weights", "data.weights", apply_on="instantiate")
+        parser.link_arguments("weights", "data.weights", apply_on="instantiate", compute_fn=self.trained)
         parser.link_arguments("weights", "model.weights", apply_on="instantiate")
         parser.link_arguments("data.label_names", "model.label_names", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.order_seed", compute_fn=int)
+
+    def trained(self, weights: Weights) -> Weights:
+        """The weights; those of a checkpoint that is used as it is know its classes as well."""
+        if self.checkpoint is not None:
+            weights.class_names = self.checkpoint.data["label_names"]
+        return weights
 
     def before_instantiate_classes(self) -> None:
         settings = self.config[self.name]["trainer"]
@@ -191,7 +257,10 @@ class Verb(LightningCLI):
         try:
             return super().instantiate_trainer(
                 enable_progress_bar=any(isinstance(each, Progress) for each in callbacks),
-                plugins=[*(plugins if isinstance(plugins, list) else [plugins]), SafeCheckpointIO()],
+                plugins=[
+                    *(plugins if isinstance(plugins, list) else [plugins]),
+                    SafeCheckpointIO(self.checkpoint),
+                ],
                 callbacks=[*(settings["callbacks"] or []), *callbacks],
                 **kwargs,
             )
@@ -254,24 +323,51 @@ class Fit(Verb):
         parser.add_lightning_class_args(EarlyStop, "early_stopping")
         parser.set_defaults(cls.defaults)
 
-    @staticmethod
-    def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
-        """To go on with a run, all its settings are needed, and its own folder."""
+    def take_settings(self, checkpoint: Checkpoint) -> None:
+        """Fills in what the command does not say, and refuses what a run that goes on cannot change."""
         if "optimizer_states" not in checkpoint.content:
             raise UserError(
                 f"{checkpoint.path} holds weights only: training cannot go on from it. Use --ckpt_path last, "
                 f"or start a new run from these weights with --weights.checkpoint {checkpoint.path}."
             )
-        settings = {**checkpoint.content.get("config", {}), **Verb.settings_of(checkpoint)}
-        logger = settings.get("trainer", {}).get("logger")
-        if isinstance(logger, dict):
-            logger["init_args"].update(
-                save_dir=str(checkpoint.run.parent), name="", version=checkpoint.run.name
+        config = self.config["fit"]
+        config["ckpt_path"] = str(checkpoint.path)
+        run = checkpoint.content.get("config")
+        before = {**self.settings_of(checkpoint), **(flat_settings(run) if run else {})}
+        for name, value in before.items():
+            if not names_setting(self.given, name) or (name == "weights.checkpoint" and not config[name]):
+                config[name] = value
+            elif config[name] != value:
+                self._change_setting(name, value, config[name])
+        found = composition(plain_settings(self.parser, self.config)["fit"])
+        for name, value in (run or {}).get("composition", {}).items():
+            if found.get(name, "null") != value and not names_setting(self.given, name):
+                raise UserError(
+                    f"the run of {checkpoint.path} had {name} {line(value, 200)}, and this command has "
+                    f"{line(found.get(name, 'null'), 200)}. Classes and paths do not come from a checkpoint: "
+                    f"give --{name}, or a configuration, such as --config {checkpoint.run / 'config.yaml'}."
+                )
+        logger = config["trainer"]["logger"]
+        if isinstance(logger, Namespace) and "version" in logger.get("init_args", {}):
+            place = {"save_dir": str(checkpoint.run.parent), "name": "", "version": checkpoint.run.name}
+            for name, value in place.items():
+                is_given = names_setting(self.given, f"trainer.logger.init_args.{name}")
+                if not is_given or logger["init_args"][name] is None:
+                    logger["init_args"][name] = value
+
+    def _change_setting(self, name: str, before: Any, now: Any) -> None:
+        """Says that a resumed run has another setting, or refuses it."""
+        if name.startswith("weights.") or (name.startswith("data.") and name not in CHANGEABLE_DATA):
+            raise UserError(
+                f"--{name} is {line(now, 100)}, and the run that goes on has {line(before, 100)}: its rows, "
+                "batches and weights cannot change. Leave it out, or start a new run from these weights with "
+                f"--weights.checkpoint {self.config['fit']['ckpt_path']}."
             )
-        return settings
+        if not name.startswith("data."):
+            log.info(f"changed    {name}: {line(before, 100)} before, {line(now, 100)} from here on")
 
     def callbacks(self, bar: bool) -> list[Callback]:
-        last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+        last = KeepBest(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
         config = self.config["fit"]
         facts: dict[str, Any] = {role: str(source) for role, source in self.sources()}
         facts |= {name: config["data"][name] for name in ("batch_size", "max_length")}
@@ -283,22 +379,8 @@ class Fit(Verb):
         )
         return [Throughput(), dashboard, *(super().callbacks(bar) or [ProgressLines()]), last]
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        trainer = super().instantiate_trainer(**kwargs)
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None and trainer.log_dir:
-                # Lightning would put one more folder `checkpoints` in between.
-                callback.dirpath = str(trainer.log_dir)
-        return trainer
-
     def before_fit(self) -> None:
         no_seeds_in(self.config["fit"])
-        if self.checkpoint and self.datamodule.label_names != self.checkpoint.data["label_names"]:
-            known, found = _some(self.checkpoint.data["label_names"]), _some(self.datamodule.label_names)
-            raise UserError(
-                f"{self.checkpoint.path} was trained on the classes {known}; the data has {found}. "
-                "Resume without --config and --data flags."
-            )
         if self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
             raise UserError("the run has no end; set --trainer.max_epochs or --trainer.max_steps.")
         for section in ("checkpoint", "early_stopping"):
@@ -309,9 +391,10 @@ class Fit(Verb):
                 )
         self.model.configure_model()  # what is wrong with weights or rows shows before anything is written
         self.datamodule.setup("fit")
+        if self.checkpoint:
+            self._check_resumed(self.checkpoint)
+        self._claim_folder()
         run = Path(str(self.trainer.log_dir))
-        if self.trainer.is_global_zero and self.trainer.log_dir:
-            _make_writable(run)
         announce(self.trainer, self.sources())
         size = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
         log.info(f"model      {size:.1f}M parameters, highest learning rate {self.model.learning_rate:g}")
@@ -328,6 +411,75 @@ class Fit(Verb):
         if self.trainer.log_dir:
             log.info(f"run        {run}")
         self.start = time.perf_counter()
+
+    def _claim_folder(self) -> None:
+        """Gives the run a folder of its own, whatever else starts in the same moment."""
+        logger, rank_0 = self.trainer.logger, self.trainer.is_global_zero
+        settings = self.config["fit"]["trainer"]["logger"]
+        if rank_0 and isinstance(logger, TensorBoardLogger | CSVLogger) and isinstance(settings, Namespace):
+            arguments = dict(settings["init_args"])
+            if arguments["version"] is None:
+                folder = next_folder(Path(logger.root_dir), "version")
+                self.trainer.logger = type(logger)(**{**arguments, "version": folder.name})
+        if not self.trainer.log_dir:
+            return
+        run = Path(self.trainer.log_dir)
+        if rank_0:
+            _make_writable(run)
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(run)  # Lightning would put one more folder `checkpoints` in between
+
+    def _check_resumed(self, checkpoint: Checkpoint) -> None:
+        """Refuses progress that does not fit this run, so that Lightning only reads what fits.
+
+        Of the schedule and of the optimizer how far they have come is taken, and not their settings.
+        """
+        what, content = str(checkpoint.path), checkpoint.content
+        if links := [path.name for path in checkpoint.run.iterdir() if path.is_symlink()]:
+            raise UserError(
+                f"{checkpoint.run} holds a link, {line(links[0], 100)}, and a resumed run writes into that "
+                "folder. Copy the checkpoint into a folder of its own."
+            )
+        before, now = checkpoint.data.get("fingerprint"), self.datamodule.fingerprint
+        if before not in (None, now):
+            raise UserError(
+                f"the rows to train on are not those of {what}: texts or labels differ. Give the data it "
+                f"was trained on, or start a new run from its weights with --weights.checkpoint {what}."
+            )
+        loops = content.get("loops")
+        saved = loops.get("fit_loop") if isinstance(loops, dict) else None
+        own = self.trainer.fit_loop.state_dict()
+        loaders = saved.get("state_dict") if isinstance(saved, dict) else None
+        if isinstance(loaders, dict) and "combined_loader" in loaders:  # a new trainer has none yet
+            own["state_dict"]["combined_loader"] = [{"batches": 0}]
+        check_progress(saved, own, f"{what}: loops")
+        content["loops"] = {"fit_loop": saved}
+        schedules = content.get("lr_schedulers")
+        schedule = schedules[0] if isinstance(schedules, list) and len(schedules) == 1 else None
+        steps: Any = schedule.get("last_epoch") if isinstance(schedule, dict) else None
+        check_progress(steps, 0, f"{what}: lr_schedulers.last_epoch")
+        content["lr_schedulers"] = [{"last_epoch": steps, "_step_count": steps + 1, "lr_lambdas": []}]
+        check_progress(content.get("optimizer_states"), [], f"{what}: optimizer_states")
+        content["callbacks"] = self._checked_states(content.get("callbacks", {}), what)
+
+    def _checked_states(self, states: Any, what: str) -> dict[str, Any]:
+        """The states of this run's callbacks; each is loaded once to see that it fits."""
+        check_progress({}, {} if isinstance(states, dict) else states, f"{what}: callbacks")
+        found = {}
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            key = callback.state_key
+            if key in states:
+                try:
+                    callback.load_state_dict(states[key])
+                except UserError:
+                    raise
+                except Exception as error:  # a callback of the user's may raise anything
+                    raise UserError(
+                        f"{what}: the state of {line(key, 100)} does not fit ({type(error).__name__})."
+                    ) from None
+                found[key] = states[key]
+        return found
 
     def after_fit(self) -> None:
         minutes = (time.perf_counter() - self.start) / 60
@@ -484,7 +636,7 @@ class Predict(Verb):
     def predict(self, datamodule: EmotionDataModule, model: BertClassifier, **_: Any) -> None:
         config, quoting = self.config_init["predict"], datamodule.hparams.quoting
         texts, file = self.texts, config["input"]
-        name = "the command line" if texts else "standard input" if file in (None, "-") else escape.line(file)
+        name = "the command line" if texts else "standard input" if file in (None, "-") else line(file)
         if texts and file:
             raise UserError("got texts and --input; expected one of them.")
         if texts:
@@ -510,7 +662,7 @@ class Predict(Verb):
         added = prediction_columns(model.hparams["label_names"], config["prefix"])
         if twins := [each for each in added if each in columns]:
             raise UserError(
-                f"{name} has a column '{escape.line(twins[0], 100)}' already, which the answer would "
+                f"{name} has a column '{line(twins[0], 100)}' already, which the answer would "
                 "overwrite. Give the columns of the answer other names with --prefix, as in --prefix new_."
             )
         with RowWriter(config["output"], [*columns, *added], config["formulas"]) as writer:
@@ -545,10 +697,10 @@ class Predict(Verb):
                 try:
                     text, problem = (
                         text_of(row.get(column)),
-                        f"no text in column '{escape.line(column, 100)}'",
+                        f"no text in column '{line(column, 100)}'",
                     )
                 except CellError as error:
-                    text, problem = None, f"{error} in column '{escape.line(column, 100)}' is no text"
+                    text, problem = None, f"{error} in column '{line(column, 100)}' is no text"
                 if text is not None:
                     yield numbered
                     continue
@@ -743,7 +895,7 @@ def calibrate(checkpoint: Checkpoint, predictions: Predictions) -> Predictions:
     temperature = checkpoint.content.get("temperature")
     if temperature is None:
         temperature = scores.temperature(logits, labels)
-        cool(checkpoint.path, temperature)
+        apply_temperature(checkpoint.path, temperature)
     before, after = (
         scores.calibration_error(probs, labels)
         for probs in (predictions.probs, scores.cross_fitted(logits, labels))

@@ -15,7 +15,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from lit_bert import UserError
-from lit_bert.checkpoints import Checkpoint, SafeCheckpointIO, cool, find, load
+from lit_bert.checkpoints import Checkpoint, SafeCheckpointIO, apply_temperature, find, load
 from lit_bert.model import BertClassifier
 
 SIZE = 50_000  # float32 values of each weight
@@ -26,9 +26,20 @@ def content(value=1.0, **changes):
     whole = {
         "state_dict": {name: torch.full((SIZE,), value) for name in ("first", "second", "third")},
         "hyper_parameters": {"label_names": ["anger", "joy"], "learning_rate": None},
-        "weights": {"request": {}, "architecture": {"hidden_size": 32}, "source": {"name": "somewhere"}},
-        "EmotionDataModule": {"label_names": ["anger", "joy"], "hyper_parameters": {"max_length": 128}},
+        "weights": {
+            "request": {"pretrained": "a/b"},
+            "architecture": {"hidden_size": 32},
+            "source": {"kind": "folder", "name": "somewhere"},
+        },
+        "EmotionDataModule": {
+            "label_names": ["anger", "joy"],
+            "source": {"kind": "file", "name": "a.csv"},
+            "tokenizer": {"tokenizer.json": "{}"},
+            "hyper_parameters": {"dataset": "a.csv", "max_length": 99},
+        },
+        "epoch": 1,
         "global_step": 7,
+        "pytorch-lightning_version": "2.6.6",
         "val_f1": 0.5,
         **changes,
     }
@@ -38,6 +49,13 @@ def content(value=1.0, **changes):
 def save(file, what=None):
     SafeCheckpointIO().save_checkpoint(content() if what is None else what, file)
     return Path(file)
+
+
+def said_by(said, found):
+    """Whether everything plain in `said` is in `found`, which may have defaults beside it."""
+    if isinstance(said, dict):
+        return all(said_by(value, found[key]) for key, value in said.items() if key != "state_dict")
+    return said == found
 
 
 def value_of(file):
@@ -100,7 +118,7 @@ def test_a_saved_checkpoint_loads_with_equal_values():
     found = load("a.ckpt")
     assert value_of("a.ckpt") == 1.0
     assert torch.equal(found.pop("state_dict")["third"], torch.ones(SIZE))
-    assert found == {key: value for key, value in content().items() if key != "state_dict"}
+    assert said_by(content(), found)
     assert os.listdir() == ["a.ckpt"]
 
 
@@ -307,7 +325,7 @@ def test_a_checkpoint_of_another_program_is_refused(what):
 
 
 @pytest.mark.parametrize(
-    "key", ["state_dict", "hyper_parameters", "weights", "EmotionDataModule", "global_step"]
+    "key", ["state_dict", "hyper_parameters", "weights", "EmotionDataModule", "global_step", "epoch"]
 )
 def test_a_checkpoint_that_lacks_a_part_is_refused_with_the_name_of_the_part(key):
     torch.save(content(**{key: None}), "a.ckpt")
@@ -387,9 +405,10 @@ def test_an_opened_checkpoint_gives_its_parts():
     assert checkpoint.path == Path.cwd() / "run" / "best.ckpt"
     assert checkpoint.run == Path.cwd() / "run"
     assert checkpoint.val_f1 == 0.5
-    assert checkpoint.data["hyper_parameters"] == {"max_length": 128}
+    assert checkpoint.data["hyper_parameters"]["max_length"] == 99
     assert checkpoint.weights["architecture"] == {"hidden_size": 32}
-    assert checkpoint.model == {"label_names": ["anger", "joy"], "learning_rate": None}
+    assert checkpoint.model["label_names"] == ["anger", "joy"]
+    assert checkpoint.model["learning_rate"] is None
 
 
 def test_a_checkpoint_saved_without_validation_has_no_score():
@@ -422,8 +441,9 @@ def test_a_trained_checkpoint_carries_what_a_later_process_needs(trained):
 def test_a_trained_checkpoint_carries_the_settings_of_its_run(trained, name):
     config = Checkpoint.open(trained / name).content["config"]
     assert config["trainer"]["max_epochs"] == 2
-    assert config["model"]["learning_rate"] == 0.003
-    assert config["data"]["batch_size"] == 8
+    assert config["checkpoint"]["monitor"] == "val/f1"
+    assert config["composition"]["trainer.callbacks"] == "null"
+    assert Checkpoint.open(trained / name).model["learning_rate"] == 0.003
 
 
 # --- calibrated ---
@@ -440,7 +460,7 @@ def test_a_cooled_checkpoint_divides_its_logits_and_keeps_all_else(trained, T):
     content["state_dict"]["network.classifier.bias"] -= average.detach()  # so that labels differ
     before = torch.load(save("a.ckpt", content), weights_only=True)
     logits = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS)
-    cool(Path("a.ckpt"), T)
+    apply_temperature(Path("a.ckpt"), T)
     after = torch.load("a.ckpt", weights_only=True)
     cooled = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS)
     torch.testing.assert_close(cooled * T, logits, rtol=1e-5, atol=1e-6)
@@ -470,7 +490,7 @@ def test_a_checkpoint_that_is_cooled_twice_knows_both_temperatures(trained):
     shutil.copy(trained / "last.ckpt", "a.ckpt")
     logits = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS)
     for T in (2.0, 3.0):
-        cool(Path("a.ckpt"), T)
+        apply_temperature(Path("a.ckpt"), T)
     assert load("a.ckpt")["temperature"] == 6
     cooled = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS)
     torch.testing.assert_close(cooled * 6, logits, rtol=1e-5, atol=1e-6)
@@ -479,7 +499,7 @@ def test_a_checkpoint_that_is_cooled_twice_knows_both_temperatures(trained):
 def test_a_full_disk_leaves_an_uncalibrated_checkpoint_as_it_was(trained):
     before = Path(shutil.copy(trained / "best.ckpt", "a.ckpt")).read_bytes()
     with room_for(len(before) // 2), pytest.raises(UserError, match="File too large"):
-        cool(Path("a.ckpt"), 2.0)
+        apply_temperature(Path("a.ckpt"), 2.0)
     assert os.listdir() == ["a.ckpt"]
     assert Path("a.ckpt").read_bytes() == before
 
