@@ -11,6 +11,7 @@ their file. What a cell is as a text and as a label, `tables.text_of` and `table
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import itertools
 import json
@@ -520,8 +521,9 @@ class EmotionDataModule(LightningDataModule):
         text_column: column with the text, a string or a whole number.
         label_column: column with the label: a string (white space around it is cut), a number or a boolean.
         label_names: class names in the order of their indices, and of the codes 0, 1, 2, … where this data
-            has codes for labels; null takes them from the data (its ClassLabel feature, else the sorted
-            values in the training split).
+            has codes for labels: a list, or the names with commas between them (a name with a comma in
+            quotes, as in CSV). null takes them from the data (its ClassLabel feature, else the sorted values
+            in the training split).
         quoting: how `"` in CSV and TSV files is taken: `csv` for cells in quotes, which may hold line ends;
             `none` for a letter like any other; `auto` reads a file in both ways to find out, and asks where
             both give rows.
@@ -561,7 +563,7 @@ class EmotionDataModule(LightningDataModule):
         stand_in: str | None = SAMPLE,
         text_column: str = "text",
         label_column: str = "label",
-        label_names: list[str] | None = None,
+        label_names: list[str] | str | None = None,
         quoting: Literal["auto", "csv", "none"] = "auto",
         missing: Literal["skip", "refuse"] = "skip",
         train_split: str = "train",
@@ -581,6 +583,7 @@ class EmotionDataModule(LightningDataModule):
         weights: Weights | None = None,
     ) -> None:
         super().__init__()
+        label_names = _names(label_names) if isinstance(label_names, str) else label_names
         # Not to the logger: there the model's `label_names` would meet the unset one here.
         self.save_hyperparameters(ignore=["weights"], logger=False)
         self.weights = weights or Weights()
@@ -624,6 +627,8 @@ class EmotionDataModule(LightningDataModule):
     def label_names(self) -> list[str]:
         """Class names in the order of their indices: the model's, the given ones, or those in the data."""
         given = self.hparams.label_names
+        if given and not all(name.strip() for name in given):
+            raise UserError(f"data.label_names is {_listed(given)}, with an empty name; expected names.")
         double = [name for name, count in Counter(given or ()).items() if count > 1]
         if double:
             raise UserError(
@@ -1135,6 +1140,21 @@ def remembered(file: Path, find: Callable[[], Any]) -> Any:
         found = json.dumps(find())
         write_atomically(file, lambda partial: partial.write_text(found, encoding="utf-8"))
     return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _names(text: str) -> list[str]:
+    """Names with commas between them, as in a line of CSV; brackets around them, as in YAML, are dropped."""
+    inner = text.strip()
+    if inner.startswith("[") and inner.endswith("]"):
+        inner = inner[1:-1]
+    try:
+        rows = list(csv.reader([inner], skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise UserError(
+            f"data.label_names is {escape.line(text, 200)}; expected names with commas between them "
+            f"({error})."
+        ) from None
+    return [name.strip() for name in rows[0]] if rows else []
 
 
 def _is_whole(name: str) -> bool:

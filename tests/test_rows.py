@@ -21,7 +21,7 @@ from lightning.pytorch import Trainer
 from pyarrow import parquet
 from ugly import UGLY
 
-from lit_bert import UserError, escape
+from lit_bert import UserError, cli, escape
 from lit_bert.callbacks import PredictionWriter, prediction_columns
 from lit_bert.data import EmotionDataModule, RowCounts, Skipped
 from lit_bert.model import BertClassifier
@@ -839,3 +839,40 @@ def test_the_files_that_were_read_wrongly_are_read_rightly(module):
     for name in ("23-dev", "23-eval", "23-valid"):
         corpus = find_corpus(str(CASES / name))
         assert set(corpus.splits) == {"train", "validation"}
+
+
+def test_a_model_is_scored_on_codes_only_once_their_order_is_given(run, refused, able):
+    order = ["sadness", "anger", "joy"]  # not that of the alphabet
+    rows = [{"text": text, "label": order.index(label)} for label in CLASSES for text in texts_of(label, 8)]
+    write_csv(Path("codes.csv"), rows)
+    shutil.copy(able / "best.ckpt", "best.ckpt")
+    flags = ["--ckpt_path=best.ckpt", "--data.dataset=codes.csv", "--data.test_split=train"]
+    line = refused("test", *flags)
+    assert "are 0, 1, 2; the classes are anger, joy, sadness" in line
+    for given in ("sadness,anger,joy", "[sadness, anger, joy]", '["sadness", "anger", "joy"]'):
+        outcome = run("test", *flags, f"--data.label_names={given}")
+        assert outcome.code == 0, outcome.err
+        assert "label codes of split train are read by --data.label_names: 0 as sadness" in outcome.err
+        assert json.loads(Path("test.json").read_text())["scores"]["test/accuracy"] >= 0.9
+    assert "are 0, 1, 2; the classes are" in refused("test", *flags)
+    assert "the classes of the model are" in refused("test", *flags, "--data.label_names=[a, b, c]")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("fee,debit,cheque", ["fee", "debit", "cheque"]),
+        ("fee, debit", ["fee", "debit"]),
+        ("[fee, debit]", ["fee", "debit"]),
+        ("['fee', \"debit\"]", ["fee", "debit"]),
+        ("1e3,2e5,12:30", ["1e3", "2e5", "12:30"]),
+        ("[1e3, 2e5, 12:30, yes, ~]", ["1e3", "2e5", "12:30", "yes", "~"]),
+        ("[0, 1]", ["0", "1"]),
+        ("yes,no,null", ["yes", "no", "null"]),
+        ('"a, b",c', ["a, b", "c"]),
+        ("null", None),
+    ],
+)
+def test_label_names_on_the_command_line_mean_what_stands_there(quick, text, names):
+    given = cli._settings([*quick, f"--data.label_names={text}"])["data"]["label_names"]
+    assert EmotionDataModule("sample", label_names=given).hparams.label_names == names
