@@ -487,25 +487,21 @@ class _Labels:
         return [f"label codes of split {self.split} are read by --data.label_names: {read}"] if pairs else []
 
 
-class ResumableLoader(DataLoader):
-    """A DataLoader that goes on in the middle of an epoch, where a checkpoint was written."""
+class TrainingLoader(DataLoader):
+    """A DataLoader whose first epoch can go on where an earlier process left it.
 
-    _batches = _skip = 0
+    Lightning's way, loaders with a state, does not load it where the number of steps was asked for before:
+    https://github.com/Lightning-AI/pytorch-lightning/issues/20550
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        skip, self._skip = self._skip, 0
-        for index, batch in enumerate(super().__iter__()):
-            self._batches = index + 1
-            if index >= skip:
-                yield batch
+    Attributes:
+        skip: batches of the first epoch that are not handed out.
+    """
 
-    def state_dict(self) -> dict[str, Any]:
-        """How many batches of the epoch were handed out."""
-        return {"batches": self._batches}
+    skip = 0
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Has the next epoch begin after that many batches; a whole epoch counts as none."""
-        self._skip = state_dict["batches"] % max(1, len(self))
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a plain iterator is one
+        skip, self.skip = self.skip, 0
+        yield from itertools.islice(super().__iter__(), skip, None)
 
 
 class EmotionDataModule(LightningDataModule):
@@ -588,6 +584,7 @@ class EmotionDataModule(LightningDataModule):
         self.save_hyperparameters(ignore=["weights"], logger=False)
         self.weights = weights or Weights()
         self.counts: dict[str, RowCounts] = {}
+        self.skip_batches = 0  # of the first epoch, that an earlier process trained on
         self._splits: dict[str, TokenizedRows] = {}
         self._duplicates: np.ndarray | None = None
         self._predict_rows: Iterable[Numbered] | None = None
@@ -1041,9 +1038,11 @@ class EmotionDataModule(LightningDataModule):
         devices = trainer.world_size if trainer else 1
         sampler = LengthGroupedSampler(self.train_rows.lengths, batch_size * devices, self.hparams.order_seed)
         pad = self._pad_token_id
-        return ResumableLoader(
+        loader = TrainingLoader(
             self.train_rows, batch_size, sampler=sampler, collate_fn=lambda items: collate(items, pad)
         )
+        loader.skip = self.skip_batches
+        return loader
 
     def val_dataloader(self) -> DataLoader:
         return self._eval_loader(self.val_rows)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_bert import RUNS, UserError, scores
+from lit_bert import RUNS, UserError, escape, scores
 from lit_bert.arguments import Parser
 from lit_bert.predictions import TESTED, VALIDATED, Predictions
 from lit_bert.scores import Score
@@ -208,7 +208,8 @@ def write_parting(first: Predictions, second: Predictions, path: Path) -> None:
                     (names[each.preds[index]], f"{each.probs[index].max():.6f}") for each in (first, second)
                 ]
                 row = [first.rows[index] + 1, names[first.labels[index]], *cells[0], *cells[1]]
-                writer.writerow([*row, first.texts[index]])
+                row.append(first.texts[index])
+                writer.writerow([escape.spreadsheet(cell) if isinstance(cell, str) else cell for cell in row])
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}. Choose another --output.") from None
     print(f"{path} has all of them", file=sys.stderr)

@@ -114,7 +114,10 @@ def next_folder(root: Path, kind: str) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise UserError(f"cannot write runs into {root}: {error.strerror}.") from None
+            raise UserError(
+                f"cannot write runs into {root}: {error.strerror}. Choose another folder with "
+                "--trainer.logger.init_args.save_dir."
+            ) from None
     raise AssertionError
 
 

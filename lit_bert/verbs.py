@@ -330,12 +330,17 @@ class Fit(Verb):
                 f"{checkpoint.path} holds weights only: training cannot go on from it. Use --ckpt_path last, "
                 f"or start a new run from these weights with --weights.checkpoint {checkpoint.path}."
             )
+        self.changes: list[str] = []
         config = self.config["fit"]
         config["ckpt_path"] = str(checkpoint.path)
         run = checkpoint.content.get("config")
         before = {**self.settings_of(checkpoint), **(flat_settings(run) if run else {})}
         for name, value in before.items():
-            if not names_setting(self.given, name) or (name == "weights.checkpoint" and not config[name]):
+            # The run's own configuration has what its weights started from, and means no change by it.
+            is_given = names_setting(self.given, name) and (
+                name != "weights.checkpoint" or self.given.get(name)
+            )
+            if not is_given:
                 config[name] = value
             elif config[name] != value:
                 self._change_setting(name, value, config[name])
@@ -363,8 +368,8 @@ class Fit(Verb):
                 "batches and weights cannot change. Leave it out, or start a new run from these weights with "
                 f"--weights.checkpoint {self.config['fit']['ckpt_path']}."
             )
-        if not name.startswith("data."):
-            log.info(f"changed    {name}: {line(before, 100)} before, {line(now, 100)} from here on")
+        if not name.startswith("data."):  # for these the rows are compared
+            self.changes.append(f"{name}: {line(before, 100)} before, {line(now, 100)} from here on")
 
     def callbacks(self, bar: bool) -> list[Callback]:
         last = KeepBest(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
@@ -410,6 +415,8 @@ class Fit(Verb):
                 log.info(f"audit      {line}")
         if self.trainer.log_dir:
             log.info(f"run        {run}")
+        for change in self.changes if self.checkpoint else ():
+            log.info(f"resumed    {change}")
         self.start = time.perf_counter()
 
     def _claim_folder(self) -> None:
@@ -449,12 +456,9 @@ class Fit(Verb):
             )
         loops = content.get("loops")
         saved = loops.get("fit_loop") if isinstance(loops, dict) else None
-        own = self.trainer.fit_loop.state_dict()
-        loaders = saved.get("state_dict") if isinstance(saved, dict) else None
-        if isinstance(loaders, dict) and "combined_loader" in loaders:  # a new trainer has none yet
-            own["state_dict"]["combined_loader"] = [{"batches": 0}]
-        check_progress(saved, own, f"{what}: loops")
+        check_progress(saved, self.trainer.fit_loop.state_dict(), f"{what}: loops")
         content["loops"] = {"fit_loop": saved}
+        self._say_where_it_goes_on(saved)
         schedules = content.get("lr_schedulers")
         schedule = schedules[0] if isinstance(schedules, list) and len(schedules) == 1 else None
         steps: Any = schedule.get("last_epoch") if isinstance(schedule, dict) else None
@@ -462,6 +466,20 @@ class Fit(Verb):
         content["lr_schedulers"] = [{"last_epoch": steps, "_step_count": steps + 1, "lr_lambdas": []}]
         check_progress(content.get("optimizer_states"), [], f"{what}: optimizer_states")
         content["callbacks"] = self._checked_states(content.get("callbacks", {}), what)
+
+    def _say_where_it_goes_on(self, loop: dict[str, Any]) -> None:
+        """Has the data module leave out the batches of an unfinished epoch that were trained on."""
+        epochs, batches = (loop[name]["current"] for name in ("epoch_progress", "epoch_loop.batch_progress"))
+        of = len(self.datamodule.train_dataloader())
+        done = batches["ready"]
+        if not 0 < done < of:
+            return
+        if epochs["processed"] < epochs["started"]:
+            self.datamodule.skip_batches = done
+            how = f"goes on after batch {done} of {of}; its train/ scores are of what is left"
+        else:
+            how = f"had ended after batch {done} of {of}; a new one begins"
+        self.changes.append(f"epoch {epochs['started']} {how}")
 
     def _checked_states(self, states: Any, what: str) -> dict[str, Any]:
         """The states of this run's callbacks; each is loaded once to see that it fits."""
