@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one verb.
 
     Returns:
-        The exit code: 0 done; 1 predict left out rows that it could not read; 2 nothing was done, and one
+        The exit code: 0 done; 1 predict gave rows without a text an empty answer; 2 nothing was done, and one
         line on standard error says why.
     """
     arguments = sys.argv[1:] if argv is None else argv

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_bert import UserError
-from lit_bert.data import TokenizedRows, cache_key, remembered
+from lit_bert.data import NO_LABEL, NO_TEXT, TokenizedRows, cache_key, remembered
 from lit_bert.predictions import PROBABILITY, Predictions
 from lit_bert.sources import cache_root
 from lit_bert.tables import RowWriter
@@ -72,9 +72,10 @@ class SplitFindings:
     """Counts of one split.
 
     Attributes:
-        rows: all of them.
+        rows: those with a text and a label, which all the other counts are of.
         truncated: rows whose text is cut at max_length.
-        blank: rows whose text is empty or white space only.
+        blank: rows beside them without a text (empty, or white space only), which are skipped.
+        unlabelled: rows beside them with a text but without a label, which are skipped.
         repeated: different texts that stand in it more than once, letter by letter the same.
         surplus: rows beyond the first of each such text.
         differing: those of the repeated texts that have several labels in it.
@@ -85,6 +86,7 @@ class SplitFindings:
     truncated: int
     blank: int
     classes: list[int]
+    unlabelled: int = 0
     repeated: int = 0
     surplus: int = 0
     differing: int = 0
@@ -124,7 +126,8 @@ class Findings:
         differing: texts with several labels in one split, by their first row, as many as were asked for;
             `agreeing` likewise with one label several times in one split, `crossing` those of several splits.
         totals: how many there are of each of these.
-        blanks: rows without a text, by split; as many as were asked for.
+        blanks: the first rows without a text, by split, as they are numbered in the file.
+        unlabelled: likewise those with a text but without a label.
     """
 
     class_names: list[str]
@@ -134,7 +137,8 @@ class Findings:
     agreeing: list[Repeat] = field(default_factory=list)
     crossing: list[Repeat] = field(default_factory=list)
     totals: Counter[str] = field(default_factory=Counter)
-    blanks: dict[str, list[int]] = field(default_factory=dict)
+    blanks: dict[str, list[str]] = field(default_factory=dict)
+    unlabelled: dict[str, list[str]] = field(default_factory=dict)
 
 
 def find_flaws(splits: dict[str, TokenizedRows], class_names: list[str], examples: int = 0) -> Findings:
@@ -153,7 +157,8 @@ def find_flaws(splits: dict[str, TokenizedRows], class_names: list[str], example
         [Shared(first, second) for first, second in combinations(splits, 2)],
     )
     for name, rows in splits.items():
-        found.blanks[name] = np.sort(rows.rows[np.flatnonzero(rows.blank)])[:examples].tolist()
+        found.blanks[name] = _first_skipped(rows, NO_TEXT, examples)
+        found.unlabelled[name] = _first_skipped(rows, NO_LABEL, examples)
     for repeat in repeats(splits):
         here = [name for name in splits if repeat.rows(name) > 1]
         for name in here:
@@ -181,9 +186,14 @@ def _counts(rows: TokenizedRows, classes: int) -> SplitFindings:
     return SplitFindings(
         rows=len(rows),
         truncated=int(rows.truncated.sum()),
-        blank=int(rows.blank.sum()),
+        blank=rows.skipped[NO_TEXT].count if NO_TEXT in rows.skipped else 0,
+        unlabelled=rows.skipped[NO_LABEL].count if NO_LABEL in rows.skipped else 0,
         classes=np.bincount(rows.labels, minlength=classes).tolist(),
     )
+
+
+def _first_skipped(rows: TokenizedRows, reason: str, examples: int) -> list[str]:
+    return rows.skipped[reason].first[:examples] if reason in rows.skipped else []
 
 
 def repeats(splits: dict[str, TokenizedRows]) -> Iterator[Repeat]:
@@ -290,6 +300,11 @@ def _gist(findings: Findings, deduplicated: bool) -> list[str]:
         for name, split in findings.splits.items()
         if split.blank
     ]
+    lines += [
+        f"{_texts(split.unlabelled)} of {name} {'has' if split.unlabelled == 1 else 'have'} no label"
+        for name, split in findings.splits.items()
+        if split.unlabelled
+    ]
     name, train = next(iter(findings.splits.items()))
     if train.rare:
         few = [f"{findings.class_names[index]} ({train.classes[index]:,})" for index in train.rare]
@@ -340,10 +355,13 @@ def findings_text(findings: Findings) -> str:
             more = repeat.counts.total() - len(repeat.places)
             where = ", ".join(places) + (f", and {more:,} more" if more else "")
             lines.append(f"  {where} | {_short(repeat.text)}")
-    for name, rows in findings.blanks.items():
-        if rows:
-            lines += ["", f"empty in {name}: row {', '.join(str(row + 1) for row in rows)}"]
-            lines[-1] += ", …" * (findings.splits[name].blank > len(rows))
+    for name, split in findings.splits.items():
+        for what, count, rows in (
+            ("empty", split.blank, findings.blanks.get(name)),
+            ("without a label", split.unlabelled, findings.unlabelled.get(name)),
+        ):
+            if rows:
+                lines += ["", f"{what} in {name}: row {', '.join(rows)}" + ", …" * (count > len(rows))]
     return "\n".join(lines)
 
 
@@ -409,7 +427,7 @@ def merged(folds: Sequence[Predictions], labels: np.ndarray) -> Predictions:
 
     Args:
         folds: of one training split.
-        labels: int64 (N,), those of that split.
+        labels: int64 (N,), those of that split's rows, in its order.
 
     Raises:
         UserError: they do not cover each of its rows once.
@@ -423,9 +441,10 @@ def merged(folds: Sequence[Predictions], labels: np.ndarray) -> Predictions:
         np.concatenate([each.labels for each in folds])[order],
         np.concatenate([each.probs for each in folds])[order],
         folds[0].class_names,
-        {**folds[0].facts, "split": f"out of {len(folds)} folds"},
+        {**folds[0].facts, "split": f"out of {len(folds)} folds", "rows": len(labels)},
     )
-    if not np.array_equal(whole.rows, np.arange(len(labels))) or not np.array_equal(whole.labels, labels):
+    once = len(np.unique(whole.rows)) == len(whole.rows) == len(labels)  # some numbers may be skipped rows'
+    if not once or not np.array_equal(whole.labels, labels):
         raise UserError(
             "the folds did not score each training row once. Leave the data as it is while they train, and "
             "--trainer.limit_val_batches alone."

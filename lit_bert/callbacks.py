@@ -28,7 +28,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from lit_bert import UserError, escape
 from lit_bert.predictions import VALIDATED, Predictions
-from lit_bert.tables import Numbered, Row, RowWriter
+from lit_bert.tables import Numbered, RowWriter
 
 log = logging.getLogger("lit_bert")
 
@@ -194,12 +194,18 @@ class Outputs(Callback):
         self._seen = []
         order = rows.argsort(kind="stable")
         if trainer.is_global_zero:
+            facts: dict[str, Any] = {}
+            part = "test" if trainer.state.fn == "test" else "validation"
+            counts = getattr(getattr(trainer, "datamodule", None), "counts", {}).get(part)
+            if counts is not None:  # fewer are scored than could be where batches are limited
+                facts["rows"] = {**counts.as_dict(), "scored": len(rows)}
             self.predictions = Predictions(
                 loaders.dataset.texts(rows[order]),
                 rows[order],
                 labels[order],
                 probs[order],
                 list(pl_module.hparams["label_names"]),
+                facts,
             )
 
     on_test_epoch_start = on_validation_epoch_start
@@ -322,6 +328,7 @@ class Dashboard(Outputs):
                     folder = Path(str(kept.dirpath))
                     folder.mkdir(parents=True, exist_ok=True)
                     facts = {
+                        **self.predictions.facts,
                         "global_step": trainer.global_step,
                         "used_for": [CHOOSING] * chooses_epoch(trainer),
                     }
@@ -465,18 +472,28 @@ def _number(value: Any, what: str) -> float:
 class PredictionWriter(Callback):
     """Hands each row on with its prediction, in the order of the input, as soon as its window is complete.
 
-    Adds `predicted_label`, `probability` and `probability_<class>` to the columns of the row.
+    Adds `prediction_columns` to the columns of the row. Rows without an answer come in their place, too.
+
+    Args:
+        writer: where rows go.
+        prefix: of the names of the columns that are added.
 
     Attributes:
         rows: how many were written.
+        unanswered: how many of them have no answer.
         truncated: how many texts were longer than the model reads.
     """
 
-    def __init__(self, writer: RowWriter) -> None:
-        self.writer = writer
-        self.rows = self.truncated = 0
+    def __init__(self, writer: RowWriter, prefix: str = "") -> None:
+        self.writer, self.prefix = writer, prefix
+        self.rows = self.unanswered = self.truncated = 0
         self._window = 0
         self._held: list[tuple[Numbered, Tensor]] = []
+        self._without: list[Numbered] = []
+
+    def add_unanswered(self, numbered: Numbered) -> None:
+        """Takes a row that has no text or cannot be read; to be called in the order of the input."""
+        self._without.append(numbered)
 
     def on_predict_batch_end(
         self,
@@ -494,22 +511,38 @@ class PredictionWriter(Callback):
         self.truncated += batch["truncated"]
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write(pl_module)
+        self._write(pl_module, is_last=True)
 
-    def _write(self, pl_module: LightningModule) -> None:
-        self._held.sort(key=lambda held: held[0].number)
+    def _write(self, pl_module: LightningModule, is_last: bool = False) -> None:
+        columns = prediction_columns(pl_module.hparams["label_names"], self.prefix)
         names = pl_module.hparams["label_names"]
-        self.writer.write(_labelled(numbered.row, probs, names) for numbered, probs in self._held)
-        self.rows += len(self._held)
+        # The reader is ahead: of the rows without an answer some belong to the next window.
+        last = max((numbered.number for numbered, _ in self._held), default=0)
+        without = self._without if is_last else [each for each in self._without if each.number < last]
+        self._without = self._without[len(without) :]
+        answered = [(numbered, _answer(probs, names)) for numbered, probs in self._held]
+        rows = [*answered, *((numbered, [None] * len(columns)) for numbered in without)]
+        rows.sort(key=lambda row: row[0].number)
+        self.writer.write(
+            {
+                **(numbered.row if isinstance(numbered.row, dict) else {}),
+                **dict(zip(columns, answer, strict=True)),
+            }
+            for numbered, answer in rows
+        )
+        self.rows += len(rows)
+        self.unanswered += len(without)
         self._held = []
 
 
-def _labelled(row: Any, probs: Tensor, names: list[str]) -> Row:
+def prediction_columns(names: list[str], prefix: str = "") -> list[str]:
+    """The columns that `predict` adds for classes of these names."""
+    columns = ["predicted_label", "probability", *(f"probability_{name}" for name in names)]
+    return [prefix + column for column in columns]
+
+
+def _answer(probs: Tensor, names: list[str]) -> list[Any]:
+    """The values of `prediction_columns`."""
     values = [round(value, 6) for value in probs.tolist()]
     best = int(probs.argmax())
-    return {
-        **row,
-        "predicted_label": names[best],
-        "probability": values[best],
-        **{f"probability_{name}": value for name, value in zip(names, values, strict=True)},
-    }
+    return [names[best], values[best], *values]

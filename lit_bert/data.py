@@ -2,6 +2,8 @@
 
 Steps 2 and 3 of the journey. A split is tokenized the first time a run needs it, into an Arrow file under
 `$LIT_BERT_CACHE` whose folder is named by everything that changes the result; later runs only map the file.
+Rows without a text or without a label are skipped there and counted; rows keep the numbers that they have in
+their file. What a cell is as a text and as a label, `tables.text_of` and `tables.label_of` say.
 
     python -m lit_bert fit --data.dataset reviews.csv --data.text_column review --data.label_column stars
 """
@@ -9,6 +11,7 @@ Steps 2 and 3 of the journey. A split is tokenized the first time a run needs it
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import itertools
 import json
@@ -16,10 +19,11 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -28,18 +32,75 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSamplerWrapper
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, SequentialSampler
 
-from lit_bert import UserError
+from lit_bert import UserError, escape
 from lit_bert.sources import SAMPLE, Corpus, Source, Weights, cache_root, find_corpus
-from lit_bert.tables import BadRow, Numbered
+from lit_bert.tables import (
+    QUOTING,
+    BadRow,
+    CellError,
+    Numbered,
+    label_of,
+    missing_column,
+    near_column,
+    text_of,
+)
 
 log = logging.getLogger(__name__)
 
-CACHE_FORMAT = 2  # part of every cache key: raise it when what is written changes
+CACHE_FORMAT = 3  # part of every cache key: raise it when what is written changes
 TOKENIZE_ROWS = 1000  # rows tokenized, and held, at a time
 GROUP_BATCHES = 50  # batches sorted by length together in training
 PREDICT_ROWS = 4096  # rows tokenized and sorted by length together in prediction
+NO_TEXT, NO_LABEL = "without a text", "without a label"  # why a row is skipped
+FIRST_SKIPPED = 10  # rows skipped for one reason whose numbers are kept
+SHOWN_LABELS = 20  # of a list in a message
 
 Batch = dict[str, Any]
+
+
+@dataclass
+class Skipped:
+    """Rows of a split that were skipped for one reason: how many, and the numbers of the first from 1."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        more = ", …" if self.count > len(self.first) else ""
+        return f"{self.count:,} (row{'s' * (self.count > 1)} {', '.join(self.first)}{more})"
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """What became of the rows of a split in one part of a run. The numbers add up.
+
+    Attributes:
+        split: its name.
+        read: rows it has.
+        skipped: those that could not be used, by reason.
+        left_out: those that a setting leaves to another part or to none, by that setting.
+        used: the others: trained on, validated on, or scored.
+    """
+
+    split: str
+    read: int
+    skipped: dict[str, Skipped]
+    left_out: dict[str, int]
+    used: int
+
+    def __post_init__(self) -> None:
+        lost = sum(each.count for each in self.skipped.values()) + sum(self.left_out.values())
+        assert self.read == lost + self.used, f"rows do not add up: {self}"
+
+    def __str__(self) -> str:
+        parts = [f"{self.read:,} read"]
+        parts += [f"{each} {reason} skipped" for reason, each in self.skipped.items()]
+        parts += [f"{count:,} left out by {why}" for why, count in self.left_out.items()]
+        return ", ".join([*parts, f"{self.used:,} used"])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for a record."""
+        return asdict(self)
 
 
 class TokenizedRows(Dataset):
@@ -49,13 +110,13 @@ class TokenizedRows(Dataset):
 
     Attributes:
         key: name of the file's folder, which changes with what is in it.
-        rows: int64 (N,), the rows of the file that this view shows, in its order.
+        skipped: rows of the split that could not be used, by reason; {} for a view.
+        rows: int64 (N,), the rows that this view shows, in its order, by their numbers in the split from 0;
+            skipped rows have numbers too. A split of several files is counted through.
         labels: int64 (N,), class indices.
         lengths: int64 (N,), tokens of each text, special ones included.
-        hashes: uint64 (N,), `text_hash` of each text; read from the file each time, as `truncated` and
-            `blank` are.
+        hashes: uint64 (N,), `text_hash` of each text; read from the file each time, as `truncated` is.
         truncated: bool (N,), whether the text was cut.
-        blank: bool (N,), whether the text is empty or white space only.
     """
 
     def __init__(self, file: Path) -> None:
@@ -72,21 +133,27 @@ class TokenizedRows(Dataset):
         self._chunk = np.repeat(np.arange(len(chunks), dtype=np.int32), sizes)
         self._first_rows = np.cumsum([0, *sizes])  # of each chunk
         self._labels = self._table.data.column("labels").to_numpy()
-        self.rows = np.arange(len(self._starts))
+        self._numbers = self._table.data.column("row").to_numpy()  # ascending
+        self._indices = np.arange(len(self._starts))  # of the Arrow file's rows
+        self.skipped: dict[str, Skipped] = {}
 
-    def view(self, rows: np.ndarray) -> TokenizedRows:
-        """The same file, showing only `rows` of this view, in that order."""
+    def view(self, indices: np.ndarray) -> TokenizedRows:
+        """The same file, showing only those rows of this view, in that order."""
         other = object.__new__(TokenizedRows)
-        other.__dict__.update(self.__dict__, rows=self.rows[rows])
+        other.__dict__.update(self.__dict__, _indices=self._indices[indices], skipped={})
         return other
 
     @property
+    def rows(self) -> np.ndarray:
+        return self._numbers[self._indices]
+
+    @property
     def labels(self) -> np.ndarray:
-        return self._labels[self.rows]
+        return self._labels[self._indices]
 
     @property
     def lengths(self) -> np.ndarray:
-        return self._lengths[self.rows].astype(np.int64)
+        return self._lengths[self._indices].astype(np.int64)
 
     @property
     def hashes(self) -> np.ndarray:
@@ -96,34 +163,31 @@ class TokenizedRows(Dataset):
     def truncated(self) -> np.ndarray:
         return self._column("truncated")
 
-    @property
-    def blank(self) -> np.ndarray:
-        return self._column("blank")
-
     def _column(self, name: str) -> np.ndarray:
-        return self._table.data.column(name).to_numpy()[self.rows]
+        return self._table.data.column(name).to_numpy()[self._indices]
 
     @property
     def fingerprint(self) -> str:
         """Changes with the file and with the rows of it that this view shows."""
         digest = hashlib.sha256(self.key.encode())
-        digest.update(np.ascontiguousarray(self.rows).data)
+        digest.update(np.ascontiguousarray(self._indices).data)
         return digest.hexdigest()
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._indices)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.rows[index]
-        start = self._starts[row]
-        input_ids = self._values[self._chunk[row]][start : start + self._lengths[row]]
-        return {"input_ids": input_ids, "labels": self._labels[row], "rows": row}
+        place = self._indices[index]
+        start = self._starts[place]
+        input_ids = self._values[self._chunk[place]][start : start + self._lengths[place]]
+        return {"input_ids": input_ids, "labels": self._labels[place], "rows": self._numbers[place]}
 
-    def texts(self, rows: Iterable[int]) -> list[str]:
-        """The texts of rows of the file, as they were before tokenizing."""
+    def texts(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+        """The texts of rows, given by their numbers in the split, as they were before tokenizing."""
         # One by one: `take` would first copy the whole column, since it has several chunks.
         chunks, chunk_of, first = self._table.data.column("text").chunks, self._chunk, self._first_rows
-        return [chunks[chunk_of[row]][row - first[chunk_of[row]]].as_py() for row in rows]
+        places = self._numbers.searchsorted(np.asarray(rows, dtype=np.int64))
+        return [chunks[chunk_of[place]][place - first[chunk_of[place]]].as_py() for place in places]
 
     def all_texts(self) -> Iterator[str]:
         """The texts of this view, read piece by piece."""
@@ -226,7 +290,7 @@ class PredictionBatches(IterableDataset):
 
     def __iter__(self) -> Iterator[Batch]:
         for window, rows in enumerate(_chunks(self.rows, PREDICT_ROWS)):
-            encodings = self.tokenizer.encode_batch_fast([str(each.row[self.column]) for each in rows])
+            encodings = self.tokenizer.encode_batch_fast([text_of(each.row[self.column]) for each in rows])
             order = sorted(range(len(rows)), key=lambda index: -len(encodings[index].ids))
             for some in _chunks(order, self.batch_size):
                 batch = collate([{"input_ids": encodings[index].ids} for index in some], self.pad_token_id)
@@ -247,6 +311,180 @@ def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
             chunk = []
     if chunk:
         yield chunk
+
+
+class _Reading:
+    """One pass over a split: its rows with a text and a label, and how many were skipped.
+
+    Iterating gives, for each row that can be used, its number in the split from 0 with the row itself, its
+    text, and its label as `tables.label_of` has it (or its code in a ClassLabel column).
+
+    Args:
+        data: whose columns and split to read.
+        split: its name.
+        labelled: whether the label is needed; else it is not looked at, and "" given.
+
+    Attributes:
+        read: rows so far.
+        skipped: those of them that were, by reason.
+    """
+
+    def __init__(self, data: EmotionDataModule, split: str, labelled: bool = True) -> None:
+        self.data, self.split, self.labelled = data, split, labelled
+        self.read = 0
+        self.skipped: dict[str, Skipped] = {}
+        self._is_code = labelled and bool(data._own_names(split))
+        self._spellings: dict[str, str] = {}  # of a label without the white space around it: one with it
+        self._joined: dict[str, tuple[str, str]] = {}
+
+    def __iter__(self) -> Iterator[tuple[tuple[int, Numbered], str, str]]:
+        settings = self.data.hparams
+        wanted = [settings.text_column, *([settings.label_column] if self.labelled else [])]
+        unseen, columns = set(wanted), dict[str, None]()
+        for index, numbered in enumerate(self.data.corpus.splits[self.split]()):
+            self.read += 1
+            row = numbered.row
+            if isinstance(row, BadRow):
+                raise UserError(
+                    f"{self._place(numbered)}: {row.problem}. Mend or remove the row and run again."
+                )
+            if unseen:
+                columns.update(dict.fromkeys(row))
+                unseen -= row.keys()
+            for column in wanted:
+                if column not in row and near_column(column, row) is not None:
+                    raise missing_column(column, row, self._flag(column), self._place(numbered))
+            text = self._cell(numbered, settings.text_column, text_of)
+            label = self._label(numbered) if self.labelled and text is not None else ""
+            if text is not None and label is not None:
+                yield (index, numbered), text, label
+            elif not unseen:
+                self._skip(numbered, NO_TEXT if text is None else NO_LABEL)
+            else:  # perhaps no row has the column, which is another matter: told at the end
+                self._skip(numbered, NO_TEXT if text is None else NO_LABEL, refuse=False)
+        if self.read and unseen:
+            column = next(each for each in wanted if each in unseen)
+            where = f"split {self.split} of {self.data.source.name}"
+            raise missing_column(column, columns, self._flag(column), where)
+
+    def _place(self, numbered: Numbered) -> str:
+        return f"{numbered.place} of split {self.split} of {self.data.source.name}"
+
+    def _flag(self, column: str) -> str:
+        return "text_column" if column == self.data.hparams.text_column else "label_column"
+
+    def _cell(self, numbered: Numbered, column: str, convert: Callable[[Any], str | None]) -> str | None:
+        assert isinstance(numbered.row, dict)
+        try:
+            return convert(numbered.row.get(column))
+        except CellError as error:
+            wanted = "a label" if convert is label_of else "a text"
+            raise UserError(
+                f"{self._place(numbered)} has {error} in column '{escape.line(column, 100)}'; expected "
+                f"{wanted}. Mend the row, or name another column with --data.{self._flag(column)}."
+            ) from None
+
+    def _label(self, numbered: Numbered) -> str | None:
+        assert isinstance(numbered.row, dict)
+        value = numbered.row.get(self.data.hparams.label_column)
+        label = self._cell(numbered, self.data.hparams.label_column, label_of)
+        if self._is_code and label == "-1":  # how `datasets` says that a row has no label
+            return None
+        if label is not None and isinstance(value, str) and self._spellings.setdefault(label, value) != value:
+            self._joined.setdefault(label, (self._spellings[label], value))
+        return label
+
+    def _skip(self, numbered: Numbered, reason: str, refuse: bool = True) -> None:
+        if refuse and self.data.hparams.missing == "refuse":
+            raise self.data._refused(f"{numbered.place} of split {self.split}", reason)
+        skipped = self.skipped.setdefault(reason, Skipped())
+        skipped.count += 1
+        if len(skipped.first) < FIRST_SKIPPED:
+            where = f" of {escape.line(numbered.file)}" if numbered.file else ""
+            skipped.first.append(f"{numbered.number}{where}")
+
+    def notes(self) -> list[str]:
+        """What was done to labels that a person may not expect."""
+        return [
+            f"labels '{escape.line(first, 60)}' and '{escape.line(other, 60)}' of split {self.split} are one "
+            "class: white space around a label is cut"
+            for first, other in list(self._joined.values())[:SHOWN_LABELS]
+        ]
+
+
+class _Labels:
+    """From the labels of a split to class indices.
+
+    A label is found by its name. Codes (whole numbers where no class is called like one) are translated only
+    by an order that the file gives (ClassLabel) or the user (`data.label_names`).
+
+    Args:
+        data: whose settings hold.
+        split: its name.
+        names: the class names in the order of their indices.
+    """
+
+    def __init__(self, data: EmotionDataModule, split: str, names: list[str]) -> None:
+        self.data, self.split, self.names = data, split, names
+        self.index_of = {name: index for index, name in enumerate(names)}
+        self.codes: list[str] | None = data._own_names(split) or None  # by the file: every label is a code
+        self.order: list[str] | None = None  # by the user: a label may be a code, where no class is so called
+        self.translated: dict[str, str] = {}  # codes by an order of the user
+        given = data.hparams.label_names
+        self._renamed = bool(self.codes) and not set(self.codes or ()) & set(names)
+        if self._renamed:
+            if not given or len(given) != len(self.codes or ()):
+                raise UserError(
+                    f"the file of split {split} of {data.source.name} names the classes "
+                    f"{_listed(self.codes or ())}; the classes here are {_listed(names)}. Expected the same "
+                    "names; or say what its codes 0, 1, 2, … mean with --data.label_names, a name for each."
+                )
+            self.codes = given
+        elif not self.codes and not any(map(_is_whole, names)):
+            self.order = given
+
+    def index(self, numbered: Numbered, label: str) -> int:
+        """The class index of a row's label."""
+        assert isinstance(numbered.row, dict)
+        value, name = numbered.row[self.data.hparams.label_column], label
+        if self.codes and isinstance(value, int) and 0 <= value < len(self.codes):
+            name = self.codes[value]
+            if self._renamed:
+                self.translated[label] = name
+        elif self.order and _is_whole(label) and 0 <= int(label) < len(self.order):
+            name = self.translated[label] = self.order[int(label)]
+        if name in self.index_of:
+            return self.index_of[name]
+        if _is_whole(name) and not any(map(_is_whole, self.names)):
+            raise self.codes_beside_names()
+        raise UserError(
+            f"{numbered.place} of split {self.split} of {self.data.source.name} has the label "
+            f"'{escape.line(name, 100)}', none of the {len(self.names)} known ones: {_listed(self.names)}. "
+            "Mend the row, or name all classes with --data.label_names when training."
+        )
+
+    def codes_beside_names(self) -> UserError:
+        """The labels of the split beside the classes, for a person to see what the codes may mean."""
+        found: dict[str, None] = {}
+        for _, _, label in _Reading(self.data, self.split):
+            found[label] = None
+            if len(found) > SHOWN_LABELS:
+                break
+        labels = sorted(found, key=lambda name: (int(name) if _is_whole(name) else -1, name))
+        given = self.data.hparams.label_names
+        order = f", and data.label_names is {_listed(given)}" if given else ""
+        return UserError(
+            f"the labels in split {self.split} of {self.data.source.name} are {_listed(labels)}; the classes "
+            f"are {_listed(self.names)}{order}. Nothing says which code means which class: give the names in "
+            "the order of the codes 0, 1, 2, … with --data.label_names, or write names into the file."
+        )
+
+    def notes(self) -> list[str]:
+        """How codes were translated."""
+        pairs = [f"{code} as {escape.line(name, 60)}" for code, name in sorted(self.translated.items())]
+        more = ", …" if len(pairs) > SHOWN_LABELS else ""
+        read = ", ".join(pairs[:SHOWN_LABELS]) + more
+        return [f"label codes of split {self.split} are read by --data.label_names: {read}"] if pairs else []
 
 
 class TrainingLoader(DataLoader):
@@ -271,16 +509,24 @@ class EmotionDataModule(LightningDataModule):
 
     Args:
         dataset: a CSV, TSV, JSON Lines or Parquet file; a folder with train.*, validation.* and test.* of
-            those kinds; `sample` for the packaged corpus; or `owner/name:configuration@revision` on the Hub,
-            the last two parts as needed.
+            those kinds, with a folder of such files for each split, or as `datasets` saves it; `sample` for
+            the packaged corpus; or `owner/name:configuration@revision` on the Hub, the last two parts as
+            needed.
         stand_in: what to use when the Hub cannot be asked and nothing is cached: `sample`, or null to make
             that an error.
-        text_column: column with the text.
-        label_column: column with the label, a string or an integer.
-        label_names: class names in the order of their indices; null takes them from the data (its ClassLabel
-            feature, else the sorted values in the training split).
+        text_column: column with the text, a string or a whole number.
+        label_column: column with the label: a string (white space around it is cut), a number or a boolean.
+        label_names: class names in the order of their indices, and of the codes 0, 1, 2, … where this data
+            has codes for labels: a list, or the names with commas between them (a name with a comma in
+            quotes, as in CSV). null takes them from the data (its ClassLabel feature, else the sorted values
+            in the training split).
+        quoting: how `"` in CSV and TSV files is taken: `csv` for cells in quotes, which may hold line ends;
+            `none` for a letter like any other; `auto` reads a file in both ways to find out, and asks where
+            both give rows.
+        missing: what to do with rows that have no text or no label: `skip` them, counted, or `refuse` them.
         train_split: split to train on. A single file is the split `train`.
-        val_split: split to validate on; carved from the training split where the data has none.
+        val_split: split to validate on (in the data it may also be called val, valid, dev, development or
+            eval); carved from the training split where the data has none.
         test_split: split that `test` scores.
         val_fraction: share of the training split, class by class, that becomes the validation split where the
             data has none.
@@ -299,6 +545,9 @@ class EmotionDataModule(LightningDataModule):
         batch_size: texts per optimizer step and device.
         eval_batch_size: texts per batch and device in validation, test and prediction.
         weights: whose tokenizer to use.
+
+    Attributes:
+        counts: what became of the rows of each part (`train`, `validation`, `test`) that was set up.
     """
 
     if TYPE_CHECKING:
@@ -310,7 +559,9 @@ class EmotionDataModule(LightningDataModule):
         stand_in: str | None = SAMPLE,
         text_column: str = "text",
         label_column: str = "label",
-        label_names: list[str] | None = None,
+        label_names: list[str] | str | None = None,
+        quoting: Literal["auto", "csv", "none"] = "auto",
+        missing: Literal["skip", "refuse"] = "skip",
         train_split: str = "train",
         val_split: str = "validation",
         test_split: str = "test",
@@ -328,9 +579,11 @@ class EmotionDataModule(LightningDataModule):
         weights: Weights | None = None,
     ) -> None:
         super().__init__()
+        label_names = _names(label_names) if isinstance(label_names, str) else label_names
         # Not to the logger: there the model's `label_names` would meet the unset one here.
         self.save_hyperparameters(ignore=["weights"], logger=False)
         self.weights = weights or Weights()
+        self.counts: dict[str, RowCounts] = {}
         self.skip_batches = 0  # of the first epoch, that an earlier process trained on
         self._splits: dict[str, TokenizedRows] = {}
         self._duplicates: np.ndarray | None = None
@@ -340,6 +593,9 @@ class EmotionDataModule(LightningDataModule):
             value = self.hparams[name]
             if value is not None and value < least:
                 raise UserError(f"data.{name} is {value}; expected at least {least}.")
+        for name, choices in {"quoting": QUOTING, "missing": ("skip", "refuse")}.items():
+            if self.hparams[name] not in choices:
+                raise UserError(f"data.{name} is {self.hparams[name]}; expected {' or '.join(choices)}.")
         if not 0 < val_fraction < 1:
             raise UserError(f"data.val_fraction is {val_fraction}; expected a share between 0 and 1.")
         if folds is not None and folds < 2:
@@ -356,7 +612,8 @@ class EmotionDataModule(LightningDataModule):
     @cached_property
     def corpus(self) -> Corpus:
         """The text, found but not read."""
-        return find_corpus(self.hparams.dataset, self.hparams.stand_in, self._have_fit_splits)
+        settings = self.hparams
+        return find_corpus(settings.dataset, settings.stand_in, self._have_fit_splits, settings.quoting)
 
     @property
     def source(self) -> Source:
@@ -365,22 +622,39 @@ class EmotionDataModule(LightningDataModule):
 
     @property
     def label_names(self) -> list[str]:
-        """Class names in the order of their indices. Looks at the data when `label_names` was not given."""
-        if self.weights.class_names:
-            return self.weights.class_names
-        if self.hparams.label_names:
-            return self.hparams.label_names
-        split = self.hparams.train_split
-        if self.corpus.splits and split not in self.corpus.splits:
-            raise self._no_split("train_split", split, self.corpus.splits)
-        return remembered(self._labels_note(self.corpus.fingerprint(split)), self._find_label_names)
+        """Class names in the order of their indices: the model's, the given ones, or those in the data."""
+        given = self.hparams.label_names
+        if given and not all(name.strip() for name in given):
+            raise UserError(f"data.label_names is {_listed(given)}, with an empty name; expected names.")
+        double = [name for name, count in Counter(given or ()).items() if count > 1]
+        if double:
+            raise UserError(
+                f"data.label_names has '{escape.line(double[0], 100)}' twice; expected different names."
+            )
+        known = self.weights.class_names
+        if given and known and set(given) != set(known):
+            raise UserError(
+                f"data.label_names is {_listed(given)}, but the classes of the model are {_listed(known)}; "
+                "expected the same names, in the order of the label codes."
+            )
+        names = known or given
+        if not names:
+            fingerprint = self.corpus.fingerprint(self._split_name("train_split"))
+            names = remembered(self._labels_note(fingerprint), self._find_label_names)
+        if len(names) < 2:
+            split = self.hparams.train_split
+            raise self._too_few(
+                split, f"only the class '{escape.line(names[0], 100)}'" if names else "no rows"
+            )
+        return names
 
     def _find_label_names(self) -> list[str]:
-        split = self.hparams.train_split
-        names = self.corpus.class_names(self.hparams.label_column, split) or self._names_in_train()
-        if len(names) < 2:
-            raise self._too_few(split, f"only the class '{names[0]}'" if names else "no rows")
-        return names
+        split = self._split_name("train_split")
+        return self._own_names(split) or self._names_in_train()
+
+    def _own_names(self, split: str) -> list[str]:
+        """The names in a ClassLabel column, in the order of their codes; [] where it is none."""
+        return [name.strip() for name in self.corpus.class_names(self.hparams.label_column, split) or ()]
 
     @property
     def _split_names(self) -> list[str]:
@@ -389,41 +663,35 @@ class EmotionDataModule(LightningDataModule):
         note = self._splits_note(self.corpus.fingerprint(self.hparams.train_split))
         return remembered(note, lambda: list(self.corpus.splits))
 
+    def _split_name(self, flag: str) -> str:
+        """What the corpus calls the split that a setting names.
+
+        Raises:
+            UserError: there is none, or there are several.
+        """
+        corpus, wanted = self.corpus, self.hparams[flag]
+        name = corpus.own_names.get(wanted, wanted)
+        if corpus.splits and name in corpus.candidates:
+            there = corpus.candidates[name]
+            raise UserError(
+                f"{self.source.name} has {len(there)} splits for {name}: {', '.join(there)}. Move all but "
+                f"one away, or say which it is with --data.{flag}, as in --data.{flag} {there[0]}."
+            )
+        if corpus.splits and name not in corpus.splits:
+            raise self._no_split(flag, wanted, corpus.splits)
+        return name
+
+    def _has_split(self, flag: str) -> bool:
+        corpus, wanted = self.corpus, self.hparams[flag]
+        name = corpus.own_names.get(wanted, wanted)
+        return name in corpus.candidates or name in self._split_names
+
     def _names_in_train(self) -> list[str]:
-        """The sorted values of the label column; integers in numeric order."""
-        names: set[str] = set()
-        for numbered in self.corpus.splits[self.hparams.train_split]():
-            names.add(_label_name(self._cell(numbered, self.hparams.train_split, self.hparams.label_column)))
+        """The sorted names in the label column; whole numbers in numeric order."""
+        reading = _Reading(self, self._split_name("train_split"))
+        names = {label for _, _, label in reading}
         whole = all(_is_whole(name) for name in names)
         return sorted(names, key=lambda name: (int(name) if whole else 0, name))
-
-    def _cell(self, numbered: Numbered, split: str, column: str) -> Any:
-        """One cell, or a UserError that names the row."""
-        if isinstance(numbered.row, BadRow):
-            raise UserError(
-                f"{numbered.place} of split {split} of {self.source.name}: {numbered.row.problem}. "
-                "Mend or remove the row and run again."
-            )
-        if column not in numbered.row:
-            flag = "text_column" if column == self.hparams.text_column else "label_column"
-            raise UserError(
-                f"{self.source.name} has no column '{column}' (split {split}, {numbered.place}); it has "
-                f"{', '.join(map(str, numbered.row))}. Name the right one with --data.{flag}."
-            )
-        value = numbered.row[column]
-        is_label = column == self.hparams.label_column
-        if isinstance(value, list | dict):
-            raise UserError(
-                f"{numbered.place} of split {split} of {self.source.name} has a {type(value).__name__} in "
-                f"'{column}'; expected {'one label' if is_label else 'a text'}. Mend the row, or name "
-                f"another column with --data.{'label' if is_label else 'text'}_column."
-            )
-        if value is None or (is_label and (not str(value).strip() or value != value)):
-            raise UserError(
-                f"{numbered.place} of split {split} of {self.source.name} has an empty '{column}'. "
-                "Mend or remove the row and run again."
-            )
-        return value
 
     def _no_split(self, flag: str, wanted: str, there: Iterable[str]) -> UserError:
         there = sorted(there)
@@ -431,7 +699,7 @@ class EmotionDataModule(LightningDataModule):
             one = f"--data.test_split {self.hparams.val_split}, or all of --data.test_split {there[0]}"
         else:
             one = f"--data.{flag}, for example --data.{flag} {there[0]}"
-        has = f"it has {', '.join(there)}. Name another with {one}."
+        has = f"it has {', '.join(escape.line(name, 100) for name in there)}. Name another with {one}."
         return UserError(f"{self.source.name} has no split '{wanted}'; {has}")
 
     # --- the cache ---
@@ -445,7 +713,7 @@ class EmotionDataModule(LightningDataModule):
 
     def _split_folder(self, fingerprint: str, split: str, label_names: list[str]) -> Path:
         tokenizer = self.weights.tokenizer_files["tokenizer.json"]
-        columns = (self.hparams.text_column, self.hparams.label_column, label_names)
+        columns = (self.hparams.text_column, self.hparams.label_column, label_names, self._codes)
         key = cache_key((fingerprint, split, *columns, tokenizer, self.hparams.max_length))
         return cache_root() / "tokens" / key
 
@@ -455,36 +723,52 @@ class EmotionDataModule(LightningDataModule):
         if not all(note.is_file() for note in notes):
             return False
         found, splits = (json.loads(note.read_text(encoding="utf-8")) for note in notes)
+        if self.hparams.train_split not in splits or self.hparams.val_split not in (*splits, "validation"):
+            return False  # by another name, which only the data knows
         wanted = {self.hparams.train_split}
         if not self.hparams.folds:
             wanted |= {self.hparams.val_split} & set(splits)
-        names = self.hparams.label_names or found
+        names = self.weights.class_names or self.hparams.label_names or found
         return all(self._split_folder(fingerprint, split, names).is_dir() for split in wanted)
+
+    @property
+    def _codes(self) -> list[str] | None:
+        """The given order of label codes, where it is not that of the classes."""
+        return self.hparams.label_names if self.weights.class_names else None
 
     def _tokenized(self, flag: str) -> TokenizedRows:
         """A split as the data has it, tokenized now if it never was."""
-        split = self.hparams[flag]
+        split = self._split_name(flag)
         if split not in self._splits:
-            if self.corpus.splits and split not in self.corpus.splits:
-                raise self._no_split(flag, split, self.corpus.splits)
             folder = self._split_folder(self.corpus.fingerprint(split), split, self.label_names)
             if not folder.is_dir():
                 if split not in self._readers():
                     raise self._no_split(flag, split, self.corpus.splits)
                 self._tokenize(split, folder)
             facts = json.loads((folder / "split.json").read_text(encoding="utf-8"))
+            skipped = {reason: Skipped(**each) for reason, each in facts["skipped"].items()}
+            if facts["order"] not in (None, self.hparams.label_names):  # given when it was tokenized, not now
+                self._readers()
+                raise _Labels(self, split, self.label_names).codes_beside_names()
+            if skipped and self.hparams.missing == "refuse":
+                reason, each = next(iter(skipped.items()))
+                raise self._refused(f"row {each.first[0]} of split {split}", reason)
+            for note in facts["notes"]:
+                log.info(note)
             if facts["truncated"]:
                 log.info(
                     f"{facts['truncated']:,} of {facts['rows']:,} texts of split {split} are cut at "
                     f"{self.hparams.max_length} tokens (--data.max_length)"
                 )
-            self._splits[split] = TokenizedRows(folder / "rows.arrow")
+            rows = TokenizedRows(folder / "rows.arrow")
+            rows.skipped = skipped
+            self._splits[split] = rows
         return self._splits[split]
 
     def _readers(self) -> dict[str, Callable[[], Iterator[Numbered]]]:
         """The corpus's splits, to be read."""
         if not self.corpus.splits:  # found by its pinned revision alone: now it has to be asked for
-            self.__dict__["corpus"] = find_corpus(self.hparams.dataset, None)
+            self.__dict__["corpus"] = find_corpus(self.hparams.dataset, None, quoting=self.hparams.quoting)
         return self.corpus.splits
 
     def _tokenize(self, split: str, folder: Path) -> None:
@@ -494,53 +778,61 @@ class EmotionDataModule(LightningDataModule):
 
         tokenizer = self.weights.tokenizer(self.hparams.max_length)
         names = self.label_names
-        if len(names) < 2:
-            raise self._too_few(self.hparams.train_split, f"only the class '{names[0]}'")
-        double = [name for name, count in Counter(names).items() if count > 1]
-        if double:
-            raise UserError(f"data.label_names has '{double[0]}' twice; expected different names.")
-        index_of = {name: index for index, name in enumerate(names)}
+        labels = _Labels(self, split, names)
         features = Features(
             {
+                "row": Value("int64"),
                 "text": Value("string"),
                 "input_ids": List(Value("int32")),
                 "labels": ClassLabel(names=names),
                 "hash": Value("uint64"),
                 "truncated": Value("bool"),
-                "blank": Value("bool"),
             }
         )
-        counts: Counter[int] = Counter()
-        truncated = 0
+        reading = _Reading(self, split)
+        kept = truncated = 0
 
         def write(partial: Path) -> None:
-            nonlocal truncated
+            nonlocal kept, truncated
             partial.mkdir()
             with ArrowWriter(path=str(partial / "rows.arrow"), features=features) as writer:
-                for rows in _chunks(self.corpus.splits[split](), TOKENIZE_ROWS):
-                    texts = [str(self._cell(each, split, self.hparams.text_column)) for each in rows]
-                    labels = [self._label_index(each, split, index_of) for each in rows]
+                for rows in _chunks(reading, TOKENIZE_ROWS):
+                    texts = [text for _, text, _ in rows]
                     encodings = tokenizer.encode_batch_fast(texts)
                     cut = [bool(each.overflowing) for each in encodings]
                     truncated += sum(cut)
-                    counts.update(labels)
+                    kept += len(rows)
                     batch = {
+                        "row": np.array([index for (index, _), _, _ in rows]),
                         "text": texts,
                         "input_ids": [np.array(each.ids, dtype=np.int32) for each in encodings],
-                        "labels": labels,
+                        "labels": [labels.index(numbered, label) for (_, numbered), _, label in rows],
                         "hash": np.array([text_hash(text) for text in texts], dtype=np.uint64),
                         "truncated": np.array(cut),
-                        "blank": np.array([not text.strip() for text in texts]),
                     }
                     writer.write_batch(batch)
-                if len(counts) < 2:
-                    found = f"only the class '{names[next(iter(counts))]}'" if counts else "no rows"
-                    raise self._too_few(split, found)
+                if not kept:
+                    raise self._no_rows(split, reading)
                 writer.finalize()
-            facts = {"rows": counts.total(), "truncated": truncated}
+            assert reading.read == kept + sum(each.count for each in reading.skipped.values())
+            facts = {
+                "rows": kept,
+                "truncated": truncated,
+                "read": reading.read,
+                "skipped": {reason: asdict(each) for reason, each in reading.skipped.items()},
+                "order": self.hparams.label_names if labels.translated else None,
+                "notes": [*self.corpus.notes(split), *reading.notes(), *labels.notes()],
+            }
             (partial / "split.json").write_text(json.dumps(facts), encoding="utf-8")
 
         write_atomically(folder, write)
+
+    def _no_rows(self, split: str, reading: _Reading) -> UserError:
+        why = "".join(f", {each} {reason}" for reason, each in reading.skipped.items())
+        return UserError(
+            f"split {split} of {self.source.name} has no rows to use: {reading.read:,} read{why}. Add rows, "
+            "or name other columns with --data.text_column and --data.label_column."
+        )
 
     def _too_few(self, split: str, found: str) -> UserError:
         return UserError(
@@ -548,21 +840,14 @@ class EmotionDataModule(LightningDataModule):
             "Add rows, or name another column with --data.label_column."
         )
 
-    def _label_index(self, numbered: Numbered, split: str, index_of: dict[str, int]) -> int:
-        value = self._cell(numbered, split, self.hparams.label_column)
-        own = self.corpus.class_names(self.hparams.label_column, split) or []
-        name = own[value] if own and isinstance(value, int) and 0 <= value < len(own) else _label_name(value)
-        if name in index_of:
-            return index_of[name]
-        name = _label_name(value)
-        if not any(map(_is_whole, index_of)) and _is_whole(name) and 0 <= int(name) < len(index_of):
-            return int(name)
-        known = ", ".join(list(index_of)[:10]) + (", …" if len(index_of) > 10 else "")
-        raise UserError(
-            f"{numbered.place} of split {split} of {self.source.name} has the label '{name}', none of the "
-            f"{len(index_of)} known ones: {known}. "
-            "Mend the row, or name all classes with --data.label_names when training."
+    def _refused(self, place: str, reason: str) -> UserError:
+        return UserError(
+            f"{place} of {self.source.name} is {reason} (column '{self._column_of(reason)}'), and "
+            "data.missing is refuse. Mend or remove the row, or skip such rows with --data.missing skip."
         )
+
+    def _column_of(self, reason: str) -> str:
+        return escape.line(self.hparams.text_column if reason == NO_TEXT else self.hparams.label_column, 100)
 
     # --- LightningDataModule ---
 
@@ -579,19 +864,58 @@ class EmotionDataModule(LightningDataModule):
             self._test_part()
 
     def setup(self, stage: str) -> None:
-        """Maps the splits that the stage needs."""
+        """Maps the splits that the stage needs, and counts what became of their rows."""
         if stage == "fit":
-            self.train_rows = self._subset(self._train_part(), self.hparams.train_rows)
+            part = self._train_part()
+            self.train_rows = self._subset(part, self.hparams.train_rows)
+            self._count_train(part)
         if stage in ("fit", "validate"):
-            val_rows = self._val_part()
-            if not len(val_rows):
-                raise UserError(
-                    f"{self.source.name} has too few rows to carve a validation split from: at most one of "
-                    "each class. Add rows, or a file for --data.val_split."
+            part = self._val_part()
+            self.val_rows = _by_length(self._subset(part, self.hparams.val_rows))
+            self._count_val(part)
+        if stage == "fit":
+            classes = np.unique(self.val_rows.labels)
+            if len(classes) == 1:
+                name = escape.line(self.label_names[classes[0]], 100)
+                log.info(
+                    f"validation has only the class '{name}': its scores choose the epoch and say nothing of "
+                    "the other classes"
                 )
-            self.val_rows = _by_length(self._subset(val_rows, self.hparams.val_rows))
         if stage == "test":
-            self.test_rows = _by_length(self._test_part())
+            part = self._test_part()
+            self.test_rows = _by_length(part)
+            if self._test_is_val:
+                self._count_val(part, "test", len(part))
+            else:
+                self._count("test", self._split_name("test_split"), {}, len(part))
+
+    def _count(self, part: str, split: str, left_out: dict[str, int], used: int) -> None:
+        whole = self._splits[split]
+        read = len(whole) + sum(each.count for each in whole.skipped.values())
+        left_out = {why: count for why, count in left_out.items() if count}
+        self.counts[part] = RowCounts(split, read, whole.skipped, left_out, used)
+
+    def _count_train(self, part: TokenizedRows) -> None:
+        split = self._split_name("train_split")
+        before = len(self._carved()[0]) if self._carves else len(self.whole())
+        left_out = {
+            self._carving: len(self.whole()) - before,
+            "data.deduplicate": before - len(part),
+            "data.train_rows": len(part) - len(self.train_rows),
+        }
+        self._count("train", split, left_out, len(self.train_rows))
+
+    def _count_val(self, part: TokenizedRows, name: str = "validation", used: int | None = None) -> None:
+        flag = "train_split" if self._carves else "val_split"
+        used = len(self.val_rows) if used is None else used
+        whole = self._splits[self._split_name(flag)]
+        left_out = {self._carving: len(whole) - len(part), "data.val_rows": len(part) - used}
+        self._count(name, self._split_name(flag), left_out, used)
+
+    @property
+    def _carving(self) -> str:
+        """The setting by which the training split gives rows to validation."""
+        return "data.folds" if self.hparams.folds else "data.val_fraction"
 
     @property
     def val_name(self) -> str:
@@ -605,8 +929,9 @@ class EmotionDataModule(LightningDataModule):
         Tokenizes what never was, the test split too: for an audit, not for training.
         """
         train = self._carved()[0] if self._carves else self.whole()
+        train.skipped = self.whole().skipped
         found = {self.hparams.train_split: train, self.val_name: self._val_part()}
-        if self.hparams.test_split in self._split_names and self.hparams.test_split not in found:
+        if self._has_split("test_split") and self.hparams.test_split not in found:
             found[self.hparams.test_split] = self._tokenized("test_split")
         return found
 
@@ -620,27 +945,42 @@ class EmotionDataModule(LightningDataModule):
         wanted = self.hparams.val_split
         if self.hparams.folds:
             return True
-        if wanted not in self._split_names and wanted != "validation":  # asked for by name, so not made up
+        if self._has_split("val_split"):
+            return False
+        if wanted != "validation":  # asked for by name, so not made up
             raise self._no_split("val_split", wanted, self._split_names)
-        return wanted not in self._split_names
+        return True
 
     def _train_part(self) -> TokenizedRows:
         rows = self._carved()[0] if self._carves else self.whole()
         if self.hparams.deduplicate:
             rows = rows.view(self._not_elsewhere(rows))
         if np.count_nonzero(np.bincount(rows.labels)) < 2:
+            only = [escape.line(self.label_names[index], 100) for index in np.unique(rows.labels)]
             raise UserError(
                 f"less than two classes are left in split {self.hparams.train_split} of {self.source.name} "
-                "to train on. Add rows, or change --data.folds or --data.deduplicate."
+                f"to train on ({', '.join(only) or 'no rows'}). Add rows, or change --data.folds or "
+                "--data.deduplicate."
             )
         return rows
 
     def _val_part(self) -> TokenizedRows:
-        return self._carved()[1] if self._carves else self._tokenized("val_split")
+        if not self._carves:
+            return self._tokenized("val_split")
+        rows = self._carved()[1]
+        if not len(rows):
+            raise UserError(
+                f"{self.source.name} has too few rows to carve a validation split from: at most one of "
+                "each class. Add rows, or a file for --data.val_split."
+            )
+        return rows
+
+    @property
+    def _test_is_val(self) -> bool:
+        return self.hparams.test_split == self.hparams.val_split
 
     def _test_part(self) -> TokenizedRows:
-        is_val = self.hparams.test_split == self.hparams.val_split
-        return self._val_part() if is_val else self._tokenized("test_split")
+        return self._val_part() if self._test_is_val else self._tokenized("test_split")
 
     def _carved(self) -> tuple[TokenizedRows, TokenizedRows]:
         rows, folds, seed = self.whole(), self.hparams.folds, self.hparams.subset_seed
@@ -663,13 +1003,14 @@ class EmotionDataModule(LightningDataModule):
         """
         if self._duplicates is None:
             val, test = self._val_part(), self.hparams.test_split
-            apart = test in self._split_names and test not in (self.hparams.train_split, self.val_name)
+            apart = self._has_split("test_split") and test not in (self.hparams.train_split, self.val_name)
             others = f"{self.val_name} or {test}" if apart else self.val_name
             parts: tuple[Any, ...] = (train.fingerprint, val.fingerprint, self.hparams.text_column)
-            parts += (self.corpus.fingerprint(test), test) if apart else ()
+            split = self._split_name("test_split") if apart else ""
+            parts += (self.corpus.fingerprint(split), split) if apart else ()
 
             def find() -> list[int]:
-                texts = itertools.chain(val.all_texts(), self._texts_of(test) if apart else ())
+                texts = itertools.chain(val.all_texts(), self._texts_of(split) if apart else ())
                 return train.found_in(texts).tolist()
 
             note = cache_root() / "duplicates" / f"{cache_key(parts)}.json"
@@ -684,8 +1025,8 @@ class EmotionDataModule(LightningDataModule):
 
     def _texts_of(self, split: str) -> Iterator[str]:
         """The texts of a split, straight from the data."""
-        for numbered in self._readers()[split]():
-            yield str(self._cell(numbered, split, self.hparams.text_column))
+        self._readers()
+        return (text for _, text, _ in _Reading(self, split, labelled=False))
 
     def _subset(self, rows: TokenizedRows, count: int | None) -> TokenizedRows:
         if count is None or count >= len(rows):
@@ -750,6 +1091,7 @@ class EmotionDataModule(LightningDataModule):
             "label_names": self.label_names,
             "source": self.source.as_dict(),
             "tokenizer": self.weights.tokenizer_files,
+            "rows": {part: counts.as_dict() for part, counts in self.counts.items()},
             "hyper_parameters": {**self.hparams, **resolved},
             "code_order": self.hparams.label_names,
             "fingerprint": self.fingerprint if hasattr(self, "train_rows") else None,
@@ -799,14 +1141,29 @@ def remembered(file: Path, find: Callable[[], Any]) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def _label_name(value: Any) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip()
+def _names(text: str) -> list[str]:
+    """Names with commas between them, as in a line of CSV; brackets around them, as in YAML, are dropped."""
+    inner = text.strip()
+    if inner.startswith("[") and inner.endswith("]"):
+        inner = inner[1:-1]
+    try:
+        rows = list(csv.reader([inner], skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise UserError(
+            f"data.label_names is {escape.line(text, 200)}; expected names with commas between them "
+            f"({error})."
+        ) from None
+    return [name.strip() for name in rows[0]] if rows else []
 
 
 def _is_whole(name: str) -> bool:
-    return name.removeprefix("-").isdecimal()
+    return name.isascii() and name.removeprefix("-").isdecimal() and len(name) < 1000
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = ", …" if len(names) > SHOWN_LABELS else ""
+    return ", ".join(escape.line(name, 100) for name in names[:SHOWN_LABELS]) + more
 
 
 def _by_length(rows: TokenizedRows) -> TokenizedRows:

@@ -17,6 +17,7 @@ NAME_WIDTH = 40  # characters of a class name that tables and pictures show
 TAG_WIDTH = 60  # characters of a class name in a TensorBoard tag
 # What Markdown, in any of its dialects, gives a meaning within a line; `://`, `www.` and `@` become links.
 _MARKDOWN = re.compile(r"[&<>|\\`*_\[\]!#~$@]|:(?=//)|(?<=www)\.", re.IGNORECASE)
+PLAIN_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -104,3 +105,13 @@ def markdown_code(text: object) -> str:
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     blank = " " if shown.startswith("`") or shown.endswith("`") or not shown else ""
     return f"{fence}{blank}{shown}{blank}{fence}"
+
+
+def spreadsheet(text: str) -> str:
+    """A cell of CSV or TSV that a spreadsheet shows and does not run.
+
+    An apostrophe comes before a text that starts like a formula and is no plain number
+    (https://owasp.org/www-community/attacks/CSV_Injection).
+    """
+    runs = text.startswith(("=", "+", "-", "@", "\t", "\r")) and not PLAIN_NUMBER.fullmatch(text)
+    return f"'{text}" if runs else text

@@ -73,6 +73,8 @@ class DataSettings(Plain):
     text_column: Text = "text"
     label_column: Text = "label"
     label_names: Annotated[list[Text], Field(max_length=MOST_CLASSES)] | None = None
+    quoting: Literal["auto", "csv", "none"] = "auto"
+    missing: Literal["skip", "refuse"] = "skip"
     train_split: Text = "train"
     val_split: Text = "validation"
     test_split: Text = "test"
@@ -89,6 +91,23 @@ class DataSettings(Plain):
     eval_batch_size: int = 64
 
 
+class SkippedFacts(Plain):
+    """Rows that were skipped for one reason."""
+
+    count: int
+    first: list[Text]
+
+
+class RowFacts(Plain):
+    """What became of the rows of one part, as `data.RowCounts` has it."""
+
+    split: Text
+    read: int
+    skipped: dict[Text, SkippedFacts]
+    left_out: dict[Text, int]
+    used: int
+
+
 class DataFacts(Plain):
     """What the data module kept: how to find the rows again, and the tokenizer."""
 
@@ -101,6 +120,7 @@ class DataFacts(Plain):
     hyper_parameters: DataSettings
     code_order: Annotated[list[Text], Field(max_length=MOST_CLASSES)] | None = None
     fingerprint: Text | None = None
+    rows: dict[Literal["train", "validation", "test"], RowFacts] = {}
 
     @field_validator("tokenizer")
     @classmethod

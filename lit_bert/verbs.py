@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -55,6 +55,7 @@ from lit_bert.callbacks import (
     Progress,
     ProgressLines,
     Throughput,
+    prediction_columns,
 )
 from lit_bert.checkpoints import (
     Checkpoint,
@@ -74,7 +75,19 @@ from lit_bert.predictions import VALIDATED, Predictions
 from lit_bert.runs import LOG, fit_each, has_accelerator, next_folder
 from lit_bert.scores import Evidence, Score, Scores
 from lit_bert.sources import Source, Weights
-from lit_bert.tables import BadRow, Numbered, RowWriter, read_rows, text_problem
+from lit_bert.tables import (
+    BadRow,
+    CellError,
+    Numbered,
+    RowWriter,
+    column_names,
+    missing_column,
+    near_column,
+    quoting_of,
+    read_rows,
+    text_of,
+    text_problem,
+)
 
 log = logging.getLogger("lit_bert")
 
@@ -397,6 +410,9 @@ class Fit(Verb):
         log.info(f"model      {size:.1f}M parameters, highest learning rate {self.model.learning_rate:g}")
         data = self.datamodule
         log.info(f"rows       {len(data.train_rows):,} to train on, {len(data.val_rows):,} to validate on")
+        for part, counts in data.counts.items():
+            if counts.used != counts.read:
+                log.info(f"           {part}: {counts}")
         log.info(f"classes    {len(data.label_names)}: {_some(data.label_names)}")
         if self.trainer.is_global_zero:
             used = {data.hparams.train_split: data.train_rows, data.val_name: data.val_rows}
@@ -689,7 +705,8 @@ class Predict(Verb):
     """Label texts from the command line, standard input or a file, in their order.
 
     Each row gets predicted_label, probability and probability_<class> beside the columns it has. Exit code 1:
-    some rows could not be read; they were reported by number and left out.
+    some rows have no text or could not be read; they were reported by number, and come back in their place
+    with an empty answer.
     """
 
     name = "predict"
@@ -719,18 +736,33 @@ class Predict(Verb):
             default=None,
             help="CSV, TSV, JSON Lines or Parquet file to write; null prints JSON Lines",
         )
+        parser.add_argument(
+            "--prefix",
+            type=str,
+            default="",
+            help="put before the names of the columns that are added, where the input has such columns "
+            "already",
+        )
+        parser.add_argument(
+            "--formulas",
+            type=Literal["escape", "keep"],
+            default="escape",
+            help="CSV and TSV cells that a spreadsheet would run as a formula: escape them with an "
+            "apostrophe, or keep them as they are",
+        )
 
     def callbacks(self, bar: bool) -> list[Callback]:
         """No bar across the predictions themselves."""
         return super().callbacks(bar and self.config["predict"]["output"] is not None)
 
     def predict(self, datamodule: EmotionDataModule, model: BertClassifier, **_: Any) -> None:
-        config = self.config_init["predict"]
+        config, quoting = self.config_init["predict"], datamodule.hparams.quoting
         texts, file = self.texts, config["input"]
-        name = "the command line" if texts else "standard input" if file in (None, "-") else file
+        name = "the command line" if texts else "standard input" if file in (None, "-") else line(file)
         if texts and file:
             raise UserError("got texts and --input; expected one of them.")
         if texts:
+            columns = ["text"]
             rows: Iterator[Numbered] = (
                 Numbered(number, 0, BadRow(problem) if (problem := text_problem(text)) else {"text": text})
                 for number, text in enumerate(texts, 1)
@@ -740,17 +772,25 @@ class Predict(Verb):
                 raise UserError(
                     'nothing to label; give texts, as in `predict "what a day"`, or --input FILE.'
                 )
-            rows = read_rows(file or "-")
-        column = (
-            "text"
-            if texts or file in (None, "-") or str(file).endswith(".txt")
-            else datamodule.hparams.text_column
-        )
+            columns = column_names(file or "-", quoting)
+            rows = read_rows(file or "-", quoting)
+            if file not in (None, "-") and (note := quoting_of(Path(file), quoting).note):
+                log.info(note)
+        plain = texts or file in (None, "-") or str(file).lower().endswith(".txt")
+        column = "text" if plain else datamodule.hparams.text_column
+        if column not in columns and columns:
+            raise missing_column(column, columns, "text_column", name)
         datamodule.hparams.text_column = column
-        with RowWriter(config["output"]) as writer:
-            kept = PredictionWriter(writer)
+        added = prediction_columns(model.hparams["label_names"], config["prefix"])
+        if twins := [each for each in added if each in columns]:
+            raise UserError(
+                f"{name} has a column '{line(twins[0], 100)}' already, which the answer would "
+                "overwrite. Give the columns of the answer other names with --prefix, as in --prefix new_."
+            )
+        with RowWriter(config["output"], [*columns, *added], config["formulas"]) as writer:
+            kept = PredictionWriter(writer, config["prefix"])
             self.trainer.callbacks.append(kept)  # type: ignore[attr-defined]
-            datamodule.predict_from(self._readable(rows, column, name))
+            datamodule.predict_from(self._with_text(rows, column, name, kept))
             self.trainer.predict(model, datamodule=datamodule, return_predictions=False)
             if not kept.rows:
                 raise UserError(f"{name} has no row that can be labelled.")
@@ -763,28 +803,32 @@ class Predict(Verb):
         if self.checkpoint and (config["output"] or sys.stderr.isatty()):
             log.info(f"labelled by {self.checkpoint.path}")
         if self.bad_rows:
-            log.info(f"{self.bad_rows} rows could not be labelled and were left out")
+            log.info(f"{self.bad_rows} of {kept.rows} rows could not be labelled and have an empty answer")
 
-    def _readable(self, rows: Iterator[Numbered], column: str, name: str) -> Iterator[Numbered]:
-        """The rows with a text; reports the others by number. A column no row has is an error at once."""
-        seen = False
+    def _with_text(
+        self, rows: Iterator[Numbered], column: str, name: str, kept: PredictionWriter
+    ) -> Iterator[Numbered]:
+        """The rows with a text; reports the others by number and hands them on without an answer."""
         for numbered in rows:
             row = numbered.row
-            if not isinstance(row, BadRow) and not seen and column not in row:
-                raise UserError(
-                    f"{name} has no column '{column}'; it has {', '.join(map(str, row))}. "
-                    "Name the one with the texts with --data.text_column."
-                )
             if isinstance(row, BadRow):
                 problem = row.problem
-            elif row.get(column) is None or isinstance(row[column], dict | list):
-                problem = f"no text in column '{column}'"
             else:
-                seen = True
-                yield numbered
-                continue
+                if column not in row and near_column(column, row) is not None:
+                    raise missing_column(column, row, "text_column", f"{name}, {numbered.place}")
+                try:
+                    text, problem = (
+                        text_of(row.get(column)),
+                        f"no text in column '{line(column, 100)}'",
+                    )
+                except CellError as error:
+                    text, problem = None, f"{error} in column '{line(column, 100)}' is no text"
+                if text is not None:
+                    yield numbered
+                    continue
             self.bad_rows += 1
-            log.info(f"{name}, {numbered.place}: {problem}; left out")
+            kept.add_unanswered(numbered)
+            log.info(f"{name}, {numbered.place}: {problem}; its answer is empty")
 
 
 class AuditTrainer(Trainer):

@@ -97,11 +97,14 @@ def test_texts_in_several_splits_come_with_their_places_and_labels(parts):
 
 
 def test_truncated_and_empty_texts_are_counted_where_they_stand(parts):
-    rows = [("  \t", "a"), ("i am so very happy", "b"), ("", "b"), ("i am sad", "a"), *some(2)]
+    rows = [("  \t", "a"), ("i am so very happy", "b"), ("", "b"), ("i am sad", "a"), ("sun", None), *some(2)]
     found = find_flaws(*parts(train=rows, validation=some(start=20), settings={"max_length": 5}), examples=1)
     train = found.splits["train"]
     assert (train.truncated, train.blank) == (sum(len(text.split()) > 3 for text, _ in rows), 2)
-    assert found.blanks["train"] == [0]
+    assert train.unlabelled == 1
+    assert "without a label in train: row 5" in findings_text(found)
+    assert found.blanks["train"] == ["1"]
+    assert train.rows == len(rows) - 3
     assert "empty in train: row 1, …" in findings_text(found)
 
 

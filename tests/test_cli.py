@@ -343,7 +343,7 @@ BAD_DATA = {
         csv_of("text,label", "happy,joy", "sad"),
         r"row 2 \(line 3\).*rows\.csv: 1 cells where the header has 2\. Mend",
     ),
-    "no label": ("rows.csv", csv_of("text,label", "happy,joy", "sad,"), r"row 2 \(line 3\).*empty 'label'"),
+    "no label": ("rows.csv", csv_of("text,label", "happy,joy", "sad,"), r"only the class 'joy'"),
     "no JSON": ("rows.jsonl", b'{"text": "happy", "label": "joy"}\n{"text"\n', r"row 2 \(line 2\).*not JSON"),
     "a truncated Parquet file": (
         "rows.parquet",
@@ -972,8 +972,9 @@ def test_bad_test_splits_are_refused(refused, home):
 
     assert "row 3 (line 4)" in (seen := line("happy,joy", "sad,sadness", "so so,boredom"))
     assert "label 'boredom', none of the 3 known ones: anger, joy, sadness" in seen
-    assert "only the class 'joy'; expected at least two" in line("happy,joy", "glad,joy")
-    assert "no rows; expected at least two" in line()
+    assert "split train of" in (none := line())
+    assert "has no rows to use: 0 read" in none
+    assert "3 read, 2 (rows 1, 2) without a label, 1 (row 3) without a text" in line("a,", "b, ", ",joy")
 
 
 # --- predict
@@ -1069,13 +1070,21 @@ AWKWARD = {
 }
 
 
+NO_TEXT = ("empty", "blank")  # there is nothing to label
+ADDED = ["predicted_label", "probability"]
+
+
 @pytest.mark.parametrize("case", AWKWARD)
 def test_an_awkward_argument_gets_an_answer(run, learned, case):
     outcome = run("predict", "happy", AWKWARD[case], "sad", f"--ckpt_path={learned.best}")
-    assert outcome.code == 0, outcome.err[-300:]
+    assert outcome.code == (case in NO_TEXT), outcome.err[-300:]
     found = json_lines(outcome.out)
     assert [row["text"] for row in found] == ["happy", AWKWARD[case], "sad"]
     assert [found[0]["predicted_label"], found[2]["predicted_label"]] == ["joy", "sadness"]
+    if case in NO_TEXT:
+        assert {found[1][name] for name in [*ADDED, *PROBABILITIES]} == {None}
+        assert "the command line, row 2: no text in column 'text'; its answer is empty" in outcome.err
+        return
     assert sum(found[1][name] for name in PROBABILITIES) == pytest.approx(1, abs=2e-6)
 
 
@@ -1084,10 +1093,11 @@ def test_awkward_rows_get_an_answer(run, learned, kind):
     rows = [{"text": text} for text in AWKWARD.values()]
     write(f"in.{kind}", rows)
     both = [f"--input=in.{kind}", f"--output=out.{kind}"]
-    assert run("predict", f"--ckpt_path={learned.best}", *both).code == 0
+    assert run("predict", f"--ckpt_path={learned.best}", *both).code == 1
     found = read(f"out.{kind}")
     assert [row["text"] for row in found] == list(AWKWARD.values())
-    assert all(row["predicted_label"] in CLASSES for row in found)
+    for row, case in zip(found, AWKWARD, strict=True):
+        assert not row["predicted_label"] if case in NO_TEXT else row["predicted_label"] in CLASSES
 
 
 def test_an_argument_that_is_not_text_is_reported(run, learned):
@@ -1095,8 +1105,9 @@ def test_an_argument_that_is_not_text_is_reported(run, learned):
         "predict", "happy", "caf\udce9", "sad", f"--ckpt_path={learned.best}"
     )  # as Python sees \xe9
     assert outcome.code == 1
-    assert [row["predicted_label"] for row in json_lines(outcome.out)] == ["joy", "sadness"]
-    assert re.search(r"row 2: byte 0xe9 at character 4 is not UTF-8; left out", outcome.err)
+    assert [row["predicted_label"] for row in json_lines(outcome.out)] == ["joy", None, "sadness"]
+    assert [row["text"] for row in json_lines(outcome.out)] == ["happy", None, "sad"]
+    assert re.search(r"row 2: byte 0xe9 at character 4 is not UTF-8; its answer is empty", outcome.err)
 
 
 BROKEN = {
@@ -1121,13 +1132,17 @@ def test_broken_rows_are_reported_by_number_and_nothing_else_is_lost(run, learne
     Path(f"in.{kind}").write_bytes(content)
     outcome = run("predict", f"--ckpt_path={learned.best}", f"--input=in.{kind}", "--output=out.jsonl")
     assert outcome.code == 1
-    assert [row["predicted_label"] for row in read("out.jsonl")] == labels
+    found = read("out.jsonl")
+    assert [row["predicted_label"] for row in found if row["predicted_label"]] == labels
+    empty = [number for number, row in enumerate(found, 1) if row["predicted_label"] is None]
+    assert empty == list(problems)  # every row is there, in its place
+    assert len({tuple(row) for row in found}) == 1  # with the same columns
     reported = [line for line in outcome.err.splitlines() if line.startswith(f"in.{kind}, row ")]
     assert len(reported) == len(problems)
     for line, (number, problem) in zip(reported, problems.items(), strict=True):
         assert line.startswith(f"in.{kind}, row {number}")
         assert re.search(problem, line)
-        assert line.endswith("left out")
+        assert line.endswith("its answer is empty")
 
 
 def test_predict_refuses_what_it_cannot_read_or_write(refused, learned, monkeypatch):
