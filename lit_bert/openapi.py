@@ -228,7 +228,8 @@ def page(document: dict[str, Any]) -> str:
     info = document["info"]
     parts = [
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(info['title'])} API</title>",
-        f"<meta name='viewport' content='width=device-width'><style>{STYLE}</style><main>",
+        "<link rel='icon' href='data:,'><meta name='viewport' content='width=device-width'>",
+        f"<style>{STYLE}</style><main>",
         f"<h1>{escape(info['title'])} {escape(info['version'])}</h1><p>{escape(info['description'])}",
         " The same for programs: <a href='openapi.json'>openapi.json</a>.</p>",
     ]
