@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,12 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CLASSES, texts_of
+from conftest import CLASSES, list_files, texts_of
+from ugly import UGLY
 
 import lit_bert
+from lit_bert import openapi
+from lit_bert.escape import JOINERS
 from lit_bert.predictor import Predictor
 
 pytest.importorskip("litserve")
+from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(lit_bert.__file__).parents[1]
 JSON = {"Content-Type": "application/json"}
@@ -72,8 +77,8 @@ class Answer:
 class Running:
     """A server that runs, and its clients."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
-        self.process, self.port = process, port
+    def __init__(self, process: subprocess.Popen[str], port: int, line: str) -> None:
+        self.process, self.port, self.line = process, port, line
 
     def ask(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, **keys: Any
@@ -133,7 +138,7 @@ def start() -> Iterator[Start]:
         line = process.stdout.readline()
         port = re.search(r"http://\S+:(\d+)$", line.strip())
         assert port, (line, process.stderr.read())
-        return Running(process, int(port[1]))
+        return Running(process, int(port[1]), line.strip())
 
     yield call
     for process in started:
@@ -527,6 +532,77 @@ def test_the_process_holds_no_torch(server: Running) -> None:
     code = "import sys, lit_bert.server, lit_bert.serve; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "lightning"} & set(done.stdout.split())
+
+
+# --- names of classes that an output might interpret
+
+
+@pytest.fixture(scope="module")
+def ugly(start: Start, exported_ugly: Path) -> Running:
+    return start(exported_ugly, "--threads=1")
+
+
+def test_ugly_names_come_back_letter_for_letter(ugly: Running, exported_ugly: Path) -> None:
+    several = ["happy", "so sad", "rain dog late"]
+    expected = [each._asdict() for each in Predictor(exported_ugly)(several)]
+    answers = [ugly.predict(text, explain=True).json for text in several]
+    assert all(answer.pop("words") for answer in answers)
+    assert answers == expected
+    assert list(answers[0]["probabilities"]) == UGLY
+    assert ugly.predict(several).json["predictions"] == expected
+    info = ugly.ask("GET", "/info").json
+    assert info["labels"] == UGLY
+    assert list(info["scores"]["validation"]["by_class"]) == UGLY
+    schemas = ugly.ask("GET", "/openapi.json").json["components"]["schemas"]
+    assert schemas["Prediction"]["properties"]["label"]["enum"] == UGLY
+
+
+def test_no_text_of_a_client_or_a_model_becomes_a_label_of_prometheus(ugly: Running) -> None:
+    ugly.predict(UGLY)
+    for name in UGLY:
+        path = "/" + urllib.parse.quote(name, safe="/")
+        ugly.ask("GET", path, headers={"Host": 'evil"}.example'})
+        ugly.ask("GET", path)
+    ugly.ask('EVIL"}', "/info")
+    ugly.ask("BREW", "/info")
+    content = ugly.ask("GET", "/metrics").content.decode("ascii")
+    samples = [each for family in text_string_to_metric_families(content) for each in family.samples]
+    paths = {sample.labels["path"] for sample in samples if "path" in sample.labels}
+    assert paths <= {"/predict", "/info", "/metrics", "/health", "/", "/docs", "/openapi.json", "other"}
+    assert all(re.fullmatch(r"\d{3}", each.labels["status"]) for each in samples if "status" in each.labels)
+    assert all(
+        re.fullmatch("[a-z_0-9]+", each.labels["reason"]) for each in samples if "reason" in each.labels
+    )
+    assert {name for each in samples for name in each.labels} == {"path", "status", "reason", "le"}
+
+
+def test_ugly_names_are_one_line_at_the_start_and_escaped_in_pages(
+    ugly: Running, start: Start, exported_ugly: Path, tmp_path: Path
+) -> None:
+    docs = ugly.ask("GET", "/docs").content.decode()
+    assert not re.search(r"<(script|img|!--)|alert\(1\)<", docs)
+    assert all(each.isprintable() or each in "\n" + JOINERS for each in docs)
+    assert ugly.ask("GET", "/").content == (ROOT / "lit_bert" / "page.html").read_bytes()
+    folder = tmp_path / "x\n\x1b[31m<b>" / "exported"
+    shutil.copytree(exported_ugly, folder)
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    names = dict(enumerate(["two\nlines", "\x1b[31mred", "\u202eevil", "x" * 300, *UGLY]))
+    settings["id2label"] = {str(place): names[place] for place in range(len(UGLY))}
+    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    list_files(folder)
+    server = start(folder, "--threads=1")  # reads one line
+    assert server.line.isprintable()
+    assert r"(model.onnx; two\nlines, \x1b[31mred, \u202eevil, xxxx" in server.line
+    assert server.line.endswith(f"and {len(UGLY) - 12} more) at http://127.0.0.1:{server.port}")
+    assert len(server.line) < 500
+    assert server.ask("GET", "/info").json["name"] == "x\n\x1b[31m<b>"
+
+
+def test_lone_surrogates_in_names_can_be_written() -> None:
+    page = openapi.page(
+        openapi.document(["\ud800", "a\udfffb"], {"characters": 1, "texts": 1, "bytes": 1}, False)
+    )
+    assert r"\ud800" in page.encode().decode()
 
 
 # --- the queue, and failures within
