@@ -288,6 +288,14 @@ class Protocol(HttpToolsProtocol):
                 self._refuse(
                     431, "head_too_large", f"The headers have more than {HEAD_BYTES} bytes; send fewer."
                 )
+        elif (
+            self.timeout_keep_alive_task
+            is None  # uvicorn stops it at any byte, line ends before a request too
+            and self.timer is None
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.transport.is_closing()
+        ):
+            self.timeout_keep_alive_task = self.loop.call_later(IDLE_S, self.timeout_keep_alive_handler)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -314,7 +322,11 @@ class Protocol(HttpToolsProtocol):
             self._start_timer()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "not_http", "This is not an HTTP request; send one.")
+        self._refuse(
+            400,
+            "not_http",
+            "This is no HTTP request that can be read; send one such as GET /health HTTP/1.1.",
+        )
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         response = Refusal(status, code, message, {"Connection": "close"}).response()

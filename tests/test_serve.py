@@ -18,12 +18,11 @@ import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import CLASSES, list_files, texts_of
+from serving import JSON, ROOT, Answer, Running, Start, alive, error_of, read_all, servers
 from ugly import UGLY
 
 import lit_bert
@@ -34,116 +33,17 @@ from lit_bert.predictor import Predictor
 pytest.importorskip("litserve")
 from prometheus_client.parser import text_string_to_metric_families
 
-ROOT = Path(lit_bert.__file__).parents[1]
-JSON = {"Content-Type": "application/json"}
 HEAD = (
     b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
     b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 )
 
-# A model that can be made to fail and to be slow by a text, put below everything that is tested.
-TROUBLE = """
-import sys, threading, time
-from lit_bert.__main__ import main
-from lit_bert.predictor import Predictor
-plain = Predictor.__call__
-def trouble(self, texts):
-    for text in texts:
-        if text == "poison":
-            raise RuntimeError("secret of the inside")
-        if text == "deadly":
-            raise SystemExit
-        if text.startswith("sleep "):
-            time.sleep(float(text.split()[1]))
-    return plain(self, texts)
-Predictor.__call__ = trouble
-sys.exit(main(["serve", *sys.argv[1:]]))
-"""
-
-
-@dataclass
-class Answer:
-    """What came back."""
-
-    status: int
-    headers: dict[str, str]
-    content: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.content)
-
-
-class Running:
-    """A server that runs, and its clients."""
-
-    def __init__(self, process: subprocess.Popen[str], port: int, line: str) -> None:
-        self.process, self.port, self.line = process, port, line
-
-    def ask(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, **keys: Any
-    ) -> Answer:
-        """One request over a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        try:
-            connection.request(method, path, body, headers or {}, **keys)
-            response = connection.getresponse()
-            found = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, found, response.read())
-        finally:
-            connection.close()
-
-    def predict(self, text: Any, **fields: Any) -> Answer:
-        return self.ask("POST", "/predict", json.dumps({"text": text, **fields}), JSON)
-
-    def post(self, body: bytes) -> Answer:
-        return self.ask("POST", "/predict", body, JSON)
-
-    def metrics(self) -> dict[str, float]:
-        """Each sample of GET /metrics."""
-        lines = self.ask("GET", "/metrics").content.decode().splitlines()
-        return {
-            name: float(value)
-            for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")
-        }
-
-    def raw(self, content: bytes) -> socket.socket:
-        """A connection on which `content` has been sent."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=20)
-        connection.sendall(content)
-        return connection
-
-
-Start = Callable[..., Running]
-
 
 @pytest.fixture(scope="module")
 def start() -> Iterator[Start]:
     """Starts servers, and ends those that a test left running."""
-    started: list[subprocess.Popen[str]] = []
-
-    def call(folder: Path, *flags: str, trouble: bool = False, **environment: str) -> Running:
-        command = ["-c", TROUBLE] if trouble else ["-m", "lit_bert", "serve"]
-        process = subprocess.Popen(
-            [sys.executable, *command, str(folder), "--port=0", *flags],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        assert process.stdout
-        assert process.stderr
-        line = process.stdout.readline()
-        port = re.search(r"http://\S+:(\d+)$", line.strip())
-        assert port, (line, process.stderr.read())
-        return Running(process, int(port[1]), line.strip())
-
-    yield call
-    for process in started:
-        process.kill()
-        process.communicate()
+    with servers() as call:
+        yield call
 
 
 @pytest.fixture(scope="module")
@@ -152,23 +52,8 @@ def server(start: Start, exported: Path) -> Running:
     return start(exported, "--bytes=20000", "--texts=20", "--characters=500", "--seconds=1.5", "--threads=2")
 
 
-def error_of(answer: Answer, status: int) -> dict[str, str]:
-    """The error, after a look at its shape."""
-    assert answer.status == status, answer
-    assert answer.headers["content-type"] == "application/json"
-    (name, error) = next(iter(answer.json.items()))
-    assert name == "error"
-    assert error.keys() == {"code", "message"}
-    assert "Traceback" not in error["message"]
-    return error
-
-
 def texts(count: int) -> list[str]:
     return [text for label in CLASSES for text in texts_of(label, count)]
-
-
-def alive(server: Running) -> bool:
-    return server.ask("GET", "/health").json == {"status": "ok"}
 
 
 # --- answers
@@ -437,13 +322,6 @@ def test_endless_headers_are_cut(server: Running) -> None:
 # --- slow and vanishing clients
 
 
-def read_all(connection: socket.socket) -> bytes:
-    content = b""
-    while piece := connection.recv(65_536):
-        content += piece
-    return content
-
-
 def test_a_body_that_never_arrives_times_out(server: Running) -> None:
     with server.raw(HEAD % 90 + b'{"te') as connection:
         before = time.monotonic()
@@ -469,6 +347,17 @@ def test_a_head_that_never_ends_is_closed(server: Running) -> None:
         before = time.monotonic()
         assert read_all(connection) == b""
         assert 1 < time.monotonic() - before < 4
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"\r\n", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\r\n\r\n\n"]
+)
+def test_an_idle_connection_is_closed(start: Start, exported: Path, sent: bytes) -> None:
+    server = start(exported, "--threads=1", trouble=True, IDLE_S="1")
+    with server.raw(sent) as connection:
+        before = time.monotonic()
+        read_all(connection)
+        assert 0.5 < time.monotonic() - before < 4
 
 
 def test_many_idle_connections_block_nobody(server: Running) -> None:
