@@ -326,9 +326,7 @@ class Server(litserve.LitServer):
         self.waiting = Waiting(limits.queue)
         self.metrics = Metrics(lambda: self.waiting.length)
         self.requests: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        told = facts(predictor.folder)
-        nothing: dict[str, Any] = {"scores": {}, "rows": None, "used_for": []}
-        self.scored = {name: told.get(name, default) for name, default in nothing.items()}
+        self.scores = facts(predictor.folder).get("scores", {})
         self.page = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else None
         self.document = openapi.document(predictor.labels, limits._asdict(), token is not None)
         self.docs = openapi.page(self.document)
@@ -542,7 +540,7 @@ class Server(litserve.LitServer):
                 "max_length": self.predictor.max_length,
                 "file": self.predictor.file,
                 "sha256": self.sums,
-                **self.scored,
+                "scores": self.scores,
                 "limits": self.limits._asdict(),
                 "version": __version__,
             }

@@ -136,11 +136,19 @@ def changed(draw: st.DrawFn, content: st.SearchStrategy[bytes], odd: list[bytes]
     return found
 
 
+GOOD = st.text(min_size=1, max_size=60) | st.sampled_from(
+    ["happy sun", "so sad", "it's the rain", "sun " * 50]
+)
+LIKELY = st.builds(
+    lambda text, explain: {"text": text} if explain is None else {"text": text, "explain": explain},
+    GOOD | st.lists(GOOD, min_size=1, max_size=TEXTS),
+    st.sampled_from([None, None, False, True]),
+)
 SERIAL = st.builds(
     lambda value, ascii, space: json.dumps(value, ensure_ascii=ascii, indent=space).encode(
         "utf-8", "replace"
     ),
-    REQUESTS | VALUES,
+    LIKELY | REQUESTS | VALUES,
     st.booleans(),
     st.sampled_from([None, 1]),
 )

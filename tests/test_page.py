@@ -210,9 +210,9 @@ def test_the_model_is_introduced_and_the_names_of_its_classes_are_text(
         json.dumps({"id2label": {"0": name, "1": name + "2", "2": name + "3"}})
     )
     macro = {"value": 0.9124, "low": 0.8, "high": 0.95}
-    told = {"scores": {"validation": {"macro_f1": macro, "by_class": {name: None}}}, "rows": 1300}
-    told["used_for"] = ["choosing the epoch", "fitting the temperature"]
-    (folder / "lit_bert.json").write_text(json.dumps(told))
+    evidence = {"rows": 1234, "used_for": ["choosing the epoch", "fitting the temperature"]}
+    scores = {"validation": {**evidence, "macro_f1": macro, "by_class": {name: None}}}
+    (folder / "lit_bert.json").write_text(json.dumps({"scores": scores}))
     list_files(folder)
     own = serve(folder)
     try:
@@ -221,8 +221,8 @@ def test_the_model_is_introduced_and_the_names_of_its_classes_are_text(
         expect(page.get_by_role("heading", level=1)).to_have_text("hostile")
         expect(page.locator("#lead")).to_have_text(
             f"Sorts texts into 3 classes: {name}, {name}2, {name}3. "
-            "Macro F1 0.912 on 1,300 validation texts (95 % interval 0.800 – 0.950; they were also used for "
-            "choosing the epoch, fitting the temperature)."
+            "Macro F1 0.912 on its 1,234 validation texts (95 % interval 0.800 – 0.950), which were also "
+            "used for choosing the epoch and fitting the temperature."
         )
         opened.classify("happy")
         opened.label(re.compile(f"Label: {re.escape(name)}"))
@@ -317,7 +317,7 @@ def test_formulas_are_copied_as_text(visit) -> None:
         {"validation": None},
         {"validation": {"macro_f1": None, "by_class": {"joy": None}}},
         {"validation": {"macro_f1": {"value": "0.5", "low": [], "high": None}}},
-        {"<b>": {"f1": {"value": 0.5, "low": 0.25, "high": 0.75}}},
+        {"<b>": {"f1": {"value": 0.5, "low": 0.25, "high": 0.75}, "rows": "many", "used_for": 5}},
         None,
         [],
         "high",
@@ -330,7 +330,7 @@ def test_a_folder_without_a_usable_score_is_introduced_all_the_same(
     page = opened.page
 
     def changed(route: sync_api.Route) -> None:
-        route.fulfill(json={**route.fetch().json(), "scores": scores, "rows": "many", "used_for": 5})
+        route.fulfill(json={**route.fetch().json(), "scores": scores})
 
     page.route("**/info", changed)
     page.goto(server.url)
