@@ -475,13 +475,15 @@ def test_ugly_names_are_one_line_at_the_start_and_escaped_in_pages(
     folder = tmp_path / "x\n\x1b[31m<b>" / "exported"
     shutil.copytree(exported_ugly, folder)
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    names = dict(enumerate(["two\nlines", "\x1b[31mred", "\u202eevil", "x" * 300, *UGLY]))
-    settings["id2label"] = {str(place): names[place] for place in range(len(UGLY))}
+    first = ["two\nlines", "\x1b[31mred\x1b[0m", "\u202eevil", "x" * 300]
+    names = [*first, *(name for name in UGLY if name not in first)]
+    settings["id2label"] = {str(place): name for place, name in enumerate(names)}
+    settings["label2id"] = {name: place for place, name in enumerate(names)}
     (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     list_files(folder)
     server = start(folder, "--threads=1")  # reads one line
     assert server.line.isprintable()
-    assert r"(model.onnx; two\nlines, \x1b[31mred, \u202eevil, xxxx" in server.line
+    assert r"(model.onnx; two\nlines, \x1b[31mred\x1b[0m, \u202eevil, xxxx" in server.line
     assert server.line.endswith(f"and {len(UGLY) - 12} more) at http://127.0.0.1:{server.port}")
     assert len(server.line) < 500
     assert server.ask("GET", "/info").json["name"] == "x\n\x1b[31m<b>"
