@@ -1,7 +1,7 @@
 """How `serve` speaks HTTP: what it lets in, and the one shape of its errors.
 
-Everything that can be refused is refused here, before any text is computed: bodies that are too large, too
-slow or no JSON, wrong fields, missing tokens.
+Everything that can be refused is refused here, before any text is computed: requests under a name, or from a
+page, that is not its own; bodies that are too large, too slow or no JSON; wrong fields; missing tokens.
 """
 
 from __future__ import annotations
@@ -13,19 +13,25 @@ import json
 import logging
 import re
 import time
+import unicodedata
 from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from lit_bert import escape, hosts
+
 if TYPE_CHECKING:
     from lit_bert.server import Server
 
 HEAD_BYTES = 65_536  # of a request's first line and headers
+MOST_DIGITS = 1000  # of a whole number in a body, whose conversion takes the square of them
 DRAIN_BYTES = 2**26  # read and dropped of a refused body, as a client that is still sending hears no answer
 IDLE_S = 60.0  # a connection without a request is closed after it
 OPEN_TO_ALL = ("/", "/health", "/docs", "/openapi.json")  # asked without a token
+# Asked under any name, as probes and load balancers use addresses that we do not know; it says no more than.
+UNDER_ANY_NAME = ("/health",)
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +152,7 @@ class HangUp(Exception):
 
 
 class Door:
-    """ASGI middleware around everything: the token, the shape of errors, headers, the count of requests."""
+    """ASGI middleware around everything: who may ask, the shape of errors, headers, the count of requests."""
 
     def __init__(self, app: Callable, server: Server) -> None:
         self.app, self.server = app, server
@@ -170,6 +176,8 @@ class Door:
 
         try:
             try:
+                check_host(scope, server.hosts)
+                check_origin(scope, server.hosts)
                 if path not in OPEN_TO_ALL:
                     server.check_token(headers)
                 await self.app(scope, body.receive, sending)
@@ -180,7 +188,7 @@ class Door:
             except (HangUp, asyncio.CancelledError):
                 raise
             except Exception:
-                logger.exception("%s %s failed", scope["method"], path)
+                logger.exception("%s %s failed", scope["method"], escape.line(path, 200))
                 if status == 499:
                     await internal().response()(scope, receive, sending)
         except HangUp:
@@ -188,6 +196,70 @@ class Door:
         finally:
             known = path if path in server.paths else "other"
             server.metrics.requests.labels(known, status).inc()
+
+
+def _values(scope: dict[str, Any], name: bytes) -> list[str]:
+    return [value.decode("latin-1").strip(" \t") for key, value in scope["headers"] if key == name]
+
+
+def _reached(scope: dict[str, Any]) -> str | None:
+    """The address of this machine that the connection came to."""
+    return scope["server"][0] if scope.get("server") else None
+
+
+def check_host(scope: dict[str, Any], allowed: hosts.Hosts) -> None:
+    """Raises a Refusal where the request is addressed to a host that is not this server's.
+
+    That is what its Host header says and, of a request line with a whole address, that too. X-Forwarded-Host
+    and its like say nothing here, as anybody can send them.
+    """
+    values = _values(scope, b"host")
+    if len(values) != 1:
+        raise Refusal(
+            400, "host_invalid", f"{len(values) or 'No'} Host headers came; send one, with the server's name."
+        )
+    for value in [*values, *scope.get("lit_bert.authority", [])]:
+        asked = hosts.parse(value)
+        if asked is None:
+            raise Refusal(
+                400,
+                "host_invalid",
+                f"The host '{escape.line(value, 100)}' is no name or address; expected one such as "
+                "localhost:8000.",
+            )
+        if scope["path"] not in UNDER_ANY_NAME and not allowed.allows(asked.host, _reached(scope)):
+            raise Refusal(
+                421,
+                "host_not_allowed",
+                f"This server does not answer as {asked.host}; if that is its name, start it with "
+                f"--allow-host {asked.host}.",
+            )
+
+
+def check_origin(scope: dict[str, Any], allowed: hosts.Hosts) -> None:
+    """Raises a Refusal where a browser says that a page of another site asks.
+
+    Of another site, only links to our pages may be followed, as that tells it nothing.
+    """
+    for value in _values(scope, b"origin"):
+        host = hosts.parse_origin(value)
+        if host is None or not allowed.allows(host, _reached(scope)):
+            remedy = f"; if {host} is this server's name, start it with --allow-host {host}" if host else ""
+            raise Refusal(
+                403,
+                "origin_not_allowed",
+                f"A page of '{escape.line(value, 100)}' asks, and only this server's own may{remedy}.",
+            )
+    if "cross-site" in _values(scope, b"sec-fetch-site") and not (
+        scope["method"] in ("GET", "HEAD")
+        and _values(scope, b"sec-fetch-mode") == ["navigate"]
+        and _values(scope, b"sec-fetch-dest") == ["document"]
+    ):
+        raise Refusal(
+            403,
+            "origin_not_allowed",
+            "A page of another site asks, and only this server's own may; open the server's page.",
+        )
 
 
 HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
@@ -216,6 +288,14 @@ class Protocol(HttpToolsProtocol):
                 self._refuse(
                     431, "head_too_large", f"The headers have more than {HEAD_BYTES} bytes; send fewer."
                 )
+        elif (
+            self.timeout_keep_alive_task
+            is None  # uvicorn stops it at any byte, line ends before a request too
+            and self.timer is None
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.transport.is_closing()
+        ):
+            self.timeout_keep_alive_task = self.loop.call_later(IDLE_S, self.timeout_keep_alive_handler)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -225,6 +305,11 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self.head_bytes = -1
         self._stop_timer()
+        # A whole address as the target of the request, of which uvicorn keeps the path alone, and needs one.
+        if whole := re.match(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)", self.url):
+            rest = self.url[whole.end() :]
+            self.url = whole[0] + (rest if rest.startswith(b"/") else b"/" + rest)
+            self.scope["lit_bert.authority"] = [whole[1].decode("latin-1")]  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -237,7 +322,11 @@ class Protocol(HttpToolsProtocol):
             self._start_timer()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, "not_http", "This is not an HTTP request; send one.")
+        self._refuse(
+            400,
+            "not_http",
+            "This is no HTTP request that can be read; send one such as GET /health HTTP/1.1.",
+        )
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         response = Refusal(status, code, message, {"Connection": "close"}).response()
@@ -255,6 +344,32 @@ class Protocol(HttpToolsProtocol):
             self.timer = None
 
 
+def check_content(scope: dict[str, Any]) -> None:
+    """Raises a Refusal where the head of a POST says that its body is no JSON in UTF-8, or asks for more."""
+    headers = dict(scope["headers"])
+    kind, *settings = headers.get(b"content-type", b"").decode("latin-1").lower().split(";")
+    if kind.strip() != "application/json":
+        shown = escape.line(kind.strip(), 100) or "no content type"
+        raise Refusal(
+            415, "not_json", f"The body is {shown}; send JSON with the header Content-Type: application/json."
+        )
+    for setting in settings:
+        name, _, value = setting.strip().partition("=")
+        if name == "charset" and value.strip('"') not in ("utf-8", "utf8"):
+            raise Refusal(
+                415, "not_utf8", f"The charset is {escape.line(value, 100)}; encode the JSON as UTF-8."
+            )
+    coding = headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
+    if coding != "identity":
+        raise Refusal(
+            415, "encoded_body", f"The body is encoded as {escape.line(coding, 100)}; send it as it is."
+        )
+    if scope["query_string"]:
+        raise Refusal(
+            422, "unknown_field", "The path has a query and takes none; send the fields in the body."
+        )
+
+
 def parse(content: bytes, limits: Limits) -> tuple[list[str], bool, bool]:
     """Texts, whether a list came, and whether words are asked for.
 
@@ -262,7 +377,7 @@ def parse(content: bytes, limits: Limits) -> tuple[list[str], bool, bool]:
         Refusal: 400 or 422.
     """
     try:
-        request = json.loads(content.decode("utf-8"), parse_constant=_no_constant)
+        request = _DECODER.decode(content.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise Refusal(
             400, "not_utf8", f"The body is not UTF-8 at byte {error.start}; encode the JSON as UTF-8."
@@ -314,11 +429,58 @@ def parse(content: bytes, limits: Limits) -> tuple[list[str], bool, bool]:
                 "text_too_long",
                 f"{name} has {len(each)} characters and {limits.characters} are allowed; shorten it.",
             )
+        _check_characters(name, each)
     return texts, several, explain
+
+
+def _check_characters(name: str, text: str) -> None:
+    """Raises a Refusal of what the model can only read as something else, or as nothing.
+
+    Control characters within a text are let through: the tokenizer drops them, as it did in training.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise Refusal(
+            422,
+            "lone_surrogate",
+            f"{name} has a lone surrogate, {ascii(text[error.start])[1:-1]}, at character {error.start}; "
+            "send whole characters.",
+        ) from None
+    # The first character mostly settles it.
+    if all(each.isspace() or unicodedata.category(each) in _INVISIBLE for each in text):
+        what = "is empty" if not text else "has only white space and invisible characters"
+        raise Refusal(422, "empty_text", f"{name} {what}; send a text with words, or leave it out.")
+
+
+_INVISIBLE = ("Cc", "Cf")  # control and format characters
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON value")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number has {len(digits)} characters")
+    return int(digits)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise Refusal(
+                422,
+                "repeated_field",
+                f"The field {ascii(name)[:100]} comes twice in an object; send it once.",
+            )
+        found[name] = value
+    return found
+
+
+# Made once, as making it takes as long as reading a body.
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_int=_integer, object_pairs_hook=_object)
 
 
 KINDS = {

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lit_bert import UserError, __version__, escape, need, scores
+from lit_bert import UserError, __version__, escape, files, need, scores
 from lit_bert.predictions import Predictions
 from lit_bert.scores import Evidence, Score, Scores, wilson
 
@@ -88,7 +88,7 @@ def write_page(predictions_file: Path, output: Path | None = None) -> str:
     found = scores.with_intervals(predictions.probs, predictions.labels)
     page = render(predictions, found, errors, suspects, shown, explained)
     try:
-        output.write_text(page, encoding="utf-8", newline="\n")
+        files.write_text(output, page)
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror}. Choose another --output.") from None
     evidence = predictions.evidence

@@ -7,21 +7,27 @@ from html import escape
 from typing import Any
 
 from lit_bert import __version__
+from lit_bert.escape import JOINERS
 
 ERRORS = {
-    400: "The body is not JSON or not UTF-8.",
+    400: "The body is not JSON or not UTF-8; or the request has no Host header, or one that is no name.",
     401: "A token is set, and it did not come or another did.",
+    403: "A browser says that a page of another site asks (headers Origin and Sec-Fetch-Site).",
     404: "There is nothing at this path.",
     405: "The path takes another method.",
     408: "The body did not arrive within the time limit.",
     413: "The body is larger than the limit.",
-    415: "The content type is not application/json.",
-    422: "A field has another type, there are no or too many texts, or a text is too long.",
+    415: "The content type is not application/json, its charset not UTF-8, or the body is compressed.",
+    421: "The server does not answer to this Host; --allow-host names more.",
+    422: "A field has another type, comes twice or is unknown; there are no or too many texts; or a text is "
+    "empty, too long or has a lone surrogate.",
     429: "This client's address has its share of the queue already; see Retry-After.",
     500: "The server failed; its log says why.",
     503: "The queue is full, or the server is starting or shutting down; see Retry-After.",
     504: "There was no answer within the time limit.",
 }
+
+ANY_PATH = (400, 403, 421)  # may come from each path
 
 
 def document(labels: list[str], limits: dict[str, float], token: bool) -> dict[str, Any]:
@@ -35,7 +41,7 @@ def document(labels: list[str], limits: dict[str, float], token: bool) -> dict[s
         "truncated": False,
     }
     explained = {**prediction, "words": [{"start": 7, "end": 10, "weight": 0.42}]}
-    text = {"type": "string", "maxLength": limits["characters"]}
+    text = {"type": "string", "minLength": 1, "maxLength": limits["characters"]}
     predict = {
         "summary": "Label one text, or several",
         "description": "Labels are the same whether a text comes alone or with others. Of a text longer than "
@@ -73,7 +79,7 @@ def document(labels: list[str], limits: dict[str, float], token: bool) -> dict[s
                     }
                 },
             },
-            **_errors(400, 401, 408, 413, 415, 422, 429, 500, 503, 504),
+            **_errors(401, 408, 413, 415, 422, 429, 500, 503, 504),
         },
     }
     schemas = {
@@ -146,6 +152,7 @@ def document(labels: list[str], limits: dict[str, float], token: bool) -> dict[s
             "get": {
                 "summary": "Whether texts can be labelled",
                 "security": [],
+                "description": "Under any Host, as probes may not know the server's name.",
                 "responses": {"200": _json("It can.", {"status": "ok"}), **_errors(503)},
             }
         },
@@ -158,14 +165,15 @@ def document(labels: list[str], limits: dict[str, float], token: bool) -> dict[s
                 },
             }
         },
-        "/metrics": {"get": _text("Figures for Prometheus", "text/plain")},
+        "/metrics": {"get": _text("Figures for Prometheus", "text/plain", 401)},
         "/openapi.json": {
             "get": {
                 "summary": "This document",
-                "responses": {"200": _json("OpenAPI 3.1.", {"openapi": "3.1.0"}), **_errors(401)},
+                "security": [],
+                "responses": {"200": _json("OpenAPI 3.1.", {"openapi": "3.1.0"}), **_errors()},
             }
         },
-        "/docs": {"get": _text("This document as a page", "text/html")},
+        "/docs": {"get": {**_text("This document as a page", "text/html"), "security": []}},
         "/": {"get": {**_text("A page to try texts on", "text/html"), "security": []}},
     }
     whole: dict[str, Any] = {
@@ -189,11 +197,11 @@ def _json(description: str, example: Any) -> dict[str, Any]:
     return {"description": description, "content": content}
 
 
-def _text(summary: str, kind: str) -> dict[str, Any]:
+def _text(summary: str, kind: str, *refused: int) -> dict[str, Any]:
     content = {kind: {"schema": {"type": "string"}}}
     return {
         "summary": summary,
-        "responses": {"200": {"description": summary, "content": content}, **_errors(401)},
+        "responses": {"200": {"description": summary, "content": content}, **_errors(*refused)},
     }
 
 
@@ -201,7 +209,10 @@ def _errors(*statuses: int) -> dict[str, Any]:
     schema = {"$ref": "#/components/schemas/Error"}
     example = {"error": {"code": "a_word", "message": "What came, what was expected and what to do."}}
     content = {"application/json": {"schema": schema, "example": example}}
-    return {str(status): {"description": ERRORS[status], "content": content} for status in statuses}
+    return {
+        str(status): {"description": ERRORS[status], "content": content}
+        for status in sorted({*statuses, *ANY_PATH})
+    }
 
 
 STYLE = """
@@ -217,7 +228,8 @@ def page(document: dict[str, Any]) -> str:
     info = document["info"]
     parts = [
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(info['title'])} API</title>",
-        f"<meta name='viewport' content='width=device-width'><style>{STYLE}</style><main>",
+        "<link rel='icon' href='data:,'><meta name='viewport' content='width=device-width'>",
+        f"<style>{STYLE}</style><main>",
         f"<h1>{escape(info['title'])} {escape(info['version'])}</h1><p>{escape(info['description'])}",
         " The same for programs: <a href='openapi.json'>openapi.json</a>.</p>",
     ]
@@ -247,4 +259,9 @@ def _examples(content: dict[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    return f"<pre>{escape(json.dumps(value, indent=1, ensure_ascii=False))}</pre>"
+    """JSON as people read it; of other characters than letters and signs, JSON's escapes."""
+    shown = "".join(
+        each if each.isprintable() or each in "\n" + JOINERS else json.dumps(each)[1:-1]
+        for each in json.dumps(value, indent=1, ensure_ascii=False)
+    )
+    return f"<pre>{escape(shown)}</pre>"

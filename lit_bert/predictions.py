@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lit_bert import UserError, escape, untrusted
+from lit_bert import UserError, escape, files, untrusted
 from lit_bert.scores import Evidence
 
 VALIDATED, TESTED = "validate.parquet", "test.parquet"  # by the verb that scores the split
@@ -157,12 +156,8 @@ class Predictions:
         }
         metadata = {FACTS: json.dumps(self.facts), CLASSES: json.dumps(self.class_names)}
         table = pa.table(columns).replace_schema_metadata(metadata)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with files.whole(path) as partial:
             pa.parquet.write_table(table, partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def read(cls, path: Path) -> Predictions:

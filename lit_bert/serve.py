@@ -16,7 +16,7 @@ import socket
 import sys
 from pathlib import Path
 
-from lit_bert import RUNS, UserError, cores, need
+from lit_bert import RUNS, UserError, cores, escape, hosts, need
 from lit_bert.arguments import Parser
 from lit_bert.predictor import EXACT, Predictor, verify
 
@@ -45,7 +45,8 @@ def serve(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))  # until uvicorn has its own
     _allow_connections()
-    return Server(predictor, limits, sums, token, args.threads).serve_until_stopped(listener)
+    own = hosts.Hosts(args.host, args.allow_host)
+    return Server(predictor, limits, sums, own, token, args.threads).serve_until_stopped(listener)
 
 
 def _parser() -> Parser:
@@ -65,6 +66,16 @@ def _parser() -> Parser:
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is every network (%(default)s)"
     )
     parser.add_argument("--port", type=_port, default=8000, help="TCP port; 0 takes a free one (%(default)s)")
+    parser.add_argument(
+        "--allow-host",
+        type=_host_name,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name or address under which clients reach the server, such as that of a proxy before it; can "
+        f"be given several times, * is any (always accepted: {hosts.LOOPBACK}, --host, and the address of "
+        "this machine that a client connects to)",
+    )
     parser.add_argument(
         "--file", help="ONNX file to run; else model.int8.onnx where there is one, or model.onnx"
     )
@@ -109,6 +120,16 @@ def _port(value: str) -> int:
     if not value.isdecimal() or int(value) > 65_535:
         raise argparse.ArgumentTypeError(f"got '{value}'; expected a number from 0 to 65535")
     return int(value)
+
+
+def _host_name(value: str) -> str:
+    named = hosts.parse(f"[{value}]" if value.count(":") > 1 and not value.startswith("[") else value)
+    if value != hosts.ANY and (named is None or named.port is not None):
+        raise argparse.ArgumentTypeError(
+            f"got '{escape.line(value, 100)}'; expected a name such as example.org, an address, or * for "
+            "any, without scheme and port (and names in other scripts as xn--…)"
+        )
+    return named.host if named else value
 
 
 def _seconds(value: str) -> float:

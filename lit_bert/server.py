@@ -33,7 +33,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from lit_bert import __version__, openapi
+from lit_bert import __version__, escape, openapi
 from lit_bert.door import (
     IDLE_S,
     Body,
@@ -42,11 +42,13 @@ from lit_bert.door import (
     Limits,
     Protocol,
     Refusal,
+    check_content,
     internal,
     parse,
     policy,
     reply,
 )
+from lit_bert.hosts import Hosts
 from lit_bert.predictor import WORD, Prediction, Predictor, Word, facts
 
 PAGE = Path(__file__).with_name("page.html")
@@ -55,6 +57,7 @@ BATCH_SIZE = 8  # texts that a worker takes at a time; more makes a lone text be
 # anything.
 WORKER_NICE = 4  # added to the process's own
 LATENCY_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10)
+SHOWN_LABELS, SHOWN_CHARACTERS = 12, 60  # of the classes in the line at the start
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 logger = logging.getLogger(__name__)
@@ -295,14 +298,7 @@ class Predict:
         start = time.monotonic()
         server, body = self.server, scope["lit_bert.body"]
         client = scope["client"][0] if scope["client"] else ""
-        kind = dict(scope["headers"]).get(b"content-type", b"").split(b";")[0].strip().lower()
-        if kind != b"application/json":
-            shown = kind.decode("ascii", "replace") or "no content type"
-            raise Refusal(
-                415,
-                "not_json",
-                f"The body is {shown}; send JSON with the header Content-Type: application/json.",
-            )
+        check_content(scope)
         content = await body.read()
         server.waiting.check(client)  # before any work
         texts, several, explain = parse(content, server.limits)
@@ -317,9 +313,15 @@ class Server(litserve.LitServer):
     """LitServe's server with its workers as threads of this process, own endpoints and a door."""
 
     def __init__(
-        self, predictor: Predictor, limits: Limits, sums: dict[str, str], token: str | None, threads: int
+        self,
+        predictor: Predictor,
+        limits: Limits,
+        sums: dict[str, str],
+        hosts: Hosts,
+        token: str | None,
+        threads: int,
     ) -> None:
-        self.predictor, self.limits, self.sums = predictor, limits, sums
+        self.predictor, self.limits, self.sums, self.hosts = predictor, limits, sums, hosts
         self.token = None if token is None else os.fsencode(token)
         self.waiting = Waiting(limits.queue)
         self.metrics = Metrics(lambda: self.waiting.length)
@@ -327,6 +329,7 @@ class Server(litserve.LitServer):
         self.scores = facts(predictor.folder).get("scores", {})
         self.page = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else None
         self.document = openapi.document(predictor.labels, limits._asdict(), token is not None)
+        self.docs = openapi.page(self.document)
         self.exit_code = 0
         self.stopping = False
         self.paths: set[str] = set()
@@ -418,8 +421,14 @@ class Server(litserve.LitServer):
         """In the event loop, once requests are accepted."""
         host, port = listener.getsockname()[:2]
         host = f"[{host}]" if ":" in host else host
-        names = ", ".join(self.predictor.labels)
-        print(f"serving {self.name} ({self.predictor.file}; {names}) at http://{host}:{port}", flush=True)
+        labels = self.predictor.labels
+        names = ", ".join(escape.line(name, SHOWN_CHARACTERS) for name in labels[:SHOWN_LABELS])
+        if len(labels) > SHOWN_LABELS:
+            names += f" and {len(labels) - SHOWN_LABELS} more"
+        what = f"{escape.line(self.name)} ({escape.line(self.predictor.file)}; {names})"
+        print(f"serving {what} at http://{host}:{port}", flush=True)
+        if not self.hosts.loopback or self.hosts.allowed:
+            print(f"accepted hosts: {self.hosts} (--allow-host)", flush=True)
 
     def stopped(self) -> None:
         """After the last answer."""
@@ -502,7 +511,7 @@ class Server(litserve.LitServer):
     # The other endpoints.
 
     async def _no_route(self, request: Request, error: HTTPException) -> Response:
-        path, method = request.url.path, request.method
+        path, method = request.scope["path"], request.method
         if error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "")
             message = f"{path} takes {allowed} and {method} came; use that."
@@ -546,7 +555,7 @@ class Server(litserve.LitServer):
         return reply(self.document)
 
     async def _docs(self, request: Request) -> Response:
-        return html(openapi.page(self.document))
+        return html(self.docs)
 
     async def _page(self, request: Request) -> Response:
         if self.page is None:

@@ -1144,7 +1144,7 @@ def settle(
     }
     try:
         predictions.with_probs(predictions.probs, **facts).write(checkpoint.run / f"{verb}.parquet")
-        (checkpoint.run / f"{verb}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        files.write_text(checkpoint.run / f"{verb}.json", json.dumps(record, indent=2) + "\n")
     except OSError as error:
         log.info(f"the scores are not kept beside the checkpoint: {error.strerror}")
 

@@ -6,7 +6,10 @@ All of it is made of ordinary folders and files: nothing in lit_bert knows that 
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -211,3 +214,47 @@ def exported(able: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         flags = [f"--ckpt_path={able / 'best.ckpt'}", f"--to={folder}", "--int8_loss=100"]
         assert main(["export", *flags]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported_ugly(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported folder with a random last layer, whose classes have the names of tests/ugly.py."""
+    from transformers import BertForSequenceClassification
+    from ugly import UGLY
+
+    from lit_bert.graph import write_onnx
+
+    folder = tmp_path_factory.mktemp("ugly") / "exported"
+    shutil.copytree(exported, folder)
+    (folder / "model.int8.onnx").unlink()
+    torch.manual_seed(0)
+    sizes = {"num_labels": len(UGLY), "ignore_mismatched_sizes": True}
+    network = BertForSequenceClassification.from_pretrained(folder, **sizes)
+    with torch.no_grad():
+        network.classifier.weight.mul_(100)  # so that texts differ in their label
+    write_onnx(network, folder / "model.onnx")
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings["id2label"] = {str(place): name for place, name in enumerate(UGLY)}
+    settings["label2id"] = {name: place for place, name in enumerate(UGLY)}
+    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    network.config.update(settings)
+    network.save_pretrained(folder)
+    score = {"value": 0.5, "low": 0.25, "high": 0.75}
+    facts = json.loads((folder / "lit_bert.json").read_text(encoding="utf-8"))
+    facts["labels"] = UGLY
+    facts["scores"] = {
+        "validation": {
+            "macro_f1": score,
+            "by_class": {name: score if len(name) > 3 else None for name in UGLY},
+        }
+    }
+    (folder / "lit_bert.json").write_text(json.dumps(facts), encoding="utf-8")
+    list_files(folder)
+    return folder
+
+
+def list_files(folder: Path) -> None:
+    """Writes a card that lists the files of an exported folder as they are now."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != "README.md")
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}" for name in names]
+    (folder / "README.md").write_text("\n".join(lines) + "\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -16,6 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from conftest import WORDS, list_files
+from ugly import UGLY
+
+from lit_bert.escape import line
+from lit_bert.predictor import Predictor
 
 CHROMIUM = shutil.which("chromium")
 sync_api = pytest.importorskip("playwright.sync_api", reason="the tests of the page need playwright")
@@ -36,6 +40,7 @@ class Server:
 
     process: subprocess.Popen[str]
     url: str
+    folder: Path
 
     def stop(self) -> None:
         """Ends it, in order, if it still runs."""
@@ -50,7 +55,7 @@ def serve(folder: Path, *flags: str) -> Server:
     assert process.stdout
     found = re.search(r"http://\S+", process.stdout.readline())
     assert found, process.wait(10)
-    return Server(process, found[0])
+    return Server(process, found[0], folder)
 
 
 @pytest.fixture(scope="module")
@@ -204,18 +209,11 @@ def test_the_model_is_introduced_and_the_names_of_its_classes_are_text(
     (folder / "config.json").write_text(
         json.dumps({"id2label": {"0": name, "1": name + "2", "2": name + "3"}})
     )
-    scores = {
-        "validation": {
-            "rows": 1234,
-            "used_for": ["choosing the epoch", "fitting the temperature"],
-            "macro_f1": {"value": 0.9124, "low": 0.8, "high": 0.95},
-        }
-    }
+    macro = {"value": 0.9124, "low": 0.8, "high": 0.95}
+    evidence = {"rows": 1234, "used_for": ["choosing the epoch", "fitting the temperature"]}
+    scores = {"validation": {**evidence, "macro_f1": macro, "by_class": {name: None}}}
     (folder / "lit_bert.json").write_text(json.dumps({"scores": scores}))
-    card = [
-        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}" for file in folder.glob("*.[jo]*")
-    ]
-    (folder / "README.md").write_text("\n".join(card) + "\n")
+    list_files(folder)
     own = serve(folder)
     try:
         opened = visit(own.url)
@@ -234,6 +232,112 @@ def test_the_model_is_introduced_and_the_names_of_its_classes_are_text(
         assert opened.seen.problems == []
     finally:
         own.stop()
+
+
+@pytest.fixture(scope="module")
+def ugly_server(exported_ugly: Path) -> Iterator[Server]:
+    """Of a model whose classes have the names that outputs might interpret."""
+    started = serve(exported_ugly)
+    yield started
+    started.stop()
+
+
+def test_ugly_names_of_classes_are_shown_as_text_on_one_line(visit, ugly_server: Server) -> None:
+    opened = visit(ugly_server.url, permissions=["clipboard-read", "clipboard-write"])
+    page = opened.page
+    expect(page.locator("#lead")).to_contain_text(f"Sorts texts into {len(UGLY)} classes")
+    expect(page.locator("#lead")).to_contain_text("Macro F1 0.500")
+    opened.classify("happy")
+    opened.label()
+    page.get_by_text(f"{len(UGLY) - 10} more", exact=True).click()
+    shown = page.locator(".bars .name")
+    assert sorted(shown.evaluate_all("all => all.map(each => each.title)")) == sorted(map(line, UGLY))
+    assert all(text == line(text) for text in shown.all_inner_texts())
+    assert page.locator("#facts .name").count() == len(UGLY)
+    heights = shown.evaluate_all("all => all.map(each => each.getClientRects().length)")
+    assert max(heights) <= 6  # a long name takes some lines, and a line end none
+    opened.classify("\n".join(WORDS))
+    expect(opened.rows).to_have_count(len(WORDS))
+    page.get_by_role("button", name="Copy as CSV").click()
+    expect(page.get_by_role("status")).to_contain_text(f"{len(WORDS)} lines copied as CSV.")
+    copied = io.StringIO(page.evaluate("() => navigator.clipboard.readText()"), newline="")
+    header, *rows = list(csv.reader(copied, strict=True))
+    assert header[:4] == ["line", "text", "label", "probability"]
+    # JavaScript puts keys that are whole numbers first; the names say which column is whose.
+    assert sorted(header[4:]) == sorted(f"probability_{name}" for name in UGLY)
+    predictions = Predictor(ugly_server.folder)(WORDS)
+    assert len({prediction.label for prediction in predictions}) > 1
+    for row, prediction in zip(rows, predictions, strict=True):
+        assert row[2] == ("'" if prediction.label[0] in "=+-@\t\r" else "") + prediction.label
+        for name, cell in zip(header[4:], row[4:], strict=True):
+            assert float(cell) == pytest.approx(prediction.probabilities[name.removeprefix("probability_")])
+    assert page.locator("main img, main script, main a").count() == 0
+    assert opened.seen.problems == []
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_ugly_names_do_not_widen_the_page(visit, ugly_server: Server, width: int) -> None:
+    opened = visit(ugly_server.url, viewport={"width": width, "height": 900})
+    opened.classify("happy\nsad")
+    expect(opened.rows).to_have_count(2)
+    opened.rows.first.click()
+    expect(opened.page.locator(".open .bars").first).to_be_visible()
+    opened.page.get_by_text(f"{len(UGLY) - 10} more", exact=True).click()
+    assert opened.page.evaluate("() => document.documentElement.scrollWidth") <= width
+
+
+def test_the_documentation_shows_ugly_names_as_text(visit, ugly_server: Server) -> None:
+    opened = visit(f"{ugly_server.url}/docs")
+    page = opened.page
+    prediction = page.locator("pre").filter(has_text='"enum"').first.inner_text()
+    assert json.loads(prediction)["properties"]["label"]["enum"] == UGLY
+    assert page.locator("script, img, iframe").count() == 0
+    assert opened.seen.problems == []
+
+
+def test_formulas_are_copied_as_text(visit) -> None:
+    opened = visit(permissions=["clipboard-read", "clipboard-write"])
+    lines = ["=1+1", "+cmd|' /C calc'!A0", "-2", "-2 happy", "@SUM(A1)", "happy", "+1.5e3"]
+    opened.classify("\n".join(lines))
+    expect(opened.rows).to_have_count(len(lines))
+    opened.page.get_by_role("button", name="Copy as CSV").click()
+    expect(opened.page.get_by_role("status")).to_have_text(
+        "7 lines copied as CSV. 4 cells that a spreadsheet would compute got a leading apostrophe."
+    )
+    copied = list(csv.DictReader(io.StringIO(opened.page.evaluate("() => navigator.clipboard.readText()"))))
+    assert [row["text"] for row in copied] == [
+        *("'=1+1", "'+cmd|' /C calc'!A0", "-2", "'-2 happy", "'@SUM(A1)", "happy", "+1.5e3")
+    ]
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        {},
+        {"validation": None},
+        {"validation": {"macro_f1": None, "by_class": {"joy": None}}},
+        {"validation": {"macro_f1": {"value": "0.5", "low": [], "high": None}}},
+        {"<b>": {"f1": {"value": 0.5, "low": 0.25, "high": 0.75}, "rows": "many", "used_for": 5}},
+        None,
+        [],
+        "high",
+    ],
+)
+def test_a_folder_without_a_usable_score_is_introduced_all_the_same(
+    visit, server: Server, scores: object
+) -> None:
+    opened = visit("about:blank")
+    page = opened.page
+
+    def changed(route: sync_api.Route) -> None:
+        route.fulfill(json={**route.fetch().json(), "scores": scores})
+
+    page.route("**/info", changed)
+    page.goto(server.url)
+    expect(page.locator("#lead")).to_contain_text("Sorts texts into 3 classes: ")
+    expect(page.locator("#about")).to_be_visible()
+    assert ("Macro F1" in page.locator("#lead").inner_text()) == ("<b>" in (scores or {}))
+    assert opened.seen.problems == []
 
 
 def test_a_label_is_shown_where_finding_the_words_takes_too_long(visit) -> None:
@@ -283,9 +387,9 @@ def test_the_table_is_copied_as_csv_that_other_programs_read(visit) -> None:
     expect(opened.page.get_by_role("status")).to_have_text("3 lines copied as CSV.")
     copied = list(csv.DictReader(io.StringIO(opened.page.evaluate("() => navigator.clipboard.readText()"))))
     assert [row["text"] for row in copied] == lines
-    labels = list(copied[0])[4:]
+    labels = [name.removeprefix("probability_") for name in list(copied[0])[4:]]
     for row in copied:
-        probs = {label: float(row[label]) for label in labels}
+        probs = {label: float(row[f"probability_{label}"]) for label in labels}
         assert sum(probs.values()) == pytest.approx(1, abs=1e-4)
         assert row["label"] == max(probs, key=probs.__getitem__)
 

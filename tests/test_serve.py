@@ -14,127 +14,36 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import CLASSES, texts_of
+from conftest import CLASSES, list_files, texts_of
+from serving import JSON, ROOT, Answer, Running, Start, alive, error_of, read_all, servers
+from ugly import UGLY
 
 import lit_bert
+from lit_bert import openapi
+from lit_bert.escape import JOINERS
 from lit_bert.predictor import Predictor
 
 pytest.importorskip("litserve")
+from prometheus_client.parser import text_string_to_metric_families
 
-ROOT = Path(lit_bert.__file__).parents[1]
-JSON = {"Content-Type": "application/json"}
-
-# A model that can be made to fail and to be slow by a text, put below everything that is tested.
-TROUBLE = """
-import sys, threading, time
-from lit_bert.__main__ import main
-from lit_bert.predictor import Predictor
-plain = Predictor.__call__
-def trouble(self, texts):
-    for text in texts:
-        if text == "poison":
-            raise RuntimeError("secret of the inside")
-        if text == "deadly":
-            raise SystemExit
-        if text.startswith("sleep "):
-            time.sleep(float(text.split()[1]))
-    return plain(self, texts)
-Predictor.__call__ = trouble
-sys.exit(main(["serve", *sys.argv[1:]]))
-"""
-
-
-@dataclass
-class Answer:
-    """What came back."""
-
-    status: int
-    headers: dict[str, str]
-    content: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.content)
-
-
-class Running:
-    """A server that runs, and its clients."""
-
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
-        self.process, self.port = process, port
-
-    def ask(
-        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, **keys: Any
-    ) -> Answer:
-        """One request over a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        try:
-            connection.request(method, path, body, headers or {}, **keys)
-            response = connection.getresponse()
-            found = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, found, response.read())
-        finally:
-            connection.close()
-
-    def predict(self, text: Any, **fields: Any) -> Answer:
-        return self.ask("POST", "/predict", json.dumps({"text": text, **fields}), JSON)
-
-    def post(self, body: bytes) -> Answer:
-        return self.ask("POST", "/predict", body, JSON)
-
-    def metrics(self) -> dict[str, float]:
-        """Each sample of GET /metrics."""
-        lines = self.ask("GET", "/metrics").content.decode().splitlines()
-        return {
-            name: float(value)
-            for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")
-        }
-
-    def raw(self, content: bytes) -> socket.socket:
-        """A connection on which `content` has been sent."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=20)
-        connection.sendall(content)
-        return connection
-
-
-Start = Callable[..., Running]
+HEAD = (
+    b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+)
 
 
 @pytest.fixture(scope="module")
 def start() -> Iterator[Start]:
     """Starts servers, and ends those that a test left running."""
-    started: list[subprocess.Popen[str]] = []
-
-    def call(folder: Path, *flags: str, trouble: bool = False, **environment: str) -> Running:
-        command = ["-c", TROUBLE] if trouble else ["-m", "lit_bert", "serve"]
-        process = subprocess.Popen(
-            [sys.executable, *command, str(folder), "--port=0", *flags],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        assert process.stdout
-        assert process.stderr
-        line = process.stdout.readline()
-        port = re.search(r"http://127\.0\.0\.1:(\d+)$", line.strip())
-        assert port, (line, process.stderr.read())
-        return Running(process, int(port[1]))
-
-    yield call
-    for process in started:
-        process.kill()
-        process.communicate()
+    with servers() as call:
+        yield call
 
 
 @pytest.fixture(scope="module")
@@ -143,23 +52,8 @@ def server(start: Start, exported: Path) -> Running:
     return start(exported, "--bytes=20000", "--texts=20", "--characters=500", "--seconds=1.5", "--threads=2")
 
 
-def error_of(answer: Answer, status: int) -> dict[str, str]:
-    """The error, after a look at its shape."""
-    assert answer.status == status, answer
-    assert answer.headers["content-type"] == "application/json"
-    (name, error) = next(iter(answer.json.items()))
-    assert name == "error"
-    assert error.keys() == {"code", "message"}
-    assert "Traceback" not in error["message"]
-    return error
-
-
 def texts(count: int) -> list[str]:
     return [text for label in CLASSES for text in texts_of(label, count)]
-
-
-def alive(server: Running) -> bool:
-    return server.ask("GET", "/health").json == {"status": "ok"}
 
 
 # --- answers
@@ -195,11 +89,13 @@ def test_words_that_mattered_come_where_they_are_asked_for(server: Running) -> N
     assert "words" not in server.predict(text).json
 
 
-@pytest.mark.parametrize("text", ["", "\0", "a\0b", "\ud800", "\udfff happy", "\U0001f600", "é" * 500])
-def test_any_string_is_a_text(server: Running, text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["a\0b", "happy\x1b[31m", " happy\n", "\ufeffhappy", "\U0001f600", ".", "\u202ehappy", "é" * 500]
+)
+def test_any_string_with_something_to_see_is_a_text(server: Running, exported: Path, text: str) -> None:
     answer = server.predict(text)
     assert answer.status == 200
-    assert answer.json["label"] in CLASSES
+    assert answer.json == Predictor(exported)([text])[0]._asdict()
     assert (
         server.predict([text, "happy"]).json["predictions"][1]["label"]
         == server.predict("happy").json["label"]
@@ -263,6 +159,11 @@ WRONG = {
     "deep nesting of objects": (b'{"text":' * 2000 + b"1" + b"}" * 2000, 400, "not_json"),
     "no number": (b'{"text": NaN}', 400, "not_json"),
     "a number of 9,000 digits": (b'{"text": ' + b"9" * 9000 + b"}", 400, "not_json"),
+    "a number past the largest": (b'{"text": 1e999}', 422, "wrong_type"),
+    "a byte-order mark": (b'\xef\xbb\xbf{"text": "happy"}', 400, "not_json"),
+    "UTF-16": ('{"text": "happy"}'.encode("utf-16"), 400, "not_utf8"),
+    "a raw control character": (b'{"text": "a\nb"}', 400, "not_json"),
+    "two values": (b'{"text": "a"} {"text": "b"}', 400, "not_json"),
     "a list": (b'["happy"]', 422, "wrong_type"),
     "null": (b"null", 422, "wrong_type"),
     "no text": (b'{"txt": "happy"}', 422, "text_missing"),
@@ -289,8 +190,56 @@ def test_a_wrong_type_is_named_with_its_place(server: Running) -> None:
     assert "text[1] is a number" in error_of(server.predict(["happy", 5]), 422)["message"]
 
 
-def test_the_last_of_double_fields_counts(server: Running) -> None:
-    assert server.post(b'{"text": 5, "text": "happy"}').status == 200
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (b'{"text": 5, "text": "happy"}', "text"),
+        (b'{"text": "happy", "explain": false, "explain": true}', "explain"),
+        (b'{"text": ["happy", {"a": 1, "b": {"c\\n": 1, "c\\n": 2}}]}', "c\\n"),
+        (b'{"a": [[{"\\ud800": 1, "\\ud800": 1}]], "text": "happy"}', "\\ud800"),
+    ],
+)
+def test_a_field_that_comes_twice_is_named(server: Running, body: bytes, name: str) -> None:
+    error = error_of(server.post(body), 422)
+    assert error["code"] == "repeated_field"
+    assert f"'{name}'" in error["message"]
+
+
+def test_many_fields_of_which_one_comes_twice_are_refused_at_once() -> None:
+    from lit_bert.door import Limits, Refusal, parse
+
+    body = json.dumps({f"{n}": 0 for n in range(200_000)})[:-1] + ', "199999": 0}'
+    before = time.monotonic()
+    with pytest.raises(Refusal, match="comes twice"):
+        parse(body.encode(), Limits(2**30, 1, 1, 1, 1))
+    assert time.monotonic() - before < 5
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", "empty_text"),
+        ("  \t\r\n\u3000\u2028", "empty_text"),
+        ("\0\x1f\x85", "empty_text"),
+        ("\u200b\ufeff\u202e", "empty_text"),
+        ("\ud800", "lone_surrogate"),
+        ("happy \udfff", "lone_surrogate"),
+        ("\udc00\ud83d", "lone_surrogate"),
+    ],
+)
+def test_texts_without_text_and_half_characters_are_named_with_their_place(
+    server: Running, text: str, code: str
+) -> None:
+    alone = error_of(server.predict(text), 422)
+    assert alone["code"] == code
+    assert alone["message"].startswith("text ")
+    among = error_of(server.predict(["a", "b", "c", text, text]), 422)
+    assert among["code"] == code
+    assert among["message"].startswith("text[3] ")
+
+
+def test_messages_do_not_tell_how_to_switch_a_limit_off(server: Running) -> None:
+    assert "sys." not in error_of(server.post(b'{"text": ' + b"9" * 9000 + b"}"), 400)["message"]
 
 
 @pytest.mark.parametrize("size", [20_001, 10_000_000])
@@ -310,7 +259,7 @@ def test_100000_texts_are_refused(server: Running) -> None:
 
 
 def test_a_client_that_asks_before_it_sends_hears_no_at_once(server: Running) -> None:
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with server.raw(head + b"Content-Length: 9999999\r\nExpect: 100-continue\r\n\r\n") as connection:
         assert connection.recv(99).startswith(b"HTTP/1.1 413")
 
@@ -326,6 +275,21 @@ def test_other_content_types_are_refused(server: Running, kind: str | None) -> N
 def test_json_may_name_its_charset(server: Running) -> None:
     headers = {"Content-Type": "application/JSON; charset=utf-8"}
     assert server.ask("POST", "/predict", b'{"text": "happy"}', headers).status == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"Content-Type": "application/json; charset=utf-16"}, "not_utf8"),
+        ({"Content-Type": "application/json", "Content-Encoding": "gzip"}, "encoded_body"),
+    ],
+)
+def test_other_encodings_are_refused(server: Running, headers: dict[str, str], code: str) -> None:
+    assert error_of(server.ask("POST", "/predict", b'{"text": "happy"}', headers), 415)["code"] == code
+
+
+def test_a_setting_in_the_address_is_not_ignored(server: Running) -> None:
+    error_of(server.ask("POST", "/predict?explain=true", b'{"text": "happy"}', JSON), 422)
 
 
 def test_unknown_paths_and_methods_are_named(server: Running) -> None:
@@ -358,18 +322,8 @@ def test_endless_headers_are_cut(server: Running) -> None:
 # --- slow and vanishing clients
 
 
-def read_all(connection: socket.socket) -> bytes:
-    content = b""
-    while piece := connection.recv(65_536):
-        content += piece
-    return content
-
-
 def test_a_body_that_never_arrives_times_out(server: Running) -> None:
-    head = (
-        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n"
-    )
-    with server.raw(head + b'{"te') as connection:
+    with server.raw(HEAD % 90 + b'{"te') as connection:
         before = time.monotonic()
         content = read_all(connection)
         assert 1 < time.monotonic() - before < 4
@@ -378,10 +332,7 @@ def test_a_body_that_never_arrives_times_out(server: Running) -> None:
 
 
 def test_a_byte_at_a_time_times_out_and_blocks_nobody(server: Running) -> None:
-    head = (
-        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n"
-    )
-    with server.raw(head) as connection:
+    with server.raw(HEAD % 90) as connection:
         for _ in range(6):
             connection.sendall(b" ")
             before = time.monotonic()
@@ -398,6 +349,17 @@ def test_a_head_that_never_ends_is_closed(server: Running) -> None:
         assert 1 < time.monotonic() - before < 4
 
 
+@pytest.mark.parametrize(
+    "sent", [b"", b"\r\n", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n", b"\r\n\r\n\n"]
+)
+def test_an_idle_connection_is_closed(start: Start, exported: Path, sent: bytes) -> None:
+    server = start(exported, "--threads=1", trouble=True, IDLE_S="1")
+    with server.raw(sent) as connection:
+        before = time.monotonic()
+        read_all(connection)
+        assert 0.5 < time.monotonic() - before < 4
+
+
 def test_many_idle_connections_block_nobody(server: Running) -> None:
     idle = [server.raw(b"") for _ in range(300)]
     try:
@@ -411,10 +373,7 @@ def test_many_idle_connections_block_nobody(server: Running) -> None:
 
 def test_clients_that_hang_up_leave_nothing_behind(server: Running) -> None:
     body = json.dumps({"text": texts(6)}).encode()
-    head = (
-        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-    )
-    for sent in (head % len(body) + body[:50], head % len(body) + body):
+    for sent in (HEAD % len(body) + body[:50], HEAD % len(body) + body):
         for _ in range(20):
             server.raw(sent).close()
     wait_for(lambda: server.metrics()["lit_bert_queue_texts"] == 0)
@@ -462,6 +421,79 @@ def test_the_process_holds_no_torch(server: Running) -> None:
     code = "import sys, lit_bert.server, lit_bert.serve; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "lightning"} & set(done.stdout.split())
+
+
+# --- names of classes that an output might interpret
+
+
+@pytest.fixture(scope="module")
+def ugly(start: Start, exported_ugly: Path) -> Running:
+    return start(exported_ugly, "--threads=1")
+
+
+def test_ugly_names_come_back_letter_for_letter(ugly: Running, exported_ugly: Path) -> None:
+    several = ["happy", "so sad", "rain dog late"]
+    expected = [each._asdict() for each in Predictor(exported_ugly)(several)]
+    answers = [ugly.predict(text, explain=True).json for text in several]
+    assert all(answer.pop("words") for answer in answers)
+    assert answers == expected
+    assert list(answers[0]["probabilities"]) == UGLY
+    assert ugly.predict(several).json["predictions"] == expected
+    info = ugly.ask("GET", "/info").json
+    assert info["labels"] == UGLY
+    assert list(info["scores"]["validation"]["by_class"]) == UGLY
+    schemas = ugly.ask("GET", "/openapi.json").json["components"]["schemas"]
+    assert schemas["Prediction"]["properties"]["label"]["enum"] == UGLY
+
+
+def test_no_text_of_a_client_or_a_model_becomes_a_label_of_prometheus(ugly: Running) -> None:
+    ugly.predict(UGLY)
+    for name in UGLY:
+        path = "/" + urllib.parse.quote(name, safe="/")
+        ugly.ask("GET", path, headers={"Host": 'evil"}.example'})
+        ugly.ask("GET", path)
+    ugly.ask('EVIL"}', "/info")
+    ugly.ask("BREW", "/info")
+    content = ugly.ask("GET", "/metrics").content.decode("ascii")
+    samples = [each for family in text_string_to_metric_families(content) for each in family.samples]
+    paths = {sample.labels["path"] for sample in samples if "path" in sample.labels}
+    assert paths <= {"/predict", "/info", "/metrics", "/health", "/", "/docs", "/openapi.json", "other"}
+    assert all(re.fullmatch(r"\d{3}", each.labels["status"]) for each in samples if "status" in each.labels)
+    assert all(
+        re.fullmatch("[a-z_0-9]+", each.labels["reason"]) for each in samples if "reason" in each.labels
+    )
+    assert {name for each in samples for name in each.labels} == {"path", "status", "reason", "le"}
+
+
+def test_ugly_names_are_one_line_at_the_start_and_escaped_in_pages(
+    ugly: Running, start: Start, exported_ugly: Path, tmp_path: Path
+) -> None:
+    docs = ugly.ask("GET", "/docs").content.decode()
+    assert not re.search(r"<(script|img|!--)|alert\(1\)<", docs)
+    assert all(each.isprintable() or each in "\n" + JOINERS for each in docs)
+    assert ugly.ask("GET", "/").content == (ROOT / "lit_bert" / "page.html").read_bytes()
+    folder = tmp_path / "x\n\x1b[31m<b>" / "exported"
+    shutil.copytree(exported_ugly, folder)
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    first = ["two\nlines", "\x1b[31mred\x1b[0m", "\u202eevil", "x" * 300]
+    names = [*first, *(name for name in UGLY if name not in first)]
+    settings["id2label"] = {str(place): name for place, name in enumerate(names)}
+    settings["label2id"] = {name: place for place, name in enumerate(names)}
+    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    list_files(folder)
+    server = start(folder, "--threads=1")  # reads one line
+    assert server.line.isprintable()
+    assert r"(model.onnx; two\nlines, \x1b[31mred\x1b[0m, \u202eevil, xxxx" in server.line
+    assert server.line.endswith(f"and {len(UGLY) - 12} more) at http://127.0.0.1:{server.port}")
+    assert len(server.line) < 500
+    assert server.ask("GET", "/info").json["name"] == "x\n\x1b[31m<b>"
+
+
+def test_lone_surrogates_in_names_can_be_written() -> None:
+    page = openapi.page(
+        openapi.document(["\ud800", "a\udfffb"], {"characters": 1, "texts": 1, "bytes": 1}, False)
+    )
+    assert r"\ud800" in page.encode().decode()
 
 
 # --- the queue, and failures within
@@ -549,6 +581,236 @@ def test_a_dead_worker_ends_the_server(start: Start, exported: Path) -> None:
     assert error_of(server.predict("deadly"), 504)
     assert server.process.wait(10) == 1
     assert "worker 0 died" in server.process.communicate()[1]
+
+
+# --- the server's names
+
+
+OWN = ["localhost", "LOCALHOST:80", "localhost.:1", "127.0.0.1", "127.9.8.7:65535", "[::1]", "[0:0::1]:8000"]
+OTHER = ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example", "my_host"]
+OTHER += ["192.168.1.7", "0.0.0.0", "[2001:db8::1]", "2130706433", "127.1", "0x7f.0.0.1", "127.0.0.01"]
+NO_NAME = [
+    "",
+    "a b",
+    "évil",
+    "a:b",
+    "localhost:",
+    "localhost:65536",
+    "user@localhost",
+    "a/b",
+    "localhost:1:2",
+]
+NO_NAME += [
+    "[::1",
+    "[127.0.0.1]",
+    "[::1%25lo]",
+    "::1",
+    "local%68ost",
+    "localhost,evil.example",
+    "*",
+    ".",
+    "<b>",
+]
+
+
+def with_host(server: Running, host: str | bytes, path: str = "/info", lines: bytes = b"") -> Answer:
+    """GET with this Host, over a connection of its own."""
+    host = host.encode() if isinstance(host, str) else host
+    head = b"GET " + path.encode() + b" HTTP/1.1\r\nHost: " + host + b"\r\n" + lines
+    return answer_to(server, head + b"Connection: close\r\n\r\n")
+
+
+def answer_to(server: Running, request: bytes) -> Answer:
+    """The answer to bytes on the wire, after which the server closes the connection."""
+    with server.raw(request) as connection:
+        head, _, body = read_all(connection).partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in lines)
+    return Answer(int(first.split()[1]), headers, body)
+
+
+@pytest.mark.parametrize("path", ["/", "/info", "/metrics", "/docs", "/openapi.json", "/health", "/nope"])
+@pytest.mark.parametrize("host", ["localhost:8000", "evil.example"])
+def test_only_health_is_told_to_those_who_ask_under_another_name(
+    server: Running, path: str, host: str
+) -> None:
+    answer = with_host(server, host, path)
+    if host == "localhost:8000" or path == "/health":
+        assert answer.status == (404 if path == "/nope" else 200)
+    else:
+        assert error_of(answer, 421)["code"] == "host_not_allowed"
+
+
+@pytest.mark.parametrize("host", OWN)
+def test_names_of_this_machine_are_answered(server: Running, host: str) -> None:
+    assert with_host(server, host).status == 200
+
+
+@pytest.mark.parametrize("host", OTHER)
+def test_other_names_are_refused_with_the_flag(server: Running, host: str) -> None:
+    message = error_of(with_host(server, host), 421)["message"]
+    assert "--allow-host" in message
+    body = json.dumps({"text": "happy"})
+    assert server.ask("POST", "/predict", body, {**JSON, "Host": host}).status == 421
+
+
+@pytest.mark.parametrize("host", NO_NAME)
+@pytest.mark.parametrize("path", ["/health", "/predict"])
+def test_what_is_no_name_is_refused(server: Running, host: str, path: str) -> None:
+    assert error_of(with_host(server, host, path), 400)["code"] == "host_invalid"
+
+
+def test_a_request_names_its_host_once(server: Running) -> None:
+    end = b"Connection: close\r\n\r\n"
+    for version in (b"1.0", b"1.1"):
+        answer = answer_to(server, b"GET /health HTTP/" + version + b"\r\n" + end)
+        assert error_of(answer, 400)["code"] == "host_invalid"
+    for second in (b"localhost", b"evil.example"):
+        answer = with_host(server, "localhost", lines=b"Host: " + second + b"\r\n")
+        assert error_of(answer, 400)["code"] == "host_invalid"
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        ("http://localhost:1/info", "localhost", 200),
+        ("http://127.0.0.1/info?x=1", "localhost", 200),
+        ("http://localhost", "localhost", 200),
+        ("http://evil.example/info", "localhost", 421),
+        ("http://localhost/info", "evil.example", 421),
+        ("http://evil.example/health", "localhost", 200),
+        ("http://localhost@evil.example/info", "localhost", 400),
+        ("ftp://evil.example/info", "localhost", 421),
+        ("//evil.example/info", "localhost", 404),
+    ],
+)
+def test_a_whole_address_in_the_request_line_has_to_be_this_servers(
+    server: Running, target: str, host: str, status: int
+) -> None:
+    assert with_host(server, host, target).status == status
+
+
+@pytest.mark.parametrize(
+    "name", ["X-Forwarded-Host", "X-Host", "X-Original-Host", "Forwarded", "X-Real-Host"]
+)
+def test_headers_of_proxies_say_nothing_about_the_host(server: Running, name: str) -> None:
+    value = b"host=localhost" if name == "Forwarded" else b"localhost"
+    line = name.encode() + b": " + value + b"\r\n"
+    assert with_host(server, "evil.example", lines=line).status == 421
+    assert with_host(server, "localhost", lines=line.replace(b"localhost", b"evil.example")).status == 200
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:8000", "https://127.0.0.1", "http://[::1]:3000"])
+def test_the_servers_own_page_may_ask(server: Running, origin: str) -> None:
+    headers = {**JSON, "Origin": origin, "Sec-Fetch-Site": "same-origin"}
+    answer = server.ask("POST", "/predict", b'{"text": "happy"}', headers)
+    assert answer.status == 200
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        *("null", "", "http://evil.example", "https://evil.example:8000", "http://localhost.evil.example"),
+        *("http://localhost@evil.example", "file://", "chrome-extension://abc", "localhost", "http://"),
+        *("http://localhost/", "http://localhost http://localhost", "HTTP://localhost", "http://192.168.1.7"),
+    ],
+)
+def test_pages_of_other_sites_may_not_ask(server: Running, origin: str) -> None:
+    for path in ("/predict", "/health"):
+        answer = server.ask("POST", path, b'{"text": "happy"}', {**JSON, "Origin": origin})
+        assert error_of(answer, 403)["code"] == "origin_not_allowed"
+    preflight = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    answer = server.ask("OPTIONS", "/predict", headers=preflight)
+    assert error_of(answer, 403)
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_what_a_browser_says_of_another_site_counts_but_a_link_may_be_followed(server: Running) -> None:
+    said = {"Sec-Fetch-Site": "cross-site"}
+    link = {**said, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    assert server.ask("GET", "/", headers=link).status == 200
+    assert server.ask("GET", "/docs", headers=link).status == 200
+    error_of(server.ask("POST", "/predict", b'{"text": "happy"}', {**JSON, **link}), 403)
+    for changed in (
+        {"Sec-Fetch-Mode": "no-cors"},
+        {"Sec-Fetch-Dest": "iframe"},
+        {"Sec-Fetch-Dest": "object"},
+    ):
+        error_of(server.ask("GET", "/", headers={**link, **changed}), 403)
+    error_of(server.ask("GET", "/info", headers=said), 403)
+    for site in ("same-origin", "same-site", "none"):
+        assert server.ask("GET", "/info", headers={"Sec-Fetch-Site": site}).status == 200
+
+
+def test_more_names_are_allowed_by_a_flag(start: Start, exported: Path) -> None:
+    flags = ("--allow-host=Models.Example", "--allow-host", "192.168.1.7", "--allow-host=2001:db8::1")
+    server = start(exported, "--threads=1", *flags)
+    assert server.process.stdout
+    assert "models.example, 192.168.1.7, 2001:db8::1" in server.process.stdout.readline()
+    for host in ("localhost", "models.example", "MODELS.example.:444", "192.168.1.7:80", "[2001:db8::1]:80"):
+        assert with_host(server, host).status == 200
+        assert with_host(server, "localhost", lines=b"Origin: https://models.example\r\n").status == 200
+    for host in ("other.models.example", "192.168.1.8"):
+        error_of(with_host(server, host), 421)
+
+
+def test_any_name_can_be_allowed_but_no_other_site(start: Start, exported: Path) -> None:
+    server = start(exported, "--threads=1", "--allow-host=*")
+    assert server.process.stdout
+    assert server.process.stdout.readline() == "accepted hosts: any (--allow-host)\n"
+    assert with_host(server, "evil.example").status == 200
+    error_of(with_host(server, "evil.example", lines=b"Origin: null\r\n"), 403)
+    error_of(with_host(server, "evil.example", lines=b"Sec-Fetch-Site: cross-site\r\n"), 403)
+    error_of(with_host(server, "evil example"), 400)
+
+
+def test_on_every_network_names_have_to_be_given_but_not_the_address_that_was_reached(
+    start: Start, exported: Path
+) -> None:
+    server = start(exported, "--threads=1", "--host=0.0.0.0")
+    assert server.process.stdout
+    assert server.process.stdout.readline() == (
+        "accepted hosts: localhost, 127.0.0.0/8 and [::1], the address that a client connects to "
+        "(--allow-host)\n"
+    )
+    assert with_host(server, "localhost").status == 200
+    assert with_host(server, "0.0.0.0").status == 200  # as it was told to listen there
+    for host in ("evil.example", "10.255.255.1", socket.gethostname()):
+        error_of(with_host(server, host), 421)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # sends nothing
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("needs a network interface beside loopback")
+        own = probe.getsockname()[0]
+    connection = http.client.HTTPConnection(own, server.port, timeout=20)
+    connection.request("GET", "/info")  # with Host: OWN:PORT
+    assert connection.getresponse().status == 200
+    connection.close()
+    error_of(with_host(server, own), 421 if not own.startswith("127.") else 200)
+
+
+def test_on_ipv6_its_address_is_answered(start: Start, exported: Path) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("needs IPv6")
+    server = start(exported, "--threads=1", "--host=::1")
+    connection = http.client.HTTPConnection("::1", server.port, timeout=20)
+    for host, status in (("[::1]", 200), ("localhost", 200), ("evil.example", 421)):
+        connection.request("GET", "/info", headers={"Host": host})
+        response = connection.getresponse()
+        assert (response.status, bool(response.read())) == (status, True)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["https://a.example", "a.example:80", "[::1]:80", "a b", "", "*.a.example", "bücher.example", "a\nb"],
+)
+def test_what_is_no_name_cannot_be_allowed(exported: Path, refused: Callable[..., str], value: str) -> None:
+    assert "--allow-host" in refused("serve", exported, "--allow-host", value)
 
 
 # --- token
