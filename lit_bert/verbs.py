@@ -76,6 +76,9 @@ from lit_bert.tables import BadRow, Numbered, RowWriter, read_rows, text_problem
 
 log = logging.getLogger("lit_bert")
 
+# What is chosen or fitted on the validation rows when a fit ends, by the fact that says how.
+CHOICES = {"averaging": "choosing averaged weights", "calibration": "fitting the temperature"}
+
 # What a resumed run may change of its data: where the rows are, if they are the same ones, and how many are
 # evaluated at a time.
 CHANGEABLE_DATA = {"data.dataset", "data.stand_in", "data.eval_batch_size"}
@@ -565,7 +568,7 @@ class Fit(Verb):
         """
         (dashboard,) = (each for each in self.trainer.callbacks if isinstance(each, Dashboard))  # type: ignore[attr-defined]
         used_for = dashboard.used_for(self.trainer)
-        used_for += ["fitting the temperature"] * ("calibration" in predictions.facts)
+        used_for += [what for fact, what in CHOICES.items() if predictions.facts.get(fact)]
         used_for = list(dict.fromkeys([*(earlier or ()), *used_for]))
         return predictions.with_probs(predictions.probs, used_for=used_for)
 
