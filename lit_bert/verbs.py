@@ -91,9 +91,13 @@ from lit_bert.tables import (
 
 log = logging.getLogger("lit_bert")
 
+# What is chosen or fitted on the validation rows when a fit ends, by the fact that says how.
+CHOICES = {"averaging": "choosing averaged weights", "calibration": "fitting the temperature"}
+
 # What a resumed run may change of its data: where the rows are, if they are the same ones, and how many are
 # evaluated at a time.
 CHANGEABLE_DATA = {"data.dataset", "data.stand_in", "data.eval_batch_size"}
+OF_THE_FILES = {"data.label_names", "data.quoting"}  # settings that hold for the files they were given with
 
 
 class Parser(LightningArgumentParser):
@@ -197,8 +201,10 @@ class Verb(LightningCLI):
         """Fills in what the command does not say, with the checkpoint's own values: no parser sees them."""
         config = self.config[self.name]
         config["ckpt_path"] = str(checkpoint.path)
+        other_data = names_setting(self.given, "data.dataset") or names_setting(self.given, "input")
         for name, value in self.settings_of(checkpoint).items():
-            if not names_setting(self.given, name):
+            # How quotes and codes were read in one file says nothing of another.
+            if not names_setting(self.given, name) and not (other_data and name in OF_THE_FILES):
                 config[name] = value
         for name, is_flag in self.given.items():
             if is_flag and name.startswith(("model.", "weights.")):
@@ -646,8 +652,7 @@ class Fit(Verb):
             earlier: what they had been used for by the fit that this one resumes.
         """
         used_for = self._dashboard.used_for(self.trainer)
-        used_for += ["choosing between two sets of weights"] * ("averaging" in predictions.facts)
-        used_for += ["fitting the temperature"] * ("calibration" in predictions.facts)
+        used_for += [what for fact, what in CHOICES.items() if predictions.facts.get(fact)]
         used_for = list(dict.fromkeys([*(earlier or ()), *used_for]))
         return predictions.with_probs(predictions.probs, used_for=used_for)
 
