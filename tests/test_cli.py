@@ -1325,6 +1325,9 @@ def test_two_processes_fit_into_one_folder(processes):
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["version_0"]
     last = torch.load(folder / "checkpoints" / "version_0" / "last.ckpt", weights_only=True)
     assert last["global_step"] == 8  # 60 rows, 2 × 8 a step, 2 epochs
+    best = torch.load(folder / "checkpoints" / "version_0" / "best.ckpt", weights_only=True)
+    assert "training_weights" not in best  # both processes validated them, and one chose
+    assert out.count("\naveraging ") == 1
     assert table_of(out, "validation")
     assert [line.partition(",")[0] for line in err.splitlines() if line.startswith("epoch")] == [
         "epoch 1",
