@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import math
 import mmap
@@ -273,6 +274,9 @@ def labels(config: dict[str, Any], what: str) -> list[str]:
 # --- tokenizers ---
 
 
+_accepted: dict[bytes, int] = {}  # hash of what was checked in this process, and the largest token id in it
+
+
 def tokenizer(text: str, what: str, vocab_size: int | None = None) -> Tokenizer:
     """The tokenizer of the content of a tokenizer.json, never padding; it is truncating as the file says.
 
@@ -286,23 +290,28 @@ def tokenizer(text: str, what: str, vocab_size: int | None = None) -> Tokenizer:
     """
     from tokenizers import Tokenizer
 
-    content = parse_object(text, what, MOST_TOKENIZER_BYTES)
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    largest = _accepted.get(digest)
     try:
-        largest = _check_tokenizer(content)
-    except _Refused as error:
-        raise UserError(f"{what} {escape.line(error, 300)}. Use a tokenizer as published.") from None
-    try:
+        content = parse_object(text, what, MOST_TOKENIZER_BYTES) if largest is None else {}
+        named = _check_tokenizer(content) if largest is None else largest
         found = Tokenizer.from_str(text)
         found.no_padding()
-        added = [found.token_to_id(each["content"]) for each in content.get("added_tokens") or ()]
-        found.encode("a B. 1 é")
+        if largest is None:
+            added = (found.token_to_id(each["content"]) for each in content.get("added_tokens") or ())
+            largest = max([named, *(each for each in added if each is not None)])
+            found.encode("a B. 1 é")
+            _accepted[digest] = largest
+    except _Refused as error:
+        raise UserError(f"{what} {escape.line(error, 300)}. Use a tokenizer as published.") from None
+    except UserError:
+        raise
     except BaseException as error:
         if not is_fault(error):
             raise
         raise UserError(
             f"{what} holds no usable tokenizer ({escape.line(error, 200)}). Use a tokenizer as published."
         ) from None
-    largest = max([largest, *(each for each in added if each is not None)])
     if vocab_size is not None and largest >= vocab_size:
         raise UserError(
             f"{what} gives tokens ids up to {largest:,}; the model knows {vocab_size:,} tokens. "
