@@ -27,14 +27,15 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from lit_bert import UserError, escape
-from lit_bert.predictions import VALIDATED, Predictions
+from lit_bert.predictions import TRAINED, VALIDATED, Predictions, write_hashes
 from lit_bert.tables import Numbered, RowWriter
 
 log = logging.getLogger("lit_bert")
 
 WRONG_TEXTS = 20  # rows of the table of confident errors
 PICTURE_NAME = 30  # characters of a class name in a picture
-CHOOSING, ENDING = "choosing the epoch", "ending the training"  # what validation rows are used for
+TRAINING = "training"
+CHOOSING, ENDING = "choosing the epoch", "early stopping"  # what rows are used for before they are scored
 
 
 class Throughput(Callback):
@@ -198,7 +199,7 @@ class Outputs(Callback):
             part = "test" if trainer.state.fn == "test" else "validation"
             counts = getattr(getattr(trainer, "datamodule", None), "counts", {}).get(part)
             if counts is not None:  # fewer are scored than could be where batches are limited
-                facts["rows"] = {**counts.as_dict(), "scored": len(rows)}
+                facts["row_counts"] = {**counts.as_dict(), "scored": len(rows)}
             self.predictions = Predictions(
                 loaders.dataset.texts(rows[order]),
                 rows[order],
@@ -218,9 +219,9 @@ class Outputs(Callback):
 class Dashboard(Outputs):
     """Shows each validation in TensorBoard: confusion matrix, precision-recall curves, confident errors.
 
-    The predictions of the best epoch are kept beside its checkpoint. `log_settings` stores the settings
-    beside the scores of what is kept in the end. What cannot be drawn or written there is reported once, and
-    training goes on.
+    The predictions of the best epoch are kept beside its checkpoint, and the hashes of the training texts.
+    `log_settings` stores the settings beside the scores of what is kept in the end. What cannot be drawn or
+    written there is reported once, and training goes on.
 
     Args:
         facts: what the run rests on: sources, seed, batch size, …
@@ -235,6 +236,7 @@ class Dashboard(Outputs):
         self.facts, self.monitor, self.sign = facts, monitor, 1 if mode == "max" else -1
         self.best: dict[str, float] = {}
         self.validations = 0
+        self._knows_training_rows = False
         self._reported: set[str] = set()
 
     @contextmanager
@@ -333,6 +335,9 @@ class Dashboard(Outputs):
                         "used_for": [CHOOSING] * chooses_epoch(trainer),
                     }
                     replace(self.predictions, facts=facts).write(folder / VALIDATED)
+                    if not self._knows_training_rows:  # the same in every epoch
+                        write_hashes(folder / TRAINED, trainer.datamodule.train_rows.hashes)  # type: ignore[attr-defined]
+                        self._knows_training_rows = True
 
     def log_settings(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last thing of a fit."""
@@ -432,7 +437,7 @@ class Progress(RichProgressBar):
             label: f"{float(metrics[name]):{form}}" for name, label, form in self.SHOWN if name in metrics
         }
         if "f1" in shown:
-            shown["f1"] += f" of {validated_rows(pl_module):,} rows"
+            shown["f1"] += f" (n={validated_rows(pl_module):,})"
         return shown
 
 

@@ -582,6 +582,25 @@ def test_a_fit_says_that_its_rows_chose_and_validate_knows_it_again(run, home, l
     assert CHOSE in run("validate").out
 
 
+def test_scores_of_rows_that_were_trained_on_say_so(run, home, learned):
+    outcome = run("test", "--data.test_split=train")
+    assert "the same rows were used for training: scores on new texts are likely to be lower" in outcome.out
+    assert usage_of(home / "test.json") == (60, ["training"])
+    # Known by the texts, whatever file and split they come from.
+    with (learned.data / "train.csv").open(newline="") as stream:
+        old = list(csv.DictReader(stream))[:3]
+    write_csv(Path("mixed.csv"), [*old, {"text": "it was raining cats and dogs", "label": "sadness"}])
+    outcome = run("test", "--data.dataset=mixed.csv", "--data.test_split=train")
+    assert "the same rows were used for training (3 of the 4 texts): " in outcome.out
+    assert usage_of(home / "test.json") == (4, ["training (3 of the 4 texts)"])
+
+
+def test_an_edited_list_of_training_texts_is_refused(refused, home):
+    list_of_texts = home / "train_hashes.bin"
+    list_of_texts.write_bytes(list_of_texts.read_bytes()[:-1])
+    assert "train_hashes.bin has 479 bytes; expected 8 for each text" in refused("test")
+
+
 def test_rows_decide_nothing_about_a_checkpoint_that_was_not_chosen_by_them(run, home):
     assert "same rows" not in run("validate", "--ckpt_path=last").out
     assert usage_of(home / "validate.json") == (24, [])
@@ -591,7 +610,7 @@ def test_rows_decide_nothing_about_a_checkpoint_that_was_not_chosen_by_them(run,
 def test_without_the_record_of_a_fit_it_is_not_known_what_rows_decided(run, learned):
     shutil.copy(learned.best, "alone.ckpt")
     outcome = run("test", "--ckpt_path=alone.ckpt")
-    assert "it is not recorded whether these rows also chose the epoch" in outcome.out
+    assert "it is not recorded whether these rows were trained on, chose the epoch" in outcome.out
     assert usage_of("test.json") == (24, None)
 
 
@@ -608,7 +627,7 @@ def test_without_the_record_of_a_fit_it_is_not_known_what_rows_decided(run, lear
                 "--model.learning_rate=0",
                 NO_TEMPERATURE,
             ],
-            ["choosing the epoch", "ending the training"],
+            ["choosing the epoch", "early stopping"],
         ),
     ],
 )
@@ -958,7 +977,7 @@ def test_scores_do_not_depend_on_the_batch_size(run, learned, home):
 def test_a_split_that_is_not_there_is_refused(refused, home, learned):
     line = refused("test", "--data.test_split=tset")
     assert re.search(
-        "no split 'tset'; it has test, train, validation. Name another with --data.test_split", line
+        "no split 'tset'; it has test, train, validation. Name another with --data.test_split, score", line
     )
     shutil.copy(learned.data / "train.csv", "single.csv")
     line = refused("test", "--data.dataset=single.csv")

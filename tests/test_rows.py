@@ -571,6 +571,15 @@ def test_deduplicated_rows_are_counted(module):
     assert str(counts["validation"]) == "4 read, 1 (row 4) without a text skipped, 3 used"
 
 
+def test_rows_that_are_only_carved_for_validation_take_one_line(run, quick):
+    rows = [{"text": text, "label": label} for label in CLASSES for text in texts_of(label, 20)]
+    write_csv(Path("rows.csv"), rows)
+    outcome = run("fit", *quick, "--data.dataset=rows.csv", "--trainer.max_epochs=1")
+    assert outcome.code == 0, outcome.err
+    assert "rows       54 to train on, 6 to validate on, of the 60 of split train\n" in outcome.err
+    assert "left out" not in outcome.err
+
+
 def test_counts_are_shown_and_stored_and_rows_keep_their_numbers(run, quick):
     rows = [{"text": text, "label": label} for label in CLASSES for text in texts_of(label, 20)]
     rows.insert(1, {"text": "", "label": "joy"})
@@ -584,7 +593,7 @@ def test_counts_are_shown_and_stored_and_rows_keep_their_numbers(run, quick):
     )
     run_folder = Path("checkpoints/version_0")
     record = json.loads((run_folder / "validate.json").read_text())
-    stored = record["rows"]
+    stored = record["row_counts"]
     assert stored["read"] == 62
     assert stored["scored"] == stored["used"] == 6
     skipped = sum(each["count"] for each in stored["skipped"].values())
@@ -592,7 +601,7 @@ def test_counts_are_shown_and_stored_and_rows_keep_their_numbers(run, quick):
     kept = Predictions.read(run_folder / "validate.parquet")
     assert [rows[number]["text"] for number in kept.rows] == kept.texts
     assert run("test", "--data.test_split=train").code == 0
-    assert json.loads((run_folder / "test.json").read_text())["rows"]["scored"] == 60
+    assert json.loads((run_folder / "test.json").read_text())["row_counts"]["scored"] == 60
     kept = Predictions.read(run_folder / "test.parquet")
     assert [rows[number]["text"] for number in kept.rows] == kept.texts
     assert [rows[number]["label"] for number in kept.rows] == [kept.class_names[each] for each in kept.labels]
@@ -607,7 +616,7 @@ def test_a_test_split_of_one_class_is_scored(run, able):
     flags = ["--ckpt_path=best.ckpt", "--data.dataset=one.csv", "--data.test_split=train"]
     outcome = run("test", *flags)
     assert outcome.code == 0, outcome.err
-    assert json.loads(Path("test.json").read_text())["rows"]["scored"] == 20
+    assert json.loads(Path("test.json").read_text())["row_counts"]["scored"] == 20
 
 
 def test_a_validation_split_of_one_class_is_said_to_be_one(module, caplog):
