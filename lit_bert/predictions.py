@@ -199,7 +199,7 @@ class Predictions:
 
     def check_same_rows(self, other: Predictions) -> None:
         """Raises a UserError where the other's rows, labels or classes differ."""
-        what = f"split {self.facts.get('split')} and split {other.facts.get('split')}"
+        what = f"split {self.facts.get('split')} of the one run and {other.facts.get('split')} of the other"
         if self.class_names != other.class_names:
             raise UserError(f"{what} have different classes: these runs cannot be compared.")
         if len(self.texts) != len(other.texts):

@@ -160,6 +160,7 @@ class Verb(LightningCLI):
     name: ClassVar[str]
     usage: ClassVar[str] = "[--config FILE ...] [OPTIONS]"
     trainer_settings: ClassVar[dict[str, Any]] = {"enable_model_summary": False}
+    checkpoint_help: ClassVar[str] = "best or last of the newest fit, or a file; without it, best"
     trainer_type: ClassVar[type[Trainer]] = Trainer
 
     def __init__(
@@ -192,6 +193,15 @@ class Verb(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Does nothing: Lightning would let the checkpoint win over explicit flags; see `settings_of`."""
+
+    def _prepare_subcommand_parser(self, *args: Any, **kwargs: Any) -> LightningArgumentParser:
+        """Describes --ckpt_path as it is here: Lightning's text is of its own trainer, registry included."""
+        parser = super()._prepare_subcommand_parser(*args, **kwargs)
+        for group in parser._action_groups:
+            for action in group._group_actions:
+                if action.dest == "ckpt_path":
+                    action.help, group.title = self.checkpoint_help, "The checkpoint"
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
@@ -294,6 +304,7 @@ class Fit(Verb):
     """Train; keep the best epoch (best.ckpt) and the last (last.ckpt)."""
 
     name = "fit"
+    checkpoint_help = "run to go on with, in its folder: last (that of the newest fit) or its last.ckpt"
     defaults: ClassVar[dict[str, Any]] = {
         "checkpoint.monitor": "val/f1",
         "checkpoint.mode": "max",
@@ -1001,8 +1012,8 @@ def native_precision(accelerator: str) -> str:
 
 def announce(trainer: Trainer, sources: list[tuple[str, Source]]) -> None:
     """Says what runs on what, and where things come from; a stand-in in a box that cannot be overlooked."""
-    device = type(trainer.accelerator).__name__.removesuffix("Accelerator")
-    threads = f", {torch.get_num_threads()} threads" if device == "CPU" else ""
+    device, count = type(trainer.accelerator).__name__.removesuffix("Accelerator"), torch.get_num_threads()
+    threads = f", {count} thread{'s' * (count != 1)}" if device == "CPU" else ""
     log.info(f"device     {trainer.num_devices} × {device}{threads}, precision {trainer.precision}")
     for role, source in sources:
         log.info(f"{role:10} {escape.line(source)}")

@@ -448,7 +448,7 @@ class Terminal(io.StringIO):
 
 
 def test_a_terminal_gets_a_bar_with_the_metrics_that_matter(quick, monkeypatch):
-    for name, value in {"TERM": "xterm-256color", "COLUMNS": "150", "LINES": "40"}.items():
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": "110", "LINES": "40"}.items():
         monkeypatch.setenv(name, value)
     for name in ("NO_COLOR", "CI", "GITHUB_ACTIONS"):
         monkeypatch.delenv(name, raising=False)

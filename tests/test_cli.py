@@ -191,6 +191,9 @@ def test_every_verb_of_the_trainer_has_help_with_every_default(printed, verb):
     ours -= {"--data.self", "--data.weights", "--data.order_seed"}  # the last two are linked, not given
     ours |= {"--weights.stand_in", "--model.learning_rate", "--trainer.max_epochs", "--trainer.precision"}
     assert ours <= {option.split()[0] for option in options}
+    checkpoint = [option for option in options if option.startswith("--ckpt_path ")]
+    assert all("of the newest fit" in option and "registry" not in option for option in checkpoint)
+    assert len(checkpoint) == (verb != "audit")
     silent = [option for option in options if "(type: " in option and "default: " not in option]
     assert silent == []
 
@@ -555,7 +558,9 @@ def table_of(out, split, rows=24):
 # --- what scores rest on
 
 NO_TEMPERATURE = "--calibrate=false"
-CHOSE = "the same rows were used for choosing the epoch and fitting the temperature: scores on new texts are"
+CHOSE = (
+    "the same rows were used for choosing the epoch, choosing averaged weights and fitting the temperature: "
+)
 
 
 def usage_of(file):
@@ -564,7 +569,7 @@ def usage_of(file):
 
 
 def test_a_fit_says_that_its_rows_chose_and_validate_knows_it_again(run, home, learned):
-    both = ["choosing the epoch", "fitting the temperature"]
+    both = ["choosing the epoch", "choosing averaged weights", "fitting the temperature"]
     assert usage_of(home / "validate.json") == (24, both)
     outcome = run("validate")
     assert CHOSE in outcome.out

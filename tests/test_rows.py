@@ -513,7 +513,7 @@ def test_predict_escapes_formulas_and_keeps_them_on_request(run, able):
     flags = ["predict", f"--ckpt_path={able / 'best.ckpt'}", "--input=in.csv", "--output=out.csv"]
     outcome = run(*flags)
     assert rows_of("out.csv")[0]["text"] == "'=happy"
-    assert "1 cells of out.csv that a spreadsheet would take for a formula" in outcome.err
+    assert "1 cell of out.csv that a spreadsheet would run as a formula now begins" in outcome.err
     assert run(*flags, "--formulas=keep").code == 0
     assert rows_of("out.csv")[0]["text"] == "=happy"
 
@@ -521,7 +521,8 @@ def test_predict_escapes_formulas_and_keeps_them_on_request(run, able):
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
 def test_bytes_are_refused_where_text_cannot_hold_them(suffix):
     for value in (b"\xff", [b"\xff"], {"a": b"\xff"}):
-        with pytest.raises(UserError, match="holds bytes"), RowWriter(f"a{suffix}") as writer:
+        said = "column 'raw' holds bytes" if isinstance(value, bytes) else "holds bytes"
+        with pytest.raises(UserError, match=said), RowWriter(f"a{suffix}") as writer:
             writer.write([{"text": "a", "raw": value}])
         assert not Path(f"a{suffix}").exists()
 
