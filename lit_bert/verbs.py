@@ -260,6 +260,8 @@ class Verb(LightningCLI):
         return weights
 
     def before_instantiate_classes(self) -> None:
+        if self.checkpoint:  # Lightning starts the other processes of a run with these arguments
+            sys.argv += ["--ckpt_path", str(self.checkpoint.path)]
         settings = self.config[self.name]["trainer"]
         if settings["precision"] is None:
             settings["precision"] = native_precision(settings["accelerator"])
