@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_bert import UserError, __version__, escape, need, scores
+from lit_bert import UserError, __version__, escape, need, scores, untrusted
 from lit_bert.arguments import Parser
 from lit_bert.checkpoints import Checkpoint, find
 from lit_bert.predictions import VALIDATED, Predictions
@@ -208,7 +208,7 @@ def write(
 
     print(f"export     {checkpoint.path}", file=sys.stderr)
     write_onnx(network, folder / EXACT)
-    ids = [each.ids for each in tokenizer.encode_batch(rows.texts[:SMOOTHED_ON])]
+    ids = [each.ids for each in untrusted.encode(tokenizer, rows.texts[:SMOOTHED_ON])]
     even = folder / "smoothed.onnx"
     write_onnx(smoothed(network, ids), even)
     write_int8(even, folder / QUICK, ids)
@@ -247,7 +247,7 @@ def checkpoint_probs(network: Any, tokenizer: Any, texts: Sequence[str]) -> np.n
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    encodings = tokenizer.encode_batch(list(texts))
+    encodings = untrusted.encode(tokenizer, list(texts))
     order = np.argsort([-len(each.ids) for each in encodings], kind="stable")
     probs = np.empty((len(texts), network.config.num_labels), np.float32)
     with torch.inference_mode():
