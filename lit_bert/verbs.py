@@ -1100,11 +1100,8 @@ def choice_notes(facts: dict[str, Any]) -> list[str]:
     """One line for each thing that a fit chose by its validation rows: what, and why."""
     lines = []
     if found := facts.get("averaging"):
-        lines.append(
-            f"averaging {'kept' if found['kept'] else 'not kept'}: the average of the weights has loss "
-            f"{found['average']:.4f}, the weights of the last step {found['plain']:.4f}; "
-            f"{_shown_change(found)}"
-        )
+        said = "kept" if found["kept"] else "not kept"
+        lines.append(f"averaging {said}: with the average of the weights {_shown_change(found)}")
     if found := facts.get("calibration"):
         errors = (
             f"expected calibration error {found['before']:.4f} before, {found['after']:.4f} after, on rows "
@@ -1121,13 +1118,14 @@ def choice_notes(facts: dict[str, Any]) -> list[str]:
 
 def _shown_change(found: dict[str, Any]) -> str:
     if found["loss_change"] is None:
-        return f"fewer than {scores.FEWEST_ROWS} rows cannot show whether it helps"
+        return f"the loss changes by less than {scores.FEWEST_ROWS} rows can show"
     changes = {"the loss": found["loss_change"], "macro F1": found.get("f1_change")}
     shown, chance = [], []
     for name, change in changes.items():
         if change is not None:
             value, low, high = change
-            shown.append(f"{name} changes by {value:+.4f} [{low:+.4f}, {high:+.4f}]")
+            verb = "" if shown else "changes "
+            shown.append(f"{name} {verb}by {value:+.4f} [{low:+.4f}, {high:+.4f}]")
             chance.append("" if high < 0 or low > 0 else ", which may be chance")
     if len(set(chance)) == 1:
         return " and ".join(shown) + chance[0]
