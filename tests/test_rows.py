@@ -863,7 +863,7 @@ def test_a_model_is_scored_on_codes_only_once_their_order_is_given(run, refused,
         outcome = run("test", *flags, f"--data.label_names={given}")
         assert outcome.code == 0, outcome.err
         assert "label codes of split train are read by --data.label_names: 0 as sadness" in outcome.err
-        assert json.loads(Path("test.json").read_text())["scores"]["test/accuracy"] >= 0.9
+        assert json.loads(Path("test.json").read_text())["scores"]["accuracy"] >= 0.9
     assert "are 0, 1, 2; the classes are" in refused("test", *flags)
     assert "the classes of the model are" in refused("test", *flags, "--data.label_names=[a, b, c]")
 
