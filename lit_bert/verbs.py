@@ -666,7 +666,8 @@ class Fit(Verb):
             predictions = calibrate(checkpoint, predictions)
         predictions = self._with_usage(predictions, predictions.facts.get("used_for") if settled else None)
         split, notes = self.datamodule.val_name, choice_notes(predictions.facts)
-        record_scores(Checkpoint.open(best), "validate", split, predictions, self.sources(), notes)
+        trained = read_hashes(best.with_name(TRAINED))
+        record_scores(Checkpoint.open(best), "validate", split, predictions, self.sources(), trained, notes)
 
     def _with_usage(self, predictions: Predictions, earlier: list[str] | None) -> Predictions:
         """The predictions of the best epoch, with what their rows were used for as a fact that stays.
@@ -699,6 +700,7 @@ class _Evaluate(Verb):
         """Prints the scores, what they rest on, and keeps them as JSON beside the checkpoint."""
         assert self.checkpoint is not None
         datamodule.setup(self.name)  # what is wrong with the rows shows first
+        trained = read_hashes(self.checkpoint.run / TRAINED)
         announce(self.trainer, [])
         outputs = Outputs()
         self.trainer.callbacks.append(outputs)  # type: ignore[attr-defined]
@@ -713,7 +715,7 @@ class _Evaluate(Verb):
             print(f"validation macro F1 when it was saved: {self.checkpoint.val_f1:.4f}{rows}")
         split = datamodule.val_name if self.split == "val" else datamodule.hparams.test_split
         sources = [*self.sources(), ("scored on", datamodule.source)]
-        record_scores(self.checkpoint, self.name, split, outputs.predictions, sources)
+        record_scores(self.checkpoint, self.name, split, outputs.predictions, sources, trained)
 
     validate = test = evaluate
 
@@ -1120,7 +1122,8 @@ def _shown_change(found: dict[str, Any]) -> str:
     if found["loss_change"] is None:
         return f"the loss changes by less than {scores.FEWEST_ROWS} rows can show"
     changes = {"the loss": found["loss_change"], "macro F1": found.get("f1_change")}
-    shown, chance = [], []
+    shown: list[str] = []
+    chance: list[str] = []
     for name, change in changes.items():
         if change is not None:
             value, low, high = change
@@ -1138,9 +1141,14 @@ def record_scores(
     split: str,
     predictions: Predictions,
     sources: list[tuple[str, Source]],
+    trained: np.ndarray | None,
     notes: Sequence[str] = (),
 ) -> None:
-    """Prints the scores of a split and what they rest on; keeps both and the rows by the checkpoint."""
+    """Prints the scores of a split and what they rest on; keeps both and the rows by the checkpoint.
+
+    Args:
+        trained: hashes of the texts that the run trained on, uint64; None where they are not known.
+    """
     fit = fit_usage(checkpoint)
     if "used_for" in predictions.facts:  # those of a fit, which has just ended
         decided: list[str] | None = predictions.facts["used_for"]
@@ -1152,7 +1160,6 @@ def record_scores(
         }
     else:
         decided = rows_used_for(predictions, checkpoint, fit)
-    trained = read_hashes(checkpoint.run / TRAINED)
     if decided is None or trained is None:
         used_for = None
     else:

@@ -557,7 +557,7 @@ def table_of(out, split, rows=24):
 
 # --- what scores rest on
 
-NO_TEMPERATURE = "--calibrate=false"
+NO_TEMPERATURE, NO_AVERAGE = "--calibrate=false", "--model.average_decay=0"
 CHOSE = (
     "the same rows were used for choosing the epoch, choosing averaged weights and fitting the temperature: "
 )
@@ -637,14 +637,14 @@ def test_without_the_record_of_a_fit_it_is_not_known_what_rows_decided(run, lear
     ],
 )
 def test_a_fit_knows_what_its_validation_rows_decided(run, quick, flags, used_for):
-    outcome = run("fit", *quick, *flags)
+    outcome = run("fit", *quick, NO_AVERAGE, *flags)
     assert outcome.code == 0, outcome.err
     assert usage_of("checkpoints/version_0/validate.json") == (24, used_for)
     assert ("same rows were used for" in outcome.out) == bool(used_for)
 
 
 def test_a_resumed_fit_adds_what_its_rows_decided_since(run, quick):
-    still = ["--model.learning_rate=0", NO_TEMPERATURE]  # no epoch is better than the first
+    still = ["--model.learning_rate=0", NO_TEMPERATURE, NO_AVERAGE]  # no epoch is better than the first
     assert run("fit", *quick, *still, "--trainer.max_epochs=1").code == 0
     assert usage_of("checkpoints/version_0/validate.json") == (24, [])
     assert run("fit", "--ckpt_path=last", "--trainer.max_epochs=2").code == 0
