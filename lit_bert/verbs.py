@@ -203,8 +203,14 @@ class Verb(LightningCLI):
         config["ckpt_path"] = str(checkpoint.path)
         other_data = names_setting(self.given, "data.dataset") or names_setting(self.given, "input")
         for name, value in self.settings_of(checkpoint).items():
+            if name.startswith(("model.", "weights.")):  # a configuration may be that of another fit
+                if names_setting(self.given, name) and config[name] not in (value, None):
+                    log.info(
+                        f"{name} is that of the checkpoint, {line(value, 100)}, not of the configuration"
+                    )
+                config[name] = value
             # How quotes and codes were read in one file says nothing of another.
-            if not names_setting(self.given, name) and not (other_data and name in OF_THE_FILES):
+            elif not names_setting(self.given, name) and not (other_data and name in OF_THE_FILES):
                 config[name] = value
         for name, is_flag in self.given.items():
             if is_flag and name.startswith(("model.", "weights.")):

@@ -433,6 +433,21 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(refused, learned, verb):
     assert "is an address; download it" in line("https://example.org/best.ckpt")
 
 
+def test_a_configuration_does_not_take_the_place_of_the_weights_of_a_checkpoint(run, learned, tiny_bert):
+    """One that is shared with fit may name weights that training starts from, or another checkpoint."""
+    wanted = run("predict", "happy", "--ckpt_path", learned.best).out
+    weights = {"pretrained": str(tiny_bert), "stand_in": None, "checkpoint": None}
+    for name, settings in {
+        "fit.yaml": {"weights": weights, "model": {"learning_rate": None}},
+        "transfer.yaml": {"weights": {"checkpoint": "other.ckpt"}, "model": {"learning_rate": 0.5}},
+    }.items():
+        Path(name).write_text(yaml.safe_dump(settings))
+        outcome = run("predict", "happy", "--ckpt_path", learned.best, "--config", name)
+        assert outcome.out == wanted
+    for setting in ("weights.checkpoint", "model.learning_rate"):
+        assert f"{setting} is that of the checkpoint, " in outcome.err
+
+
 @pytest.mark.parametrize("verb", ["test", "predict"])
 def test_a_head_that_was_never_trained_is_refused(refused, learned, verb):
     content = torch.load(learned.best, weights_only=True)
