@@ -134,6 +134,8 @@ def validation_rows(checkpoint: Checkpoint) -> Predictions:
         raise UserError(
             f"{path} is of another checkpoint than {checkpoint.path.name}; run `{command}` first."
         )
+    if rows.class_names != checkpoint.model["label_names"]:  # or the head would be drawn anew
+        raise UserError(f"{path} has other classes than {checkpoint.path.name}; run `{command}` first.")
     return rows
 
 
@@ -377,6 +379,7 @@ def _variant(found: Variant, rows: Predictions) -> dict[str, Any]:
         "difference": found.difference,
         "texts_per_s": found.texts_per_s,
         "bytes": found.bytes,
+        "f1_change": list(found.f1_change),
     }
 
 
