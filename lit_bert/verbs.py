@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import math
 import re
 import sys
 import time
@@ -371,11 +372,24 @@ class Fit(Verb):
                 )
         logger = config["trainer"]["logger"]
         if isinstance(logger, Namespace) and "version" in logger.get("init_args", {}):
-            place = {"save_dir": str(checkpoint.run.parent), "name": "", "version": checkpoint.run.name}
-            for name, value in place.items():
-                is_given = names_setting(self.given, f"trainer.logger.init_args.{name}")
-                if not is_given or logger["init_args"][name] is None:
-                    logger["init_args"][name] = value
+            self._place_run(logger["init_args"], checkpoint.run)
+
+    def _place_run(self, arguments: Namespace, run: Path) -> None:
+        """Has a resumed run go on in its own folder, or in a new one where the command names another place.
+
+        A configuration says where a run was before it was moved: another run may be there by now.
+        """
+        for name, value in {"save_dir": str(run.parent), "name": ""}.items():
+            if not names_setting(self.given, f"trainer.logger.init_args.{name}") or arguments[name] is None:
+                arguments[name] = value
+        flags = [name for name, is_flag in self.given.items() if is_flag]
+        if names_setting(flags, "trainer.logger.init_args.version") and arguments["version"] is not None:
+            return
+        root = Path(arguments["save_dir"], arguments["name"])
+        stays = root.resolve() == run.parent
+        arguments["version"] = run.name if stays else None
+        if not stays:
+            self.changes.append(f"its folder: {line(run)} before, a new one in {line(root)} from here on")
 
     def _change_setting(self, name: str, before: Any, now: Any) -> None:
         """Says that a resumed run has another setting, or refuses it."""
@@ -500,7 +514,7 @@ class Fit(Verb):
         saved: Any = loops.get("fit_loop") if isinstance(loops, dict) else None
         check_progress(saved, self.trainer.fit_loop.state_dict(), f"{what}: loops")
         content["loops"] = {"fit_loop": saved}
-        self._say_where_it_goes_on(saved)
+        self._say_where_it_goes_on(saved, checkpoint)
         schedules = content.get("lr_schedulers")
         schedule = schedules[0] if isinstance(schedules, list) and len(schedules) == 1 else None
         steps: Any = schedule.get("last_epoch") if isinstance(schedule, dict) else None
@@ -509,19 +523,41 @@ class Fit(Verb):
         check_progress(content.get("optimizer_states"), [], f"{what}: optimizer_states")
         content["callbacks"] = self._checked_states(content.get("callbacks", {}), what)
 
-    def _say_where_it_goes_on(self, loop: dict[str, Any]) -> None:
+    def _say_where_it_goes_on(self, loop: dict[str, Any], checkpoint: Checkpoint) -> None:
         """Has the data module leave out the batches of an unfinished epoch that were trained on."""
         epochs, batches = (loop[name]["current"] for name in ("epoch_progress", "epoch_loop.batch_progress"))
-        of = len(self.datamodule.train_dataloader())
-        done = batches["ready"]
+        of, done = self._batches_in_epoch(), batches["ready"]
         if not 0 < done < of:
             return
         if epochs["processed"] < epochs["started"]:
+            self._check_same_batches(checkpoint)
             self.datamodule.skip_batches = done
             how = f"goes on after batch {done} of {of}; its train/ scores are of what is left"
         else:
             how = f"had ended after batch {done} of {of}; a new one begins"
         self.changes.append(f"epoch {epochs['started']} {how}")
+
+    def _batches_in_epoch(self) -> int:
+        """How many batches each device has in an epoch."""
+        data, limit = self.datamodule, self.trainer.limit_train_batches
+        rows = math.ceil(len(data.train_rows) / self.trainer.world_size)
+        batches = math.ceil(rows / data.hparams.batch_size)
+        return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+    def _check_same_batches(self, checkpoint: Checkpoint) -> None:
+        """Raises a UserError where the rest of an epoch would not be the rows that are left of it."""
+        before = {
+            "seed_everything": checkpoint.data["hyper_parameters"]["order_seed"],
+            "the number of devices": checkpoint.content.get("devices", self.trainer.world_size),
+        }
+        now = (self.datamodule.hparams.order_seed, self.trainer.world_size)
+        for (name, value), other in zip(before.items(), now, strict=True):
+            if value != other:
+                raise UserError(
+                    f"{name} is {other}, and {checkpoint.path} is from within an epoch whose batches come "
+                    f"from {value}: rows of it would be left out and others trained on twice. Leave it as it was, "
+                    "or go on from a checkpoint of the end of an epoch."
+                )
 
     def _checked_states(self, states: Any, what: str) -> dict[str, Any]:
         """The states of this run's callbacks; each is loaded once to see that it fits."""
@@ -767,6 +803,11 @@ class Predict(Verb):
         return super().callbacks(bar and self.config["predict"]["output"] is not None)
 
     def predict(self, datamodule: EmotionDataModule, model: BertClassifier, **_: Any) -> None:
+        if self.trainer.world_size > 1:
+            raise UserError(
+                f"there are {self.trainer.world_size} devices; predict writes rows in their order from one. "
+                "Leave --trainer.devices out."
+            )
         config, quoting = self.config_init["predict"], datamodule.hparams.quoting
         texts, file = self.texts, config["input"]
         name = "the command line" if texts else "standard input" if file in (None, "-") else line(file)
