@@ -20,6 +20,9 @@ check: $(VENV)/.done        ## ruff and mypy only
 fuzz: $(VENV)/.done         ## random files, names, checkpoints, folders and requests: 10,000 of each; takes hours
 	LIT_BERT_FUZZ=$(or $(INPUTS),10000) $(BIN)/python -m pytest --timeout=0 -m fuzz
 
+cases: $(VENV)/.done        ## inputs that once went wrong, from a folder: make cases CASES=folder
+	$(BIN)/python tests/cases.py $(or $(CASES),../shared/cases)
+
 bench: $(VENV)/.bench       ## lit_bert beside what a user would pick instead; takes hours
 	$(BIN)/python -m benchmarks
 

@@ -84,7 +84,7 @@ class Explainer:
     def within_budget(self, questions: Sequence[Sequence[Question]], budget: float = BUDGET) -> int:
         """How many groups of questions, from the first, can be answered in `budget` operations."""
         lengths = {group[0].text: 0 for group in questions if group}
-        for text, encoding in zip(lengths, self.tokenizer.encode_batch(list(lengths)), strict=True):
+        for text, encoding in zip(lengths, untrusted.encode(self.tokenizer, list(lengths)), strict=True):
             lengths[text] = len(encoding.ids)
         # A multiplication and an addition a weight and token, forward and again backward.
         each = 4 * STEPS * sum(parameter.numel() for parameter in self.network.bert.encoder.parameters())
@@ -93,7 +93,7 @@ class Explainer:
 
     def explain(self, questions: Sequence[Question]) -> list[Attribution]:
         """One answer a question, in their order."""
-        encodings = self.tokenizer.encode_batch([question.text for question in questions])
+        encodings = untrusted.encode(self.tokenizer, [question.text for question in questions], offsets=True)
         order = sorted(range(len(questions)), key=lambda index: len(encodings[index].ids))
         found: dict[int, Attribution] = {}
         for batch in _batches(order, [len(each.ids) * STEPS for each in encodings], BATCH_TOKENS):

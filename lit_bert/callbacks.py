@@ -337,12 +337,13 @@ class Dashboard(Outputs):
     def log_settings(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last thing of a fit."""
         if isinstance(trainer.logger, TensorBoardLogger) and self.best:
+            self._guard_events(trainer.logger)  # the end of the training closed its file: this is another
             with self._guarded("the settings beside the scores"):
                 facts = {**self.facts, **self._validation_facts(trainer, self.used_for(trainer))}
                 settings = {"learning_rate": pl_module.learning_rate, **facts}
                 scores = {f"val_best/{name.removeprefix('val/')}": value for name, value in self.best.items()}
                 trainer.logger.log_hyperparams(settings, scores)
-                trainer.logger.finalize("success")  # once more: the end of the training closed its file
+                trainer.logger.finalize("success")
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "validations": self.validations}

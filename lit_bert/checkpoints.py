@@ -183,12 +183,7 @@ def checked_content(content: Any, what: str, size: int) -> dict[str, Any]:
             f"{what} is no checkpoint of lit_bert: it holds a {type(content).__name__}. "
             "Give one that `python -m lit_bert fit` wrote."
         )
-    missing = {"state_dict", "hyper_parameters", "weights", "EmotionDataModule", "global_step", "epoch"}
-    if missing := missing - set(content):
-        raise UserError(
-            f"{what} is no checkpoint of lit_bert: it lacks {', '.join(sorted(missing))}. "
-            "Give one that `python -m lit_bert fit` wrote."
-        )
+    _check_parts(content, {"state_dict", "hyper_parameters", "weights", "global_step", "epoch"}, what)
     version = content.get(VERSION, "")
     match = (
         re.fullmatch(r"(\d{1,4})\.(\d{1,4})\.\w{1,8}([.+]\w{1,20})?", version)
@@ -200,7 +195,7 @@ def checked_content(content: Any, what: str, size: int) -> dict[str, Any]:
             f"{what} was written by Lightning {line(version or 'of an unknown version', 40)}; expected "
             f"{OLDEST[0]}.{OLDEST[1]} or newer."
         )
-    tensors = {name: _checked_tensors(content, name, what) for name in TENSORS & set(content)}
+    tensors = {name: _checked_tensors(content[name], name, what, size) for name in TENSORS & set(content)}
     if "training_weights" in tensors:
         check_same_shapes(tensors["training_weights"], tensors["state_dict"], f"training_weights of {what}")
     rest = {
@@ -211,11 +206,20 @@ def checked_content(content: Any, what: str, size: int) -> dict[str, Any]:
     if isinstance(rest.get("config"), dict) and "composition" not in rest["config"]:
         rest["config"] = _translated(rest["config"], what)
     facts: Contents = checked(Contents, rest, what)
-    if facts.hyper_parameters.label_names != facts.EmotionDataModule.label_names:
+    data = facts.EmotionDataModule
+    if data is not None and facts.hyper_parameters.label_names != data.label_names:
         raise UserError(f"{what} has different class names for its data and for its model.")
     plain = {key: value for key, value in facts.model_dump().items() if value is not None}
     progress = {key: content[key] for key in PROGRESS & set(content)}
     return {**plain, **progress, **tensors, VERSION: version}
+
+
+def _check_parts(content: dict[str, Any], parts: set[str], what: str) -> None:
+    if missing := parts - set(content):
+        raise UserError(
+            f"{what} is no checkpoint of lit_bert: it lacks {', '.join(sorted(missing))}. "
+            "Give one that `python -m lit_bert fit` wrote."
+        )
 
 
 def _check_plain(content: Any, what: str, size: int) -> None:
@@ -259,13 +263,15 @@ def _tensor_problem(tensor: torch.Tensor, size: int) -> str | None:
     return None
 
 
-def _checked_tensors(content: Mapping[str, Any], name: str, what: str) -> dict[str, torch.Tensor]:
-    found = content[name]
+def _checked_tensors(found: Any, name: str, what: str, size: int) -> dict[str, torch.Tensor]:
+    """Weights by name; together they have no more bytes than the file, so that no two are the same ones."""
     if not isinstance(found, dict) or not all(
         isinstance(key, str) and isinstance(value, torch.Tensor) and value.is_floating_point()
         for key, value in found.items()
     ):
         raise UserError(f"{name} of {what} is no mapping from names to tensors of floating-point numbers.")
+    if sum(tensor.numel() * tensor.element_size() for tensor in found.values()) > size:
+        raise UserError(f"{name} of {what} would have more bytes than the file.")
     return found
 
 
@@ -455,7 +461,8 @@ class Checkpoint:
         Raises:
             UserError: not readable, of another program, or saved before the first optimizer step.
         """
-        content = load(Path(path))
+        content = load(path)
+        _check_parts(content, {"EmotionDataModule"}, str(path))
         if content["global_step"] == 0:
             raise UserError(
                 f"{path} was saved before the first optimizer step: its classifier was never trained. "

@@ -32,7 +32,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSamplerWrapper
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, SequentialSampler
 
-from lit_bert import UserError, escape
+from lit_bert import UserError, escape, untrusted
 from lit_bert.sources import SAMPLE, Corpus, Source, Weights, cache_root, find_corpus
 from lit_bert.tables import (
     QUOTING,
@@ -290,7 +290,9 @@ class PredictionBatches(IterableDataset):
 
     def __iter__(self) -> Iterator[Batch]:
         for window, rows in enumerate(_chunks(self.rows, PREDICT_ROWS)):
-            encodings = self.tokenizer.encode_batch_fast([text_of(each.row[self.column]) for each in rows])
+            encodings = untrusted.encode(
+                self.tokenizer, [text_of(each.row[self.column]) or "" for each in rows]
+            )
             order = sorted(range(len(rows)), key=lambda index: -len(encodings[index].ids))
             for some in _chunks(order, self.batch_size):
                 batch = collate([{"input_ids": encodings[index].ids} for index in some], self.pad_token_id)
@@ -799,7 +801,7 @@ class EmotionDataModule(LightningDataModule):
             with ArrowWriter(path=str(partial / "rows.arrow"), features=features) as writer:
                 for rows in _chunks(reading, TOKENIZE_ROWS):
                     texts = [text for _, text, _ in rows]
-                    encodings = tokenizer.encode_batch_fast(texts)
+                    encodings = untrusted.encode(tokenizer, texts)
                     cut = [bool(each.overflowing) for each in encodings]
                     truncated += sum(cut)
                     kept += len(rows)

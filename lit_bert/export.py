@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_bert import UserError, __version__, escape, need, scores
+from lit_bert import UserError, __version__, escape, need, scores, untrusted
 from lit_bert.arguments import Parser
 from lit_bert.checkpoints import Checkpoint, find
 from lit_bert.predictions import VALIDATED, Predictions
@@ -210,7 +210,7 @@ def write(
 
     print(f"export     {checkpoint.path}", file=sys.stderr)
     write_onnx(network, folder / EXACT)
-    ids = [each.ids for each in tokenizer.encode_batch(rows.texts[:SMOOTHED_ON])]
+    ids = [each.ids for each in untrusted.encode(tokenizer, rows.texts[:SMOOTHED_ON])]
     even = folder / "smoothed.onnx"
     write_onnx(smoothed(network, ids), even)
     write_int8(even, folder / QUICK, ids)
@@ -230,7 +230,7 @@ def write(
             f"{EXACT} is not the checkpoint: {apart} of {len(rows.texts):,} rows have another label, and a "
             f"probability differs by {exact.difference:.2g}. Nothing was kept."
         )
-    lost = lost_points(quick)
+    lost = lost_points(quick.f1_change)
     if lost.high <= int8_loss:
         print(f"\n{QUICK} loses {shown_points(lost)}; {int8_loss:g} are allowed.")
     else:
@@ -249,7 +249,7 @@ def checkpoint_probs(network: Any, tokenizer: Any, texts: Sequence[str]) -> np.n
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    encodings = tokenizer.encode_batch(list(texts))
+    encodings = untrusted.encode(tokenizer, list(texts))
     order = np.argsort([-len(each.ids) for each in encodings], kind="stable")
     probs = np.empty((len(texts), network.config.num_labels), np.float32)
     with torch.inference_mode():
@@ -279,9 +279,9 @@ def measure(folder: Path, name: str, rows: Predictions, wanted: np.ndarray) -> V
     )
 
 
-def lost_points(variant: Variant) -> Score:
+def lost_points(f1_change: Score) -> Score:
     """Hundredths of macro F1 that a file loses against the checkpoint; below 0 it gains."""
-    value, low, high = variant.f1_change
+    value, low, high = f1_change
     return Score(-100 * value, -100 * high, -100 * low)
 
 
@@ -335,6 +335,7 @@ def describe(
         "rows": len(rows.labels),
         "scores": {rows.facts.get("split"): {**evidence.as_dict(rows.class_names), **plain(own, rows)}},
         "calibration": rows.facts.get("calibration"),
+        "averaging": rows.facts.get("averaging"),
         "files": {name: _variant(each, rows) for name, each in found.items()},
         "weights": weights.as_dict(),
         "data": data.as_dict(),
@@ -461,8 +462,7 @@ def card(facts: dict[str, Any], found: Scores[Score], evidence: Evidence) -> str
         cells += [f"{each['difference']:.2g}", f"{each['texts_per_s']:,.0f}", f"{each['bytes'] / 1e6:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
     if QUICK in facts["files"]:
-        change = Score(*facts["files"][QUICK]["f1_change"])
-        lost = Score(-100 * change.value, -100 * change.high, -100 * change.low)
+        lost = lost_points(Score(*facts["files"][QUICK]["f1_change"]))
         lines += ["", f"On those rows `{QUICK}` loses {shown_points(lost)} against the checkpoint."]
     recipe = ", ".join(f"{name} {value}" for name, value in facts["recipe"].items())
     lines += ["", "## Calibration", "", calibration_text(facts["calibration"])]
@@ -474,6 +474,7 @@ def card(facts: dict[str, Any], found: Scores[Score], evidence: Evidence) -> str
         f"- Trained on: {escape.markdown(data)}",
         f"- Texts are read up to {facts['max_length']} tokens; what is longer is cut.",
         f"- Recipe: {escape.markdown(recipe)}.",
+        *averaging_lines(facts["averaging"]),
         f"- Made by {escape.markdown_code(facts['command'])} from a checkpoint with SHA-256 "
         f"{facts['checkpoint_sha256']}.",
         "",
@@ -526,6 +527,14 @@ def calibration_text(calibration: dict[str, Any] | None) -> str:
         "The probabilities are those of the training: a temperature was fitted and not kept, as rows that it "
         f"was not fitted on did not show that it helps (expected calibration error {errors})."
     )
+
+
+def averaging_lines(averaging: dict[str, Any] | None) -> list[str]:
+    """Which of the two sets of weights of a fit were kept, for the card; [] where that is not known."""
+    if not averaging:
+        return []
+    kept = "the moving average" if averaging["kept"] else "those that were trained, not their moving average"
+    return [f"- The weights are {kept}, as the validation rows decided."]
 
 
 def _cell(score: Score) -> str:

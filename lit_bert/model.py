@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -24,7 +25,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, M
 from transformers import BertForSequenceClassification
 
 from lit_bert import UserError, escape
-from lit_bert.checkpoints import Checkpoint
+from lit_bert.checkpoints import Checkpoint, load
 from lit_bert.encoder import CpuBert
 from lit_bert.finite import LossCheck, check_saved, refuse_scores
 from lit_bert.optimizer import DeferredAdamW, WeightAverage, take_moments_only
@@ -406,7 +407,7 @@ class BertClassifier(LightningModule):
         Raises:
             UserError: the file cannot be read, or says something that no checkpoint of lit_bert says.
         """
-        checkpoint = Checkpoint.open(checkpoint_path)
+        checkpoint = Checkpoint(Path(checkpoint_path).resolve(), load(checkpoint_path))
         weights = Weights.restored(checkpoint)
         model = cls(**{**checkpoint.model, "weights": weights, **settings})
         model.configure_model()

@@ -239,7 +239,7 @@ class Contents(Plain):
     epoch: Count
     global_step: Count
     hyper_parameters: ModelSettings
-    EmotionDataModule: DataFacts
+    EmotionDataModule: DataFacts | None = None  # there is none where a Trainer was given loaders
     weights: WeightsFacts
     learning_rate: float | None = None
     devices: Count | None = None

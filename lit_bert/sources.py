@@ -25,6 +25,7 @@ from lit_bert import UserError, escape, untrusted
 from lit_bert.pretrained import (
     WEIGHT_FILES,
     checked_architecture,
+    checked_tokenizer_files,
     parameter_count,
     read_tokenizer_files,
     read_values,
@@ -294,7 +295,9 @@ class Weights:
     def tokenizer_files(self) -> dict[str, str]:
         """Content of tokenizer.json and its companions by file name: all that makes the tokenizer."""
         if self.checkpoint:
-            return dict(self.checkpoint.data["tokenizer"])
+            return checked_tokenizer_files(
+                self.checkpoint.data["tokenizer"], escape.line(self.checkpoint.path)
+            )
         return read_tokenizer_files(self.folder)
 
     def tokenizer(self, max_length: int) -> Tokenizer:

@@ -126,13 +126,17 @@ class Parser(LightningArgumentParser):
 class KeepConfig(SaveConfigCallback):
     """Writes config.yaml into the run's folder and has the model keep the same settings in checkpoints."""
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self.folder = trainer.log_dir  # asks the first process: all take part, or they wait for ever
+        super().setup(trainer, pl_module, stage)
+
     def save_config(self, trainer: Any, pl_module: Any, stage: str) -> None:
         settings = plain_settings(self.parser, self.config)
         pl_module.config = run_settings(settings)
-        if folder := trainer.log_dir:
-            Path(folder).mkdir(parents=True, exist_ok=True)
+        if self.folder:
+            Path(self.folder).mkdir(parents=True, exist_ok=True)
             files.write_text(
-                Path(folder) / "config.yaml", yaml.dump(settings, Dumper=Quoting, sort_keys=False)
+                Path(self.folder) / "config.yaml", yaml.dump(settings, Dumper=Quoting, sort_keys=False)
             )
 
 
@@ -263,6 +267,8 @@ class Verb(LightningCLI):
         return weights
 
     def before_instantiate_classes(self) -> None:
+        if self.checkpoint:  # Lightning starts the other processes of a run with these arguments
+            sys.argv += ["--ckpt_path", str(self.checkpoint.path)]
         settings = self.config[self.name]["trainer"]
         if settings["precision"] is None:
             settings["precision"] = native_precision(settings["accelerator"])

@@ -124,7 +124,7 @@ def test_the_best_checkpoint_holds_the_weights_that_were_chosen(run, quick, monk
         assert torch.equal(value, last["state_dict" if kept else "training_weights"][name]), name
     record = json.loads(Path("checkpoints/version_0/validate.json").read_text())
     assert record["averaging"]["kept"] == kept
-    assert best["val_f1"] == pytest.approx(record["scores"]["val/f1"])
+    assert best["val_f1"] == pytest.approx(record["scores"]["macro_f1"])
     assert table_of(outcome.out) == table_of(run("validate").out)
 
 

@@ -26,6 +26,7 @@ from hub import Hub
 
 import lit_bert
 from lit_bert import UserError, pretrained, sources
+from lit_bert.checkpoints import Checkpoint
 from lit_bert.sources import MINILM, MINILM_SHA256, HubAddress, Source, Weights, find_corpus
 
 BERT, TWIN, OLD = "owner/tiny-bert", "owner/twin-bert", "owner/old-bert"
@@ -748,7 +749,7 @@ def test_a_checkpoint_alone_gives_everything(trained, tiny_bert, tmp_path):
 
 def test_weights_of_a_model_in_memory_keep_their_source(trained, tiny_bert):
     content = torch.load(trained / "best.ckpt", weights_only=True)
-    weights = Weights.restored(content)
+    weights = Weights.restored(Checkpoint(Path("a.ckpt"), content))
     assert weights.source == Source("folder", str(tiny_bert.resolve()))
     assert weights.request["pretrained"] == str(tiny_bert)
     head = weights.load(content["hyper_parameters"]["label_names"]).classifier.weight

@@ -76,6 +76,7 @@ def refused_by(run: Any, verb: str, path: Path) -> str:
 VERBS = ["test", "validate", "predict", "export", "fit", "weights"]
 NAN = torch.tensor(float("nan"))
 HEAD = "state_dict/network.classifier.weight"
+WORDS = "network.bert.embeddings.word_embeddings.weight"
 COMMAND = {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", "pwned"]}}
 CALLBACK = {"class_path": "lightning.pytorch.callbacks.LambdaCallback", "init_args": {"setup": "os.abort"}}
 
@@ -123,6 +124,10 @@ def test_code_that_an_architecture_names_is_left_out_and_said(run, crafted):
         ({"pytorch-lightning_version": "0.0.1"}, "Lightning 0.0.1"),
         ({"pytorch-lightning_version": [2, 6]}, "Lightning"),
         ({"state_dict": {}}, ""),
+        (
+            {"state_dict": lambda tensors: {**dict.fromkeys(map(str, range(99)), tensors[WORDS])}},
+            "more bytes",
+        ),
         ({HEAD: ...}, "network.classifier.weight"),
         ({HEAD: torch.zeros(3, 7)}, "(3, 7)"),
         ({HEAD: torch.zeros(3, 32).to(torch.complex64)}, "unusual kind"),
