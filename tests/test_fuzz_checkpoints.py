@@ -391,7 +391,7 @@ def called(run: Run, verb: str, *arguments: object) -> Outcome:
     return outcome
 
 
-@settings(max_examples=max(3, FUZZ_INPUTS // SHARE))
+@settings(max_examples=max(8, FUZZ_INPUTS // SHARE))
 @given(data=st.data())
 def test_every_verb_uses_or_refuses_an_edited_checkpoint(
     trained: Path,
