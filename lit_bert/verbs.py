@@ -101,6 +101,9 @@ CHANGEABLE_DATA = {"data.dataset", "data.stand_in", "data.eval_batch_size"}
 OF_THE_FILES = {"data.label_names", "data.quoting"}  # settings that hold for the files they were given with
 
 
+NULLS = ("", "null", "Null", "NULL", "~")  # what a flag may have for null
+
+
 def read_value(text: str) -> Any:
     """What a flag's value or a configuration says: JSON where it is JSON, else YAML.
 
@@ -117,13 +120,12 @@ def read_value(text: str) -> Any:
             return json.loads(text)
     found = get_loader("yaml")(text)
     if "\n" not in text and (
-        (found is None and text.strip() not in ("", *NULLS)) or (isinstance(found, list) and start != "[")
+        (found is None and text.strip() not in NULLS) or (isinstance(found, list) and start != "[")
     ):
         raise yaml.YAMLError("a text")
     return found
 
 
-NULLS = ("null", "Null", "NULL", "~")
 PARSER_MODE = "lit_bert"  # of jsonargparse: how it reads values
 set_loader(PARSER_MODE, read_value, (yaml.YAMLError,))
 

@@ -111,10 +111,12 @@ def as_flag(names: list[str], kind: str) -> str:
     if kind == "json":
         return json.dumps(names)
     stream = io.StringIO()
-    csv.writer(
-        stream, lineterminator="", quoting=csv.QUOTE_ALL if kind == "quoted" else csv.QUOTE_MINIMAL
-    ).writerow(names)
-    return stream.getvalue()
+    # A line that starts with a bracket is a list, and Python before 3.13 quotes no line end but its own.
+    is_list = names[0].startswith("[")
+    csv.writer(stream, quoting=csv.QUOTE_ALL if kind == "quoted" or is_list else csv.QUOTE_MINIMAL).writerow(
+        names
+    )
+    return stream.getvalue().removesuffix("\r\n")
 
 
 # Not shrunk: that would take hundreds of fits, and the names at fault show in what differs.
