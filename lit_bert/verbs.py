@@ -9,6 +9,7 @@ them.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import logging
@@ -23,7 +24,7 @@ from typing import Any, ClassVar, Literal, NoReturn
 import numpy as np
 import torch
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, get_loader, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -99,6 +100,35 @@ CHOICES = {"averaging": "choosing averaged weights", "calibration": "fitting the
 # evaluated at a time.
 CHANGEABLE_DATA = {"data.dataset", "data.stand_in", "data.eval_batch_size"}
 OF_THE_FILES = {"data.label_names", "data.quoting"}  # settings that hold for the files they were given with
+
+
+NULLS = ("", "null", "Null", "NULL", "~")  # what a flag may have for null
+
+
+def read_value(text: str) -> Any:
+    """What a flag's value or a configuration says: JSON where it is JSON, else YAML.
+
+    YAML alone reads JSON wrongly: the two halves of an escaped emoji stay halves, and U+0085 in a text is
+    read as a blank. A flag's value is not taken for a comment (`#1.csv` would be null, and the flag ignored)
+    or for the one entry of a list (`- a,b`).
+
+    Raises:
+        yaml.YAMLError: it is neither, so that it is a text.
+    """
+    start = text.lstrip()[:1]
+    if start in ("[", "{"):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(text)
+    found = get_loader("yaml")(text)
+    if "\n" not in text and (
+        (found is None and text.strip() not in NULLS) or (isinstance(found, list) and start != "[")
+    ):
+        raise yaml.YAMLError("a text")
+    return found
+
+
+PARSER_MODE = "lit_bert"  # of jsonargparse: how it reads values
+set_loader(PARSER_MODE, read_value, (yaml.YAMLError,))
 
 
 class Parser(LightningArgumentParser):
@@ -183,6 +213,7 @@ class Verb(LightningCLI):
             parser_kwargs={
                 "prog": "python -m lit_bert",
                 "allow_abbrev": False,
+                "parser_mode": PARSER_MODE,
                 self.name: {
                     "allow_abbrev": False,
                     "usage": f"python -m lit_bert {self.name} {self.usage}",  # not a list of a hundred flags
