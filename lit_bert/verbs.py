@@ -609,8 +609,8 @@ class Fit(Verb):
             if value != other:
                 raise UserError(
                     f"{name} is {other}, and {checkpoint.path} is from within an epoch whose batches come "
-                    f"from {value}: rows of it would be left out and others trained on twice. Leave it as it was, "
-                    "or go on from a checkpoint of the end of an epoch."
+                    f"from {value}: rows of it would be left out and others trained on twice. Leave it as "
+                    "it was, or go on from a checkpoint of the end of an epoch."
                 )
 
     def _checked_states(self, states: Any, what: str) -> dict[str, Any]:
@@ -1198,7 +1198,8 @@ def _shown_change(found: dict[str, Any]) -> str:
     if found["loss_change"] is None:
         return f"the loss changes by less than {scores.FEWEST_ROWS} rows can show"
     changes = {"the loss": found["loss_change"], "macro F1": found.get("f1_change")}
-    shown, chance = [], []
+    shown: list[str] = []
+    chance: list[str] = []
     for name, change in changes.items():
         if change is not None:
             value, low, high = change
