@@ -709,7 +709,8 @@ class EmotionDataModule(LightningDataModule):
     # --- the cache ---
 
     def _labels_note(self, fingerprint: str) -> Path:
-        parts = (fingerprint, self.hparams.train_split, self.hparams.label_column)
+        # The text column, too: a row without a text is skipped with its label.
+        parts = (fingerprint, self.hparams.train_split, self.hparams.text_column, self.hparams.label_column)
         return cache_root() / "labels" / f"{cache_key(parts)}.json"
 
     def _splits_note(self, fingerprint: str) -> Path:

@@ -134,6 +134,8 @@ def validation_rows(checkpoint: Checkpoint) -> Predictions:
         raise UserError(
             f"{path} is of another checkpoint than {checkpoint.path.name}; run `{command}` first."
         )
+    if rows.class_names != checkpoint.model["label_names"]:  # or the head would be drawn anew
+        raise UserError(f"{path} has other classes than {checkpoint.path.name}; run `{command}` first.")
     return rows
 
 

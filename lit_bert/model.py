@@ -381,6 +381,7 @@ class BertClassifier(LightningModule):
             if "optimizer_states" in checkpoint or self.keeps_training_weights:
                 checkpoint["training_weights"] = dict(zip(names, others, strict=True))
         check_saved(self.trainer, checkpoint)
+        checkpoint["devices"] = self.trainer.world_size  # which share the batches of an epoch
         checkpoint["learning_rate"] = self.learning_rate  # in use; the hyper-parameter may be unset
         if self.config is not None:
             checkpoint["config"] = self.config

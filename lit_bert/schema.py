@@ -242,6 +242,7 @@ class Contents(Plain):
     EmotionDataModule: DataFacts | None = None  # there is none where a Trainer was given loaders
     weights: WeightsFacts
     learning_rate: float | None = None
+    devices: Count | None = None
     config: RunSettings | None = None
     val_f1: float | None = None
     temperature: Annotated[float, Field(gt=0)] | None = None

@@ -9,9 +9,11 @@ them.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import logging
+import math
 import re
 import sys
 import time
@@ -22,7 +24,7 @@ from typing import Any, ClassVar, Literal, NoReturn
 import numpy as np
 import torch
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, get_loader, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -99,6 +101,35 @@ CHOICES = {"averaging": "choosing averaged weights", "calibration": "fitting the
 # evaluated at a time.
 CHANGEABLE_DATA = {"data.dataset", "data.stand_in", "data.eval_batch_size"}
 OF_THE_FILES = {"data.label_names", "data.quoting"}  # settings that hold for the files they were given with
+
+
+NULLS = ("", "null", "Null", "NULL", "~")  # what a flag may have for null
+
+
+def read_value(text: str) -> Any:
+    """What a flag's value or a configuration says: JSON where it is JSON, else YAML.
+
+    YAML alone reads JSON wrongly: the two halves of an escaped emoji stay halves, and U+0085 in a text is
+    read as a blank. A flag's value is not taken for a comment (`#1.csv` would be null, and the flag ignored)
+    or for the one entry of a list (`- a,b`).
+
+    Raises:
+        yaml.YAMLError: it is neither, so that it is a text.
+    """
+    start = text.lstrip()[:1]
+    if start in ("[", "{"):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(text)
+    found = get_loader("yaml")(text)
+    if "\n" not in text and (
+        (found is None and text.strip() not in NULLS) or (isinstance(found, list) and start != "[")
+    ):
+        raise yaml.YAMLError("a text")
+    return found
+
+
+PARSER_MODE = "lit_bert"  # of jsonargparse: how it reads values
+set_loader(PARSER_MODE, read_value, (yaml.YAMLError,))
 
 
 class Parser(LightningArgumentParser):
@@ -184,6 +215,7 @@ class Verb(LightningCLI):
             parser_kwargs={
                 "prog": "python -m lit_bert",
                 "allow_abbrev": False,
+                "parser_mode": PARSER_MODE,
                 self.name: {
                     "allow_abbrev": False,
                     "usage": f"python -m lit_bert {self.name} {self.usage}",  # not a list of a hundred flags
@@ -218,8 +250,14 @@ class Verb(LightningCLI):
         config["ckpt_path"] = str(checkpoint.path)
         other_data = names_setting(self.given, "data.dataset") or names_setting(self.given, "input")
         for name, value in self.settings_of(checkpoint).items():
+            if name.startswith(("model.", "weights.")):  # a configuration may be that of another fit
+                if names_setting(self.given, name) and config[name] not in (value, None):
+                    log.info(
+                        f"{name} is that of the checkpoint, {line(value, 100)}, not of the configuration"
+                    )
+                config[name] = value
             # How quotes and codes were read in one file says nothing of another.
-            if not names_setting(self.given, name) and not (other_data and name in OF_THE_FILES):
+            elif not names_setting(self.given, name) and not (other_data and name in OF_THE_FILES):
                 config[name] = value
         for name, is_flag in self.given.items():
             if is_flag and name.startswith(("model.", "weights.")):
@@ -383,11 +421,24 @@ class Fit(Verb):
                 )
         logger = config["trainer"]["logger"]
         if isinstance(logger, Namespace) and "version" in logger.get("init_args", {}):
-            place = {"save_dir": str(checkpoint.run.parent), "name": "", "version": checkpoint.run.name}
-            for name, value in place.items():
-                is_given = names_setting(self.given, f"trainer.logger.init_args.{name}")
-                if not is_given or logger["init_args"][name] is None:
-                    logger["init_args"][name] = value
+            self._place_run(logger["init_args"], checkpoint.run)
+
+    def _place_run(self, arguments: Namespace, run: Path) -> None:
+        """Has a resumed run go on in its own folder, or in a new one where the command names another place.
+
+        A configuration says where a run was before it was moved: another run may be there by now.
+        """
+        for name, value in {"save_dir": str(run.parent), "name": ""}.items():
+            if not names_setting(self.given, f"trainer.logger.init_args.{name}") or arguments[name] is None:
+                arguments[name] = value
+        flags = [name for name, is_flag in self.given.items() if is_flag]
+        if names_setting(flags, "trainer.logger.init_args.version") and arguments["version"] is not None:
+            return
+        root = Path(arguments["save_dir"], arguments["name"])
+        stays = root.resolve() == run.parent
+        arguments["version"] = run.name if stays else None
+        if not stays:
+            self.changes.append(f"its folder: {line(run)} before, a new one in {line(root)} from here on")
 
     def _change_setting(self, name: str, before: Any, now: Any) -> None:
         """Says that a resumed run has another setting, or refuses it."""
@@ -517,7 +568,7 @@ class Fit(Verb):
         saved: Any = loops.get("fit_loop") if isinstance(loops, dict) else None
         check_progress(saved, self.trainer.fit_loop.state_dict(), f"{what}: loops")
         content["loops"] = {"fit_loop": saved}
-        self._say_where_it_goes_on(saved)
+        self._say_where_it_goes_on(saved, checkpoint)
         schedules = content.get("lr_schedulers")
         schedule = schedules[0] if isinstance(schedules, list) and len(schedules) == 1 else None
         steps: Any = schedule.get("last_epoch") if isinstance(schedule, dict) else None
@@ -526,19 +577,41 @@ class Fit(Verb):
         check_progress(content.get("optimizer_states"), [], f"{what}: optimizer_states")
         content["callbacks"] = self._checked_states(content.get("callbacks", {}), what)
 
-    def _say_where_it_goes_on(self, loop: dict[str, Any]) -> None:
+    def _say_where_it_goes_on(self, loop: dict[str, Any], checkpoint: Checkpoint) -> None:
         """Has the data module leave out the batches of an unfinished epoch that were trained on."""
         epochs, batches = (loop[name]["current"] for name in ("epoch_progress", "epoch_loop.batch_progress"))
-        of = len(self.datamodule.train_dataloader())
-        done = batches["ready"]
+        of, done = self._batches_in_epoch(), batches["ready"]
         if not 0 < done < of:
             return
         if epochs["processed"] < epochs["started"]:
+            self._check_same_batches(checkpoint)
             self.datamodule.skip_batches = done
             how = f"goes on after batch {done} of {of}; its train/ scores are of what is left"
         else:
             how = f"had ended after batch {done} of {of}; a new one begins"
         self.changes.append(f"epoch {epochs['started']} {how}")
+
+    def _batches_in_epoch(self) -> int:
+        """How many batches each device has in an epoch."""
+        data, limit = self.datamodule, self.trainer.limit_train_batches
+        rows = math.ceil(len(data.train_rows) / self.trainer.world_size)
+        batches = math.ceil(rows / data.hparams.batch_size)
+        return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+    def _check_same_batches(self, checkpoint: Checkpoint) -> None:
+        """Raises a UserError where the rest of an epoch would not be the rows that are left of it."""
+        before = {
+            "seed_everything": checkpoint.data["hyper_parameters"]["order_seed"],
+            "the number of devices": checkpoint.content.get("devices", self.trainer.world_size),
+        }
+        now = (self.datamodule.hparams.order_seed, self.trainer.world_size)
+        for (name, value), other in zip(before.items(), now, strict=True):
+            if value != other:
+                raise UserError(
+                    f"{name} is {other}, and {checkpoint.path} is from within an epoch whose batches come "
+                    f"from {value}: rows of it would be left out and others trained on twice. Leave it as "
+                    "it was, or go on from a checkpoint of the end of an epoch."
+                )
 
     def _checked_states(self, states: Any, what: str) -> dict[str, Any]:
         """The states of this run's callbacks; each is loaded once to see that it fits."""
@@ -787,6 +860,11 @@ class Predict(Verb):
         return super().callbacks(bar and self.config["predict"]["output"] is not None)
 
     def predict(self, datamodule: EmotionDataModule, model: BertClassifier, **_: Any) -> None:
+        if self.trainer.world_size > 1:
+            raise UserError(
+                f"there are {self.trainer.world_size} devices; predict writes rows in their order from one. "
+                "Leave --trainer.devices out."
+            )
         config, quoting = self.config_init["predict"], datamodule.hparams.quoting
         texts, file = self.texts, config["input"]
         name = "the command line" if texts else "standard input" if file in (None, "-") else line(file)

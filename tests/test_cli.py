@@ -436,6 +436,21 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(refused, learned, verb):
     assert "is an address; download it" in line("https://example.org/best.ckpt")
 
 
+def test_a_configuration_does_not_take_the_place_of_the_weights_of_a_checkpoint(run, learned, tiny_bert):
+    """One that is shared with fit may name weights that training starts from, or another checkpoint."""
+    wanted = run("predict", "happy", "--ckpt_path", learned.best).out
+    weights = {"pretrained": str(tiny_bert), "stand_in": None, "checkpoint": None}
+    for name, settings in {
+        "fit.yaml": {"weights": weights, "model": {"learning_rate": None}},
+        "transfer.yaml": {"weights": {"checkpoint": "other.ckpt"}, "model": {"learning_rate": 0.5}},
+    }.items():
+        Path(name).write_text(yaml.safe_dump(settings))
+        outcome = run("predict", "happy", "--ckpt_path", learned.best, "--config", name)
+        assert outcome.out == wanted
+    for setting in ("weights.checkpoint", "model.learning_rate"):
+        assert f"{setting} is that of the checkpoint, " in outcome.err
+
+
 @pytest.mark.parametrize("verb", ["test", "predict"])
 def test_a_head_that_was_never_trained_is_refused(refused, learned, verb):
     content = torch.load(learned.best, weights_only=True)
@@ -845,6 +860,52 @@ def test_resuming_a_file_writes_beside_it(run, quick, monkeypatch, tmp_path):
     assert run("fit", f"--ckpt_path={file}", "--trainer.max_epochs=2").code == 0
     assert files() == {}
     assert torch.load(file, weights_only=True)["epoch"] == 1
+
+
+def test_a_moved_run_that_is_resumed_by_its_configuration_overwrites_no_other(run, quick):
+    """The configuration says where it was: another run may be there by now."""
+    assert run("fit", *quick, "--trainer.max_epochs=1").code == 0
+    shutil.copytree("checkpoints/version_0", "moved/version_0")
+    assert run("fit", *quick, "--trainer.max_epochs=1", "--trainer.logger.init_args.save_dir=other").code == 0
+    before = {name: content for name, content in files().items() if not name.startswith("cache")}
+    resumed = ["--ckpt_path=moved/version_0/last.ckpt", "--trainer.max_epochs=2"]
+    for place in ("--config=moved/version_0/config.yaml", "--trainer.logger.init_args.save_dir=other"):
+        outcome = run("fit", place, *resumed)
+        assert outcome.code == 0, outcome.err
+        assert "resumed    its folder: " in outcome.err
+    after = files()
+    assert {name: after[name] for name in before} == before
+    assert Path("checkpoints/version_1/last.ckpt").is_file()
+    assert Path("other/version_1/last.ckpt").is_file()
+
+
+WITHIN = ["--trainer.val_check_interval=0.5", "--checkpoint.save_weights_only=false"]
+
+
+def test_within_an_epoch_the_order_of_its_batches_cannot_change(run, refused, quick):
+    assert run("fit", *quick, *WITHIN, "--trainer.max_epochs=1", "--model.learning_rate=0").code == 0
+    within = ["--ckpt_path=checkpoints/version_0/best.ckpt", "--trainer.max_epochs=2"]
+    line = refused("fit", *within, "--seed_everything=9")
+    assert re.search("seed_everything is 9, and .*best.ckpt is from within an epoch .* come from 0: ", line)
+    content = torch.load("checkpoints/version_0/best.ckpt", weights_only=True)
+    torch.save({**content, "devices": 2}, "checkpoints/version_0/best.ckpt")
+    assert "the number of devices is 1, and " in refused("fit", *within)
+    last = ["--ckpt_path=last", "--trainer.max_epochs=2", "--seed_everything=9"]
+    assert run("fit", *last).code == 0  # the end of an epoch
+
+
+def test_an_epoch_of_limited_batches_that_was_validated_is_not_gone_on_with(run, quick):
+    few = ["--trainer.limit_train_batches=5", "--checkpoint.save_weights_only=false"]
+    assert run("fit", *quick, *few, "--trainer.max_epochs=1").code == 0
+    outcome = run("fit", "--ckpt_path=checkpoints/version_0/best.ckpt", "--trainer.max_epochs=2")
+    assert outcome.code == 0, outcome.err
+    assert "goes on after" not in outcome.err
+    assert "epoch 2, step 10: " in outcome.err  # all five of them
+
+
+def test_predictions_come_from_one_device(refused, learned):
+    line = refused("predict", "happy", f"--ckpt_path={learned.best}", "--trainer.devices=2")
+    assert "there are 2 devices; predict writes rows in their order from one" in line
 
 
 def test_resuming_needs_no_weights(run, home):

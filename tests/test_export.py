@@ -502,6 +502,18 @@ def test_without_the_validation_rows_there_is_no_proof(refused, own_run):
     assert files(own_run) == before
 
 
+def test_rows_with_the_classes_in_another_order_prove_nothing(refused, own_run):
+    """By their order the classifier would be drawn anew, and prove to be itself."""
+    rows = Predictions.read(own_run / "validate.parquet")
+    C = len(rows.class_names)
+    turned = replace(
+        rows, class_names=rows.class_names[::-1], probs=rows.probs[:, ::-1], labels=C - 1 - rows.labels
+    )
+    turned.write(own_run / "validate.parquet")
+    line = refused("export", "--ckpt_path", own_run / "best.ckpt")
+    assert "validate.parquet has other classes than best.ckpt" in line
+
+
 def test_the_rows_of_another_checkpoint_prove_nothing(refused, own_run):
     before = files(own_run)
     line = refused("export", "--ckpt_path", own_run / "last.ckpt")

@@ -563,6 +563,14 @@ def test_every_row_is_accounted_for(module, settings, train, validation):
     assert made.state_dict()["rows"]["train"] == made.counts["train"].as_dict()
 
 
+def test_classes_are_those_of_the_rows_with_a_text_whatever_column_it_was_read_from_before(module):
+    rows = [{**row, "title": "sun"} for row in labelled("xy" * 6)]
+    file = put_rows("rows.jsonl", [*rows, {"text": "", "title": "sun", "label": "z"}])
+    assert module(file).label_names == ["x", "y"]
+    assert module(file, text_column="title").label_names == ["x", "y", "z"]
+    assert module(file).label_names == ["x", "y"]
+
+
 def test_deduplicated_rows_are_counted(module):
     rows = labelled("xy" * 6)
     put_rows("set/train.jsonl", [*rows, {"text": "", "label": "x"}])
