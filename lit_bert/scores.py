@@ -160,9 +160,9 @@ class Evidence:
         if width <= FEW_POINTS:
             return ""
         return (
-            f"{_rows(self.rows)} {'is' if self.rows == 1 else 'are'} few: 95 % intervals of F1 (bootstrap) and "
-            f"accuracy (Wilson) are up to {100 * width:.0f} points wide, and models that differ by less cannot "
-            "be told apart"
+            f"{_rows(self.rows)} {'is' if self.rows == 1 else 'are'} few: 95 % intervals of F1 (bootstrap) "
+            f"and accuracy (Wilson) are up to {100 * width:.0f} points wide, and models that differ by less "
+            "cannot be told apart"
         )
 
     def notes(self, found: Scores[Score] | None = None) -> list[str]:
