@@ -561,8 +561,8 @@ class Fit(Verb):
             if value != other:
                 raise UserError(
                     f"{name} is {other}, and {checkpoint.path} is from within an epoch whose batches come "
-                    f"from {value}: rows of it would be left out and others trained on twice. Leave it as it was, "
-                    "or go on from a checkpoint of the end of an epoch."
+                    f"from {value}: rows of it would be left out and others trained on twice. Leave it as it "
+                    "was, or go on from a checkpoint of the end of an epoch."
                 )
 
     def _checked_states(self, states: Any, what: str) -> dict[str, Any]:
