@@ -174,11 +174,13 @@ def cached(args: argparse.Namespace) -> dict[str, Any]:
 
 def _begin(data: Any) -> None:
     """What `fit` does with its rows before the first batch."""
-    from lit_bert.audit import gist
+    from lit_bert.audit import dataset_summary
 
     data.prepare_data()
     data.setup("fit")
-    gist({"train": data.train_rows, "validation": data.val_rows}, data.label_names, deduplicated=False)
+    dataset_summary(
+        {"train": data.train_rows, "validation": data.val_rows}, data.label_names, deduplicated=False
+    )
 
 
 def _folder(args: argparse.Namespace) -> Path:

@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}. `{self.prog} --help` lists what is accepted.")
 
 
-def take(arguments: list[str], flag: str, expected: str) -> tuple[list[str], str | None]:
+def strip_flag(arguments: list[str], flag: str, expected: str) -> tuple[list[str], str | None]:
     """The arguments without `flag`, and its value."""
     taker = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     taker.add_argument(flag, dest="value")
@@ -127,6 +127,6 @@ def names_setting(given: Iterable[str], setting: str) -> bool:
     )
 
 
-def asks(arguments: list[str]) -> bool:
+def only_prints(arguments: list[str]) -> bool:
     """Whether a verb prints something about itself, and ends."""
     return not {"--help", "-h", "--print_config"}.isdisjoint(each.split("=")[0] for each in arguments)

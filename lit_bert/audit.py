@@ -1,6 +1,6 @@
 """What is wrong with labelled text: repeats, contradictions, leaks between splits, labels that look wrong.
 
-`fit` tells the gist of its training and validation rows when it starts; the verb `audit` tells all of it, of
+`fit` shows a summary of its training and validation rows when it starts; the verb `audit` tells all of it, of
 the test split too, and with folds ranks the labels that models trained on the other rows do not believe.
 
     python -m lit_bert audit --folds 3
@@ -244,10 +244,12 @@ def _read(splits: dict[str, TokenizedRows], indices: np.ndarray) -> list[tuple[P
     return found
 
 
-# --- the gist, for a fit ---
+# --- the summary, for a fit ---
 
 
-def gist(splits: dict[str, TokenizedRows], class_names: list[str], deduplicated: bool) -> list[str]:
+def dataset_summary(
+    splits: dict[str, TokenizedRows], class_names: list[str], deduplicated: bool
+) -> list[str]:
     """What is notable of the training and the validation rows, a line each; [] where nothing is.
 
     Looked for once: the findings are kept beside the cache of the same rows.
@@ -269,7 +271,7 @@ def gist(splits: dict[str, TokenizedRows], class_names: list[str], deduplicated:
 
     with contextlib.suppress(UserError):  # a cache that may only be read
         found = remembered(note, look)
-    return _gist(
+    return _summary_lines(
         Findings(
             class_names,
             {name: SplitFindings(**each) for name, each in found["splits"].items()},
@@ -279,7 +281,7 @@ def gist(splits: dict[str, TokenizedRows], class_names: list[str], deduplicated:
     )
 
 
-def _gist(findings: Findings, deduplicated: bool) -> list[str]:
+def _summary_lines(findings: Findings, deduplicated: bool) -> list[str]:
     lines = []
     for name, split in findings.splits.items():
         if split.repeated:

@@ -23,18 +23,20 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 from lightning.pytorch.loggers import TensorBoardLogger
+from rich.progress import BarColumn
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from lit_bert import UserError, escape
-from lit_bert.predictions import VALIDATED, Predictions
+from lit_bert.predictions import TRAINED, VALIDATED, Predictions, write_hashes
 from lit_bert.tables import Numbered, RowWriter
 
 log = logging.getLogger("lit_bert")
 
 WRONG_TEXTS = 20  # rows of the table of confident errors
 PICTURE_NAME = 30  # characters of a class name in a picture
-CHOOSING, ENDING = "choosing the epoch", "ending the training"  # what validation rows are used for
+TRAINING = "training"
+CHOOSING, ENDING = "choosing the epoch", "early stopping"  # what rows are used for before they are scored
 
 
 class Throughput(Callback):
@@ -198,7 +200,7 @@ class Outputs(Callback):
             part = "test" if trainer.state.fn == "test" else "validation"
             counts = getattr(getattr(trainer, "datamodule", None), "counts", {}).get(part)
             if counts is not None:  # fewer are scored than could be where batches are limited
-                facts["rows"] = {**counts.as_dict(), "scored": len(rows)}
+                facts["row_counts"] = {**counts.as_dict(), "scored": len(rows)}
             self.predictions = Predictions(
                 loaders.dataset.texts(rows[order]),
                 rows[order],
@@ -218,9 +220,9 @@ class Outputs(Callback):
 class Dashboard(Outputs):
     """Shows each validation in TensorBoard: confusion matrix, precision-recall curves, confident errors.
 
-    The predictions of the best epoch are kept beside its checkpoint. `log_settings` stores the settings
-    beside the scores of what is kept in the end. What cannot be drawn or written there is reported once, and
-    training goes on.
+    The predictions of the best epoch are kept beside its checkpoint, and the hashes of the training texts.
+    `log_settings` stores the settings beside the scores of what is kept in the end. What cannot be drawn or
+    written there is reported once, and training goes on.
 
     Args:
         facts: what the run rests on: sources, seed, batch size, …
@@ -235,6 +237,7 @@ class Dashboard(Outputs):
         self.facts, self.monitor, self.sign = facts, monitor, 1 if mode == "max" else -1
         self.best: dict[str, float] = {}
         self.validations = 0
+        self._knows_training_rows = False
         self._reported: set[str] = set()
 
     @contextmanager
@@ -333,6 +336,9 @@ class Dashboard(Outputs):
                         "used_for": [CHOOSING] * chooses_epoch(trainer),
                     }
                     replace(self.predictions, facts=facts).write(folder / VALIDATED)
+                    if not self._knows_training_rows:  # the same in every epoch
+                        write_hashes(folder / TRAINED, trainer.datamodule.train_rows.hashes)  # type: ignore[attr-defined]
+                        self._knows_training_rows = True
 
     def log_settings(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last thing of a fit."""
@@ -427,13 +433,21 @@ class Progress(RichProgressBar):
         # Four times a second: drawn at every step, the bar costs more than it tells.
         super().__init__(refresh_rate=4, leave=True, theme=theme, console_kwargs={"stderr": True})
 
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        """Lightning's, with a bar of 16 characters: with its 40 the scores wrap on a line of 110."""
+        columns = super().configure_columns(trainer)
+        for column in columns:
+            if isinstance(column, BarColumn):
+                column.bar_width = 16
+        return columns
+
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics = trainer.callback_metrics
         shown = {
             label: f"{float(metrics[name]):{form}}" for name, label, form in self.SHOWN if name in metrics
         }
         if "f1" in shown:
-            shown["f1"] += f" of {validated_rows(pl_module):,} rows"
+            shown["f1"] += f" (n={validated_rows(pl_module):,})"
         return shown
 
 

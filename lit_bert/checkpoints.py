@@ -83,14 +83,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
                     torch.save(content, stream)
                     stream.flush()
                     os.fsync(stream.fileno())
-                with zipfile.ZipFile(partial) as archive:
-                    damaged = archive.testzip()  # checks every member's CRC-32
-                if damaged:
-                    raise OSError(f"{damaged} reads back differently")
-                load(partial, shown=final)  # refuses what a later process could not open
+                load(partial, shown=final)  # refuses what a later process could not open, or reads otherwise
         except UserError as error:
             raise UserError(f"cannot write the checkpoint {final}: {error}") from error
-        except (OSError, RuntimeError, zipfile.BadZipFile) as error:
+        except (OSError, RuntimeError) as error:
             # torch's writer turns a full disk into a RuntimeError; the OSError stands in its context.
             cause = error.__context__ if isinstance(error.__context__, OSError) else error
             why = getattr(cause, "strerror", None) or cause
@@ -132,7 +128,7 @@ def load(path: Path | str, shown: Path | None = None) -> dict[str, Any]:
     """
     what = shown or path
     try:
-        size = _checked_archive(Path(path))
+        size = _checked_archive(Path(path), what)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:
         raise UserError(f"no checkpoint {what}. Run `python -m lit_bert fit` or check --ckpt_path.") from None
@@ -153,17 +149,28 @@ def load(path: Path | str, shown: Path | None = None) -> dict[str, Any]:
     return checked_content(content, str(what), size)
 
 
-def _checked_archive(path: Path) -> int:
-    """Bytes of a file that is an archive as torch writes them: nothing compressed, so nothing that swells."""
+def _checked_archive(path: Path, what: Path | str) -> int:
+    """Bytes of a file that is an archive as torch writes them, and whole.
+
+    Nothing in it is compressed, so nothing swells, and no name stands twice, as readers differ in which one
+    they take. Every member is compared with its CRC-32, which torch leaves out: values with changed bits
+    would be taken for other weights.
+    """
     state = path.stat()
     if not stat.S_ISREG(state.st_mode):
-        raise UserError(f"{path} is no regular file; expected a checkpoint that `fit` wrote.")
+        raise UserError(f"{what} is no regular file; expected a checkpoint that `fit` wrote.")
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-    stored = all(each.compress_type == zipfile.ZIP_STORED for each in members)
-    pickled = sum(each.file_size for each in members if each.filename.endswith(".pkl"))
-    if len(members) > MEMBERS or not stored or pickled > PICKLE_BYTES:
-        raise UserError(f"{path} is no archive as torch writes them; give another --ckpt_path.")
+        stored = all(each.compress_type == zipfile.ZIP_STORED for each in members)
+        distinct = len({each.filename for each in members}) == len(members)
+        pickled = sum(each.file_size for each in members if each.filename.endswith(".pkl"))
+        if len(members) > MEMBERS or not stored or not distinct or pickled > PICKLE_BYTES:
+            raise UserError(f"{what} is no archive as torch writes them; give another --ckpt_path.")
+        if damaged := archive.testzip():
+            raise UserError(
+                f"{what} is damaged: {line(damaged, 100)} in it has another checksum than when it was "
+                "written. Copy it again, or use another one with --ckpt_path."
+            )
     return state.st_size
 
 

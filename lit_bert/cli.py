@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from lit_bert import UserError
-from lit_bert.arguments import asks, checked_configs, configs, take
+from lit_bert.arguments import checked_configs, configs, only_prints, strip_flag
 from lit_bert.checkpoints import Checkpoint, find
 from lit_bert.report import SEEDS, seeds_table
 from lit_bert.runs import fit_each, has_accelerator, next_folder
@@ -32,9 +32,9 @@ log = logging.getLogger("lit_bert")
 
 def fit(arguments: list[str]) -> int:
     _prepare()
-    arguments, which = take(checked_configs(arguments), "--ckpt_path", "best, last or a file")
-    arguments, seeds = take(arguments, "--seeds", "a number of seeds")
-    if seeds is not None and not asks(arguments):
+    arguments, which = strip_flag(checked_configs(arguments), "--ckpt_path", "best, last or a file")
+    arguments, seeds = strip_flag(arguments, "--seeds", "a number of seeds")
+    if seeds is not None and not only_prints(arguments):
         _fit_seeds(arguments, seeds, which)
         return 0
     checkpoint = Checkpoint.open(find(which)) if which else None
@@ -66,8 +66,8 @@ def predict(arguments: list[str]) -> int:
 
 def _from_checkpoint(kind: Callable[..., Verb], arguments: list[str]) -> int:
     _prepare()
-    arguments, which = take(checked_configs(arguments), "--ckpt_path", "best, last or a file")
-    cli = kind(arguments, None if asks(arguments) else Checkpoint.open(find(which)))
+    arguments, which = strip_flag(checked_configs(arguments), "--ckpt_path", "best, last or a file")
+    cli = kind(arguments, None if only_prints(arguments) else Checkpoint.open(find(which)))
     return 1 if getattr(cli, "bad_rows", 0) else 0
 
 

@@ -699,12 +699,14 @@ class EmotionDataModule(LightningDataModule):
 
     def _no_split(self, flag: str, wanted: str, there: Iterable[str]) -> UserError:
         there = sorted(there)
-        if flag == "test_split":  # best the rows that were not trained on, carved ones too
-            one = f"--data.test_split {self.hparams.val_split}, or all of --data.test_split {there[0]}"
-        else:
-            one = f"--data.{flag}, for example --data.{flag} {there[0]}"
-        has = f"it has {', '.join(escape.line(name, 100) for name in there)}. Name another with {one}."
-        return UserError(f"{self.source.name} has no split '{wanted}'; {has}")
+        has = f"it has {', '.join(escape.line(name, 100) for name in there)}"
+        one = f"Name another with --data.{flag}, for example --data.{flag} {there[0]}."
+        if flag == "test_split":  # best are rows that were not trained on
+            one = (
+                f"Name another with --data.test_split, score the validation rows with --data.test_split "
+                f"{self.hparams.val_split}, or other rows with --data.dataset FILE --data.test_split train."
+            )
+        return UserError(f"{self.source.name} has no split '{wanted}'; {has}. {one}")
 
     # --- the cache ---
 
@@ -904,7 +906,7 @@ class EmotionDataModule(LightningDataModule):
         split = self._split_name("train_split")
         before = len(self._carved()[0]) if self._carves else len(self.whole())
         left_out = {
-            self._carving: len(self.whole()) - before,
+            self.carving: len(self.whole()) - before,
             "data.deduplicate": before - len(part),
             "data.train_rows": len(part) - len(self.train_rows),
         }
@@ -914,11 +916,11 @@ class EmotionDataModule(LightningDataModule):
         flag = "train_split" if self._carves else "val_split"
         used = len(self.val_rows) if used is None else used
         whole = self._splits[self._split_name(flag)]
-        left_out = {self._carving: len(whole) - len(part), "data.val_rows": len(part) - used}
+        left_out = {self.carving: len(whole) - len(part), "data.val_rows": len(part) - used}
         self._count(name, self._split_name(flag), left_out, used)
 
     @property
-    def _carving(self) -> str:
+    def carving(self) -> str:
         """The setting by which the training split gives rows to validation."""
         return "data.folds" if self.hparams.folds else "data.val_fraction"
 

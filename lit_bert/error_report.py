@@ -49,6 +49,7 @@ FACT_NAMES = {
     "trained on": "trained on",
     "scored on": "scored on",
     "seed": "seed",
+    "global_step": "optimizer steps",
 }
 LEGEND = (
     '<p class="legend"><span class="w" style="--a:80%">blue, underlined</span> pushed towards the class, '
@@ -386,9 +387,23 @@ def _class_table(class_names: list[str], found: Scores[Score], evidence: Evidenc
     return "".join([*rows, *absent])
 
 
+def _row_counts(counts: Any) -> str:
+    """What became of the rows of the split, in words; empty where that is not recorded."""
+    try:
+        parts = [
+            f"{counts['read']:,} read",
+            *(f"{each['count']:,} {reason} skipped" for reason, each in counts["skipped"].items()),
+            *(f"{count:,} left out by {why}" for why, count in counts["left_out"].items()),
+            f"{counts['scored']:,} scored",
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError):  # of another version, or edited
+        return ""
+    return ", ".join(parts)
+
+
 def _facts(facts: dict[str, Any]) -> str:
     items = []
-    elsewhere = {*FACT_NAMES, *CHOICES, "used_for", "fit"}
+    elsewhere = {*FACT_NAMES, *CHOICES, "used_for", "fit", "row_counts"}
     known = [*FACT_NAMES, *(name for name in facts if name not in elsewhere)]
     for name in known:
         if facts.get(name) is not None:
@@ -398,6 +413,8 @@ def _facts(facts: dict[str, Any]) -> str:
             items.append(
                 f"<div><dt>{_escape(FACT_NAMES.get(name, name))}</dt><dd{loud}>{_escape(shown)}</dd></div>"
             )
+    if counts := _row_counts(facts.get("row_counts")):
+        items.append(f"<div><dt>rows</dt><dd>{_escape(counts)}</dd></div>")
     averaging = facts.get("averaging")
     if isinstance(averaging, dict) and "kept" in averaging:
         text = "average of the weights" if averaging["kept"] else "as they trained, no average"

@@ -19,6 +19,7 @@ from lit_bert import UserError, escape, files, untrusted
 from lit_bert.scores import Evidence
 
 VALIDATED, TESTED = "validate.parquet", "test.parquet"  # by the verb that scores the split
+TRAINED = "train_hashes.bin"  # of the texts that a run trains on: uint64, little-endian
 PROBABILITY = "probability_"  # and the class: one column each, as `predict` writes them
 FACTS, CLASSES = b"lit_bert", b"lit_bert classes"  # keys of the file's metadata
 
@@ -198,7 +199,7 @@ class Predictions:
 
     def check_same_rows(self, other: Predictions) -> None:
         """Raises a UserError where the other's rows, labels or classes differ."""
-        what = f"split {self.facts.get('split')} and split {other.facts.get('split')}"
+        what = f"split {self.facts.get('split')} of the one run and {other.facts.get('split')} of the other"
         if self.class_names != other.class_names:
             raise UserError(f"{what} have different classes: these runs cannot be compared.")
         if len(self.texts) != len(other.texts):
@@ -217,6 +218,30 @@ class Predictions:
                 f"{len(differing):,} of {len(self.texts):,} rows differ in text or label, the first at row "
                 f"{self.rows[differing[0]] + 1}: only runs that were scored on the same rows can be compared."
             )
+
+
+def write_hashes(path: Path, hashes: np.ndarray) -> None:
+    """Writes the `text_hash` of the texts that a run trains on, uint64 (N,).
+
+    Raises:
+        OSError: as `files.whole`.
+    """
+    with files.whole(path) as partial:
+        partial.write_bytes(hashes.astype("<u8").tobytes())
+
+
+def read_hashes(path: Path) -> np.ndarray | None:
+    """What `write_hashes` wrote, uint64 (N,); None where there is no such file."""
+    if not path.exists():
+        return None
+    with untrusted.open_regular(path, MOST_BYTES) as stream:
+        content = stream.read()
+    if len(content) % 8:
+        raise UserError(
+            f"{escape.line(path)} has {len(content):,} bytes; expected 8 for each text that was trained on. "
+            "Get the folder of the run again, or remove this file."
+        )
+    return np.frombuffer(content, "<u8").astype(np.uint64)
 
 
 def _class_names(schema: Any) -> list[str]:

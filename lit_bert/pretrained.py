@@ -49,6 +49,7 @@ ARCHITECTURE: dict[str, Callable[[Any], bool]] = {
     "is_decoder": lambda value: value is False,
     "add_cross_attention": lambda value: value is False,
 }
+REALS = ("initializer_range", "layer_norm_eps")  # floats to BertConfig; JSON may write 0 or 1 without a point
 ONLY: dict[str, tuple[Any, ...]] = {  # keys that must have these values, and need not go on
     "position_embedding_type": ("absolute",),
     "chunk_size_feed_forward": (0,),
@@ -104,8 +105,8 @@ def checked_architecture(mapping: dict[str, Any], what: str) -> dict[str, Any]:
                     f"{what} has {key} {escape.line(repr(value), 80)}, which no BERT has that lit_bert "
                     "trains. Give other weights, or put it right."
                 )
-            checked[key] = value
-        elif key in ONLY and not any(value == each and type(value) is type(each) for each in ONLY[key]):
+            checked[key] = float(value) if key in REALS else value
+        elif key in ONLY and not any(type(value) is type(each) and value == each for each in ONLY[key]):
             raise UserError(
                 f"{what} has {key} {escape.line(repr(value), 80)}; lit_bert trains BERTs for which it is "
                 f"{ONLY[key][0]!r} or left out. Give other weights."

@@ -43,7 +43,7 @@ def report(arguments: list[str]) -> int:
         "--output",
         type=Path,
         help="one run: the page (RUN/report.html); two: a CSV, TSV, JSON Lines or Parquet file of the rows "
-        "where they part",
+        "that they label differently",
     )
     args = parser.parse_args(arguments)
     if len(args.runs) > 2:
@@ -63,7 +63,7 @@ def report(arguments: list[str]) -> int:
                 write_parting(first, second, writer)
         print(comparison_table(first, second, names=[str(run) for run in runs]))
         if args.output:
-            print(f"{args.output} has all of the rows where they part", file=sys.stderr)
+            print(f"{args.output} has all of the rows that they label differently", file=sys.stderr)
     else:
         from lit_bert.error_report import write_page
 
@@ -185,7 +185,7 @@ def seeds_table(folder: Path, file: str = VALIDATED) -> str:
 
 
 def comparison_table(first: Predictions, second: Predictions, names: list[str]) -> str:
-    """What the second run has over the first, and the most confident of the texts where they part."""
+    """What the second run has over the first, and the most confident of the texts labelled differently."""
     found = scores.compare(first.probs, second.probs, first.labels)
     own = [scores.all_scores(each.probs, each.labels) for each in (first, second)]
     class_names = escape.names(first.class_names)
@@ -221,7 +221,7 @@ def comparison_table(first: Predictions, second: Predictions, names: list[str]) 
     if len(parting):
         lines += [
             "",
-            f"{len(parting):,} rows where they part"
+            f"{len(parting):,} rows that they label differently"
             + f", the first {SHOWN_TEXTS}:" * (len(parting) > SHOWN_TEXTS),
         ]
     for index in parting[:SHOWN_TEXTS]:

@@ -97,8 +97,8 @@ class Evidence:
         rows: how many.
         labelled: rows that have each class as their label (scikit-learn's support).
         predicted: rows for which each class was predicted.
-        used_for: what these rows decided about the model before it was scored on them, such as "choosing the
-            epoch"; None where that was not recorded.
+        used_for: what these rows were used for before the model was scored on them, such as "choosing the
+            epoch" or "training"; None where that was not recorded.
     """
 
     rows: int
@@ -138,7 +138,10 @@ class Evidence:
     def usage_note(self) -> str:
         """That the rows had a say in what is scored on them; empty where they had none."""
         if self.used_for is None:
-            return "it is not recorded whether these rows also chose the epoch or fitted the temperature"
+            return (
+                "it is not recorded whether these rows were trained on, chose the epoch or fitted the "
+                "temperature"
+            )
         if not self.used_for:
             return ""
         *others, last = self.used_for
@@ -157,14 +160,16 @@ class Evidence:
         if width <= FEW_POINTS:
             return ""
         return (
-            f"{_rows(self.rows)} {'is' if self.rows == 1 else 'are'} few: the 95 % intervals are up to "
-            f"{100 * width:.0f} points wide, and models that differ by less cannot be told apart here"
+            f"{_rows(self.rows)} {'is' if self.rows == 1 else 'are'} few: F1 and accuracy have 95 % "
+            f"intervals up to {100 * width:.0f} points wide, and models that differ by less cannot be told "
+            "apart"
         )
 
     def notes(self, found: Scores[Score] | None = None) -> list[str]:
         """What a reader has to know beside the scores, a sentence each; none is the best case."""
         macro = (
-            self.macro_note and f"macro F1 is the {self.macro_note}: the others are neither label nor answer"
+            self.macro_note
+            and f"macro F1 is the {self.macro_note}: no row has one of the others as label or prediction"
         )
         few = self.few_rows_note(found) if found and self.rows else ""
         return [note for note in (macro, self.usage_note, few) if note]

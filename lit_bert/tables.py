@@ -659,11 +659,12 @@ class RowWriter:
         path: file to write; None or `-` is standard output.
         columns: their names in order; None takes those of the first row.
         formulas: what becomes of CSV and TSV cells that a spreadsheet would run as a formula: `escape` puts
-            an apostrophe before them (and says so at the end), `keep` leaves them.
+            an apostrophe before them (and says so at the end), `keep` leaves them; None escapes, where the
+            user has no flag for it.
     """
 
     def __init__(
-        self, path: Path | str | None, columns: Sequence[str] | None = None, formulas: str = "escape"
+        self, path: Path | str | None, columns: Sequence[str] | None = None, formulas: str | None = None
     ) -> None:
         self.path = None if path is None or str(path) == "-" else Path(path)
         if self.path and self.path.suffix.lower() not in WRITABLE:
@@ -705,6 +706,7 @@ class RowWriter:
             if suffix in (".csv", ".tsv"):
                 for row in map(self._complete, rows):
                     self._write_header()
+                    _check_no_bytes(row)
                     self._csv.writerow([self._cell(value) for value in row.values()])
             elif suffix == ".parquet":
                 self._held += map(self._complete, rows)
@@ -712,6 +714,7 @@ class RowWriter:
                     self._write_parquet(PARQUET_ROWS)
             else:
                 for row in map(self._complete, rows):
+                    _check_no_bytes(row)
                     self._stream.write(_json(_finite(row)) + "\n")
                 if self.path is None:
                     self._stream.flush()
@@ -790,14 +793,27 @@ class RowWriter:
                 self._partial.chmod(0o666 & ~_umask())
                 self._partial.replace(self.path)
             if kind is None and self._escaped:
+                one = self._escaped == 1
                 log.info(
-                    f"{self._escaped:,} cells of {self.path} that a spreadsheet would take for a formula "
-                    "begin with an apostrophe there (--formulas keep leaves them as they are)"
+                    f"{self._escaped:,} cell{'s' * (not one)} of {self.path} that a spreadsheet would run as "
+                    f"a formula now begin{'s' * one} with an apostrophe"
+                    + " (--formulas keep leaves them as they are)"
+                    * (self.formulas is not None)
                 )
         except OSError as error:
             raise self._cannot(error) from None
         finally:
             self._partial.unlink(missing_ok=True)
+
+
+def _check_no_bytes(row: Row) -> None:
+    """Raises a UserError that names the column where a cell holds bytes."""
+    for name, value in row.items():
+        if isinstance(value, bytes):
+            raise UserError(
+                f"column '{escape.line(name, 100)}' holds bytes ({escape.line(repr(value), 40)}), which only "
+                "Parquet can hold. Write a .parquet file, or leave the column out."
+            )
 
 
 def _json(value: Any) -> str:
@@ -808,8 +824,8 @@ def _plain(value: Any) -> str:
     """A date and the like as text."""
     if isinstance(value, bytes):
         raise UserError(
-            f"a cell holds bytes ({escape.line(repr(value), 40)}), which text cannot hold. Write a .parquet "
-            "file, or leave the column out."
+            f"a cell holds bytes ({escape.line(repr(value), 40)}), which only Parquet can hold. Write a "
+            ".parquet file, or leave the column out."
         )
     return str(value)
 

@@ -9,6 +9,7 @@ them.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import logging
@@ -23,7 +24,7 @@ from typing import Any, ClassVar, Literal, NoReturn
 import numpy as np
 import torch
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, get_loader, set_loader
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -34,20 +35,21 @@ from rich.panel import Panel
 from rich.text import Text
 
 from lit_bert import RUNS, UserError, escape, files, need, scores
-from lit_bert.arguments import given_settings, names_setting, take
+from lit_bert.arguments import given_settings, names_setting, strip_flag
 from lit_bert.audit import (
     OUT_OF_FOLD,
     SUSPECTS,
     check_from,
+    dataset_summary,
     find_flaws,
     findings_text,
-    gist,
     merged,
     suspects_text,
     write_suspects,
 )
 from lit_bert.callbacks import (
     ENDING,
+    TRAINING,
     Dashboard,
     EarlyStop,
     KeepBest,
@@ -68,11 +70,11 @@ from lit_bert.checkpoints import (
     keep_weights,
     run_settings,
 )
-from lit_bert.data import EmotionDataModule
+from lit_bert.data import EmotionDataModule, text_hash
 from lit_bert.escape import line
 from lit_bert.finite import check_checkpoint
 from lit_bert.model import BertClassifier
-from lit_bert.predictions import VALIDATED, Predictions
+from lit_bert.predictions import TRAINED, VALIDATED, Predictions, read_hashes
 from lit_bert.runs import LOG, fit_each, has_accelerator, next_folder
 from lit_bert.scores import Evidence, Score, Scores
 from lit_bert.sources import Source, Weights
@@ -99,6 +101,35 @@ CHOICES = {"averaging": "choosing averaged weights", "calibration": "fitting the
 # evaluated at a time.
 CHANGEABLE_DATA = {"data.dataset", "data.stand_in", "data.eval_batch_size"}
 OF_THE_FILES = {"data.label_names", "data.quoting"}  # settings that hold for the files they were given with
+
+
+NULLS = ("", "null", "Null", "NULL", "~")  # what a flag may have for null
+
+
+def read_value(text: str) -> Any:
+    """What a flag's value or a configuration says: JSON where it is JSON, else YAML.
+
+    YAML alone reads JSON wrongly: the two halves of an escaped emoji stay halves, and U+0085 in a text is
+    read as a blank. A flag's value is not taken for a comment (`#1.csv` would be null, and the flag ignored)
+    or for the one entry of a list (`- a,b`).
+
+    Raises:
+        yaml.YAMLError: it is neither, so that it is a text.
+    """
+    start = text.lstrip()[:1]
+    if start in ("[", "{"):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(text)
+    found = get_loader("yaml")(text)
+    if "\n" not in text and (
+        (found is None and text.strip() not in NULLS) or (isinstance(found, list) and start != "[")
+    ):
+        raise yaml.YAMLError("a text")
+    return found
+
+
+PARSER_MODE = "lit_bert"  # of jsonargparse: how it reads values
+set_loader(PARSER_MODE, read_value, (yaml.YAMLError,))
 
 
 class Parser(LightningArgumentParser):
@@ -164,6 +195,7 @@ class Verb(LightningCLI):
     name: ClassVar[str]
     usage: ClassVar[str] = "[--config FILE ...] [OPTIONS]"
     trainer_settings: ClassVar[dict[str, Any]] = {"enable_model_summary": False}
+    checkpoint_help: ClassVar[str] = "best or last of the newest fit, or a file; without it, best"
     trainer_type: ClassVar[type[Trainer]] = Trainer
 
     def __init__(
@@ -183,6 +215,7 @@ class Verb(LightningCLI):
             parser_kwargs={
                 "prog": "python -m lit_bert",
                 "allow_abbrev": False,
+                "parser_mode": PARSER_MODE,
                 self.name: {
                     "allow_abbrev": False,
                     "usage": f"python -m lit_bert {self.name} {self.usage}",  # not a list of a hundred flags
@@ -196,6 +229,15 @@ class Verb(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Does nothing: Lightning would let the checkpoint win over explicit flags; see `settings_of`."""
+
+    def _prepare_subcommand_parser(self, *args: Any, **kwargs: Any) -> LightningArgumentParser:
+        """Describes --ckpt_path as it is here: Lightning's text is of its own trainer, registry included."""
+        parser = super()._prepare_subcommand_parser(*args, **kwargs)
+        for group in parser._action_groups:
+            for action in group._group_actions:
+                if action.dest == "ckpt_path":
+                    action.help, group.title = self.checkpoint_help, "The checkpoint"
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         super().parse_arguments(parser, args)
@@ -306,6 +348,7 @@ class Fit(Verb):
     """Train; keep the best epoch (best.ckpt) and the last (last.ckpt)."""
 
     name = "fit"
+    checkpoint_help = "run to go on with, in its folder: last (that of the newest fit) or its last.ckpt"
     defaults: ClassVar[dict[str, Any]] = {
         "checkpoint.monitor": "val/f1",
         "checkpoint.mode": "max",
@@ -441,14 +484,19 @@ class Fit(Verb):
         size = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
         log.info(f"model      {size:.1f}M parameters, highest learning rate {self.model.learning_rate:g}")
         data = self.datamodule
-        log.info(f"rows       {len(data.train_rows):,} to train on, {len(data.val_rows):,} to validate on")
+        carved = data.counts["validation"].split == data.counts["train"].split
+        split = data.counts["train"]
+        whole = f", of the {split.read:,} of split {escape.line(split.split)}" if carved else ""
+        log.info(
+            f"rows       {len(data.train_rows):,} to train on, {len(data.val_rows):,} to validate on{whole}"
+        )
         for part, counts in data.counts.items():
-            if counts.used != counts.read:
+            if counts.skipped or set(counts.left_out) - {data.carving}:
                 log.info(f"           {part}: {counts}")
         log.info(f"classes    {len(data.label_names)}: {_some(data.label_names)}")
         if self.trainer.is_global_zero:
             used = {data.hparams.train_split: data.train_rows, data.val_name: data.val_rows}
-            for line in gist(used, data.label_names, data.hparams.deduplicate):
+            for line in dataset_summary(used, data.label_names, data.hparams.deduplicate):
                 log.info(f"audit      {line}")
         if self.trainer.log_dir:
             log.info(f"run        {run}")
@@ -561,8 +609,8 @@ class Fit(Verb):
             if value != other:
                 raise UserError(
                     f"{name} is {other}, and {checkpoint.path} is from within an epoch whose batches come "
-                    f"from {value}: rows of it would be left out and others trained on twice. Leave it as it "
-                    "was, or go on from a checkpoint of the end of an epoch."
+                    f"from {value}: rows of it would be left out and others trained on twice. Leave it as "
+                    "it was, or go on from a checkpoint of the end of an epoch."
                 )
 
     def _checked_states(self, states: Any, what: str) -> dict[str, Any]:
@@ -691,7 +739,7 @@ class Fit(Verb):
             predictions = calibrate(checkpoint, predictions)
         predictions = self._with_usage(predictions, predictions.facts.get("used_for") if settled else None)
         split, notes = self.datamodule.val_name, choice_notes(predictions.facts)
-        settle(Checkpoint.open(best), "validate", split, predictions, self.sources(), notes)
+        record_scores(Checkpoint.open(best), "validate", split, predictions, self.sources(), notes)
 
     def _with_usage(self, predictions: Predictions, earlier: list[str] | None) -> Predictions:
         """The predictions of the best epoch, with what their rows were used for as a fact that stays.
@@ -701,7 +749,8 @@ class Fit(Verb):
         """
         used_for = self._dashboard.used_for(self.trainer)
         used_for += [what for fact, what in CHOICES.items() if predictions.facts.get(fact)]
-        used_for = list(dict.fromkeys([*(earlier or ()), *used_for]))
+        decided = [each for each in earlier or () if not each.startswith(TRAINING)]
+        used_for = list(dict.fromkeys([*decided, *used_for]))
         return predictions.with_probs(predictions.probs, used_for=used_for)
 
 
@@ -737,7 +786,7 @@ class _Evaluate(Verb):
             print(f"validation macro F1 when it was saved: {self.checkpoint.val_f1:.4f}{rows}")
         split = datamodule.val_name if self.split == "val" else datamodule.hparams.test_split
         sources = [*self.sources(), ("scored on", datamodule.source)]
-        settle(self.checkpoint, self.name, split, outputs.predictions, sources)
+        record_scores(self.checkpoint, self.name, split, outputs.predictions, sources)
 
     validate = test = evaluate
 
@@ -963,7 +1012,7 @@ class Audit(Verb):
                 "      python -m lit_bert audit --folds 3 and the same flags"
             )
             return
-        arguments, root = take(arguments, "--trainer.logger.init_args.save_dir", "a folder")
+        arguments, root = strip_flag(arguments, "--trainer.logger.init_args.save_dir", "a folder")
         folder = reuse or next_folder(Path(root or RUNS), "audit")
         output = Path(config["output"] or folder / SUSPECTS)
         with RowWriter(output) as writer:  # opened first, so that no training is in vain
@@ -976,7 +1025,7 @@ class Audit(Verb):
         """Those that are also fit's."""
         config, arguments = self.config["audit"], self.arguments
         for name, default in self.own.items():
-            arguments, given = take(arguments, f"--{name}", "a value")
+            arguments, given = strip_flag(arguments, f"--{name}", "a value")
             if given is None and config[name] != default:
                 raise UserError(
                     f"{name} stands in a configuration; give it on the command line, as --{name}."
@@ -1017,8 +1066,8 @@ class Audit(Verb):
         predictions = merged([Predictions.read(run / VALIDATED) for run in runs], labels)
         predictions.write(folder / OUT_OF_FOLD)
         for run in runs:  # parts of an audit, which `report` and `test` would take for the newest fit
-            for file in (run / VALIDATED, *run.glob("*.ckpt")):
-                file.unlink()
+            for file in (run / VALIDATED, run / TRAINED, *run.glob("*.ckpt")):
+                file.unlink(missing_ok=True)
         return predictions
 
 
@@ -1047,8 +1096,8 @@ def native_precision(accelerator: str) -> str:
 
 def announce(trainer: Trainer, sources: list[tuple[str, Source]]) -> None:
     """Says what runs on what, and where things come from; a stand-in in a box that cannot be overlooked."""
-    device = type(trainer.accelerator).__name__.removesuffix("Accelerator")
-    threads = f", {torch.get_num_threads()} threads" if device == "CPU" else ""
+    device, count = type(trainer.accelerator).__name__.removesuffix("Accelerator"), torch.get_num_threads()
+    threads = f", {count} thread{'s' * (count != 1)}" if device == "CPU" else ""
     log.info(f"device     {trainer.num_devices} × {device}{threads}, precision {trainer.precision}")
     for role, source in sources:
         log.info(f"{role:10} {escape.line(source)}")
@@ -1129,10 +1178,8 @@ def choice_notes(facts: dict[str, Any]) -> list[str]:
     """One line for each thing that a fit chose by its validation rows: what, and why."""
     lines = []
     if found := facts.get("averaging"):
-        lines.append(
-            f"averaging {'kept' if found['kept'] else 'not kept'}: the average of the weights has loss "
-            f"{found['average']:.4f}, those that trained {found['plain']:.4f}; with it {_shown_change(found)}"
-        )
+        said = "kept" if found["kept"] else "not kept"
+        lines.append(f"averaging {said}: with the average of the weights {_shown_change(found)}")
     if found := facts.get("calibration"):
         errors = (
             f"expected calibration error {found['before']:.4f} before, {found['after']:.4f} after, on rows "
@@ -1151,16 +1198,20 @@ def _shown_change(found: dict[str, Any]) -> str:
     if found["loss_change"] is None:
         return f"the loss changes by less than {scores.FEWEST_ROWS} rows can show"
     changes = {"the loss": found["loss_change"], "macro F1": found.get("f1_change")}
-    lines = []
+    shown: list[str] = []
+    chance: list[str] = []
     for name, change in changes.items():
         if change is not None:
             value, low, high = change
-            chance = "" if high < 0 or low > 0 else ", which may be chance"
-            lines.append(f"{name} changes by {value:+.4f} [{low:+.4f}, {high:+.4f}]{chance}")
-    return " and ".join(lines)
+            verb = "" if shown else "changes "
+            shown.append(f"{name} {verb}by {value:+.4f} [{low:+.4f}, {high:+.4f}]")
+            chance.append("" if high < 0 or low > 0 else ", which may be chance")
+    if len(set(chance)) == 1:
+        return " and ".join(shown) + chance[0]
+    return " and ".join(map("".join, zip(shown, chance, strict=True)))
 
 
-def settle(
+def record_scores(
     checkpoint: Checkpoint,
     verb: str,
     split: str,
@@ -1171,15 +1222,21 @@ def settle(
     """Prints the scores of a split and what they rest on; keeps both and the rows by the checkpoint."""
     fit = fit_usage(checkpoint)
     if "used_for" in predictions.facts:  # those of a fit, which has just ended
+        decided: list[str] | None = predictions.facts["used_for"]
         fit = {
             "checkpoint_sha256": checkpoint.sha256,
             "rows_sha256": predictions.rows_sha256,
             "rows": len(predictions.labels),
-            "used_for": predictions.facts["used_for"],
+            "used_for": decided,
         }
     else:
         decided = rows_used_for(predictions, checkpoint, fit)
-        predictions = predictions.with_probs(predictions.probs, used_for=decided)
+    trained = read_hashes(checkpoint.run / TRAINED)
+    if decided is None or trained is None:
+        used_for = None
+    else:
+        used_for = [*trained_on(predictions.texts, trained), *decided]
+    predictions = predictions.with_probs(predictions.probs, used_for=used_for)
     evidence = predictions.evidence
     found = scores.with_intervals(predictions.probs, predictions.labels)
     title = f"split {escape.line(split)}, {len(predictions.labels):,} rows"
@@ -1207,8 +1264,21 @@ def settle(
         log.info(f"the scores are not kept beside the checkpoint: {error.strerror}")
 
 
+def trained_on(texts: list[str], trained: np.ndarray) -> list[str]:
+    """That some of the texts were trained on, and how many; [] if none was.
+
+    Args:
+        texts: of the rows that are scored.
+        trained: the hashes of those that the run trains on, uint64.
+    """
+    hashes = np.array([text_hash(text) for text in texts], dtype=np.uint64)
+    count = int(np.isin(hashes, trained).sum())
+    some = f" ({count:,} of the {len(texts):,} texts)" if count < len(texts) else ""
+    return [f"{TRAINING}{some}"] * (count > 0)
+
+
 def fit_usage(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """What `settle` wrote down of the fit: its best checkpoint, its validation rows, what they decided.
+    """What `record_scores` wrote of the fit: its best checkpoint, its validation rows, what they decided.
 
     It stays with the validation predictions beside the checkpoint, whatever is validated after the fit; None
     where they are gone or of an earlier version.

@@ -13,7 +13,7 @@ import pytest
 from conftest import CLASSES, texts_of, write_csv
 
 from lit_bert import UserError, audit, data
-from lit_bert.audit import find_flaws, findings_text, gist, merged, repeats, suspects_text
+from lit_bert.audit import dataset_summary, find_flaws, findings_text, merged, repeats, suspects_text
 from lit_bert.data import EmotionDataModule
 from lit_bert.predictions import Predictions
 from lit_bert.scores import suspected_labels
@@ -182,18 +182,18 @@ def test_the_known_blemishes_of_emotion_are_found(weights):
     assert train.blank == validation.blank == 0
 
 
-# --- the gist ----------------------------------------------------------------------------------------------
+# --- the summary -------------------------------------------------------------------------------------------
 
 
-def test_the_gist_of_sound_rows_is_nothing(parts):
+def test_the_summary_of_sound_rows_is_empty(parts):
     splits, names = parts(train=some(40), validation=some(start=50))
-    assert gist(splits, names, deduplicated=False) == []
+    assert dataset_summary(splits, names, deduplicated=False) == []
 
 
-def test_the_gist_names_what_bends_a_score(parts):
+def test_the_summary_names_what_bends_a_score(parts):
     train = [*some(40), ("sun dog", "a"), ("sun dog", "b"), ("", "a"), *some(2, "c", start=70)]
     splits, names = parts(train=train, validation=[*some(start=50), ("sun dog", "a"), train[0]])
-    assert gist(splits, names, deduplicated=False) == [
+    assert dataset_summary(splits, names, deduplicated=False) == [
         "1 text of train stands there more than once, with different labels",
         "2 texts of validation also stand in train, 1 of them with different labels; --data.deduplicate true "
         "leaves such rows out of training",
@@ -203,23 +203,25 @@ def test_the_gist_names_what_bends_a_score(parts):
     ]
 
 
-def test_the_gist_is_looked_for_once_per_rows(parts, monkeypatch):
+def test_the_summary_is_looked_for_once_per_rows(parts, monkeypatch):
     splits, names = parts(train=[*some(40), some(1)[0]], validation=some(start=50))
     looked = []
     monkeypatch.setattr(audit, "find_flaws", lambda *rest: looked.append(1) or find_flaws(*rest))
-    first = gist(splits, names, deduplicated=False)
-    assert first == gist(splits, names, deduplicated=False) != []
+    first = dataset_summary(splits, names, deduplicated=False)
+    assert first == dataset_summary(splits, names, deduplicated=False) != []
     assert len(looked) == 1
     fewer = {**splits, "train": splits["train"].view(np.arange(40))}
-    assert gist(fewer, names, deduplicated=False) == []
+    assert dataset_summary(fewer, names, deduplicated=False) == []
     assert len(looked) == 2
 
 
-def test_the_gist_needs_no_cache_to_write_into(parts, monkeypatch, tmp_path):
+def test_the_summary_needs_no_cache_to_write_into(parts, monkeypatch, tmp_path):
     splits, names = parts(train=[*some(40), some(1)[0]], validation=some(start=50))
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("LIT_BERT_CACHE", str(tmp_path / "file"))
-    assert gist(splits, names, deduplicated=False)[0] == "1 text of train stands there more than once"
+    assert (
+        dataset_summary(splits, names, deduplicated=False)[0] == "1 text of train stands there more than once"
+    )
 
 
 # --- labels that look wrong --------------------------------------------------------------------------------
@@ -386,7 +388,7 @@ def test_audit_with_folds_ranks_every_training_row(run, flags, blemished, monkey
     assert "audit of other rows" in other.err
 
 
-def test_fit_says_the_gist_of_the_rows_it_uses_and_reads_no_test_row(run, flags, blemished, tmp_path):
+def test_fit_says_the_summary_of_the_rows_it_uses_and_reads_no_test_row(run, flags, blemished, tmp_path):
     for split in ("train", "validation"):
         (tmp_path / f"{split}.csv").write_bytes((blemished / f"{split}.csv").read_bytes())
     (tmp_path / "test.csv").write_bytes(b'text,label\n"broken\n\xff,\n,,,\n')

@@ -448,7 +448,7 @@ class Terminal(io.StringIO):
 
 
 def test_a_terminal_gets_a_bar_with_the_metrics_that_matter(quick, monkeypatch):
-    for name, value in {"TERM": "xterm-256color", "COLUMNS": "150", "LINES": "40"}.items():
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": "110", "LINES": "40"}.items():
         monkeypatch.setenv(name, value)
     for name in ("NO_COLOR", "CI", "GITHUB_ACTIONS"):
         monkeypatch.delenv(name, raising=False)
@@ -456,7 +456,7 @@ def test_a_terminal_gets_a_bar_with_the_metrics_that_matter(quick, monkeypatch):
     monkeypatch.setattr(sys, "stderr", screen)
     assert main(["fit", *quick]) == 0
     seen = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
-    assert re.search(r"Epoch 1.*loss: \d\.\d{3}.*f1: 0\.\d{3} of 24 rows.*tok/s: \d+", seen)
+    assert re.search(r"Epoch 1.*loss: \d\.\d{3}.*f1: 0\.\d{3} \(n=24\)  tok/s: \d+", seen)
     assert "epoch 1, step" not in seen  # the lines are for what is no terminal
 
 

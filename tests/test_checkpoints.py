@@ -255,18 +255,29 @@ def test_a_truncated_checkpoint_is_said_to_be_truncated_wherever_it_ends(small_b
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_damaged_checkpoint_opens_or_is_refused_but_nothing_else(small_bytes):
+def test_a_damaged_checkpoint_has_the_same_weights_or_is_refused(small_bytes):
     outcomes = set()
     for place in [*range(0, 600, 2), *range(600, len(small_bytes), 13)]:  # the pickle comes first
         damaged = bytearray(small_bytes)
         damaged[place] ^= 0b101
         Path("bad.ckpt").write_bytes(damaged)
         try:
-            outcomes.add(type(Checkpoint.open("bad.ckpt")))
+            opened = Checkpoint.open("bad.ckpt")
+            assert torch.equal(opened.content["state_dict"]["weight"], torch.arange(300.0))
+            outcomes.add(Checkpoint)
         except UserError as error:
             assert "bad.ckpt" in str(error)  # noqa: PT017
             outcomes.add(UserError)
     assert outcomes == {Checkpoint, UserError}
+
+
+def test_a_changed_bit_of_a_weight_is_said_to_be_damage(small_bytes):
+    place = small_bytes.index(torch.arange(300.0).numpy().tobytes())
+    damaged = bytearray(small_bytes)
+    damaged[place + 402] ^= 1
+    Path("bad.ckpt").write_bytes(damaged)
+    with pytest.raises(UserError, match=r"^bad\.ckpt is damaged: \S+/data/0 .* another checksum"):
+        Checkpoint.open("bad.ckpt")
 
 
 def zip_of(**members):

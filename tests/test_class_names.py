@@ -188,6 +188,47 @@ def test_the_box_of_stand_ins_reads_no_markup(capsys: pytest.CaptureFixture[str]
     assert "\x1b[31mred" not in shown
 
 
+# --- flags
+
+FLAGS = {  # what --data.label_names gets, and the names that it means
+    '["\\ud83d\\ude00", "b"]': ["😀", "b"],  # JSON as Python's json writes it
+    '["a\x85b", "c"]': ["a\x85b", "c"],
+    '["nul\\u0000l", "1e3"]': ["nul\x00l", "1e3"],
+    "[a, 1e3]": ["a", "1e3"],
+    "[a, b]": ["a", "b"],
+    "#x,b": ["#x", "b"],
+    "a #b,c": ["a #b", "c"],
+    "- x,b": ["- x", "b"],
+    "~,null": ["~", "null"],
+    "1e3,12:30,yes": ["1e3", "12:30", "yes"],
+    "a: b,{c}": ["a: b", "{c}"],
+    "&x,*x,!x,%x": ["&x", "*x", "!x", "%x"],
+    '"a,b",c': ["a,b", "c"],
+}
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_names_in_a_flag_are_no_yaml(flag: str, run: Run, tiny_bert: Path, tmp_path: Path) -> None:
+    names = FLAGS[flag]
+    rows = [{"text": f"{WORDS[n]} {time}", "label": name} for n, name in enumerate(names) for time in "ab"]
+    for split in ("train", "validation"):
+        lines = [json.dumps({**row, "text": f"{row['text']} {split}"}) for row in rows]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    place = f"--trainer.logger.init_args.save_dir={tmp_path / 'runs'}"
+    flags = [f"--weights.pretrained={tiny_bert}", f"--data.dataset={tmp_path}", "--trainer.max_epochs=1"]
+    outcome = run("fit", *flags, f"--data.label_names={flag}", place, "--trainer.accelerator=cpu")
+    assert outcome.code == 0, outcome.err
+    record = json.loads((tmp_path / "runs/version_0/validate.json").read_text(encoding="utf-8"))
+    assert list(record["scores"]["by_class"]) == names
+
+
+def test_a_file_in_a_flag_is_no_comment(run: Run, trained: Path) -> None:
+    outcome = run("predict", "happy", f"--ckpt_path={trained / 'best.ckpt'}", "--output=#1.csv")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out == ""
+    assert Path("#1.csv").read_text(encoding="utf-8").startswith("text,predicted_label")
+
+
 # --- pictures
 
 

@@ -191,6 +191,9 @@ def test_every_verb_of_the_trainer_has_help_with_every_default(printed, verb):
     ours -= {"--data.self", "--data.weights", "--data.order_seed"}  # the last two are linked, not given
     ours |= {"--weights.stand_in", "--model.learning_rate", "--trainer.max_epochs", "--trainer.precision"}
     assert ours <= {option.split()[0] for option in options}
+    checkpoint = [option for option in options if option.startswith("--ckpt_path ")]
+    assert all("of the newest fit" in option and "registry" not in option for option in checkpoint)
+    assert len(checkpoint) == (verb != "audit")
     silent = [option for option in options if "(type: " in option and "default: " not in option]
     assert silent == []
 
@@ -570,7 +573,9 @@ def table_of(out, split, rows=24):
 # --- what scores rest on
 
 NO_TEMPERATURE = "--calibrate=false"
-CHOSE = "the same rows were used for choosing the epoch and fitting the temperature: scores on new texts are"
+CHOSE = (
+    "the same rows were used for choosing the epoch, choosing averaged weights and fitting the temperature: "
+)
 
 
 def usage_of(file):
@@ -579,7 +584,7 @@ def usage_of(file):
 
 
 def test_a_fit_says_that_its_rows_chose_and_validate_knows_it_again(run, home, learned):
-    both = ["choosing the epoch", "fitting the temperature"]
+    both = ["choosing the epoch", "choosing averaged weights", "fitting the temperature"]
     assert usage_of(home / "validate.json") == (24, both)
     outcome = run("validate")
     assert CHOSE in outcome.out
@@ -597,6 +602,25 @@ def test_a_fit_says_that_its_rows_chose_and_validate_knows_it_again(run, home, l
     assert CHOSE in run("validate").out
 
 
+def test_scores_of_rows_that_were_trained_on_say_so(run, home, learned):
+    outcome = run("test", "--data.test_split=train")
+    assert "the same rows were used for training: scores on new texts are likely to be lower" in outcome.out
+    assert usage_of(home / "test.json") == (60, ["training"])
+    # Known by the texts, whatever file and split they come from.
+    with (learned.data / "train.csv").open(newline="") as stream:
+        old = list(csv.DictReader(stream))[:3]
+    write_csv(Path("mixed.csv"), [*old, {"text": "it was raining cats and dogs", "label": "sadness"}])
+    outcome = run("test", "--data.dataset=mixed.csv", "--data.test_split=train")
+    assert "the same rows were used for training (3 of the 4 texts): " in outcome.out
+    assert usage_of(home / "test.json") == (4, ["training (3 of the 4 texts)"])
+
+
+def test_an_edited_list_of_training_texts_is_refused(refused, home):
+    list_of_texts = home / "train_hashes.bin"
+    list_of_texts.write_bytes(list_of_texts.read_bytes()[:-1])
+    assert "train_hashes.bin has 479 bytes; expected 8 for each text" in refused("test")
+
+
 def test_rows_decide_nothing_about_a_checkpoint_that_was_not_chosen_by_them(run, home):
     assert "same rows" not in run("validate", "--ckpt_path=last").out
     assert usage_of(home / "validate.json") == (24, [])
@@ -606,7 +630,7 @@ def test_rows_decide_nothing_about_a_checkpoint_that_was_not_chosen_by_them(run,
 def test_without_the_record_of_a_fit_it_is_not_known_what_rows_decided(run, learned):
     shutil.copy(learned.best, "alone.ckpt")
     outcome = run("test", "--ckpt_path=alone.ckpt")
-    assert "it is not recorded whether these rows also chose the epoch" in outcome.out
+    assert "it is not recorded whether these rows were trained on, chose the epoch" in outcome.out
     assert usage_of("test.json") == (24, None)
 
 
@@ -623,7 +647,7 @@ def test_without_the_record_of_a_fit_it_is_not_known_what_rows_decided(run, lear
                 "--model.learning_rate=0",
                 NO_TEMPERATURE,
             ],
-            ["choosing the epoch", "ending the training"],
+            ["choosing the epoch", "early stopping"],
         ),
     ],
 )
@@ -1019,7 +1043,7 @@ def test_scores_do_not_depend_on_the_batch_size(run, learned, home):
 def test_a_split_that_is_not_there_is_refused(refused, home, learned):
     line = refused("test", "--data.test_split=tset")
     assert re.search(
-        "no split 'tset'; it has test, train, validation. Name another with --data.test_split", line
+        "no split 'tset'; it has test, train, validation. Name another with --data.test_split, score", line
     )
     shutil.copy(learned.data / "train.csv", "single.csv")
     line = refused("test", "--data.dataset=single.csv")

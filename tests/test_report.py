@@ -78,7 +78,7 @@ def test_two_runs_are_compared_by_hand(run):
         'row 5 is sadness: anger 0.50 | sadness 0.95 | text 4, "4" of six',
         'row 4 is joy: anger 0.70 | joy 0.40 | text 3, "3" of six',
     ]
-    assert "4 rows where they part" in lines
+    assert "4 rows that they label differently" in lines
 
 
 def test_a_run_compared_with_itself_has_no_difference(run):
@@ -86,13 +86,13 @@ def test_a_run_compared_with_itself_has_no_difference(run):
     out = run("report", "a", "a/validate.parquet").out
     assert numbers(out, "macro F1")[2:] == [0, 0, 0]
     assert "p = 1 " in out
-    assert "rows where they part" not in out
+    assert "rows that they label differently" not in out
 
 
 def test_the_rows_where_two_runs_part_go_into_a_csv(run):
     keep("a", FIRST), keep("b", SECOND)
     outcome = run("report", "a", "b", "--output=parting.csv")
-    assert (outcome.code, outcome.err) == (0, "parting.csv has all of the rows where they part\n")
+    assert (outcome.code, outcome.err) == (0, "parting.csv has all of the rows that they label differently\n")
     with Path("parting.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["row"] for row in rows] == ["6", "2", "5", "4"]
@@ -128,7 +128,7 @@ def test_only_the_surest_of_many_parting_rows_are_shown(run):
     parting = np.flatnonzero(both[0].preds != both[1].preds)
     assert len(parting) > 40
     out = run("report", "a", "b", "--output=parting.csv").out
-    assert f"{len(parting)} rows where they part, the first 20:" in out
+    assert f"{len(parting)} rows that they label differently, the first 20:" in out
     shown = [line for line in out.splitlines() if line.startswith("  row ")]
     assert len(shown) == 20
     assert max(map(len, shown)) < 180

@@ -513,7 +513,7 @@ def test_predict_escapes_formulas_and_keeps_them_on_request(run, able):
     flags = ["predict", f"--ckpt_path={able / 'best.ckpt'}", "--input=in.csv", "--output=out.csv"]
     outcome = run(*flags)
     assert rows_of("out.csv")[0]["text"] == "'=happy"
-    assert "1 cells of out.csv that a spreadsheet would take for a formula" in outcome.err
+    assert "1 cell of out.csv that a spreadsheet would run as a formula now begins" in outcome.err
     assert run(*flags, "--formulas=keep").code == 0
     assert rows_of("out.csv")[0]["text"] == "=happy"
 
@@ -521,7 +521,8 @@ def test_predict_escapes_formulas_and_keeps_them_on_request(run, able):
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
 def test_bytes_are_refused_where_text_cannot_hold_them(suffix):
     for value in (b"\xff", [b"\xff"], {"a": b"\xff"}):
-        with pytest.raises(UserError, match="holds bytes"), RowWriter(f"a{suffix}") as writer:
+        said = "column 'raw' holds bytes" if isinstance(value, bytes) else "holds bytes"
+        with pytest.raises(UserError, match=said), RowWriter(f"a{suffix}") as writer:
             writer.write([{"text": "a", "raw": value}])
         assert not Path(f"a{suffix}").exists()
 
@@ -579,6 +580,15 @@ def test_deduplicated_rows_are_counted(module):
     assert str(counts["validation"]) == "4 read, 1 (row 4) without a text skipped, 3 used"
 
 
+def test_rows_that_are_only_carved_for_validation_take_one_line(run, quick):
+    rows = [{"text": text, "label": label} for label in CLASSES for text in texts_of(label, 20)]
+    write_csv(Path("rows.csv"), rows)
+    outcome = run("fit", *quick, "--data.dataset=rows.csv", "--trainer.max_epochs=1")
+    assert outcome.code == 0, outcome.err
+    assert "rows       54 to train on, 6 to validate on, of the 60 of split train\n" in outcome.err
+    assert "left out" not in outcome.err
+
+
 def test_counts_are_shown_and_stored_and_rows_keep_their_numbers(run, quick):
     rows = [{"text": text, "label": label} for label in CLASSES for text in texts_of(label, 20)]
     rows.insert(1, {"text": "", "label": "joy"})
@@ -592,7 +602,7 @@ def test_counts_are_shown_and_stored_and_rows_keep_their_numbers(run, quick):
     )
     run_folder = Path("checkpoints/version_0")
     record = json.loads((run_folder / "validate.json").read_text())
-    stored = record["rows"]
+    stored = record["row_counts"]
     assert stored["read"] == 62
     assert stored["scored"] == stored["used"] == 6
     skipped = sum(each["count"] for each in stored["skipped"].values())
@@ -600,7 +610,7 @@ def test_counts_are_shown_and_stored_and_rows_keep_their_numbers(run, quick):
     kept = Predictions.read(run_folder / "validate.parquet")
     assert [rows[number]["text"] for number in kept.rows] == kept.texts
     assert run("test", "--data.test_split=train").code == 0
-    assert json.loads((run_folder / "test.json").read_text())["rows"]["scored"] == 60
+    assert json.loads((run_folder / "test.json").read_text())["row_counts"]["scored"] == 60
     kept = Predictions.read(run_folder / "test.parquet")
     assert [rows[number]["text"] for number in kept.rows] == kept.texts
     assert [rows[number]["label"] for number in kept.rows] == [kept.class_names[each] for each in kept.labels]
@@ -615,7 +625,7 @@ def test_a_test_split_of_one_class_is_scored(run, able):
     flags = ["--ckpt_path=best.ckpt", "--data.dataset=one.csv", "--data.test_split=train"]
     outcome = run("test", *flags)
     assert outcome.code == 0, outcome.err
-    assert json.loads(Path("test.json").read_text())["rows"]["scored"] == 20
+    assert json.loads(Path("test.json").read_text())["row_counts"]["scored"] == 20
 
 
 def test_a_validation_split_of_one_class_is_said_to_be_one(module, caplog):
@@ -873,7 +883,7 @@ def test_a_model_is_scored_on_codes_only_once_their_order_is_given(run, refused,
         outcome = run("test", *flags, f"--data.label_names={given}")
         assert outcome.code == 0, outcome.err
         assert "label codes of split train are read by --data.label_names: 0 as sadness" in outcome.err
-        assert json.loads(Path("test.json").read_text())["scores"]["test/accuracy"] >= 0.9
+        assert json.loads(Path("test.json").read_text())["scores"]["accuracy"] >= 0.9
     assert "are 0, 1, 2; the classes are" in refused("test", *flags)
     assert "the classes of the model are" in refused("test", *flags, "--data.label_names=[a, b, c]")
 

@@ -405,7 +405,7 @@ def test_an_absent_class_has_no_score_and_no_difference():
     ("used_for", "said"),
     [
         ((), None),
-        (None, "it is not recorded whether these rows also chose the epoch"),
+        (None, "it is not recorded whether these rows were trained on, chose the epoch"),
         (("choosing the epoch",), "the same rows were used for choosing the epoch: scores on new texts are"),
         (("a", "b", "c"), "the same rows were used for a, b and c: "),
     ],

@@ -297,6 +297,12 @@ def test_a_config_that_leaves_out_what_is_usual_is_enough(bert_copy):
     assert Weights(str(bert_copy)).tokenizer(512).truncation["max_length"] == 512  # BertConfig's own number
 
 
+@pytest.mark.parametrize("key", ["initializer_range", "layer_norm_eps", "hidden_dropout_prob"])
+def test_a_fraction_may_be_written_without_a_point(bert_copy, key):
+    change_json(bert_copy / "config.json", **{key: 1})  # as JavaScript writes 1.0
+    assert Weights(str(bert_copy)).load(CLASSES).config.to_dict()[key] == 1.0
+
+
 def test_truncated_weights_are_an_error(bert_copy):
     content = (bert_copy / "model.safetensors").read_bytes()
     (bert_copy / "model.safetensors").write_bytes(content[: len(content) // 2])

@@ -396,6 +396,16 @@ def test_an_archive_that_swells_is_refused(trained):
         load("swells.ckpt")
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_archive_with_a_name_twice_is_refused(trained):
+    shutil.copy(trained / "best.ckpt", "twice.ckpt")
+    with zipfile.ZipFile("twice.ckpt", "a") as archive:
+        name = next(each for each in archive.namelist() if each.endswith("/data/0"))
+        archive.writestr(name, bytes(len(archive.read(name))))  # the readers of Python and of torch part here
+    with pytest.raises(UserError, match="no archive as torch writes them"):
+        load("twice.ckpt")
+
+
 def test_what_is_no_file_is_refused_at_once():
     os.mkfifo("pipe.ckpt")
     with pytest.raises(UserError, match="no regular file"):
