@@ -643,6 +643,8 @@ class EmotionDataModule(LightningDataModule):
         if not names:
             fingerprint = self.corpus.fingerprint(self._split_name("train_split"))
             names = remembered(self._labels_note(fingerprint), self._find_label_names)
+        if given and len(given) < 2:
+            raise UserError(f"data.label_names is {_listed(given)}; expected at least two names.")
         if len(names) < 2:
             split = self.hparams.train_split
             raise self._too_few(

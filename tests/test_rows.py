@@ -690,6 +690,18 @@ def test_an_order_of_other_names_than_the_model_has_is_refused(module, known):
     assert "expected the same names" in message
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ("x", "data.label_names is x; expected at least two names"),
+        ("x,,y", "data.label_names is x, , y, with an empty name"),
+        ("x,y,x", "data.label_names has 'x' twice"),
+    ],
+)
+def test_names_that_are_no_order_are_refused_as_such(module, names, told):
+    assert told in refusal(module, put_rows("rows.jsonl", labelled("xy" * 6)), label_names=names)
+
+
 def test_codes_beyond_the_order_are_refused(module, known):
     put_rows("set/test.csv", labelled([1, 2, 3]))
     message = refusal(module, "set", "test", weights=known(*"abc"), label_names=list("abc"))
