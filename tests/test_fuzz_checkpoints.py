@@ -169,12 +169,12 @@ def edit(data: st.DataObject, content: dict[str, Any]) -> list[Place]:
             "kind",
         )
         if kind == "kindred":
-            holder[key] = data.draw(kindred(holder[key]), "value")
+            holder[key] = copied(data.draw(kindred(holder[key]), "value"))
         elif kind == "variant":  # drawn by number: a failure prints what was drawn
             forms = variants(holder[key])
             holder[key] = forms[data.draw(st.integers(0, len(forms) - 1), "form")]
         elif kind == "odd":
-            holder[key] = data.draw(ODD, "value")
+            holder[key] = copied(data.draw(ODD, "value"))
         elif kind == "remove":
             del holder[key]
         elif kind == "alias":
@@ -189,12 +189,12 @@ def edit(data: st.DataObject, content: dict[str, Any]) -> list[Place]:
                 content["hyper_parameters"]["label_names"] = facts["label_names"] = changed
                 touched[-1] = ("EmotionDataModule", "label_names")
         elif isinstance(holder, list):
-            holder.insert(key, data.draw(ODD, "value") if kind == "add" else holder[key])
+            holder.insert(key, copied(data.draw(ODD, "value")) if kind == "add" else holder[key])
         else:
             new = data.draw(
                 STRINGS | st.sampled_from([*map(str, holder), "class_path", "_instantiator", "config"]), "new"
             )
-            value = data.draw(ODD, "value") if kind == "add" else holder[key]
+            value = copied(data.draw(ODD, "value")) if kind == "add" else holder[key]
             if kind == "rename":
                 del holder[key]
             holder[new] = value
@@ -225,7 +225,7 @@ RESUMABLE = st.sampled_from(["last.ckpt", "last.ckpt of the old form"])
 
 
 def copied(value: Any) -> Any:
-    """A copy to edit; tensors are shared, as an edit replaces them."""
+    """A copy to edit; tensors are shared, as edits replace them."""
     if isinstance(value, dict):
         return type(value)((key, copied(each)) for key, each in value.items())
     return [copied(each) for each in value] if isinstance(value, list) else value

@@ -144,6 +144,7 @@ def test_code_that_an_architecture_names_is_left_out_and_said(run, crafted):
         ({"weights/architecture/num_hidden_layers": 10**7}, ""),
         ({"weights/architecture/hidden_size": 10**9}, ""),
         ({"weights/architecture/hidden_act": "os.system"}, ""),
+        ({"weights/architecture/chunk_size_feed_forward": torch.zeros(3)}, "chunk_size_feed_forward"),
         ({"weights/architecture": 3}, "architecture"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
