@@ -122,6 +122,7 @@ def test_code_that_an_architecture_names_is_left_out_and_said(run, crafted):
         ({"something_new": 1}, "something_new"),
         ({"pytorch-lightning_version": "0.0.1"}, "Lightning 0.0.1"),
         ({"pytorch-lightning_version": [2, 6]}, "Lightning"),
+        ({"pytorch-lightning_version": torch.zeros(3)}, "Lightning of an unknown version"),
         ({"state_dict": {}}, ""),
         ({HEAD: ...}, "network.classifier.weight"),
         ({HEAD: torch.zeros(3, 7)}, "(3, 7)"),
