@@ -191,16 +191,12 @@ def checked_content(content: Any, what: str, size: int) -> dict[str, Any]:
             "Give one that `python -m lit_bert fit` wrote."
         )
     _check_parts(content, {"state_dict", "hyper_parameters", "weights", "global_step", "epoch"}, what)
-    version = content.get(VERSION, "")
-    match = (
-        re.fullmatch(r"(\d{1,4})\.(\d{1,4})\.\w{1,8}([.+]\w{1,20})?", version)
-        if isinstance(version, str)
-        else None
-    )
+    version = content.get(VERSION)
+    shown = line(version, 40) if isinstance(version, str) else "of an unknown version"
+    match = re.fullmatch(r"(\d{1,4})\.(\d{1,4})\.\w{1,8}([.+]\w{1,20})?", shown)
     if match is None or (int(match[1]), int(match[2])) < OLDEST:
         raise UserError(
-            f"{what} was written by Lightning {line(version or 'of an unknown version', 40)}; expected "
-            f"{OLDEST[0]}.{OLDEST[1]} or newer."
+            f"{what} was written by Lightning {shown}; expected {OLDEST[0]}.{OLDEST[1]} or newer."
         )
     tensors = {name: _checked_tensors(content[name], name, what, size) for name in TENSORS & set(content)}
     if "training_weights" in tensors:

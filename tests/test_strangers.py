@@ -123,6 +123,7 @@ def test_code_that_an_architecture_names_is_left_out_and_said(run, crafted):
         ({"something_new": 1}, "something_new"),
         ({"pytorch-lightning_version": "0.0.1"}, "Lightning 0.0.1"),
         ({"pytorch-lightning_version": [2, 6]}, "Lightning"),
+        ({"pytorch-lightning_version": torch.zeros(3)}, "Lightning of an unknown version"),
         ({"state_dict": {}}, ""),
         (
             {"state_dict": lambda tensors: {**dict.fromkeys(map(str, range(99)), tensors[WORDS])}},
