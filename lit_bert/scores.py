@@ -225,10 +225,15 @@ def score_line(shown: str, score: Score | None, width: int, note: str = "") -> s
     return f"  {escape.pad(shown, width)}" + "  ".join(part for part in (value, note) if part)
 
 
+def log_probs(probs: np.ndarray) -> np.ndarray:
+    """Logarithms of probabilities, as logits; finite, also of 0."""
+    return np.log(np.maximum(probs, np.finfo(np.float32).tiny))
+
+
 def row_losses(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Cross-entropy of each row in nats, float64 (N,)."""
     right = probs[np.arange(len(labels)), labels].astype(np.float64)
-    return -np.log(np.maximum(right, np.finfo(np.float32).tiny))
+    return -log_probs(right)
 
 
 def calibration_error(probs: np.ndarray, labels: np.ndarray) -> float:

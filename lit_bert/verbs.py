@@ -1128,7 +1128,7 @@ def calibrate(checkpoint: Checkpoint, predictions: Predictions) -> Predictions:
         other rows, and `loss_change`, in nats with its interval, of the same rows; null on few.
     """
     labels = predictions.labels
-    logits = np.log(np.maximum(predictions.probs, np.finfo(np.float32).tiny))
+    logits = scores.log_probs(predictions.probs)
     held_out = scores.cross_fitted(logits, labels)
     change = scores.loss_change(predictions.probs, held_out, labels)
     before, after = (scores.calibration_error(probs, labels) for probs in (predictions.probs, held_out))
@@ -1154,22 +1154,25 @@ def choose_weights(average: Predictions, plain: Predictions) -> dict[str, Any]:
     """The fact `averaging`: whether the average of the weights is `kept`, and what says so.
 
     Macro F1 decides where it differs beyond chance; else the loss, which tells more from as many rows, has to
-    be better beyond chance. Loss alone would give points of F1 away where labels are noisy.
+    be better beyond chance. Loss alone would give points of F1 away where labels are noisy. Each is first
+    calibrated, on other rows than those that count: how sure they are is set by a temperature afterwards, and
+    label smoothing makes both so unsure that it hides what they know.
 
     Returns:
         `kept`; `average` and `plain`, the loss of each in nats a text; `loss_change` and `f1_change`, the
         first less the second with their intervals, of the same rows; null on few.
     """
     labels = average.labels
-    change = scores.loss_change(plain.probs, average.probs, labels)
+    fair = [scores.cross_fitted(scores.log_probs(each.probs), labels) for each in (average, plain)]
+    change = scores.loss_change(fair[1], fair[0], labels)
     f1 = None if change is None else scores.macro_f1_change(plain.probs, average.probs, labels)
     return {
         "kept": change is not None
         and f1 is not None
         and (f1.low > 0 or (change.high < 0 and not f1.high < 0)),
         **{
-            name: float(scores.row_losses(each.probs, labels).mean())
-            for name, each in (("average", average), ("plain", plain))
+            name: float(scores.row_losses(each, labels).mean())
+            for name, each in zip(("average", "plain"), fair, strict=True)
         },
         "loss_change": None if change is None else list(change),
         "f1_change": None if f1 is None else list(f1),
