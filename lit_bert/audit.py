@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lit_bert import UserError
+from lit_bert import UserError, escape
 from lit_bert.data import NO_LABEL, NO_TEXT, TokenizedRows, cache_key, remembered
 from lit_bert.predictions import PROBABILITY, Predictions
 from lit_bert.sources import cache_root
@@ -309,7 +309,8 @@ def _summary_lines(findings: Findings, deduplicated: bool) -> list[str]:
     ]
     name, train = next(iter(findings.splits.items()))
     if train.rare:
-        few = [f"{findings.class_names[index]} ({train.classes[index]:,})" for index in train.rare]
+        names = escape.names(findings.class_names)
+        few = [f"{names[index]} ({train.classes[index]:,})" for index in train.rare]
         more = f" and {len(few) - 5} more classes" if len(few) > 5 else ""
         lines.append(f"few rows to learn from in {name}: {', '.join(few[:5])}{more}")
     if lines:
@@ -342,7 +343,7 @@ def findings_text(findings: Findings) -> str:
         "",
         *_class_table(findings),
     ]
-    names = findings.class_names
+    names = escape.names(findings.class_names)
     for kind, title in {
         "differing": "one text, several labels in a split",
         "agreeing": "one text, several times the same label in a split",
@@ -369,8 +370,9 @@ def findings_text(findings: Findings) -> str:
 
 def _split_table(findings: Findings) -> list[str]:
     heads = ["rows", "cut", "empty", "repeated texts", "with several labels", "rows beyond the first"]
-    rows = {
-        name: [
+    rows = [
+        [
+            name,
             f"{each.rows:,}",
             f"{each.truncated:,} {_share(each.truncated, each.rows)}",
             f"{each.blank:,}",
@@ -379,21 +381,24 @@ def _split_table(findings: Findings) -> list[str]:
             f"{each.surplus:,}",
         ]
         for name, each in findings.splits.items()
-    }
-    return _table("split", heads, rows)
+    ]
+    return _table(["split", *heads], rows)
 
 
 def _class_table(findings: Findings) -> list[str]:
     rare = {name: set(split.rare) for name, split in findings.splits.items()}
-    rows = {
-        class_name: [
-            f"{split.classes[index]:,} {_share(split.classes[index], split.rows)}"
-            + (" *" if index in rare[name] else "  ")
-            for name, split in findings.splits.items()
+    rows = [
+        [
+            class_name,
+            *(
+                f"{split.classes[index]:,} {_share(split.classes[index], split.rows)}"
+                + (" *" if index in rare[name] else "  ")
+                for name, split in findings.splits.items()
+            ),
         ]
-        for index, class_name in enumerate(findings.class_names)
-    }
-    lines = _table("class", [f"{name}  " for name in findings.splits], rows)
+        for index, class_name in enumerate(escape.names(findings.class_names))
+    ]
+    lines = _table(["class", *(f"{name}  " for name in findings.splits)], rows)
     if any(rare.values()):
         lines.append(
             f"* few: fewer than {RARE_ROWS}, or less than {RARE_SHARE:.0%} of an equal share".replace(
@@ -403,13 +408,13 @@ def _class_table(findings: Findings) -> list[str]:
     return lines
 
 
-def _table(corner: str, heads: list[str], rows: dict[str, list[str]]) -> list[str]:
-    """Lines of a table with right-aligned cells."""
-    first = max(map(len, [corner, *rows]))
-    widths = [max(map(len, column)) for column in zip(heads, *rows.values(), strict=True)]
+def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a table whose cells are right-aligned, but for those of the first column."""
+    first, *widths = (escape.width_of(column) for column in zip(heads, *rows, strict=True))
     return [
-        f"{name:{first}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-        for name, cells in {corner: heads, **rows}.items()
+        escape.pad(name, first)
+        + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        for name, *cells in [heads, *rows]
     ]
 
 
@@ -418,7 +423,7 @@ def _share(count: int, of: int) -> str:
 
 
 def _short(text: str) -> str:
-    return " ".join(text.split())[:SHOWN_LETTERS]
+    return escape.line(" ".join(text.split()), SHOWN_LETTERS)
 
 
 # --- labels that look wrong ---
@@ -476,20 +481,20 @@ def suspects_text(predictions: Predictions, suspects: np.ndarray) -> str:
         suspects: indices (S,), the least believed first.
     """
     believed = predictions.probs[np.arange(len(predictions.labels)), predictions.labels]
-    names, labels, preds = predictions.class_names, predictions.labels, predictions.preds
-    rows = {}
+    names, labels, preds = escape.names(predictions.class_names), predictions.labels, predictions.preds
+    rows = []
     for index, name in enumerate(names):
         mine = suspects[labels[suspects] == index]
         count, others = int((labels == index).sum()), Counter(preds[mine].tolist()).most_common(1)
         mostly = f"{names[others[0][0]]} {others[0][1]:,}" if others else ""
-        rows[name] = [f"{count:,}", f"{len(mine):,} {_share(len(mine), count)}", mostly]
+        rows.append([name, f"{count:,}", f"{len(mine):,} {_share(len(mine), count)}", mostly])
     share = 100 * len(suspects) / len(labels)
     lines = [
         f"about {len(suspects):,} of {len(labels):,} labels ({share:.1f} %) look wrong to models that "
         "were trained on the other rows",
         "(confident learning; texts that are only hard are among them)",
         "",
-        *_table("label", ["rows", "suspected", "mostly taken for"], rows),
+        *_table(["label", "rows", "suspected", "mostly taken for"], rows),
     ]
     shown = suspects[:SHOWN_SUSPECTS].tolist()
     if shown:

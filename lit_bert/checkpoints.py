@@ -192,7 +192,7 @@ def checked_content(content: Any, what: str, size: int) -> dict[str, Any]:
         )
     _check_parts(content, {"state_dict", "hyper_parameters", "weights", "global_step", "epoch"}, what)
     version = content.get(VERSION)
-    shown = line(version, 40) if isinstance(version, str) else "of an unknown version"
+    shown = line(version, 40) if isinstance(version, str) and version else "of an unknown version"
     match = re.fullmatch(r"(\d{1,4})\.(\d{1,4})\.\w{1,8}([.+]\w{1,20})?", shown)
     if match is None or (int(match[1]), int(match[2])) < OLDEST:
         raise UserError(

@@ -574,7 +574,9 @@ class Fit(Verb):
         steps: Any = schedule.get("last_epoch") if isinstance(schedule, dict) else None
         check_progress(steps, 0, f"{what}: lr_schedulers.last_epoch")
         content["lr_schedulers"] = [{"last_epoch": steps, "_step_count": steps + 1, "lr_lambdas": []}]
-        check_progress(content.get("optimizer_states"), [], f"{what}: optimizer_states")
+        states = content.get("optimizer_states")
+        if not (isinstance(states, list) and len(states) == 1 and isinstance(states[0], dict)):
+            raise UserError(f"{what}: optimizer_states is not a list with the state of one optimizer.")
         content["callbacks"] = self._checked_states(content.get("callbacks", {}), what)
 
     def _say_where_it_goes_on(self, loop: dict[str, Any], checkpoint: Checkpoint) -> None:

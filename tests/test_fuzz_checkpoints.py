@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from conftest import FUZZ_INPUTS, Outcome, Run, files
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from test_fuzz_folders import check_line, edited_bytes, limited, one_line
 from test_strangers import OLD_FORM
@@ -391,7 +391,7 @@ def called(run: Run, verb: str, *arguments: object) -> Outcome:
     return outcome
 
 
-@settings(max_examples=max(8, FUZZ_INPUTS // SHARE))
+@settings(max_examples=max(8, FUZZ_INPUTS // SHARE), phases=[Phase.generate])  # shrinking would take hours
 @given(data=st.data())
 def test_every_verb_uses_or_refuses_an_edited_checkpoint(
     trained: Path,

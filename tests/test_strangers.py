@@ -170,6 +170,8 @@ def test_what_no_checkpoint_says_is_refused_in_one_line(run, crafted, changes, s
         {"lr_schedulers": {"last_epoch": 1}},
         {"optimizer_states": {}},
         {"optimizer_states/0": []},
+        {"optimizer_states/0": ()},
+        {"optimizer_states": lambda states: states * 2},
         {"optimizer_states/0/state": []},
         {"optimizer_states/0/param_groups": []},
         {"optimizer_states/0/param_groups/0/params": [0]},
