@@ -516,7 +516,7 @@ def test_a_disk_too_full_for_the_predictions_is_refused(refused, learned):
 def test_fit_says_what_it_uses_and_where_it_writes(run, quick, tiny_bert, corpus):
     outcome = run("fit", *quick, "--trainer.precision=32-true", "--trainer.max_epochs=1")
     assert outcome.code == 0
-    assert re.search(r"^device +1 × CPU, \d+ threads, precision 32-true$", outcome.err, re.MULTILINE)
+    assert re.search(r"^device +1 × CPU, \d+ threads?, precision 32-true$", outcome.err, re.MULTILINE)
     assert re.search(rf"^weights +{tiny_bert} \(folder\)$", outcome.err, re.MULTILINE)
     assert re.search(rf"^trained on +{corpus} \(folder\)$", outcome.err, re.MULTILINE)
     assert re.search(r"^classes +3: anger, joy, sadness$", outcome.err, re.MULTILINE)
@@ -803,6 +803,7 @@ def test_checkpoints_in_a_folder_of_their_own_are_scored_and_calibrated_there(ru
     assert outcome.code == 0
     assert {path.name for path in Path("elsewhere/kept").iterdir()} == {
         "best.ckpt",
+        "train_hashes.bin",
         "validate.json",
         "validate.parquet",
     }
@@ -1199,7 +1200,7 @@ def test_an_argument_that_is_not_text_is_reported(run, learned):
 
 BROKEN = {
     "csv": (
-        b'id,text\n1,happy\n2\n3,sad\n4,caf\xe9\n5,"never closed\n6,angry\n',
+        b'id,text\n1,happy\n2\n3,sad\n4,caf\xe9\n5,"never closed\n6,i am angry today\n',
         {2: "line 3.*1 cells", 4: "line 5.*0xe9.*not UTF-8", 5: "line 6.*quot"},
         ["joy", "sadness", "anger"],
     ),
@@ -1363,7 +1364,7 @@ def test_a_fit_says_nothing_on_standard_error_that_it_does_not_mean(processes):
     _, code, out, err = processes["fit"]
     assert code == 0
     meant = [
-        r"device +1 × CPU, 1 threads, precision (bf16-mixed|32-true)",
+        r"device +1 × CPU, 1 thread, precision (bf16-mixed|32-true)",
         r"(weights|trained on) +\S+ \(folder\)",
         r"model +\d+\.\dM parameters, highest learning rate 0\.003",
         r"rows +60 to train on, 24 to validate on",

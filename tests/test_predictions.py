@@ -249,13 +249,13 @@ DIFFERENT = {
     "another label": ({"labels": np.array([5, 4, 3, 2, 1, 0, 1])}, r"^1 of 7 rows differ.*first at row 18: "),
     "other classes": (
         {"class_names": [*NAMES[:5], "rage"]},
-        r"validation and split validation have diff.*cla",
+        r"^split validation of the one run and validation of the other have different classes",
     ),
     "the classes in another order": ({"class_names": swapped(NAMES)}, "different classes"),
     "fewer rows": (
         {"texts": TEXTS[:6], "rows": np.arange(6), "labels": np.zeros(6, int), "probs": np.ones((6, 6)) / 6}
         | {"facts": {"split": "test"}},
-        r"^split validation and split test have 7 and 6 rows: only.*`python -m lit_bert validate`",
+        r"^split validation of the one run and test of the other have 7 and 6 rows: only.*lit_bert val",
     ),
 }
 

@@ -26,7 +26,6 @@ from hub import Hub
 
 import lit_bert
 from lit_bert import UserError, pretrained, sources
-from lit_bert.checkpoints import Checkpoint
 from lit_bert.sources import MINILM, MINILM_SHA256, HubAddress, Source, Weights, find_corpus
 
 BERT, TWIN, OLD = "owner/tiny-bert", "owner/twin-bert", "owner/old-bert"
@@ -754,6 +753,8 @@ def test_a_checkpoint_alone_gives_everything(trained, tiny_bert, tmp_path):
 
 
 def test_weights_of_a_model_in_memory_keep_their_source(trained, tiny_bert):
+    from lit_bert.checkpoints import Checkpoint  # here: this file is also imported before the Hub's client
+
     content = torch.load(trained / "best.ckpt", weights_only=True)
     weights = Weights.restored(Checkpoint(Path("a.ckpt"), content))
     assert weights.source == Source("folder", str(tiny_bert.resolve()))
