@@ -293,6 +293,11 @@ class BertClassifier(LightningModule):
         size = self.network.config.num_hidden_layers * self.network.config.hidden_size
         return min(5e-5 * 12 * 768 / size, 3e-4)
 
+    @property
+    def parameters_by_group(self) -> list[list[nn.Parameter]]:
+        """The parameters of each group of the optimizer, in its order."""
+        return [group["params"] for group in self._parameter_groups()]
+
     def _parameter_groups(self) -> list[dict[str, Any]]:
         groups = []
         for in_head, rate in (

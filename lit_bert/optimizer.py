@@ -10,6 +10,7 @@ and keeps where it is better.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -182,38 +183,50 @@ class DeferredAdamW(torch.optim.AdamW):
 
 
 def take_moments_only(optimizer: torch.optim.Optimizer) -> None:
-    """Has `load_state_dict` take over how far each parameter has come, and no settings.
-
-    A checkpoint's moments have to fit the parameters: torch itself finds out in the next step, or never.
-    """
+    """Has `load_state_dict` take over how far each parameter has come, and no settings."""
 
     def check(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-        own = optimizer.state_dict()
-        groups = state_dict.get("param_groups") if isinstance(state_dict, dict) else None
-        mine = [group["params"] for group in own["param_groups"]]
-        if not isinstance(groups, list) or [_params(group) for group in groups] != mine:
-            raise UserError("the optimizer of the checkpoint has other groups of parameters than this run.")
-        parameters = [each for group in optimizer.param_groups for each in group["params"]]
-        states = state_dict.get("state")
-        if not isinstance(states, dict):
-            raise UserError("the optimizer of the checkpoint has no state.")
-        for index, state in states.items():
-            if type(index) is not int or not 0 <= index < len(parameters) or not isinstance(state, dict):
-                raise UserError("the optimizer of the checkpoint has the state of an unknown parameter.")
-            shape = parameters[index].shape
-            shapes = {"step": torch.Size(()), "exp_avg": shape, "exp_avg_sq": shape}
-            found = {name: getattr(value, "shape", None) for name, value in state.items()}
-            if found != shapes or not all(value.isfinite().all() for value in state.values()):
-                raise UserError(
-                    f"the moments of parameter {index} in the checkpoint do not fit the parameter."
-                )
-        return {"state": states, "param_groups": own["param_groups"]}
+        states = checked_moments(state_dict, [group["params"] for group in optimizer.param_groups])
+        return {"state": states, "param_groups": optimizer.state_dict()["param_groups"]}
 
     optimizer.register_load_state_dict_pre_hook(check)
 
 
-def _params(group: Any) -> Any:
-    return group.get("params") if isinstance(group, dict) else None
+def checked_moments(state_dict: Any, groups: list[list[Tensor]]) -> dict[int, Any]:
+    """How far each parameter has come, by its number, as a checkpoint has it of an AdamW.
+
+    The moments have to fit the parameters: torch itself finds out in the next step, or never.
+
+    Args:
+        groups: the parameters of each group of this run's optimizer.
+
+    Raises:
+        UserError: they do not, or a group has other parameters.
+    """
+    saved = state_dict.get("param_groups") if isinstance(state_dict, dict) else None
+    numbers = itertools.count()
+    mine = [[next(numbers) for _ in group] for group in groups]
+    if not isinstance(saved, list) or [_params(group) for group in saved] != mine:
+        raise UserError("the optimizer of the checkpoint has other groups of parameters than this run.")
+    parameters = [each for group in groups for each in group]
+    states = state_dict.get("state")
+    if not isinstance(states, dict):
+        raise UserError("the optimizer of the checkpoint has no state.")
+    for index, state in states.items():
+        if type(index) is not int or not 0 <= index < len(parameters) or not isinstance(state, dict):
+            raise UserError("the optimizer of the checkpoint has the state of an unknown parameter.")
+        shape = parameters[index].shape
+        shapes = {"step": torch.Size(()), "exp_avg": shape, "exp_avg_sq": shape}
+        found = {name: value.shape if isinstance(value, Tensor) else None for name, value in state.items()}
+        if found != shapes or not all(value.isfinite().all() for value in state.values()):
+            raise UserError(f"the moments of parameter {index} in the checkpoint do not fit the parameter.")
+    return states
+
+
+def _params(group: Any) -> list[int] | None:
+    """The numbers of a saved group's parameters; None where it has none."""
+    found = group.get("params") if isinstance(group, dict) else None
+    return found if isinstance(found, list) and all(type(each) is int for each in found) else None
 
 
 class WeightAverage:

@@ -73,7 +73,8 @@ from lit_bert.checkpoints import (
 from lit_bert.data import EmotionDataModule, text_hash
 from lit_bert.escape import line
 from lit_bert.finite import check_checkpoint
-from lit_bert.model import BertClassifier
+from lit_bert.model import SHARDED, BertClassifier
+from lit_bert.optimizer import checked_moments
 from lit_bert.predictions import TRAINED, VALIDATED, Predictions, read_hashes
 from lit_bert.runs import LOG, fit_each, has_accelerator, next_folder
 from lit_bert.scores import Evidence, Score, Scores
@@ -577,6 +578,8 @@ class Fit(Verb):
         states = content.get("optimizer_states")
         if not (isinstance(states, list) and len(states) == 1 and isinstance(states[0], dict)):
             raise UserError(f"{what}: optimizer_states is not a list with the state of one optimizer.")
+        if not isinstance(self.trainer.strategy, SHARDED):
+            checked_moments(states[0], self.model.parameters_by_group)  # before the folder is written into
         content["callbacks"] = self._checked_states(content.get("callbacks", {}), what)
 
     def _say_where_it_goes_on(self, loop: dict[str, Any], checkpoint: Checkpoint) -> None:

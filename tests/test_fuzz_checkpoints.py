@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import zipfile
 from collections import OrderedDict
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.fuzz
 
 TEXTS = ["i am so happy today", "sad", "the dog is mad but glad " * 8, "漢字 \x1b[31m"]
 ANSWERING = [("state_dict",), ("weights", "architecture"), ("EmotionDataModule", "tokenizer")]
+DIVERGED = re.compile("(training|validation) loss is|after optimizer step")  # what a run that started says
 SHARE = 50  # one in so many inputs goes through the verbs
 
 # --- values
@@ -442,6 +444,6 @@ def test_every_verb_uses_or_refuses_an_edited_checkpoint(
         Checkpoint.open(path)
     else:
         assert path.read_bytes() == kept
-    if outcome.code == 2:
+    if outcome.code == 2 and not DIVERGED.search(outcome.err):
         assert files(folder) == before
     assert files(folder).keys() >= before.keys()
