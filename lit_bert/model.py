@@ -400,7 +400,7 @@ class BertClassifier(LightningModule):
     def load_from_checkpoint(  # type: ignore[override]  # without what would read YAML or pickles
         cls, checkpoint_path: Any, map_location: Any = None, **settings: Any
     ) -> Self:
-        """The model of a local checkpoint, in evaluation mode.
+        """The model of a local checkpoint, ready to be trained on; call `eval()` before labelling with it.
 
         Lightning's own method would import and call what the file names.
 
@@ -416,7 +416,7 @@ class BertClassifier(LightningModule):
         weights = Weights.restored(checkpoint)
         model = cls(**{**checkpoint.model, "weights": weights, **settings})
         model.configure_model()
-        return model.to(map_location or "cpu").eval()
+        return model.to(map_location or "cpu")
 
 
 @contextmanager

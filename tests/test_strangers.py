@@ -365,7 +365,8 @@ def test_a_good_checkpoint_is_loaded_in_python(trained):
     model = BertClassifier.load_from_checkpoint(trained / "best.ckpt")
     data = EmotionDataModule.load_from_checkpoint(trained / "best.ckpt")
     assert data.label_names == model.hparams.label_names == ["anger", "joy", "sadness"]
-    assert not model.training
+    assert model.training  # else a Trainer would go on without dropout
+    assert model.network.training
 
 
 # --- sizes ---
