@@ -255,7 +255,7 @@ def answers(path: Path) -> Answers:
     Raises:
         UserError: the checkpoint is no good one.
     """
-    model = BertClassifier.load_from_checkpoint(path)
+    model = BertClassifier.load_from_checkpoint(path).eval()
     assert model.weights is not None
     tokenizer = model.weights.tokenizer(16)
     probs = []
