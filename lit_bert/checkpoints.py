@@ -313,7 +313,7 @@ def _translated(config: dict[str, Any], what: str) -> dict[str, Any]:
         values = config.get(section, {})
         if not isinstance(values, dict):
             raise UserError(f"{what}: config.{section} is a {type(values).__name__}; expected settings.")
-        known = {*model.model_fields, *_COMPOSED.get(section, ()), *_OF_THE_COMMAND[section]}
+        known = {*model.model_fields, *_COMPOSED.get(section, ()), *_NOT_STORED[section]}
         for key in values:
             if key not in known:
                 raise _unknown(f"config.{section}.{line(key, 200)}", what)
@@ -343,7 +343,7 @@ _COMPOSED = {
     "checkpoint": ("dirpath", "filename", "save_last", "save_on_exception", "train_time_interval"),
 }
 # Of the machine, the screen, or other stages than fit.
-_OF_THE_COMMAND = {
+_NOT_STORED = {
     "trainer": {
         *("accelerator", "devices", "num_nodes", "enable_checkpointing", "enable_progress_bar"),
         *("enable_model_summary", "enable_autolog_hparams", "benchmark", "inference_mode", "detect_anomaly"),
@@ -389,7 +389,7 @@ def composition(config: Mapping[str, Any]) -> dict[str, str]:
         f"{section}.{key}": _as_text(key, value)
         for section, model in _KEPT.items()
         for key, value in config.get(section, {}).items()
-        if key not in model.model_fields and key not in _OF_THE_COMMAND[section]
+        if key not in model.model_fields and key not in _NOT_STORED[section]
     }
 
 

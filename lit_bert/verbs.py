@@ -101,7 +101,7 @@ CHOICES = {"averaging": "choosing averaged weights", "calibration": "fitting the
 # What a resumed run may change of its data: where the rows are, if they are the same ones, and how many are
 # evaluated at a time.
 CHANGEABLE_DATA = {"data.dataset", "data.stand_in", "data.eval_batch_size"}
-OF_THE_FILES = {"data.label_names", "data.quoting"}  # settings that hold for the files they were given with
+FILE_SETTINGS = {"data.label_names", "data.quoting"}  # settings that hold for the files they were given with
 
 
 NULLS = ("", "null", "Null", "NULL", "~")  # what a flag may have for null
@@ -258,7 +258,7 @@ class Verb(LightningCLI):
                     )
                 config[name] = value
             # How quotes and codes were read in one file says nothing of another.
-            elif not names_setting(self.given, name) and not (other_data and name in OF_THE_FILES):
+            elif not names_setting(self.given, name) and not (other_data and name in FILE_SETTINGS):
                 config[name] = value
         for name, is_flag in self.given.items():
             if is_flag and name.startswith(("model.", "weights.")):
@@ -298,14 +298,17 @@ class Verb(LightningCLI):
         """Arguments of one verb alone."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.link_arguments("weights", "data.weights", apply_on="instantiate", compute_fn=self.trained)
+        parser.link_arguments(
+            "weights", "data.weights", apply_on="instantiate", compute_fn=self.with_checkpoint
+        )
         parser.link_arguments("weights", "model.weights", apply_on="instantiate")
         parser.link_arguments("data.label_names", "model.label_names", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.order_seed", compute_fn=int)
 
-    def trained(self, weights: Weights) -> Weights:
-        """The weights; those of a checkpoint that is used as it is know its classes as well."""
+    def with_checkpoint(self, weights: Weights) -> Weights:
+        """The weights; those of a checkpoint that is used as it is take what was read, and its classes."""
         if self.checkpoint is not None:
+            weights.checkpoint = self.checkpoint
             weights.class_names = self.checkpoint.data["label_names"]
         return weights
 
@@ -497,8 +500,8 @@ class Fit(Verb):
         log.info(f"classes    {len(data.label_names)}: {_some(data.label_names)}")
         if self.trainer.is_global_zero:
             used = {data.hparams.train_split: data.train_rows, data.val_name: data.val_rows}
-            for line in dataset_summary(used, data.label_names, data.hparams.deduplicate):
-                log.info(f"audit      {line}")
+            for finding in dataset_summary(used, data.label_names, data.hparams.deduplicate):
+                log.info(f"audit      {finding}")
         if self.trainer.log_dir:
             log.info(f"run        {run}")
         for change in self.changes if self.checkpoint else ():

@@ -462,7 +462,7 @@ def test_all_settings_of_the_trainer_are_known(trained):
     known = {
         *schema.TrainerSettings.model_fields,
         *checkpoints._COMPOSED["trainer"],
-        *checkpoints._OF_THE_COMMAND["trainer"],
+        *checkpoints._NOT_STORED["trainer"],
     }
     assert set(inspect.signature(Trainer.__init__).parameters) - {"self"} <= known
     assert Checkpoint.open(trained / "last.ckpt").content["config"]["composition"]
