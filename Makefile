@@ -9,13 +9,14 @@ fit: $(VENV)/.done          ## train configs/base.yaml, then score its best chec
 	$(BIN)/python -m lit_bert fit --config configs/base.yaml
 	$(BIN)/python -m lit_bert test
 
-test: check                 ## lint, types and the whole test suite
+test: check                 ## that, and the whole test suite
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.done        ## ruff and mypy only
+check: $(VENV)/.done        ## lint, types, and which module may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 fuzz: $(VENV)/.done         ## random files, names, checkpoints, folders and requests: 10,000 of each; takes hours
 	LIT_BERT_FUZZ=$(or $(INPUTS),10000) $(BIN)/python -m pytest --timeout=0 -m fuzz

@@ -17,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
 
 from benchmarks.harness import data_folder, since_start  # noqa: E402
 from benchmarks.steps import StepClock  # noqa: E402
-from lit_bert.sources import MINILM  # noqa: E402
+from lit_bert.sources.weights import MINILM  # noqa: E402
 
 
 def fit(*flags: str, callback: type[Callback] | None = None) -> None:

@@ -22,7 +22,7 @@ from transformers import (
 
 from benchmarks.harness import data_folder, since_start
 from benchmarks.steps import StepClock
-from lit_bert.sources import MINILM, Weights
+from lit_bert.sources.weights import MINILM, Weights
 
 BEST = {"bf16": True, "train_sampling_strategy": "group_by_length", "optim": "adamw_torch_fused"}
 

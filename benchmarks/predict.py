@@ -141,8 +141,9 @@ def files(args: argparse.Namespace) -> dict[str, Any]:
     import shutil
 
     from benchmarks import fit, hf
-    from lit_bert.checkpoints import Checkpoint
-    from lit_bert.sources import Weights
+    from lit_bert.model.pretrained import load_network
+    from lit_bert.sources.checkpoint import Checkpoint
+    from lit_bert.sources.weights import Weights
 
     target = args.place / "best.ckpt"
     if args.checkpoint:
@@ -152,7 +153,7 @@ def files(args: argparse.Namespace) -> dict[str, Any]:
         fit.checkpoint(target, "--trainer.max_epochs=1", *few)
     checkpoint = Checkpoint.open(target)
     folder = args.place / "model"
-    Weights(checkpoint=str(target)).load(checkpoint.model["label_names"]).save_pretrained(folder)
+    load_network(Weights(checkpoint=str(target)), checkpoint.model["label_names"]).save_pretrained(folder)
     for name, content in checkpoint.data["tokenizer"].items():
         (folder / name).write_text(content, encoding="utf-8")
     texts = [*hf.split("train")["text"], *hf.split("validation")["text"]]

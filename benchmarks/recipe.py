@@ -25,7 +25,7 @@ from lit_bert import cores
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lit_bert.model import BertClassifier
+    from lit_bert.model.module import BertClassifier
 
 KEPT = "kept"
 LAYER_DECAY = 0.9  # of the learning rate, from each layer to the one below (Howard and Ruder, 2018)
@@ -129,7 +129,7 @@ def robust(model: type[BertClassifier]) -> None:
 def mean_pooled(model: type[BertClassifier]) -> None:
     import torch
 
-    from lit_bert.encoder import CpuBert
+    from lit_bert.model.bert import CpuBert
 
     def logits(self: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         network, mask = self.network, attention_mask[..., None]
@@ -161,8 +161,8 @@ def pretrain(network: Any, rows: Any) -> None:
     from torch import nn
     from torch.nn.functional import cross_entropy, gelu
 
-    from lit_bert.data import LengthGroupedSampler, collate
-    from lit_bert.encoder import CpuBert
+    from lit_bert.data.batches import LengthGroupedSampler, collate
+    from lit_bert.model.bert import CpuBert
 
     generator = torch.Generator().manual_seed(harness.round_number())
     bert, encoder, size = network.bert, CpuBert(network), network.config.hidden_size
@@ -316,7 +316,7 @@ def checks(runs: list[Run]) -> list[Check]:
 def contest(args: argparse.Namespace) -> dict[str, Any]:
     """The validation scores of the best epoch."""
     from benchmarks.fit import Best, fit
-    from lit_bert.model import BertClassifier
+    from lit_bert.model.module import BertClassifier
 
     lead = LEADS[args.contestant]
     if lead.change:

@@ -121,7 +121,7 @@ def make(args: argparse.Namespace) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from lit_bert.tables import read_rows
+    from lit_bert.data.rows import read_rows
 
     file = next(harness.data_folder().glob("train.*"))
     rows: Any = read_rows(file)
@@ -161,7 +161,7 @@ def cache(args: argparse.Namespace) -> dict[str, Any]:
 def cached(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds to the first batch."""
     with _anonymous_memory() as memory:
-        import lit_bert.audit  # noqa: F401  # counted from the start of the process only
+        import lit_bert.evaluate.audit_text  # noqa: F401  # counted from the start of the process only
 
         start = time.perf_counter()
         data = _data(args)
@@ -174,7 +174,7 @@ def cached(args: argparse.Namespace) -> dict[str, Any]:
 
 def _begin(data: Any) -> None:
     """What `fit` does with its rows before the first batch."""
-    from lit_bert.audit import dataset_summary
+    from lit_bert.evaluate.audit_text import dataset_summary
 
     data.prepare_data()
     data.setup("fit")
@@ -190,7 +190,7 @@ def _folder(args: argparse.Namespace) -> Path:
 def _data(args: argparse.Namespace) -> Any:
     """The data module over the rows, with a token cache of their own."""
     from lit_bert import EmotionDataModule, Weights
-    from lit_bert.sources import MINILM
+    from lit_bert.sources.weights import MINILM
 
     os.environ["LIT_BERT_CACHE"] = str(_folder(args) / "tokens")
     return EmotionDataModule(str(_folder(args)), weights=Weights(MINILM))

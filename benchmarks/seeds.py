@@ -74,7 +74,7 @@ def checks(runs: list[Run]) -> list[Check]:
 def contest(args: argparse.Namespace) -> dict[str, Any]:
     """The validation scores of the best epoch."""
     from benchmarks.fit import Best, fit
-    from lit_bert.encoder import CpuBert
+    from lit_bert.model.bert import CpuBert
 
     if args.contestant == "plain":  # no user has a switch for it: model and optimizer both ask this one
         CpuBert.can_run = staticmethod(lambda network: False)  # type: ignore[method-assign]

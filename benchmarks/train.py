@@ -120,7 +120,7 @@ def contest(args: argparse.Namespace) -> dict[str, Any]:
 def train_lit_bert(args: argparse.Namespace, clock: StepClock) -> Shape:
     """`fit`, timed."""
     from benchmarks.fit import Clock, fit
-    from lit_bert.sources import MINILM, Weights
+    from lit_bert.sources.weights import MINILM, Weights
 
     Clock.clock = clock
     fit(*fit_flags(args), callback=Clock)

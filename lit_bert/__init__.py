@@ -11,10 +11,10 @@ __all__ = ["BertClassifier", "EmotionDataModule", "Predictor", "UserError", "Wei
 
 RUNS = Path("checkpoints")  # where `fit` writes and the other verbs look, below the working directory
 _HOMES = {
-    "BertClassifier": "model",
-    "EmotionDataModule": "data",
-    "Predictor": "predictor",
-    "Weights": "sources",
+    "BertClassifier": "model.module",
+    "EmotionDataModule": "data.module",
+    "Predictor": "product.predictor",
+    "Weights": "sources.weights",
 }
 
 

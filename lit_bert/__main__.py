@@ -28,14 +28,14 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "fit": Verb("cli", "fit", "train on labelled text; without --config this is configs/base.yaml"),
-    "validate": Verb("cli", "validate", "score a checkpoint on the validation split"),
-    "test": Verb("cli", "test", "score a checkpoint on the test split"),
+    "fit": Verb("fit", "fit", "train on labelled text; without --config this is configs/base.yaml"),
+    "validate": Verb("evaluate", "validate", "score a checkpoint on the validation split"),
+    "test": Verb("evaluate", "test", "score a checkpoint on the test split"),
     "report": Verb(
         "report", "report", "errors of a run as a web page; two runs compared; several seeds summed up"
     ),
-    "audit": Verb("cli", "audit", "show repeated, contradictory and mislabelled rows of labelled text"),
-    "predict": Verb("cli", "predict", "label texts from the command line, standard input or a file"),
+    "audit": Verb("audit", "audit", "show repeated, contradictory and mislabelled rows of labelled text"),
+    "predict": Verb("predict", "predict", "label texts from the command line, standard input or a file"),
     "export": Verb("export", "export", "a folder for other programs: transformers, ONNX, the Hub"),
     "serve": Verb("serve", "serve", "answer over HTTP from an exported folder, with a page to try it"),
 }
@@ -89,7 +89,7 @@ def _run(name: str, arguments: list[str]) -> int:
     verb = VERBS[name]
     keep_memory()
     try:
-        return getattr(import_module(f"lit_bert.{verb.module}"), verb.function)(arguments)
+        return getattr(import_module(f"lit_bert.verbs.{verb.module}"), verb.function)(arguments)
     except UserError as error:
         return _say(name, str(error))
     except BrokenPipeError:

@@ -25,8 +25,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from lit_bert import sources
 from lit_bert.__main__ import main
+from lit_bert.sources import hub
+from lit_bert.sources.weights import Weights
 
 FUZZ_INPUTS = int(os.environ.get("LIT_BERT_FUZZ", "25"))  # of each fuzz target; `make fuzz` sets it
 settings.register_profile(
@@ -91,9 +92,9 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def weights(tiny_bert: Path) -> sources.Weights:
+def weights(tiny_bert: Path) -> Weights:
     """One object for all data modules of a file, so that the tokenizer's files are read once."""
-    found = sources.Weights(str(tiny_bert), stand_in=None)
+    found = Weights(str(tiny_bert), stand_in=None)
     assert found.tokenizer_files
     return found
 
@@ -129,7 +130,7 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("LIT_BERT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "argv", list(sys.argv))
-    sources._hub_is_down.clear()
+    hub._hub_is_down.clear()
 
 
 @pytest.fixture
@@ -222,7 +223,7 @@ def exported_ugly(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     from transformers import BertForSequenceClassification
     from ugly import UGLY
 
-    from lit_bert.graph import write_onnx
+    from lit_bert.product.onnx import write_onnx
 
     folder = tmp_path_factory.mktemp("ugly") / "exported"
     shutil.copytree(exported, folder)

@@ -23,9 +23,9 @@ JSON = {"Content-Type": "application/json"}
 # A model that can be made to fail and to be slow by a text, put below everything that is tested.
 TROUBLE = """
 import os, sys, threading, time
-from lit_bert import door
+from lit_bert.product import door
 from lit_bert.__main__ import main
-from lit_bert.predictor import Predictor
+from lit_bert.product.predictor import Predictor
 plain = Predictor.__call__
 def trouble(self, texts):
     for text in texts:

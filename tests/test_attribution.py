@@ -9,9 +9,18 @@ import pytest
 import torch
 
 from lit_bert import UserError
-from lit_bert.attribution import STEPS, Attribution, Explainer, Question, _batches, checkpoint_of, words
-from lit_bert.checkpoints import Checkpoint
-from lit_bert.sources import Weights
+from lit_bert.evaluate.attribution import (
+    STEPS,
+    Attribution,
+    Explainer,
+    Question,
+    _batches,
+    checkpoint_of,
+    words,
+)
+from lit_bert.model.pretrained import load_network
+from lit_bert.sources.checkpoint import Checkpoint
+from lit_bert.sources.weights import Weights
 
 pytest.importorskip("captum")
 
@@ -23,7 +32,7 @@ def explainer(tiny_bert: Path) -> Explainer:
     """Of a random head over three classes, whose weights are large enough for classes to differ."""
     weights = Weights(str(tiny_bert))
     torch.manual_seed(0)
-    network = weights.load(["anger", "joy", "sadness"])
+    network = load_network(weights, ["anger", "joy", "sadness"])
     torch.nn.init.normal_(network.classifier.weight, std=0.5)
     return Explainer(network, weights.tokenizer(32))
 

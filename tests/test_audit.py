@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from conftest import CLASSES, texts_of, write_csv
 
-from lit_bert import UserError, audit, data
-from lit_bert.audit import dataset_summary, find_flaws, findings_text, merged, repeats, suspects_text
-from lit_bert.data import EmotionDataModule
-from lit_bert.predictions import Predictions
-from lit_bert.scores import suspected_labels
+from lit_bert import UserError
+from lit_bert.data import cache
+from lit_bert.data.module import EmotionDataModule
+from lit_bert.evaluate import audit
+from lit_bert.evaluate.audit import find_flaws, merged, repeats
+from lit_bert.evaluate.audit_text import dataset_summary, findings_text, suspects_text
+from lit_bert.evaluate.predictions import Predictions
+from lit_bert.evaluate.scores import suspected_labels
 
 ROOT = Path(__file__).parent.parent
 EMOTION = Path(os.environ.get("LIT_BERT_BENCH_DATA") or ROOT.parent / "shared" / "emotion")
@@ -133,7 +136,7 @@ def test_a_class_far_below_its_share_is_rare_even_with_many_rows(parts):
 def test_repeats_are_those_of_a_plain_count_even_where_hashes_collide(parts, monkeypatch, read_rows, collide):
     monkeypatch.setattr(audit, "READ_ROWS", read_rows)
     if collide:
-        monkeypatch.setattr(data, "text_hash", lambda text: len(text) % 3)
+        monkeypatch.setattr(cache, "text_hash", lambda text: len(text) % 3)
     generator = np.random.default_rng(0)
     splits = {
         split: [(f"sun {generator.integers(150)}", "abc"[generator.integers(3)]) for _ in range(count)]

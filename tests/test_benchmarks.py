@@ -21,7 +21,7 @@ from benchmarks.generator import Generator, arrivals, percentile
 from benchmarks.harness import Check, Contestant, Report, Run, inner, paired, schedule, spread
 from benchmarks.steps import Shape, StepClock, training_flops
 from lit_bert import EmotionDataModule, Weights
-from lit_bert.sources import MINILM
+from lit_bert.sources.weights import MINILM
 
 SETTINGS = argparse.Namespace(warmup=1, steps=2, batch_size=4)
 

@@ -23,14 +23,16 @@ from tensorboard.util.tensor_util import make_ndarray
 from torch.nn.functional import nll_loss
 from torch.utils.data import DataLoader
 
-from lit_bert import data
 from lit_bert.__main__ import main
-from lit_bert.callbacks import PredictionWriter, Throughput, confusion_figure
-from lit_bert.data import EmotionDataModule
-from lit_bert.model import BertClassifier
-from lit_bert.predictions import Predictions
-from lit_bert.sources import Weights
-from lit_bert.tables import Numbered, RowWriter
+from lit_bert.data.cells import Numbered
+from lit_bert.data.module import EmotionDataModule
+from lit_bert.data.writer import RowWriter
+from lit_bert.evaluate.labelling import PredictionWriter
+from lit_bert.evaluate.predictions import Predictions
+from lit_bert.model.module import BertClassifier
+from lit_bert.sources.weights import Weights
+from lit_bert.train.dashboard import confusion_figure
+from lit_bert.train.progress import Throughput
 
 torch.set_num_threads(1)  # threads that share busy cores wait for each other: a fit takes 30 s, not 1
 
@@ -300,7 +302,7 @@ def breaks(*_, **__):
 
 FAILURES = {
     "a picture": ("matplotlib.figure.Figure.subplots", breaks, "the confusion matrix"),
-    "a table": ("lit_bert.callbacks.errors_table", breaks, "the table of confident errors"),
+    "a table": ("lit_bert.train.dashboard.errors_table", breaks, "the table of confident errors"),
     "a curve": ("torch.utils.tensorboard.SummaryWriter.add_pr_curve", breaks, "the precision-recall curves"),
     "settings": (
         "lightning.pytorch.loggers.TensorBoardLogger.log_hyperparams",
@@ -318,7 +320,7 @@ FAILURES = {
         "TensorBoard's event file",
     ),
     "predictions": (
-        "lit_bert.predictions.Predictions.write",
+        "lit_bert.evaluate.predictions.Predictions.write",
         fails,
         "the predictions of the best epoch, validate.parquet,",
     ),
@@ -466,7 +468,7 @@ def test_a_terminal_gets_a_bar_with_the_metrics_that_matter(quick, monkeypatch):
 @pytest.fixture
 def labelling(shown, monkeypatch):
     """Labels rows in windows of four and batches of three; gives the callback and the model."""
-    monkeypatch.setattr(data, "PREDICT_ROWS", 4)
+    monkeypatch.setattr("lit_bert.data.batches.PREDICT_ROWS", 4)
     weights = Weights(checkpoint=str(shown.folder / "last.ckpt"))
     model = BertClassifier(NAMES, weights=weights)
 

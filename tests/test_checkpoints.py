@@ -15,8 +15,9 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from lit_bert import UserError
-from lit_bert.checkpoints import Checkpoint, SafeCheckpointIO, apply_temperature, find, load
-from lit_bert.model import BertClassifier
+from lit_bert.model.module import BertClassifier
+from lit_bert.sources.checkpoint import Checkpoint, find, load
+from lit_bert.train.checkpoint_io import SafeCheckpointIO, apply_temperature
 
 SIZE = 50_000  # float32 values of each weight
 

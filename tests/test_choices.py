@@ -11,11 +11,14 @@ import pytest
 import torch
 from conftest import WORDS, write_csv
 
-from lit_bert import UserError, verbs
-from lit_bert.checkpoints import Checkpoint
-from lit_bert.predictions import Predictions
-from lit_bert.scores import FEWEST_ROWS, softmax
-from lit_bert.verbs import calibrate, choose_weights
+from lit_bert import UserError
+from lit_bert.cli import fit
+from lit_bert.evaluate.calibration import softmax
+from lit_bert.evaluate.compare import FEWEST_ROWS
+from lit_bert.evaluate.predictions import Predictions
+from lit_bert.sources.checkpoint import Checkpoint
+from lit_bert.train import choose
+from lit_bert.train.choose import calibrate, choose_weights
 
 
 def table_of(out):
@@ -110,8 +113,8 @@ def test_the_average_is_kept_where_the_rows_say_that_it_is_better(average, plain
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_the_best_checkpoint_holds_the_weights_that_were_chosen(run, quick, monkeypatch, kept):
-    real = verbs.choose_weights
-    monkeypatch.setattr(verbs, "choose_weights", lambda *pair: {**real(*pair), "kept": kept})
+    real = choose.choose_weights
+    monkeypatch.setattr(fit, "choose_weights", lambda *pair: {**real(*pair), "kept": kept})
     outcome = run("fit", *quick, "--trainer.max_epochs=1", "--calibrate=false")
     assert outcome.code == 0, outcome.err
     said = "kept" if kept else "not kept"
@@ -130,14 +133,14 @@ def test_the_best_checkpoint_holds_the_weights_that_were_chosen(run, quick, monk
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_choice_that_was_cut_short_is_finished_by_the_next_process(run, quick, monkeypatch, kept):
-    real = verbs.choose_weights
+    real = choose.choose_weights
     with monkeypatch.context() as patch:
-        patch.setattr(verbs, "choose_weights", lambda *pair: {**real(*pair), "kept": kept})
+        patch.setattr(fit, "choose_weights", lambda *pair: {**real(*pair), "kept": kept})
 
         def cut(*arguments):
             raise UserError("cut short")
 
-        patch.setattr(verbs, "keep_weights", cut)
+        patch.setattr(fit, "keep_weights", cut)
         assert run("fit", *quick, "--trainer.max_epochs=1").code == 2
     assert "training_weights" in torch.load("checkpoints/version_0/best.ckpt", weights_only=True)
     outcome = run("fit", "--ckpt_path=last")

@@ -27,13 +27,16 @@ from tensorboard.plugin_util import markdown_to_safe_html
 from tensorboard.util.tensor_util import make_ndarray
 from ugly import UGLY
 
-from lit_bert import escape, report, scores
+import lit_bert
 from lit_bert.__main__ import main
-from lit_bert.audit import suspects_text
-from lit_bert.callbacks import confusion_figure, errors_table
-from lit_bert.predictions import Predictions
-from lit_bert.scores import Evidence, with_intervals
-from lit_bert.verbs import score_table
+from lit_bert.evaluate import calibration
+from lit_bert.evaluate.audit_text import suspects_text
+from lit_bert.evaluate.evidence import Evidence
+from lit_bert.evaluate.predictions import Predictions
+from lit_bert.evaluate.record import score_table
+from lit_bert.evaluate.scores import with_intervals
+from lit_bert.io import escape
+from lit_bert.train.dashboard import confusion_figure, errors_table
 
 ACTIVE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -46,7 +49,9 @@ def some(names: list[str], seed: int = 0, **facts: Any) -> Predictions:
     logits[np.arange(3 * C), labels] += 3
     texts = [f"{names[n % C]} | {n}" for n in range(3 * C)]
     facts = {"split": "validation", "used_for": [], **facts}
-    return Predictions(texts, np.arange(3 * C), labels, scores.softmax(logits).astype("f4"), names, facts)
+    return Predictions(
+        texts, np.arange(3 * C), labels, calibration.softmax(logits).astype("f4"), names, facts
+    )
 
 
 # --- encoders
@@ -170,8 +175,9 @@ def test_comparison_and_seeds_have_a_harmless_line_for_each_class(run: Run) -> N
 def test_the_box_of_stand_ins_reads_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     from lightning.pytorch import Trainer
 
-    from lit_bert.sources import Source
-    from lit_bert.verbs import announce, log
+    from lit_bert.cli.fit import log
+    from lit_bert.cli.lightning import announce
+    from lit_bert.sources.hub import Source
 
     names = ["[red]x[/red]", "[/]", "[link=http://127.0.0.1]x", "\x1b[31mred\x1b[0m", "a\nb"]
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
@@ -310,7 +316,9 @@ def test_predictions_of_an_earlier_version_are_read_and_other_classes_refused() 
     assert Predictions.read(Path("old.parquet")).class_names == ["a", "b", "c"]
     wrong = table.replace_schema_metadata({**table.schema.metadata, b"lit_bert classes": '["a", "c", "b"]'})
     pyarrow.parquet.write_table(wrong, "wrong.parquet")
-    with pytest.raises(report.UserError, match="columns of probabilities that are not those of its classes"):
+    with pytest.raises(
+        lit_bert.UserError, match="columns of probabilities that are not those of its classes"
+    ):
         Predictions.read(Path("wrong.parquet"))
     assert pa.types.is_string(table.schema.field("label").type)
 
@@ -449,7 +457,8 @@ def test_tensorboard_has_a_tag_of_its_own_for_each_class(ugly: Ugly) -> None:
 
 
 def test_an_exported_folder_gives_names_letter_for_letter(ugly: Ugly) -> None:
-    from lit_bert.predictor import EXACT, QUICK, Predictor, facts
+    from lit_bert.product.folder import EXACT, QUICK, facts
+    from lit_bert.product.predictor import Predictor
 
     for file in (EXACT, QUICK):
         assert Predictor(ugly.exported, file=file).labels == sorted(UGLY)

@@ -26,14 +26,16 @@ import yaml
 from conftest import CLASSES, files, texts_of, write_csv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_bert import data
 from lit_bert.__main__ import VERBS, main
-from lit_bert.callbacks import Outputs
-from lit_bert.checkpoints import Checkpoint
-from lit_bert.data import EmotionDataModule
-from lit_bert.predictions import Predictions
-from lit_bert.scores import all_scores, softmax, temperature
-from lit_bert.verbs import Fit, calibrate, native_precision
+from lit_bert.cli.fit import Fit
+from lit_bert.cli.lightning import native_precision
+from lit_bert.data.module import EmotionDataModule
+from lit_bert.evaluate.calibration import softmax, temperature
+from lit_bert.evaluate.outputs import Outputs
+from lit_bert.evaluate.predictions import Predictions
+from lit_bert.evaluate.scores import all_scores
+from lit_bert.sources.checkpoint import Checkpoint
+from lit_bert.train.choose import calibrate
 
 torch.set_num_threads(1)  # threads that share busy cores wait for each other: a fit takes 30 s, not 1
 
@@ -1107,7 +1109,9 @@ PROBABILITIES = ["probability_anger", "probability_joy", "probability_sadness"]
     [("csv", "jsonl"), ("tsv", "csv"), ("jsonl", "parquet"), ("parquet", "tsv")],
 )
 def test_predictions_keep_order_and_columns(run, learned, monkeypatch, source, target):
-    monkeypatch.setattr(data, "PREDICT_ROWS", 5)  # three windows, each sorted by length within
+    monkeypatch.setattr(
+        "lit_bert.data.batches.PREDICT_ROWS", 5
+    )  # three windows, each sorted by length within
     write(f"in.{source}", ROWS)
     outcome = run(
         "predict",

@@ -25,10 +25,15 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from lit_bert import UserError, data
-from lit_bert.data import EmotionDataModule, LengthGroupedSampler, PredictionBatches, TokenizedRows, collate
-from lit_bert.sources import Source, Weights
-from lit_bert.tables import Numbered
+import lit_bert
+from lit_bert import UserError
+from lit_bert.data import cache as token_cache
+from lit_bert.data.batches import LengthGroupedSampler, PredictionBatches, collate
+from lit_bert.data.cache import TokenizedRows
+from lit_bert.data.cells import Numbered
+from lit_bert.data.module import EmotionDataModule
+from lit_bert.sources.hub import Source
+from lit_bert.sources.weights import Weights
 
 WORDS = ("happy", "sad", "rain", "sun", "dog", "cat", "train", "late")
 SCALE = 20_000
@@ -415,7 +420,7 @@ def stream(counts, read=None):
 
 
 def test_prediction_sorts_each_window_by_length_and_keeps_all_rows(weights, monkeypatch):
-    monkeypatch.setattr(data, "PREDICT_ROWS", 5)
+    monkeypatch.setattr("lit_bert.data.batches.PREDICT_ROWS", 5)
     counts = [1, 4, 2, 9, 3, 1, 1, 7, 2, 5, 8, 6]
     batches = list(PredictionBatches(stream(counts), "tweet", weights.tokenizer(8), 2, 0))
     numbers = [[each.number for each in batch["numbered"]] for batch in batches]
@@ -429,7 +434,7 @@ def test_prediction_sorts_each_window_by_length_and_keeps_all_rows(weights, monk
 
 
 def test_prediction_reads_one_window_ahead_at_most(weights, monkeypatch):
-    monkeypatch.setattr(data, "PREDICT_ROWS", 4)
+    monkeypatch.setattr("lit_bert.data.batches.PREDICT_ROWS", 4)
     read = []
     batches = iter(PredictionBatches(stream([1] * 12, read), "tweet", weights.tokenizer(8), 2, 0))
     next(batches)
@@ -631,7 +636,7 @@ print(len(rows), rows.lengths.sum(), hashlib.sha256(tokens).hexdigest())
 def test_two_processes_make_one_whole_cache(module, many, tiny_bert, cache):
     """This process and a fresh one."""
     command = [sys.executable, "-c", PREPARE, str(many), str(tiny_bert)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(data.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(lit_bert.__file__).parents[1])}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment, **pipes) as other:
         assert other.stdout.readline() == "ready\n"
@@ -659,7 +664,7 @@ def test_whoever_finishes_first_wins_where_locks_do_nothing(tmp_path):
         partial.mkdir()
         (partial / "rows.arrow").write_text("ours")
 
-    data.write_atomically(final, write)
+    token_cache.write_atomically(final, write)
     assert (final / "rows.arrow").read_text() == "theirs"
     assert [place.name for place in final.parent.iterdir() if place.suffix != ".lock"] == ["key"]
 
@@ -673,7 +678,7 @@ def test_failure_in_the_middle_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        data.write_atomically(final, write)
+        token_cache.write_atomically(final, write)
     assert [place.name for place in final.parent.iterdir() if place.suffix != ".lock"] == []
 
 
@@ -733,8 +738,8 @@ def test_the_cache_keeps_what_an_audit_needs(ready, tmp_path):
     made = ready(folder_of(tmp_path, "jsonl", train=rows, validation=rows), max_length=5)
     train = made.train_rows
     assert train.truncated.tolist() == [True, False, False, False]
-    assert train.hashes.tolist() == [data.text_hash(text) for text in texts]
-    assert data.text_hash("i am sad") == 12537103988817765666  # in every process and on every machine
+    assert train.hashes.tolist() == [token_cache.text_hash(text) for text in texts]
+    assert token_cache.text_hash("i am sad") == 12537103988817765666  # in every process and on every machine
     assert train.view(np.array([2, 0])).truncated.tolist() == [False, True]
     assert list(train.all_texts()) == texts
     assert train.found_in(iter(["i am sad", "i am", "i am sad"])).tolist() == [1, 3]
@@ -1155,7 +1160,7 @@ def test_deduplicate_without_a_test_split_looks_at_validation_alone(ready, leaky
 
 
 def test_deduplicate_compares_texts_where_hashes_collide(ready, leaky, monkeypatch):
-    monkeypatch.setattr(data, "text_hash", lambda text: len(text) % 2)
+    monkeypatch.setattr(token_cache, "text_hash", lambda text: len(text) % 2)
     assert ready(leaky, deduplicate=True).train_rows.rows.tolist() == [*range(8), 12]
 
 

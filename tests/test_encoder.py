@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForSequenceClassification
 
-from lit_bert.encoder import CpuBert, Dropout, _Layer, _LayerFunction
+from lit_bert.model.bert import CpuBert, Dropout, _Layer, _LayerFunction
 
 LABELS = torch.tensor([0, 2, 1, 2])
 

@@ -17,18 +17,12 @@ import numpy as np
 import pytest
 from conftest import Run
 
-from lit_bert import error_report, scores
-from lit_bert.attribution import Attribution
-from lit_bert.error_report import (
-    confident_errors,
-    embedded,
-    pieces,
-    wilson,
-    worth_explaining,
-    write_page,
-)
-from lit_bert.predictions import Predictions
-from lit_bert.scores import Evidence
+from lit_bert.evaluate import page, scores
+from lit_bert.evaluate.attribution import Attribution
+from lit_bert.evaluate.evidence import Evidence
+from lit_bert.evaluate.page import confident_errors, embedded, pieces, worth_explaining, write_page
+from lit_bert.evaluate.predictions import Predictions
+from lit_bert.evaluate.scores import wilson
 
 pytest.importorskip("cleanlab")
 pytest.importorskip("captum")
@@ -194,7 +188,7 @@ def test_a_swapped_label_is_suspected_first() -> None:
     ],
 )
 def test_suspicion_says_whether_the_rows_had_been_learned(facts: dict[str, str], said: str) -> None:
-    assert said in error_report._suspect_note(facts, np.array([1]), Evidence(9, (5, 4), (5, 4)))
+    assert said in page._suspect_note(facts, np.array([1]), Evidence(9, (5, 4), (5, 4)))
 
 
 def test_classes_without_rows_and_runs_without_errors_have_a_page(tmp_path: Path) -> None:
@@ -209,8 +203,8 @@ def test_classes_without_rows_and_runs_without_errors_have_a_page(tmp_path: Path
 def test_more_errors_than_a_page_can_hold_are_cut_and_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(error_report, "WRONG_TEXTS", 10)
-    monkeypatch.setattr(error_report, "LISTED", 5)
+    monkeypatch.setattr("lit_bert.evaluate.page.WRONG_TEXTS", 10)
+    monkeypatch.setattr("lit_bert.evaluate.page.LISTED", 5)
     predictions = made(6, 600)
     wrong = len(confident_errors(predictions))
     page = written(predictions, tmp_path)
@@ -227,7 +221,7 @@ def test_rows_worth_explaining_are_on_the_page_once_and_lists_come_first() -> No
     errors = confident_errors(predictions)
     suspects = scores.suspected_labels(predictions.probs, predictions.labels)
     order = worth_explaining(predictions, errors, suspects, embedded(predictions, errors, suspects))
-    assert len(order) == len(set(order)) <= error_report.EXPLAINED_TEXTS
+    assert len(order) == len(set(order)) <= page.EXPLAINED_TEXTS
     assert order[0] == errors[0]
     assert set(errors[:50].tolist()) <= set(order)
     assert set(order) <= set(embedded(predictions, errors, suspects).tolist())
@@ -256,7 +250,7 @@ def test_shares_that_reach_an_accuracy_are_right() -> None:
     confidence = np.linspace(0.95, 0.55, 10)
     labels = np.array([0] * 8 + [1] * 2)
     probs = np.stack([confidence, 1 - confidence], 1).astype(np.float32)
-    found = error_report._coverage(Predictions(["x"] * 10, np.arange(10), labels, probs, ["a", "b"]))
+    found = page._coverage(Predictions(["x"] * 10, np.arange(10), labels, probs, ["a", "b"]))
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", found)[1:]]
     assert [row[:3] for row in rows] == [
         [f"≥ {target}", "80.0%", "0.639"] for target in ("90%", "95%", "98%", "99%")

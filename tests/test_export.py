@@ -18,10 +18,11 @@ from conftest import CLASSES, WORDS, files, texts_of, write_csv
 from test_checkpoints import room_for
 
 import lit_bert
-from lit_bert.checkpoints import load
-from lit_bert.predictions import Predictions
-from lit_bert.predictor import CARD, EXACT, FACTS, QUICK, Predictor, facts, verify
-from lit_bert.scores import Score
+from lit_bert.evaluate.predictions import Predictions
+from lit_bert.evaluate.scores import Score
+from lit_bert.product.folder import CARD, EXACT, FACTS, QUICK, facts, verify
+from lit_bert.product.predictor import Predictor
+from lit_bert.sources.checkpoint import load
 
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
@@ -51,8 +52,8 @@ def network(able):
 @pytest.fixture(scope="module")
 def wanted(network, able):
     """The checkpoint's probabilities of TEXTS and LONG, (N, C)."""
-    from lit_bert.export import checkpoint_probs
-    from lit_bert.sources import Weights
+    from lit_bert.product.proof import checkpoint_probs
+    from lit_bert.sources.weights import Weights
 
     tokenizer = Weights(checkpoint=str(able / "best.ckpt")).tokenizer(128)
     return checkpoint_probs(network, tokenizer, [*TEXTS, LONG])
@@ -62,7 +63,7 @@ def wanted(network, able):
 def at_once(exported, monkeypatch):
     """Exports in half a second: 32-bit files are the session's, which are of the same checkpoint."""
     monkeypatch.setattr(
-        "lit_bert.graph.write_onnx", lambda network, path: shutil.copy(exported / EXACT, path)
+        "lit_bert.product.onnx.write_onnx", lambda network, path: shutil.copy(exported / EXACT, path)
     )
 
 
@@ -154,7 +155,7 @@ def test_the_temperature_is_in_every_file(exported, able, network, wanted):
 
 
 def test_evened_out_a_network_computes_the_same_and_stays_as_it_was(network):
-    from lit_bert.graph import Smooth, smoothed
+    from lit_bert.product.onnx import Smooth, smoothed
 
     before = {name: value.clone() for name, value in network.state_dict().items()}
     torch.manual_seed(0)
@@ -275,7 +276,7 @@ def test_a_card_that_cannot_be_drawn_loses_neither_folder_nor_proof(run, able, a
     def breaks(*_):
         raise RuntimeError("no card today\n")
 
-    monkeypatch.setattr("lit_bert.export.card", breaks)
+    monkeypatch.setattr("lit_bert.product.card.card", breaks)
     outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out", "--int8_loss=100")
     assert outcome.code == 0, outcome.err
     said = "the model card cannot be written as a whole (RuntimeError: no card today\\n); lit_bert.json has"
@@ -310,14 +311,14 @@ def changed_onnx(path, change):
 def test_an_8_bit_file_is_kept_where_the_rows_rule_out_that_it_loses_more(
     run, able, at_once, monkeypatch, exported, allowed, kept
 ):
-    from lit_bert import export
+    from lit_bert.product import proof
 
-    def measure(folder, name, rows, wanted, measure=export.measure):
+    def measure(folder, name, rows, wanted, measure=proof.measure):
         found = measure(folder, name, rows, wanted)
         # Two of a few rows change sides, one for the better: no points are lost, by the estimate.
         return replace(found, f1_change=Score(0.0, -0.08, 0.08)) if name == QUICK else found
 
-    monkeypatch.setattr(export, "measure", measure)
+    monkeypatch.setattr(proof, "measure", measure)
     outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out", f"--int8_loss={allowed}")
     assert outcome.code == 0, outcome.err
     assert f"\n{QUICK} loses 0.00 points of macro F1 [-8.00, 8.00]" in outcome.out
@@ -327,14 +328,14 @@ def test_an_8_bit_file_is_kept_where_the_rows_rule_out_that_it_loses_more(
 
 
 def test_an_8_bit_file_that_loses_too_much_is_left_out(run, able, at_once, monkeypatch, exported):
-    from lit_bert import graph
+    from lit_bert.product import onnx
 
-    def write_damaged(even, path, token_ids, write=graph.write_int8):
+    def write_damaged(even, path, token_ids, write=onnx.write_int8):
         # Eight bits cost a network as small as this one nothing, so its classifier is taken away.
         changed_onnx(even, np.zeros_like)
         write(even, path, token_ids)
 
-    monkeypatch.setattr(graph, "write_int8", write_damaged)
+    monkeypatch.setattr(onnx, "write_int8", write_damaged)
     outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out")
     assert outcome.code == 0, outcome.err
     lost = re.search(
@@ -364,7 +365,7 @@ def test_a_32_bit_file_that_is_not_the_checkpoint_keeps_nothing(run, able, expor
         shutil.copy(exported / EXACT, path)
         changed_onnx(path, change)
 
-    monkeypatch.setattr("lit_bert.graph.write_onnx", write_another)
+    monkeypatch.setattr("lit_bert.product.onnx.write_onnx", write_another)
     shutil.copytree(exported, "out")
     before = hashes("out")
     for target in ("out", "new"):
@@ -560,8 +561,8 @@ def test_names_of_files_in_a_checkpoint_are_never_written_to(refused, able, tmp_
 def test_graphs_of_other_activations_are_made_of_operators_that_are_taken(tiny_bert, activation):
     from transformers import BertConfig, BertForSequenceClassification
 
-    from lit_bert.graph import write_int8, write_onnx
-    from lit_bert.untrusted import check_onnx
+    from lit_bert.io.onnx_files import check_onnx
+    from lit_bert.product.onnx import write_int8, write_onnx
 
     config = BertConfig.from_pretrained(tiny_bert, hidden_act=activation, num_hidden_layers=1)
     write_onnx(BertForSequenceClassification(config), Path("model.onnx"))

@@ -11,13 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lit_bert import UserError, finite
-from lit_bert.attribution import Explainer
-from lit_bert.checkpoints import Checkpoint, SafeCheckpointIO, load
-from lit_bert.finite import first_not_finite, tensors_in
-from lit_bert.model import BertClassifier
-from lit_bert.predictions import Predictions
-from lit_bert.sources import Weights
+from lit_bert import UserError
+from lit_bert.evaluate.attribution import Explainer
+from lit_bert.evaluate.predictions import Predictions
+from lit_bert.model import loss_check
+from lit_bert.model.module import BertClassifier
+from lit_bert.model.pretrained import load_network
+from lit_bert.sources.checkpoint import Checkpoint, load
+from lit_bert.sources.finite import first_not_finite, tensors_in
+from lit_bert.sources.weights import Weights
+from lit_bert.train.checkpoint_io import SafeCheckpointIO
 
 BAD = [float("nan"), float("inf"), float("-inf")]
 ENCODER = "bert.encoder.layer.1.output.dense.weight"
@@ -103,7 +106,7 @@ def test_a_fit_ends_with_the_batch_whose_loss_is_not_finite(
     run, quick, seen, monkeypatch, hook, accumulate, queued
 ):
     if queued:  # as on a GPU, but for the event
-        monkeypatch.setattr(finite, "QUEUED", ("cpu",))
+        monkeypatch.setattr(loss_check, "QUEUED", ("cpu",))
     found = seen(hook)
     flags = [f"--trainer.accumulate_grad_batches={accumulate}", "--trainer.log_every_n_steps=1"]
     line = stopped(run("fit", *quick, *flags))
@@ -260,7 +263,7 @@ def test_a_folder_of_weights_that_are_not_finite_is_refused(tiny_bert, name):
     tensors[name.removeprefix("bert.")].view(-1)[0] = float("inf")
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match=rf"folder \(folder\) holds weights that are not finite .*{name}"):
-        Weights(str(folder), stand_in=None).load(["a", "b"])
+        load_network(Weights(str(folder), stand_in=None), ["a", "b"])
 
 
 def test_finite_weights_whose_answers_overflow_label_nothing(run, trained):

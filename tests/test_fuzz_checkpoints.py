@@ -25,7 +25,7 @@ from test_strangers import OLD_FORM
 from ugly import UGLY
 
 from lit_bert import BertClassifier, EmotionDataModule
-from lit_bert.checkpoints import Checkpoint
+from lit_bert.sources.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.fuzz
 

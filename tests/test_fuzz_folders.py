@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_bert import UserError, pretrained
-from lit_bert.escape import JOINERS
-from lit_bert.predictor import EXACT, QUICK, Predictor, facts, verify
-from lit_bert.sources import Weights
+from lit_bert import UserError
+from lit_bert.io.escape import JOINERS
+from lit_bert.model.pretrained import load_network
+from lit_bert.product.folder import EXACT, QUICK, facts, verify
+from lit_bert.product.predictor import Predictor
+from lit_bert.sources import architecture
+from lit_bert.sources.weights import Weights
 
 TEXTS = ["i am so happy today", "sad", "", "the dog is mad but glad " * 30]
 SECONDS = 20  # that one folder may take; a thousandth of it is usual
@@ -147,7 +150,7 @@ def test_an_edited_export_gives_the_same_answers_or_one_line(
 @pytest.fixture(scope="module")
 def values(tiny_bert):
     weights = Weights(str(tiny_bert))
-    return weights.load(["no", "yes"]).state_dict(), weights.tokenizer(16).to_str()
+    return load_network(weights, ["no", "yes"]).state_dict(), weights.tokenizer(16).to_str()
 
 
 @pytest.mark.fuzz
@@ -156,12 +159,12 @@ def test_an_edited_folder_of_weights_is_a_whole_network_or_one_line(
     tiny_bert, values, tmp_path_factory, capfd, data
 ):
     folder = shutil.copytree(tiny_bert, tmp_path_factory.mktemp("fuzz") / "bert")
-    pretrained._said.clear()
+    architecture._said.clear()
     try:
         name = edit(data, folder, sorted(path.name for path in folder.iterdir()))
         with limited():
             weights = Weights(str(folder), stand_in=None)
-            network = one_line(lambda: weights.load(["no", "yes"]))
+            network = one_line(lambda: load_network(weights, ["no", "yes"]))
             tokenizer = one_line(lambda: weights.tokenizer(16))
             if tokenizer is not None:
                 for each in tokenizer.encode_batch(TEXTS):

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 pytest.importorskip("litserve")
 from serving import JSON, Answer, Running, alive, error_of, servers
 
-from lit_bert import openapi
-from lit_bert.predictor import Predictor
+from lit_bert.product import openapi
+from lit_bert.product.predictor import Predictor
 
 BYTES, TEXTS, CHARACTERS = 3000, 8, 200
 HEAD_SECONDS = 0.3  # for a head to arrive; many never do

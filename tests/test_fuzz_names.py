@@ -132,7 +132,8 @@ def test_names_come_out_as_they_went_in(
 ) -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     pytest.importorskip("onnxruntime")
-    from lit_bert.predictor import EXACT, QUICK, Predictor, facts
+    from lit_bert.product.folder import EXACT, QUICK, facts
+    from lit_bert.product.predictor import Predictor
 
     place = tmp_path / "example"
     shutil.rmtree(place, ignore_errors=True)
@@ -214,7 +215,7 @@ def check_scores(
     record: dict[str, Any], rows: list[tuple[str, str]], names: list[str], file: Path, metrics: Any
 ) -> list[str]:
     """Compares scores with those of scikit-learn. Returns the predicted label of each row."""
-    from lit_bert.predictions import Predictions
+    from lit_bert.evaluate.predictions import Predictions
 
     predictions = Predictions.read(file)
     assert predictions.class_names == names

@@ -15,17 +15,10 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from lit_bert import UserError
-from lit_bert.tables import (
-    WRITABLE,
-    BadRow,
-    CellError,
-    RowWriter,
-    column_names,
-    label_of,
-    quoting_of,
-    read_rows,
-    text_of,
-)
+from lit_bert.data.cells import BadRow, CellError, label_of, text_of
+from lit_bert.data.delimited import quoting_of
+from lit_bert.data.rows import column_names, read_rows
+from lit_bert.data.writer import WRITABLE, RowWriter
 
 pytestmark = pytest.mark.fuzz
 

@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification
 
 from lit_bert import UserError
-from lit_bert.checkpoints import load
-from lit_bert.encoder import CpuBert
-from lit_bert.model import BertClassifier, moved
-from lit_bert.optimizer import DeferredAdamW
-from lit_bert.sources import Weights
+from lit_bert.model.bert import CpuBert
+from lit_bert.model.module import BertClassifier, moved
+from lit_bert.model.optimizer import DeferredAdamW
+from lit_bert.sources.checkpoint import load
+from lit_bert.sources.weights import Weights
 
 NAMES = ["anger", "joy", "sadness"]
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_bert import optimizer as room
-from lit_bert.optimizer import AVERAGED_STEPS, DeferredAdamW, WeightAverage
+from lit_bert.model import optimizer as room
+from lit_bert.model.average import AVERAGED_STEPS, WeightAverage
+from lit_bert.model.optimizer import DeferredAdamW
 
 ROWS, SIZE = 60, 8
 

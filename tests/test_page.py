@@ -18,8 +18,8 @@ import pytest
 from conftest import WORDS, list_files
 from ugly import UGLY
 
-from lit_bert.escape import line
-from lit_bert.predictor import Predictor
+from lit_bert.io.escape import line
+from lit_bert.product.predictor import Predictor
 
 CHROMIUM = shutil.which("chromium")
 sync_api = pytest.importorskip("playwright.sync_api", reason="the tests of the page need playwright")

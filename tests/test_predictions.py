@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from lit_bert import UserError
-from lit_bert.predictions import Predictions
+from lit_bert.evaluate.predictions import Predictions
 
 NAMES = ["joy", "not so joyful", "probability_of_rain", "probability_", "label", 'a,b\n"c" ñ']
 TEXTS = [

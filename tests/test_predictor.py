@@ -18,7 +18,8 @@ from conftest import CLASSES, WORDS, texts_of
 
 import lit_bert
 from lit_bert import UserError
-from lit_bert.predictor import CARD, EXACT, FACTS, QUICK, Predictor, facts, verify
+from lit_bert.product.folder import CARD, EXACT, FACTS, QUICK, facts, verify
+from lit_bert.product.predictor import Predictor
 
 ROOT = Path(lit_bert.__file__).parent.parent
 HEAVY = ("torch", "transformers", "lightning", "litserve", "pandas", "pyarrow")

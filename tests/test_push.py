@@ -17,7 +17,8 @@ import pytest
 from hub import Hub
 
 import lit_bert
-from lit_bert.predictor import EXACT, Predictor, verify
+from lit_bert.product.folder import EXACT, verify
+from lit_bert.product.predictor import Predictor
 
 NAME = "owner/tiny-classifier"
 TEXTS = ["i am so happy", "this is sad and down", "it was angry today", "the rain", ""]
@@ -42,10 +43,10 @@ def pushing(ckpt_path: str, exact: str, *texts: str) -> dict[str, Any]:
     assert "huggingface_hub" not in sys.modules  # reads the environment when it is imported
     with Hub({}, {}) as hub:
         os.environ["HF_ENDPOINT"] = hub.endpoint
-        from lit_bert import graph
+        from lit_bert.product import onnx
 
         # The 32-bit file is written once a session; this is the same.
-        graph.write_onnx = lambda network, path: shutil.copy(exact, path)  # type: ignore[assignment]
+        onnx.write_onnx = lambda network, path: shutil.copy(exact, path)  # type: ignore[assignment]
         export = ["export", f"--ckpt_path={ckpt_path}", "--int8_loss=100"]
         answer: dict[str, Any] = {"kept to oneself": call(*export, "--to=alone"), "asked": list(hub.requests)}
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 from conftest import texts_of, write_csv
 
-from lit_bert import UserError, report, scores
+from lit_bert import UserError
 from lit_bert.__main__ import main
-from lit_bert.predictions import Predictions
+from lit_bert.evaluate import compare, report, scores
+from lit_bert.evaluate.predictions import Predictions
 
 torch.set_num_threads(1)  # threads that share busy cores wait for each other: a fit takes 30 s, not 1
 
@@ -65,7 +66,7 @@ def test_two_runs_are_compared_by_hand(run):
         )
     both = [np.mean(each) for each in zip(*f1.values(), strict=True)]
     assert numbers(outcome.out, "macro F1")[:3] == pytest.approx([*both, both[1] - both[0]], abs=5e-5)
-    found = scores.compare(FIRST.probs, SECOND.probs, LABELS).differences
+    found = compare.compare(FIRST.probs, SECOND.probs, LABELS).differences
     for start, score in found.main.items():
         assert numbers(outcome.out, start)[2:] == pytest.approx(list(score), abs=5e-5)
     # Rows 4, 5 and 6 are right by the second alone, row 2 by the first: 2 · (1 + 4) / 2^4.

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from lit_bert.model import BertClassifier
-from lit_bert.runs import next_folder
+from lit_bert.model.module import BertClassifier
+from lit_bert.train.runs import next_folder
 
 EPOCHS, BATCHES = 3, 8  # of the corpus of 60 rows in batches of 8
 EVERY_STEP = [

@@ -21,23 +21,20 @@ from lightning.pytorch import Trainer
 from pyarrow import parquet
 from ugly import UGLY
 
-from lit_bert import UserError, cli, escape
-from lit_bert.callbacks import PredictionWriter, prediction_columns
-from lit_bert.data import EmotionDataModule, RowCounts, Skipped
-from lit_bert.model import BertClassifier
-from lit_bert.predictions import Predictions
-from lit_bert.sources import Weights, find_corpus
-from lit_bert.tables import (
-    BadRow,
-    CellError,
-    Numbered,
-    RowWriter,
-    column_names,
-    label_of,
-    quoting_of,
-    read_rows,
-    text_of,
-)
+from lit_bert import UserError
+from lit_bert.data.cells import BadRow, CellError, Numbered, label_of, text_of
+from lit_bert.data.corpus import find_corpus
+from lit_bert.data.counts import RowCounts, Skipped
+from lit_bert.data.delimited import quoting_of
+from lit_bert.data.module import EmotionDataModule
+from lit_bert.data.rows import column_names, read_rows
+from lit_bert.data.writer import RowWriter
+from lit_bert.evaluate.labelling import PredictionWriter, prediction_columns
+from lit_bert.evaluate.predictions import Predictions
+from lit_bert.io import escape
+from lit_bert.model.module import BertClassifier
+from lit_bert.sources.weights import Weights
+from lit_bert.verbs import fit
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 FORMS = (*TABLES, ".ndjson")
@@ -430,7 +427,7 @@ def json_lines(text):
 
 
 def test_rows_without_an_answer_stand_in_their_place_across_windows(run, able, monkeypatch):
-    monkeypatch.setattr("lit_bert.data.PREDICT_ROWS", 3)
+    monkeypatch.setattr("lit_bert.data.batches.PREDICT_ROWS", 3)
     texts = [
         "",
         "happy",
@@ -904,5 +901,5 @@ def test_a_model_is_scored_on_codes_only_once_their_order_is_given(run, refused,
     ],
 )
 def test_label_names_on_the_command_line_mean_what_stands_there(quick, text, names):
-    given = cli._settings([*quick, f"--data.label_names={text}"])["data"]["label_names"]
+    given = fit._settings([*quick, f"--data.label_names={text}"])["data"]["label_names"]
     assert EmotionDataModule("sample", label_names=given).hparams.label_names == names

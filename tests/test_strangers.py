@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 import torch
 
-from lit_bert import BertClassifier, EmotionDataModule, UserError, schema
-from lit_bert.checkpoints import Checkpoint, SafeCheckpointIO, load
+from lit_bert import BertClassifier, EmotionDataModule, UserError
+from lit_bert.sources import schema
+from lit_bert.sources.checkpoint import Checkpoint, load
+from lit_bert.train.checkpoint_io import SafeCheckpointIO
 
 SECRET = "a-secret-that-nobody-may-see"
 Crafted = Callable[..., Path]
@@ -457,12 +459,12 @@ def test_all_settings_of_the_trainer_are_known(trained):
 
     from lightning.pytorch import Trainer
 
-    from lit_bert import checkpoints
+    from lit_bert.sources import settings
 
     known = {
         *schema.TrainerSettings.model_fields,
-        *checkpoints._COMPOSED["trainer"],
-        *checkpoints._NOT_STORED["trainer"],
+        *settings._COMPOSED["trainer"],
+        *settings._NOT_STORED["trainer"],
     }
     assert set(inspect.signature(Trainer.__init__).parameters) - {"self"} <= known
     assert Checkpoint.open(trained / "last.ckpt").content["config"]["composition"]

@@ -16,7 +16,9 @@ import pytest
 from pyarrow import parquet
 
 from lit_bert import UserError
-from lit_bert.tables import PARQUET_ROWS, BadRow, Numbered, RowWriter, class_names, read_rows, text_problem
+from lit_bert.data.cells import BadRow, Numbered, text_problem
+from lit_bert.data.rows import PARQUET_ROWS, class_names, read_rows
+from lit_bert.data.writer import RowWriter
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 TEXT_FORMATS = (".csv", ".tsv", ".jsonl", ".txt")

@@ -15,7 +15,8 @@ import pytest
 from conftest import WORDS
 
 import lit_bert
-from lit_bert import UserError, untrusted
+from lit_bert import UserError
+from lit_bert.io import onnx_files, safetensors_files, tokenizers, untrusted
 
 ROOT = Path(lit_bert.__file__).parent.parent
 GIGABYTE = 1 << 30
@@ -176,7 +177,7 @@ def content(tiny_bert):
 
 def refused(content, says):
     with pytest.raises(UserError, match=rf"^tokenizer\.json .*{says}") as said:
-        untrusted.tokenizer(json.dumps(content), "tokenizer.json")
+        tokenizers.tokenizer(json.dumps(content), "tokenizer.json")
     assert len(str(said.value).splitlines()) == 1
     assert len(str(said.value)) < 600
 
@@ -290,7 +291,7 @@ def test_a_template_that_does_not_fit_itself_is_refused(content, change, capfd):
 
 def test_ids_beyond_the_embeddings_are_refused_wherever_they_come_from(content):
     text, size = json.dumps(content), len(content["model"]["vocab"])
-    assert untrusted.tokenizer(text, "tokenizer.json", size).get_vocab_size() == size
+    assert tokenizers.tokenizer(text, "tokenizer.json", size).get_vocab_size() == size
     added = {"id": size, "content": "[NEW]", "single_word": False, "lstrip": False, "rstrip": False}
     added |= {"normalized": False, "special": True}
     more = {**content, "added_tokens": [*content["added_tokens"], added]}
@@ -299,7 +300,7 @@ def test_ids_beyond_the_embeddings_are_refused_wherever_they_come_from(content):
     shifted = {**content, "model": {**content["model"], "vocab": {**content["model"]["vocab"], "dog": size}}}
     for each, largest in ((more, size), (template, size + 5), (shifted, size)):
         with pytest.raises(UserError, match=rf"ids up to {largest:,}; the model knows {size:,} tokens"):
-            untrusted.tokenizer(json.dumps(each), "tokenizer.json", size)
+            tokenizers.tokenizer(json.dumps(each), "tokenizer.json", size)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +312,7 @@ def test_ids_beyond_the_embeddings_are_refused_wherever_they_come_from(content):
 )
 def test_stock_tokenizers_are_taken(content, model):
     kept = {key: value for key, value in content["model"].items() if key != "type"}
-    found = untrusted.tokenizer(json.dumps({**content, "model": {**kept, **model}}), "tokenizer.json")
+    found = tokenizers.tokenizer(json.dumps({**content, "model": {**kept, **model}}), "tokenizer.json")
     assert found.encode("happy dog").tokens == ["[CLS]", "happy", "dog", "[SEP]"]
 
 
@@ -345,7 +346,7 @@ VALUE = 1 << 31
 def test_a_sentencepiece_tokenizer_with_its_stock_expression_is_taken():
     # The root leads to the units of the bytes; that of "c" says that "b", the text at 2, replaces it.
     table = charsmap({ord("c"): LEAF | ord("c") | ((ord("c") ^ 200) << 10), 200: VALUE | 2}, b"\0\0b\0")
-    assert untrusted.tokenizer(json.dumps(unigram(table)), "x").encode("a  c").ids == [1, 2]
+    assert tokenizers.tokenizer(json.dumps(unigram(table)), "x").encode("a  c").ids == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -367,9 +368,9 @@ def test_a_table_of_replacements_that_leads_elsewhere_or_grows_is_refused(table,
 
 
 def test_a_long_word_and_a_long_text_take_no_more_than_their_share_of_time(content):
-    found = untrusted.tokenizer(json.dumps(content), "tokenizer.json")
+    found = tokenizers.tokenizer(json.dumps(content), "tokenizer.json")
     start = time.monotonic()
-    untrusted.encode(found, ["a" * 200_000, " ".join(WORDS * 2000)])
+    tokenizers.encode(found, ["a" * 200_000, " ".join(WORDS * 2000)])
     assert time.monotonic() - start < 10
 
 
@@ -421,7 +422,7 @@ def test_a_crafted_header_is_refused(case):
     content, says = CRAFTED[case]
     Path("model.safetensors").write_bytes(content)
     with pytest.raises(UserError, match=says) as said:
-        untrusted.check_safetensors(Path("model.safetensors"))
+        safetensors_files.check_safetensors(Path("model.safetensors"))
     assert len(str(said.value).splitlines()) == 1
 
 
@@ -446,7 +447,7 @@ def test_a_good_file_says_what_is_in_it():
     from safetensors.numpy import save_file
 
     save_file({"a": np.zeros((2, 3), np.float32), "b": np.zeros((), np.int64)}, "model.safetensors")
-    found = untrusted.check_safetensors(Path("model.safetensors"))
+    found = safetensors_files.check_safetensors(Path("model.safetensors"))
     assert found == {"a": ("F32", (2, 3)), "b": ("I64", ())}
 
 
@@ -520,7 +521,7 @@ def test_a_crafted_graph_is_refused(case):
     make, says = ONNX_CASES[case]
     Path("model.onnx").write_bytes(make().SerializeToString())
     with pytest.raises(UserError, match=says) as said:
-        untrusted.check_onnx(Path("model.onnx"))
+        onnx_files.check_onnx(Path("model.onnx"))
     assert len(str(said.value).splitlines()) == 1
 
 
@@ -530,9 +531,9 @@ def test_a_crafted_graph_is_refused(case):
 def test_what_is_no_protobuf_is_refused(content):
     Path("model.onnx").write_bytes(content)
     with pytest.raises(UserError, match=r"is no whole ONNX file|holds no graph"):
-        untrusted.check_onnx(Path("model.onnx"))
+        onnx_files.check_onnx(Path("model.onnx"))
 
 
 def test_both_files_of_an_export_pass(exported):
     for name in ("model.onnx", "model.int8.onnx"):
-        untrusted.check_onnx(exported / name)
+        onnx_files.check_onnx(exported / name)

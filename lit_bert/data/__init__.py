@@ -1,0 +1,1 @@
+"""Labelled text: from rows in files to batches of token ids."""

@@ -1,0 +1,123 @@
+"""Token ids to batches: order, padding, and the rest of an epoch that was interrupted."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, Sampler
+
+from lit_bert.data.cache import chunked
+from lit_bert.data.cells import Numbered, text_of
+from lit_bert.io import tokenizers
+
+GROUP_BATCHES = 50  # batches sorted by length together in training
+PREDICT_ROWS = 4096  # rows tokenized and sorted by length together in prediction
+
+Batch = dict[str, Any]
+
+
+def collate(items: list[dict[str, Any]], pad_token_id: int = 0) -> Batch:
+    """Pads to the longest text of the batch.
+
+    Returns:
+        `input_ids` and `attention_mask`: int64 (B, T), right-padded; every other key of the items: int64
+        (B,).
+    """
+    lengths = np.array([len(item["input_ids"]) for item in items])
+    mask = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
+    input_ids = np.full(mask.shape, pad_token_id, dtype=np.int64)
+    input_ids[mask] = np.concatenate([item["input_ids"] for item in items])
+    batch = {
+        "input_ids": torch.from_numpy(input_ids),
+        "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+    }
+    for key in items[0].keys() - {"input_ids"}:
+        batch[key] = torch.from_numpy(np.array([item[key] for item in items], dtype=np.int64))
+    return batch
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """Every index once per epoch; each batch holds texts of like length, and batches come in random order.
+
+    Indices are shuffled, cut into groups of `GROUP_BATCHES` batches and sorted by length within each; the
+    batches are then shuffled. The order depends on (seed, epoch) alone. A short last batch stays last.
+
+    Args:
+        lengths: tokens of each text, int (N,).
+        batch_size: texts per batch over all devices.
+        seed: with the epoch, the one source of randomness.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int = 0) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = np.random.default_rng((self.seed, self.epoch))
+        order = generator.permutation(len(self.lengths))
+        size = GROUP_BATCHES * self.batch_size
+        for start in range(0, len(order), size):
+            group = order[start : start + size]
+            order[start : start + size] = group[np.argsort(-self.lengths[group], kind="stable")]
+        whole = len(order) // self.batch_size * self.batch_size
+        batches = order[:whole].reshape(-1, self.batch_size)
+        for index in generator.permutation(len(batches)):
+            yield from batches[index].tolist()  # all at once they would take 40 bytes a row
+        yield from order[whole:].tolist()
+
+
+class PredictionBatches(IterableDataset):
+    """Ready batches from a stream of rows, tokenized and sorted by length in windows of `PREDICT_ROWS`.
+
+    A batch has `input_ids` and `attention_mask` (B, T), `numbered` (the rows, in the batch's order),
+    `truncated` (how many of its texts were cut) and `window`, which grows by one as soon as every row of the
+    last is out.
+    """
+
+    def __init__(
+        self, rows: Iterable[Numbered], column: str, tokenizer: Any, batch_size: int, pad_token_id: int
+    ) -> None:
+        self.rows, self.column, self.tokenizer = rows, column, tokenizer
+        self.batch_size, self.pad_token_id = batch_size, pad_token_id
+
+    def __iter__(self) -> Iterator[Batch]:
+        for window, rows in enumerate(chunked(self.rows, PREDICT_ROWS)):
+            encodings = tokenizers.encode(
+                self.tokenizer, [text_of(each.row[self.column]) or "" for each in rows]
+            )
+            order = sorted(range(len(rows)), key=lambda index: -len(encodings[index].ids))
+            for some in chunked(order, self.batch_size):
+                batch = collate([{"input_ids": encodings[index].ids} for index in some], self.pad_token_id)
+                yield {
+                    **batch,
+                    "numbered": [rows[index] for index in some],
+                    "truncated": sum(bool(encodings[index].overflowing) for index in some),
+                    "window": window,
+                }
+
+
+class TrainingLoader(DataLoader):
+    """A DataLoader whose first epoch can go on where an earlier process left it.
+
+    Lightning's way, loaders with a state, does not load it where the number of steps was asked for before:
+    https://github.com/Lightning-AI/pytorch-lightning/issues/20550
+
+    Attributes:
+        skip: batches of the first epoch that are not handed out.
+    """
+
+    skip = 0
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # a plain iterator is one
+        skip, self.skip = self.skip, 0
+        yield from itertools.islice(super().__iter__(), skip, None)

@@ -1,0 +1,201 @@
+"""Tokens on disk: each split tokenized once into an Arrow file, and memory-mapped from then on.
+
+The folder of a file is named by everything that changes what is in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from torch.utils.data import Dataset
+
+from lit_bert import UserError
+from lit_bert.data.counts import Skipped
+
+
+def cache_root() -> Path:
+    """Where tokenized text is kept: $LIT_BERT_CACHE, else lit_bert below the user's cache folder."""
+    given = os.environ.get("LIT_BERT_CACHE")
+    return Path(given or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lit_bert").expanduser()
+
+
+CACHE_FORMAT = 3  # part of every cache key: raise it when what is written changes
+TOKENIZE_ROWS = 1000  # rows tokenized, and held, at a time
+
+
+class TokenizedRows(Dataset):
+    """Rows of one tokenized split, read from a memory-mapped Arrow file without copies.
+
+    Memory grows with the rows, by less than 100 bytes each, and not with the length of the texts.
+
+    Attributes:
+        key: name of the file's folder, which changes with what is in it.
+        skipped: rows of the split that could not be used, by reason; {} for a view.
+        rows: int64 (N,), the rows that this view shows, in its order, by their numbers in the split from 0;
+            skipped rows have numbers too. A split of several files is counted through.
+        labels: int64 (N,), class indices.
+        lengths: int64 (N,), tokens of each text, special ones included.
+        hashes: uint64 (N,), `text_hash` of each text; read from the file each time, as `truncated` is.
+        truncated: bool (N,), whether the text was cut.
+    """
+
+    def __init__(self, file: Path) -> None:
+        import datasets
+
+        self.key = file.parent.name
+        self._table = datasets.Dataset.from_file(str(file))
+        chunks = self._table.data.column("input_ids").chunks
+        self._values = [chunk.values.to_numpy() for chunk in chunks]
+        offsets = [chunk.offsets.to_numpy() for chunk in chunks]
+        self._starts = np.concatenate([each[:-1] for each in offsets])
+        self._lengths = np.concatenate([np.diff(each) for each in offsets])
+        sizes = [len(each) for each in chunks]
+        self._chunk = np.repeat(np.arange(len(chunks), dtype=np.int32), sizes)
+        self._first_rows = np.cumsum([0, *sizes])  # of each chunk
+        self._labels = self._table.data.column("labels").to_numpy()
+        self._numbers = self._table.data.column("row").to_numpy()  # ascending
+        self._indices = np.arange(len(self._starts))  # of the Arrow file's rows
+        self.skipped: dict[str, Skipped] = {}
+
+    def view(self, indices: np.ndarray) -> TokenizedRows:
+        """The same file, showing only those rows of this view, in that order."""
+        other = object.__new__(TokenizedRows)
+        other.__dict__.update(self.__dict__, _indices=self._indices[indices], skipped={})
+        return other
+
+    @property
+    def rows(self) -> np.ndarray:
+        return self._numbers[self._indices]
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._labels[self._indices]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self._lengths[self._indices].astype(np.int64)
+
+    @property
+    def hashes(self) -> np.ndarray:
+        return self._column("hash")
+
+    @property
+    def truncated(self) -> np.ndarray:
+        return self._column("truncated")
+
+    def _column(self, name: str) -> np.ndarray:
+        return self._table.data.column(name).to_numpy()[self._indices]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the file and with the rows of it that this view shows."""
+        digest = hashlib.sha256(self.key.encode())
+        digest.update(np.ascontiguousarray(self._indices).data)
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        place = self._indices[index]
+        start = self._starts[place]
+        input_ids = self._values[self._chunk[place]][start : start + self._lengths[place]]
+        return {"input_ids": input_ids, "labels": self._labels[place], "rows": self._numbers[place]}
+
+    def texts(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+        """The texts of rows, given by their numbers in the split, as they were before tokenizing."""
+        # One by one: `take` would first copy the whole column, since it has several chunks.
+        chunks, chunk_of, first = self._table.data.column("text").chunks, self._chunk, self._first_rows
+        places = self._numbers.searchsorted(np.asarray(rows, dtype=np.int64))
+        return [chunks[chunk_of[place]][place - first[chunk_of[place]]].as_py() for place in places]
+
+    def all_texts(self) -> Iterator[str]:
+        """The texts of this view, read piece by piece."""
+        for start in range(0, len(self), TOKENIZE_ROWS):
+            yield from self.texts(self.rows[start : start + TOKENIZE_ROWS])
+
+    def found_in(self, texts: Iterable[str]) -> np.ndarray:
+        """Indices of the rows of this view whose text is one of `texts`, int64, ascending."""
+        hashes = self.hashes
+        order = hashes.argsort()
+        hashes = hashes[order]
+        found: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
+        done: set[str] = set()  # a text may come a million times
+        for some in chunked(texts, TOKENIZE_ROWS):
+            wanted = np.array([text_hash(text) for text in some], dtype=np.uint64)
+            starts, ends = hashes.searchsorted(wanted), hashes.searchsorted(wanted, "right")
+            for index in np.flatnonzero(starts < ends):
+                if (text := some[index]) not in done:
+                    done.add(text)
+                    like = order[starts[index] : ends[index]]
+                    same = [other == text for other in self.texts(self.rows[like])]
+                    found.append(like[np.array(same)])
+        return np.unique(np.concatenate(found))
+
+
+def text_hash(text: str) -> int:
+    """64 bits of a text, the same in every process. Equal ones have to be compared: they may collide."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def chunked(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    chunk = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def cache_key(parts: tuple[Any, ...]) -> str:
+    """A name for what depends on `parts`, and on how this version writes it."""
+    return hashlib.sha256(json.dumps([CACHE_FORMAT, *parts]).encode()).hexdigest()[:32]
+
+
+def remembered(file: Path, find: Callable[[], Any]) -> Any:
+    """Plain values that are the same for the same text, found once."""
+    if not file.is_file():
+        found = json.dumps(find())
+        write_atomically(file, lambda partial: partial.write_text(found, encoding="utf-8"))
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def write_atomically(final: Path, write: Callable[[Path], Any]) -> None:
+    """Lets `write` make a file or folder beside `final`, then renames it; whoever comes first wins.
+
+    The lock only saves work: file systems that ignore locks still get whole results.
+    """
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(FileLock(f"{final}.lock"))
+            if final.exists():
+                return
+            partial = final.with_name(f".{final.name}.{os.getpid()}")
+            try:
+                shutil.rmtree(partial, ignore_errors=True)
+                write(partial)
+                try:
+                    partial.rename(final)
+                except OSError:
+                    if not final.exists():
+                        raise
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the token cache {final.parent}: {error.strerror or error}. Make room, or choose "
+            "another folder with the environment variable LIT_BERT_CACHE."
+        ) from error

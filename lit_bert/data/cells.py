@@ -1,0 +1,172 @@
+"""A row of a file, its place, and what its cells are as a text and as a label.
+
+One rule says what a cell of a typed file (Parquet, Arrow, JSON) is, and refuses the rest: `text_of` and
+`label_of`.
+"""
+
+from __future__ import annotations
+
+import decimal
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lit_bert import UserError
+from lit_bert.io import escape
+
+Row = dict[str, Any]
+EXACT_FLOAT = 2**53  # from here on floats skip whole numbers
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be read, and why."""
+
+    problem: str
+
+
+class Numbered(NamedTuple):
+    """A row and its place in its file.
+
+    `number` counts data rows from 1, `line` is 0 where there are no lines, and `file` is named where the rows
+    come from several.
+    """
+
+    number: int
+    line: int
+    row: Row | BadRow
+    file: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where the row stands, as a person would look for it."""
+        place = f"row {self.number}" + (f" (line {self.line})" if self.line else "")
+        return f"{place} of {escape.line(self.file)}" if self.file else place
+
+
+def text_problem(text: str, escaped: bool = False) -> str | None:
+    """What keeps `text` from being UTF-8, or None.
+
+    Files are decoded with `surrogateescape`, so that one bad byte costs one row: it shows as a lone
+    surrogate.
+    """
+    if text.isascii():
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        if 0xDC80 <= code <= 0xDCFF and not escaped:
+            return f"byte 0x{code - 0xDC00:02x} at character {error.start + 1} is not UTF-8"
+        return f"half of a surrogate pair (U+{code:04X}) at character {error.start + 1}"
+    return None
+
+
+# --- cells ---
+
+
+class CellError(ValueError):
+    """A cell that is no text, or no label; the message says what it is."""
+
+
+def text_of(value: Any) -> str | None:
+    """The text in a cell, or None where it has none: null, NaN, empty or white space only.
+
+    A string is taken as it is, a whole number as its decimal digits.
+
+    Raises:
+        CellError: it is anything else: a fraction, a boolean, a date, bytes, a list, a nested value.
+    """
+    if _is_missing(value):
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _digits(value)
+    raise CellError(_kind(value))
+
+
+def label_of(value: Any) -> str | None:
+    """The name of the class in a cell, or None where it has none: null, NaN, empty or white space only.
+
+    A string loses the white space around it. A whole number, also one stored as a float or decimal, is its
+    decimal digits (-0.0 is `0`); another finite number has the fewest digits that mean it; a boolean is
+    `true` or `false`.
+
+    Raises:
+        CellError: it is anything else, an infinite number, or a float beyond 2**53, where several whole
+            numbers are one float.
+    """
+    if _is_missing(value):
+        return None
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return _digits(value)
+    if isinstance(value, float) and abs(value) < EXACT_FLOAT:
+        return str(int(value)) if value.is_integer() else repr(value)
+    if isinstance(value, decimal.Decimal) and value.is_finite() and abs(value.adjusted()) < 100:
+        return str(int(value)) if value == value.to_integral_value() else f"{value.normalize():f}"
+    raise CellError(_kind(value))
+
+
+def _is_missing(value: Any) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    if isinstance(value, decimal.Decimal):
+        return value.is_nan()
+    return value is None or (not isinstance(value, bytes | list | dict) and bool(value != value))  # NaN, NaT
+
+
+def _digits(value: int) -> str:
+    try:
+        return str(value)
+    except ValueError:  # Python's own limit, 4,300 digits
+        raise CellError("a whole number of thousands of digits") from None
+
+
+def _kind(value: Any) -> str:
+    name = {dict: "nested value", tuple: "list", bool: "boolean"}.get(type(value), type(value).__name__)
+    return f"a value of type {name} ({escape.line(repr(value), 60)})"
+
+
+# --- columns ---
+
+
+def missing_column(column: str, columns: Iterable[str], flag: str, where: str) -> UserError:
+    """What to say where a column is not there, but perhaps one that differs in blanks or case alone."""
+    columns = list(columns)
+    near = near_column(column, columns)
+    shown = escape.line(column, 100)
+    if near is not None:
+        other = escape.line(near, 100)
+        return UserError(
+            f"{where} has no column '{shown}', but a column '{other}', which differs in blanks or case. "
+            f"Name it, as in --data.{flag} '{other}', or rename it."
+        )
+    there = ", ".join(escape.line(name, 100) for name in columns[:50]) + (", …" if len(columns) > 50 else "")
+    has = f"it has {there}" if columns else "it has none"
+    return UserError(f"{where} has no column '{shown}'; {has}. Name the right one with --data.{flag}.")
+
+
+def near_column(column: str, columns: Iterable[str]) -> str | None:
+    """The first of `columns` that differs from `column` in blanks, case or Unicode form alone."""
+
+    def folded(name: str) -> str:
+        return "".join(unicodedata.normalize("NFKC", name).casefold().split()).strip("\ufeff")
+
+    wanted = folded(column)
+    return next((name for name in columns if name != column and folded(name) == wanted), None)
+
+
+def refuse_repeated_columns(columns: Sequence[str], path: Path) -> None:
+    if len(set(columns)) < len(columns):
+        name = next(name for name in columns if columns.count(name) > 1)
+        raise UserError(
+            f"{path} has {columns.count(name)} columns named '{escape.line(name, 100)}'; rename all but one "
+            "of them."
+        )

@@ -1,0 +1,255 @@
+"""One pass over a split: its rows with a text and a label, and the class index of each label."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lit_bert import UserError
+from lit_bert.data.cells import BadRow, CellError, Numbered, label_of, missing_column, near_column, text_of
+from lit_bert.data.corpus import Corpus
+from lit_bert.data.counts import Skipped
+from lit_bert.io import escape
+
+NO_TEXT, NO_LABEL = "without a text", "without a label"  # why a row is skipped
+FIRST_SKIPPED = 10  # rows skipped for one reason whose numbers are kept
+SHOWN_LABELS = 20  # of a list in a message
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """Which columns of a row are read, and how.
+
+    Attributes:
+        text_column: column with the text.
+        label_column: column with the label.
+        missing: what to do with rows that have no text or no label: `skip` or `refuse` them.
+        label_names: class names in the order of the codes 0, 1, 2, … where the user gave one.
+    """
+
+    text_column: str
+    label_column: str
+    missing: str
+    label_names: list[str] | None
+
+    def column_of(self, reason: str) -> str:
+        """The column for whose sake a row is skipped, in a message."""
+        return escape.line(self.text_column if reason == NO_TEXT else self.label_column, 100)
+
+
+def class_names_of(corpus: Corpus, split: str, label_column: str) -> list[str]:
+    """The names in a ClassLabel column, in the order of their codes; [] where it is none."""
+    return [name.strip() for name in corpus.class_names(label_column, split) or ()]
+
+
+def refused_row(place: str, reason: str, corpus: Corpus, settings: RowSettings) -> UserError:
+    """What to say of a row without a text or a label where such rows are refused."""
+    return UserError(
+        f"{place} of {corpus.source.name} is {reason} (column '{settings.column_of(reason)}'), and "
+        "data.missing is refuse. Mend or remove the row, or skip such rows with --data.missing skip."
+    )
+
+
+class SplitReader:
+    """One pass over a split: its rows with a text and a label, and how many were skipped.
+
+    Iterating gives, for each row that can be used, its number in the split from 0 with the row itself, its
+    text, and its label as `cells.label_of` has it (or its code in a ClassLabel column).
+
+    Args:
+        corpus: whose split to read.
+        split: its name.
+        settings: which columns to read.
+        labelled: whether the label is needed; else it is not looked at, and "" given.
+
+    Attributes:
+        read: rows so far.
+        skipped: those of them that were, by reason.
+    """
+
+    def __init__(self, corpus: Corpus, split: str, settings: RowSettings, labelled: bool = True) -> None:
+        self.corpus, self.split, self.settings, self.labelled = corpus, split, settings, labelled
+        self.read = 0
+        self.skipped: dict[str, Skipped] = {}
+        self._is_code = labelled and bool(class_names_of(corpus, split, settings.label_column))
+        self._spellings: dict[str, str] = {}  # of a label without the white space around it: one with it
+        self._joined: dict[str, tuple[str, str]] = {}
+
+    def __iter__(self) -> Iterator[tuple[tuple[int, Numbered], str, str]]:
+        settings = self.settings
+        wanted = [settings.text_column, *([settings.label_column] if self.labelled else [])]
+        unseen, columns = set(wanted), dict[str, None]()
+        for index, numbered in enumerate(self.corpus.splits[self.split]()):
+            self.read += 1
+            row = numbered.row
+            if isinstance(row, BadRow):
+                raise UserError(
+                    f"{self._place(numbered)}: {row.problem}. Mend or remove the row and run again."
+                )
+            if unseen:
+                columns.update(dict.fromkeys(row))
+                unseen -= row.keys()
+            for column in wanted:
+                if column not in row and near_column(column, row) is not None:
+                    raise missing_column(column, row, self._flag(column), self._place(numbered))
+            text = self._cell(numbered, settings.text_column, text_of)
+            label = self._label(numbered) if self.labelled and text is not None else ""
+            if text is not None and label is not None:
+                yield (index, numbered), text, label
+            elif not unseen:
+                self._skip(numbered, NO_TEXT if text is None else NO_LABEL)
+            else:  # perhaps no row has the column, which is another matter: told at the end
+                self._skip(numbered, NO_TEXT if text is None else NO_LABEL, refuse=False)
+        if self.read and unseen:
+            column = next(each for each in wanted if each in unseen)
+            where = f"split {self.split} of {self.corpus.source.name}"
+            raise missing_column(column, columns, self._flag(column), where)
+
+    def _place(self, numbered: Numbered) -> str:
+        return f"{numbered.place} of split {self.split} of {self.corpus.source.name}"
+
+    def _flag(self, column: str) -> str:
+        return "text_column" if column == self.settings.text_column else "label_column"
+
+    def _cell(self, numbered: Numbered, column: str, convert: Callable[[Any], str | None]) -> str | None:
+        assert isinstance(numbered.row, dict)
+        try:
+            return convert(numbered.row.get(column))
+        except CellError as error:
+            wanted = "a label" if convert is label_of else "a text"
+            raise UserError(
+                f"{self._place(numbered)} has {error} in column '{escape.line(column, 100)}'; expected "
+                f"{wanted}. Mend the row, or name another column with --data.{self._flag(column)}."
+            ) from None
+
+    def _label(self, numbered: Numbered) -> str | None:
+        assert isinstance(numbered.row, dict)
+        value = numbered.row.get(self.settings.label_column)
+        label = self._cell(numbered, self.settings.label_column, label_of)
+        if self._is_code and label == "-1":  # how `datasets` says that a row has no label
+            return None
+        if label is not None and isinstance(value, str) and self._spellings.setdefault(label, value) != value:
+            self._joined.setdefault(label, (self._spellings[label], value))
+        return label
+
+    def _skip(self, numbered: Numbered, reason: str, refuse: bool = True) -> None:
+        if refuse and self.settings.missing == "refuse":
+            place = f"{numbered.place} of split {self.split}"
+            raise refused_row(place, reason, self.corpus, self.settings)
+        skipped = self.skipped.setdefault(reason, Skipped())
+        skipped.count += 1
+        if len(skipped.first) < FIRST_SKIPPED:
+            where = f" of {escape.line(numbered.file)}" if numbered.file else ""
+            skipped.first.append(f"{numbered.number}{where}")
+
+    def notes(self) -> list[str]:
+        """What was done to labels that a person may not expect."""
+        return [
+            f"labels '{escape.line(first, 60)}' and '{escape.line(other, 60)}' of split {self.split} are one "
+            "class: white space around a label is cut"
+            for first, other in list(self._joined.values())[:SHOWN_LABELS]
+        ]
+
+
+class ClassIndex:
+    """From the labels of a split to class indices.
+
+    A label is found by its name. Codes (whole numbers where no class is called like one) are translated only
+    by an order that the file gives (ClassLabel) or the user (`data.label_names`).
+
+    Args:
+        corpus: whose split it is.
+        split: its name.
+        settings: which columns to read.
+        names: the class names in the order of their indices.
+    """
+
+    def __init__(self, corpus: Corpus, split: str, settings: RowSettings, names: list[str]) -> None:
+        self.corpus, self.split, self.settings, self.names = corpus, split, settings, names
+        self.index_of = {name: index for index, name in enumerate(names)}
+        # By the file: every label is a code.
+        self.codes: list[str] | None = class_names_of(corpus, split, settings.label_column) or None
+        self.order: list[str] | None = None  # by the user: a label may be a code, where no class is so called
+        self.translated: dict[str, str] = {}  # codes by an order of the user
+        given = settings.label_names
+        self._renamed = bool(self.codes) and not set(self.codes or ()) & set(names)
+        if self._renamed:
+            if not given or len(given) != len(self.codes or ()):
+                raise UserError(
+                    f"the file of split {split} of {corpus.source.name} names the classes "
+                    f"{listed(self.codes or ())}; the classes here are {listed(names)}. Expected the same "
+                    "names; or say what its codes 0, 1, 2, … mean with --data.label_names, a name for each."
+                )
+            self.codes = given
+        elif not self.codes and not any(map(is_whole_number, names)):
+            self.order = given
+
+    def index(self, numbered: Numbered, label: str) -> int:
+        """The class index of a row's label."""
+        assert isinstance(numbered.row, dict)
+        value, name = numbered.row[self.settings.label_column], label
+        if self.codes and isinstance(value, int) and 0 <= value < len(self.codes):
+            name = self.codes[value]
+            if self._renamed:
+                self.translated[label] = name
+        elif self.order and is_whole_number(label) and 0 <= int(label) < len(self.order):
+            name = self.translated[label] = self.order[int(label)]
+        if name in self.index_of:
+            return self.index_of[name]
+        if is_whole_number(name) and not any(map(is_whole_number, self.names)):
+            raise self.codes_beside_names()
+        raise UserError(
+            f"{numbered.place} of split {self.split} of {self.corpus.source.name} has the label "
+            f"'{escape.line(name, 100)}', none of the {len(self.names)} known ones: {listed(self.names)}. "
+            "Mend the row, or name all classes with --data.label_names when training."
+        )
+
+    def codes_beside_names(self) -> UserError:
+        """The labels of the split beside the classes, for a person to see what the codes may mean."""
+        found: dict[str, None] = {}
+        for _, _, label in SplitReader(self.corpus, self.split, self.settings):
+            found[label] = None
+            if len(found) > SHOWN_LABELS:
+                break
+        labels = sorted(found, key=lambda name: (int(name) if is_whole_number(name) else -1, name))
+        given = self.settings.label_names
+        order = f", and data.label_names is {listed(given)}" if given else ""
+        return UserError(
+            f"the labels in split {self.split} of {self.corpus.source.name} are {listed(labels)}; the "
+            f"classes are {listed(self.names)}{order}. Nothing says which code means which class: give the names in "
+            "the order of the codes 0, 1, 2, … with --data.label_names, or write names into the file."
+        )
+
+    def notes(self) -> list[str]:
+        """How codes were translated."""
+        pairs = [f"{code} as {escape.line(name, 60)}" for code, name in sorted(self.translated.items())]
+        more = ", …" if len(pairs) > SHOWN_LABELS else ""
+        read = ", ".join(pairs[:SHOWN_LABELS]) + more
+        return [f"label codes of split {self.split} are read by --data.label_names: {read}"] if pairs else []
+
+
+def parse_names(text: str) -> list[str]:
+    """Names with commas between them, as in a line of CSV; brackets around them, as in YAML, are dropped."""
+    inner = text.strip()
+    if inner.startswith("[") and inner.endswith("]"):
+        inner = inner[1:-1]
+    try:
+        rows = list(csv.reader([inner], skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise UserError(
+            f"data.label_names is {escape.line(text, 200)}; expected names with commas between them "
+            f"({error})."
+        ) from None
+    return [name.strip() for name in rows[0]] if rows else []
+
+
+def is_whole_number(name: str) -> bool:
+    return name.isascii() and name.removeprefix("-").isdecimal() and len(name) < 1000
+
+
+def listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = ", …" if len(names) > SHOWN_LABELS else ""
+    return ", ".join(escape.line(name, 100) for name in names[:SHOWN_LABELS]) + more

@@ -1,0 +1,115 @@
+"""The rows that scores rest on, and what else was decided by them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lit_bert.evaluate.scores import Score, Scores, wilson
+
+TRAINING = "training"
+CHOOSING, ENDING = "choosing the epoch", "early stopping"  # what rows are used for before they are scored
+
+FEW_POINTS = 0.10  # an interval wider than this tells no two ordinary models apart
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The rows that scores rest on, and what else was decided by them.
+
+    Attributes:
+        rows: how many.
+        labelled: rows that have each class as their label (scikit-learn's support).
+        predicted: rows for which each class was predicted.
+        used_for: what these rows were used for before the model was scored on them, such as "choosing the
+            epoch" or "training"; None where that was not recorded.
+    """
+
+    rows: int
+    labelled: tuple[int, ...]
+    predicted: tuple[int, ...]
+    used_for: tuple[str, ...] | None = ()
+
+    @classmethod
+    def of(cls, probs: np.ndarray, labels: np.ndarray, used_for: Iterable[str] | None = ()) -> Evidence:
+        """That of probabilities (N, C) and labels (N,)."""
+        labelled, predicted = (
+            tuple(np.bincount(each, minlength=probs.shape[1]).tolist()) for each in (labels, probs.argmax(1))
+        )
+        return cls(len(labels), labelled, predicted, None if used_for is None else tuple(used_for))
+
+    @property
+    def averaged(self) -> int:
+        """Over how many classes macro F1 is the mean."""
+        return sum(bool(label or pred) for label, pred in zip(self.labelled, self.predicted, strict=True))
+
+    @property
+    def macro_note(self) -> str:
+        """Over how many classes macro F1 is the mean, where it is not over all; else empty."""
+        C = len(self.labelled)
+        return f"mean over {self.averaged} of {C} classes" if self.averaged < C else ""
+
+    def class_note(self, index: int) -> str:
+        """Why a class has no F1; empty if it has one."""
+        if self.labelled[index]:
+            return ""
+        pred = self.predicted[index]
+        return "absent: no row has this label" + (
+            f", {_rows(pred)} predicted as it; counts as 0 in macro F1" if pred else ""
+        )
+
+    @property
+    def usage_note(self) -> str:
+        """That the rows had a say in what is scored on them; empty where they had none."""
+        if self.used_for is None:
+            return (
+                "it is not recorded whether these rows were trained on, chose the epoch or fitted the "
+                "temperature"
+            )
+        if not self.used_for:
+            return ""
+        *others, last = self.used_for
+        what = f"{', '.join(others)} and {last}" if others else last
+        return f"the same rows were used for {what}: scores on new texts are likely to be lower"
+
+    def few_rows_note(self, found: Scores[Score]) -> str:
+        """That there are too few rows to tell models apart, in words; empty where there are enough.
+
+        Resamples of rows that are all right are all right, too, so that the bootstrap knows no doubt there;
+        the interval of Wilson (1927) does.
+        """
+        hits = np.array([found.accuracy.value * self.rows])
+        low, high = wilson(hits, np.array([self.rows]))
+        width = max(float(high[0] - low[0]), found.macro_f1.high - found.macro_f1.low)
+        if width <= FEW_POINTS:
+            return ""
+        return (
+            f"{_rows(self.rows)} {'is' if self.rows == 1 else 'are'} few: 95 % intervals of F1 (bootstrap) "
+            f"and accuracy (Wilson) are up to {100 * width:.0f} points wide, and models that differ by less "
+            "cannot be told apart"
+        )
+
+    def notes(self, found: Scores[Score] | None = None) -> list[str]:
+        """What a reader has to know beside the scores, a sentence each; none is the best case."""
+        macro = (
+            self.macro_note
+            and f"macro F1 is the {self.macro_note}: no row has one of the others as label or prediction"
+        )
+        few = self.few_rows_note(found) if found and self.rows else ""
+        return [note for note in (macro, self.usage_note, few) if note]
+
+    def as_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "rows": self.rows,
+            "used_for": None if self.used_for is None else list(self.used_for),
+            "labelled": dict(zip(class_names, self.labelled, strict=True)),
+            "predicted": dict(zip(class_names, self.predicted, strict=True)),
+        }
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"

@@ -1,0 +1,69 @@
+"""What a validation or test made of each row, gathered from all devices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lit_bert.evaluate.predictions import Predictions
+
+
+class Outputs(Callback):
+    """Keeps what a validation or test made of each row: all devices, in the order of the data.
+
+    Attributes:
+        predictions: of the last validation or test; on the first device only.
+    """
+
+    predictions: Predictions
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._seen.append((outputs["logits"].softmax(-1).cpu(), batch["labels"].cpu(), batch["rows"].cpu()))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._gather(trainer, pl_module, trainer.val_dataloaders)
+
+    def _gather(self, trainer: Trainer, pl_module: LightningModule, loaders: Any) -> None:
+        parts: list[Any] = [self._seen]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            parts = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(parts, self._seen)
+        probs, labels, rows = (
+            torch.cat(each).numpy() for each in zip(*(seen for part in parts for seen in part), strict=True)
+        )
+        self._seen = []
+        order = rows.argsort(kind="stable")
+        if trainer.is_global_zero:
+            facts: dict[str, Any] = {}
+            part = "test" if trainer.state.fn == "test" else "validation"
+            counts = getattr(getattr(trainer, "datamodule", None), "counts", {}).get(part)
+            if counts is not None:  # fewer are scored than could be where batches are limited
+                facts["row_counts"] = {**counts.as_dict(), "scored": len(rows)}
+            self.predictions = Predictions(
+                loaders.dataset.texts(rows[order]),
+                rows[order],
+                labels[order],
+                probs[order],
+                list(pl_module.hparams["label_names"]),
+                facts,
+            )
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_end = on_validation_batch_end
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._gather(trainer, pl_module, trainer.test_dataloaders)

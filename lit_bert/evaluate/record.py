@@ -1,0 +1,159 @@
+"""The scores of a split: printed with what they rest on, and kept beside the checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lit_bert import UserError
+from lit_bert.data.cache import text_hash
+from lit_bert.evaluate import scores
+from lit_bert.evaluate.evidence import ENDING, TRAINING, Evidence
+from lit_bert.evaluate.predictions import VALIDATED, Predictions
+from lit_bert.evaluate.scores import Score, Scores
+from lit_bert.io import escape, files
+from lit_bert.sources.checkpoint import Checkpoint
+from lit_bert.sources.hub import Source
+
+log = logging.getLogger(__name__)
+
+
+def record_scores(
+    checkpoint: Checkpoint,
+    verb: str,
+    split: str,
+    predictions: Predictions,
+    sources: list[tuple[str, Source]],
+    trained: np.ndarray | None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Prints the scores of a split and what they rest on; keeps both and the rows by the checkpoint.
+
+    Args:
+        trained: hashes of the texts that the run trained on, uint64; None where they are not known.
+    """
+    fit = fit_usage(checkpoint)
+    if "used_for" in predictions.facts:  # those of a fit, which has just ended
+        decided: list[str] | None = predictions.facts["used_for"]
+        fit = {
+            "checkpoint_sha256": checkpoint.sha256,
+            "rows_sha256": predictions.rows_sha256,
+            "rows": len(predictions.labels),
+            "used_for": decided,
+        }
+    else:
+        decided = rows_used_for(predictions, checkpoint, fit)
+    if decided is None or trained is None:
+        used_for = None
+    else:
+        used_for = [*trained_on(predictions.texts, trained), *decided]
+    predictions = predictions.with_probs(predictions.probs, used_for=used_for)
+    evidence = predictions.evidence
+    found = scores.with_intervals(predictions.probs, predictions.labels)
+    title = f"split {escape.line(split)}, {len(predictions.labels):,} rows"
+    print(score_table(title, predictions.class_names, found, evidence, sources, notes))
+    facts = {
+        **predictions.facts,
+        "checkpoint": str(checkpoint.path),
+        "sha256": checkpoint.sha256,
+        "split": split,
+        "seed": checkpoint.content.get("config", {}).get("seed_everything"),
+        **{role: str(source) for role, source in sources},
+        "fit": fit,
+    }
+    names = predictions.class_names
+    record = {
+        **facts,
+        **evidence.as_dict(names),
+        "scores": found.as_dict(names, lambda score: score.value),
+        "intervals": found.as_dict(names, lambda score: [score.low, score.high]),
+    }
+    try:
+        predictions.with_probs(predictions.probs, **facts).write(checkpoint.run / f"{verb}.parquet")
+        files.write_text(checkpoint.run / f"{verb}.json", json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        log.info(f"the scores are not kept beside the checkpoint: {error.strerror}")
+
+
+def trained_on(texts: list[str], trained: np.ndarray) -> list[str]:
+    """That some of the texts were trained on, and how many; [] if none was.
+
+    Args:
+        texts: of the rows that are scored.
+        trained: the hashes of those that the run trains on, uint64.
+    """
+    hashes = np.array([text_hash(text) for text in texts], dtype=np.uint64)
+    count = int(np.isin(hashes, trained).sum())
+    some = f" ({count:,} of the {len(texts):,} texts)" if count < len(texts) else ""
+    return [f"{TRAINING}{some}"] * (count > 0)
+
+
+def fit_usage(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """What `record_scores` wrote of the fit: its best checkpoint, its validation rows, what they decided.
+
+    It stays with the validation predictions beside the checkpoint, whatever is validated after the fit; None
+    where they are gone or of an earlier version.
+    """
+    file = checkpoint.run / VALIDATED
+    try:
+        found = Predictions.read(file).facts.get("fit") if file.is_file() else None
+    except UserError:  # another file of that name
+        return None
+    kinds = {"rows": int, "rows_sha256": str, "checkpoint_sha256": str, "used_for": list}
+    known = isinstance(found, dict) and all(isinstance(found.get(key), kind) for key, kind in kinds.items())
+    return found if known else None
+
+
+def rows_used_for(
+    predictions: Predictions, checkpoint: Checkpoint, fit: dict[str, Any] | None
+) -> list[str] | None:
+    """What the rows decided about a checkpoint; None where the fit left no record of it.
+
+    The epoch and the temperature are those of the best checkpoint; another one of the run, such as the last,
+    had at most its end from these rows.
+    """
+    if fit is None:
+        return None
+    if predictions.rows_sha256 != fit["rows_sha256"]:
+        return []
+    is_best = checkpoint.sha256 == fit["checkpoint_sha256"]
+    return [each for each in fit["used_for"] if is_best or each == ENDING]
+
+
+def score_table(
+    title: str,
+    class_names: Sequence[str],
+    found: Scores[Score],
+    evidence: Evidence,
+    sources: list[tuple[str, Source]],
+    notes: Sequence[str] = (),
+) -> str:
+    """Scores with their intervals as text: the main ones, each class, and what they rest on."""
+    main = {
+        "macro F1": found.macro_f1,
+        "micro F1": found.micro_f1,
+        "accuracy": found.accuracy,
+        **found.main,
+    }
+    names = [f"  {name}" for name in escape.names(class_names)]
+    width = escape.width_of([*main, *names]) + 2
+    macro = {"macro F1": evidence.macro_note}
+    lines = [
+        "",
+        f"{title}; in brackets 95 % bootstrap intervals",
+        *(scores.score_line(shown, score, width, macro.get(shown, "")) for shown, score in main.items()),
+        "  F1 by class",
+        *(
+            scores.score_line(name, score, width, evidence.class_note(index))
+            for index, (name, score) in enumerate(zip(names, found.by_class, strict=True))
+        ),
+        "",
+        *evidence.notes(found),
+        *notes,
+        *(f"{role:10} {escape.line(source)}" for role, source in sources),
+    ]
+    return "\n".join(lines)

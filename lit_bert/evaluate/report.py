@@ -1,0 +1,220 @@
+"""Two runs compared, and several seeds summed up, as text.
+
+python -m lit_bert report checkpoints/version_0 checkpoints/version_1
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from pathlib import Path
+
+import numpy as np
+
+from lit_bert import RUNS, UserError
+from lit_bert.data.writer import RowWriter
+from lit_bert.evaluate import compare, scores
+from lit_bert.evaluate.predictions import VALIDATED, Predictions
+from lit_bert.evaluate.scores import Score
+from lit_bert.io import escape, untrusted
+
+SEEDS = "seeds.json"  # in a folder of runs that differ in their seed alone: their names
+MOST_SEEDS = 1000
+SHOWN_TEXTS = 20  # where two runs part
+
+
+def newest(file: str, root: Path = RUNS) -> Path:
+    """The run, or the folder of seeds, with the newest predictions."""
+    found = sorted(root.glob(f"**/{file}"), key=lambda path: path.stat().st_mtime_ns)
+    if not found:
+        verb = Path(file).stem
+        raise UserError(
+            f"no {file} below {root.resolve()}: nothing was scored here yet. Run `python -m lit_bert "
+            f"{'fit' if verb == 'validate' else verb}`, or name a run."
+        )
+    run = found[-1].parent
+    return run.parent if (run.parent / SEEDS).is_file() else run
+
+
+def predictions_of(run: Path, file: str) -> Path:
+    """The predictions meant by a run: its folder, a file in it, or predictions themselves."""
+    if run.suffix == ".parquet":
+        return run
+    folder = run if run.is_dir() else run.parent
+    if not run.exists():
+        raise UserError(f"no run {run}; expected a folder that `python -m lit_bert fit` wrote.")
+    if not (folder / file).is_file():
+        command = f"python -m lit_bert {Path(file).stem} --ckpt_path {folder / 'best.ckpt'}"
+        raise UserError(f"{folder} has no {file}; `{command}` writes it.")
+    return folder / file
+
+
+# --- several seeds ---
+
+
+def seed_names(folder: Path) -> list[str]:
+    """The names of the runs in a folder of seeds, each of a folder directly in it.
+
+    Raises:
+        UserError: seeds.json is damaged, or names something else.
+    """
+    names = untrusted.read_json(folder / SEEDS)
+    if (
+        not isinstance(names, list)
+        or not 0 < len(names) <= MOST_SEEDS
+        or len(set(map(repr, names))) < len(names)
+    ):
+        raise UserError(
+            f"{folder / SEEDS} is no list of the names of up to {MOST_SEEDS:,} runs; name one run below "
+            f"{folder}."
+        )
+    for name in names:
+        plain = isinstance(name, str) and re.fullmatch(r"[\w-][\w.-]*", name)
+        if not plain or (folder / name).is_symlink():
+            raise UserError(
+                f"{folder / SEEDS} names {escape.line(repr(name), 80)}; expected folders in {folder} such as "
+                "seed_0. Name one run below it."
+            )
+    return [str(name) for name in names]
+
+
+def seeds_table(folder: Path, file: str = VALIDATED) -> str:
+    """Every run of a folder of seeds, mean and spread, what they score together, and where none is right.
+
+    Together is the average of their probabilities: what an ensemble of them would reach. Rows to which every
+    run gives one and the same other label are those that no further seed is likely to get right.
+    """
+    names = seed_names(folder)
+    runs = {
+        name: Predictions.read(folder / name / file) for name in names if (folder / name / file).is_file()
+    }
+    if not runs:
+        raise UserError(f"no run below {folder} has {file}.")
+    first = next(iter(runs.values()))
+    for other in runs.values():
+        first.check_same_rows(other)
+    found = {name: scores.all_scores(each.probs, each.labels) for name, each in runs.items()}
+    average = np.mean([each.probs for each in runs.values()], axis=0)
+    together = scores.all_scores(average, first.labels)
+    class_names = escape.names(first.class_names)
+    width = escape.width_of([*together.main, *class_names, "mean"]) + 2
+    heads = [*map(escape.line, runs), "mean", "st. dev.", "least", "most", "together"]
+    widths = [max(len(head), 7) + 2 for head in heads]
+    lines = [
+        f"split {_split(first)}, {len(first.labels):,} rows, {len(runs)} seeds",
+        " " * width + "".join(f"{head:>{size}}" for head, size in zip(heads, widths, strict=True)),
+    ]
+
+    def add(shown: str, values: list[float], of_all: float) -> None:
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        row = [*values, statistics.fmean(values), spread, min(values), max(values), of_all]
+        cells = (f"{value:{size}.4f}" for value, size in zip(row, widths, strict=True))
+        lines.append(escape.pad(shown, width) + "".join(cells))
+
+    for shown, of_all in together.main.items():
+        add(shown, [each.main[shown] for each in found.values()], of_all)
+    for index, (shown, class_score) in enumerate(zip(class_names, together.by_class, strict=True)):
+        values = [value for each in found.values() if (value := each.by_class[index]) is not None]
+        if class_score is None:
+            lines.append(escape.pad(shown, width) + "  absent: no row has this label")
+        else:
+            add(shown, values, class_score)
+    best = max(found, key=lambda name: found[name].macro_f1)
+    preds = np.array([each.probs.argmax(1) for each in runs.values()])  # (runs, N)
+    wrong = (preds != first.labels).all(0)
+    agreed = wrong & (preds == preds[0]).all(0)
+    lines += [
+        "",
+        "together: the runs' probabilities averaged, at as many times the cost",
+        f"wrong in every run: {wrong.sum():,} rows, {agreed.sum():,} of them with one and the same label",
+        *_notes(*runs.values()),
+        f"best by macro F1 of this split: {escape.line(folder / best)}",
+    ]
+    return "\n".join(lines)
+
+
+# --- two runs ---
+
+
+def comparison_table(first: Predictions, second: Predictions, names: list[str]) -> str:
+    """What the second run has over the first, and the most confident of the texts labelled differently."""
+    found = compare.compare(first.probs, second.probs, first.labels)
+    own = [scores.all_scores(each.probs, each.labels) for each in (first, second)]
+    class_names = escape.names(first.class_names)
+    titles = [f"F1 {name}" for name in class_names]
+    width = escape.width_of([*own[0].main, *titles]) + 2
+    lines = [
+        f"split {_split(first)}, {len(first.labels):,} rows",
+        *(f"{order}: {escape.line(name)}" for order, name in zip(("first", "second"), names, strict=True)),
+        "",
+        f"{'':{width}}   first  second  second less first, 95 % paired bootstrap interval",
+    ]
+    rows: list[tuple[str, float | None, float | None, Score | None]] = [
+        (shown, own[0].main[shown], own[1].main[shown], difference)
+        for shown, difference in found.differences.main.items()
+    ]
+    rows += zip(titles, own[0].by_class, own[1].by_class, found.differences.by_class, strict=True)
+    for shown, before, after, difference in rows:
+        if difference is None:
+            cells = "  absent: no row has this label"
+        else:
+            cells = (
+                f"{before:8.4f}{after:8.4f}  {difference.value:+.4f}  "
+                f"[{difference.low:+.4f}, {difference.high:+.4f}]"
+            )
+        lines.append(escape.pad(shown, width) + cells)
+    lines += [
+        "",
+        f"right by the first alone {found.only_first:,}, by the second alone {found.only_second:,}; counts",
+        f"at least so uneven come up with p = {found.p_value:.3g} if both are as good (McNemar's exact test)",
+        *_notes(first, second),
+    ]
+    parting = _parting(first, second)
+    if len(parting):
+        lines += [
+            "",
+            f"{len(parting):,} rows that they label differently"
+            + f", the first {SHOWN_TEXTS}:" * (len(parting) > SHOWN_TEXTS),
+        ]
+    for index in parting[:SHOWN_TEXTS]:
+        says = (f"{class_names[each.preds[index]]} {each.probs[index].max():.2f}" for each in (first, second))
+        text = escape.line(" ".join(first.texts[index].split()), 100)
+        label = class_names[first.labels[index]]
+        lines.append(f"  row {first.rows[index] + 1} is {label}: {' | '.join(says)} | {text}")
+    return "\n".join(lines)
+
+
+def _parting(first: Predictions, second: Predictions) -> np.ndarray:
+    """Indices of the rows with different predictions, those first about which the two are surest."""
+    rows = np.flatnonzero(first.preds != second.preds)
+    sure = first.probs[rows].max(1) + second.probs[rows].max(1)
+    return rows[np.argsort(-sure, kind="stable")]
+
+
+def write_parting(first: Predictions, second: Predictions, writer: RowWriter) -> None:
+    """Writes all rows where two runs part, those first about which the two are surest."""
+    names = first.class_names
+    writer.write(
+        {
+            "row": int(first.rows[index]) + 1,
+            "label": names[first.labels[index]],
+            "first": names[first.preds[index]],
+            "probability_first": round(float(first.probs[index].max()), 6),
+            "second": names[second.preds[index]],
+            "probability_second": round(float(second.probs[index].max()), 6),
+            "text": first.texts[index],
+        }
+        for index in _parting(first, second)
+    )
+
+
+def _split(predictions: Predictions) -> str:
+    return escape.line(predictions.facts.get("split"), 60)
+
+
+def _notes(*runs: Predictions) -> list[str]:
+    """What a reader has to know of the rows, said once for runs of which the same holds."""
+    notes = []
+    for run in runs:
+        notes += run.evidence.notes(scores.with_intervals(run.probs, run.labels))
+    return list(dict.fromkeys(notes))

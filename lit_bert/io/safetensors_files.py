@@ -1,0 +1,87 @@
+"""Files of safetensors that a stranger may have written, checked before their tensors are read."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from lit_bert import UserError
+from lit_bert.io import escape
+from lit_bert.io.untrusted import is_count, open_regular, parse_object
+
+MOST_HEADER_BYTES = 16 << 20  # of a safetensors file; that of BERT-large has 45 kB
+MOST_TENSORS = 100_000
+# Bytes a value, as safetensors names types; those of less than a byte are not among weights.
+DTYPE_BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
+    **dict.fromkeys(("I16", "U16", "F16", "BF16"), 2),
+    **dict.fromkeys(("I32", "U32", "F32"), 4),
+    **dict.fromkeys(("I64", "U64", "F64", "C64"), 8),
+}
+
+
+# --- safetensors ---
+
+
+def check_safetensors(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Data type and shape of each tensor of a safetensors file, from its header, without reading values.
+
+    Raises:
+        UserError: the header is longer than the file or than any real one, or says of a tensor what cannot
+            be: an unknown type, bytes that are not in the file or are another's, a shape of another size.
+    """
+    what = escape.line(path)
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(size - 8, MOST_HEADER_BYTES):
+            raise UserError(
+                f"{what} is no whole safetensors file: its header would have {length:,} bytes, the file has "
+                f"{size:,}. Get it again."
+            )
+        content = stream.read(length)
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{what} is no safetensors file: its header is no text. Get it again.") from None
+    header = parse_object(text, f"the header of {what}", MOST_HEADER_BYTES)
+    header.pop("__metadata__", None)
+    if len(header) > MOST_TENSORS:
+        raise UserError(f"{what} has {len(header):,} tensors; expected at most {MOST_TENSORS:,}.")
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    ranges: list[tuple[int, int, str]] = []
+    for name, described in header.items():
+        values: Any = described if isinstance(described, dict) else {}
+        dtype, shape, offsets = (values.get(key) for key in ("dtype", "shape", "data_offsets"))
+        valid = (
+            isinstance(dtype, str)
+            and dtype in DTYPE_BYTES
+            and isinstance(shape, list)
+            and len(shape) <= 16
+            and all(is_count(length, 1 << 48) for length in shape)
+            and isinstance(offsets, list)
+            and len(offsets) == 2
+            and all(is_count(offset, size) for offset in offsets)
+            and math.prod(shape) * DTYPE_BYTES[dtype] == offsets[1] - offsets[0]
+        )
+        if not valid:
+            raise UserError(
+                f"{what} describes its tensor {escape.line(name, 80)} in a way that cannot be: "
+                f"{escape.line(described, 200)}. Get it again."
+            )
+        found[name] = dtype, tuple(shape)
+        ranges.append((offsets[0], offsets[1], name))
+    end = 0
+    for start, stop, name in sorted(ranges):
+        if start != end:
+            raise UserError(
+                f"{what} has a gap or two tensors in one place before {escape.line(name, 80)}. Get it again."
+            )
+        end = stop
+    if end != size - 8 - length:
+        raise UserError(
+            f"{what} has {size - 8 - length:,} bytes of values; its header describes {end:,}. Get it again."
+        )
+    return found

@@ -1,0 +1,466 @@
+"""BERT with a classification head, its loss, its metrics and its optimizer.
+
+Step 4 of the journey: `input_ids` and `attention_mask` (B, T) in, logits (B, C) out. The one shared step adds
+the loss and updates the metrics of its split; scores are computed once, over the whole split and all devices.
+
+    python -m lit_bert fit --model.learning_rate 3e-5
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassStatScores
+from transformers import BertForSequenceClassification
+
+from lit_bert import UserError
+from lit_bert.io import escape
+from lit_bert.model.average import WeightAverage
+from lit_bert.model.bert import CpuBert
+from lit_bert.model.loss_check import LossCheck, check_saved, refuse_scores
+from lit_bert.model.optimizer import DeferredAdamW, take_moments_only
+from lit_bert.model.pretrained import load_network
+from lit_bert.sources.checkpoint import Checkpoint, load
+from lit_bert.sources.weights import Weights
+
+Batch = dict[str, Any]
+SPLITS = ("train", "val", "test")
+SHARDED = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
+TINY = 1e-12  # keeps a gradient of zeros from being divided by zero
+HEAD = re.compile(r"network\.(classifier|bert\.pooler)\.")  # parameters above the encoder
+
+
+class BertClassifier(LightningModule):
+    """A BertForSequenceClassification that trains itself.
+
+    Args:
+        label_names: class names in the order of their indices.
+        learning_rate: highest learning rate of AdamW; null takes what suits the size of the BERT: 5e-5 for
+            bert-base, 2e-4 for MiniLM.
+        head_rate_factor: learning rate of the classifier, which starts from nothing, and of the pooler below
+            it, as a multiple of `learning_rate`.
+        beta2: decay of AdamW's second moment.
+        weight_decay: decay of weight matrices; biases and LayerNorm have none.
+        warmup_ratio: share of the optimizer steps over which the learning rate rises from 0; it then falls
+            linearly to 0 at the last step.
+        label_smoothing: share of each training label that is spread evenly over all classes (Szegedy et al.,
+            2016); the losses of whole splits are measured without it.
+        average_decay: decay per optimizer step of the moving average of the weights, which is what is
+            validated, and kept where it is better; 0 keeps the weights as they stand.
+        adversarial_norm: 2-norm by which the word embeddings of a batch are moved to where its loss grows
+            fastest, for a second pass whose gradient is added (Miyato et al., 2017); doubles the cost of a
+            step, 0 makes none. Frozen word embeddings get none either.
+        adversarial_start: share of the optimizer steps before the first of these passes.
+        weights: where architecture and pretrained values come from; None waits for a checkpoint to be loaded.
+
+    Attributes:
+        keeps_training_weights: whether checkpoints without the optimizer's state, too, hold the weights that
+            train beside their average; `fit` compares the two at its end and keeps one.
+    """
+
+    keeps_training_weights = False
+    if TYPE_CHECKING:
+        hparams: Any  # Lightning types it as a mapping; it has attributes as well
+
+    def __init__(
+        self,
+        label_names: list[str],
+        learning_rate: float | None = None,
+        head_rate_factor: float = 5.0,
+        beta2: float = 0.98,
+        weight_decay: float = 0.01,
+        warmup_ratio: float = 0.05,
+        label_smoothing: float = 0.1,
+        average_decay: float = 0.99,
+        adversarial_norm: float = 1.0,
+        adversarial_start: float = 1 / 3,
+        weights: Weights | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["weights"])
+        if len(label_names) < 2:
+            raise UserError(f"there is one class, {label_names}; a classifier needs at least two.")
+        if (learning_rate is not None and learning_rate < 0) or weight_decay < 0:
+            raise UserError(
+                f"model.learning_rate is {learning_rate} and model.weight_decay is {weight_decay}; "
+                "expected neither to be negative."
+            )
+        if not 0 <= warmup_ratio < 1:
+            raise UserError(
+                f"model.warmup_ratio is {warmup_ratio}; expected a share of the steps, 0 to below 1."
+            )
+        shares = {"average_decay": average_decay, "beta2": beta2, "label_smoothing": label_smoothing}
+        shares["adversarial_start"] = adversarial_start
+        for name, share in shares.items():
+            if not 0 <= share < 1:
+                raise UserError(f"model.{name} is {share}; expected 0 to below 1.")
+        if head_rate_factor <= 0:
+            raise UserError(f"model.head_rate_factor is {head_rate_factor}; expected more than 0.")
+        if adversarial_norm < 0:
+            raise UserError(f"model.adversarial_norm is {adversarial_norm}; expected no negative number.")
+        self.weights = weights
+        self.config: dict[str, Any] | None = None  # the run's settings, kept in its checkpoints
+        self.network: BertForSequenceClassification | None = None
+        self._cpu_bert: CpuBert | None = None
+        self._average: WeightAverage | None = None  # while it trains
+        self._loss_check = LossCheck()
+        self._adversarial_from = 0.0  # optimizer steps
+        self._training_weights: dict[str, Tensor] | None = None  # of the run that is resumed
+        # By default they leave out batches whose loss is NaN. This way they ignore weights, and are given a
+        # loss for each row.
+        self.losses: Any = nn.ModuleDict(
+            {f"{split}_loss": MeanMetric(nan_strategy="disable") for split in SPLITS}
+        )
+        self.metrics: Any = nn.ModuleDict({f"{split}_scores": _scores(len(label_names)) for split in SPLITS})
+        # By class, the tag of its F1: a namespace of its own, in which no class can be called like a score.
+        self.class_tags = [f"f1_class/{tag}" for tag in escape.tags(label_names)]
+        self.labelled: dict[str, list[int]] = {}  # by split, how many rows of each class were scored last
+
+    @property
+    def score_names(self) -> list[str]:
+        """What training and validation log at the end of an epoch, and so what can be monitored."""
+        names = ["loss_nats", "f1", "f1_micro", "accuracy", *self.class_tags]
+        return [f"{split}/{name}" for split in ("val", "train") for name in names]
+
+    def configure_model(self) -> None:
+        """Builds the network when a run starts; `__init__` also runs when a checkpoint is read."""
+        # Two threads that share a process's first call of these can take a kernel of lower precision, and
+        # then equal seeds part: https://github.com/pytorch/pytorch/issues/188792. One thread makes it here.
+        one = torch.ones(1)
+        one.tanh(), one.sqrt()
+        if self.network is None and self.weights is not None:
+            self.network = load_network(self.weights, self.hparams.label_names)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Logits, float (B, C), of texts given as int64 (B, T), right-padded."""
+        assert self.network is not None, "give BertClassifier weights, or load a checkpoint"
+        if CpuBert.can_run(self.network):
+            if self._cpu_bert is None or self._cpu_bert.network is not self.network:
+                self._cpu_bert = CpuBert(self.network)
+            return self._cpu_bert(input_ids, attention_mask)
+        pooled = self.network.bert(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+        head = self.network.classifier
+        # In 32 bits a temperature in its weights divides exactly.
+        with torch.autocast(pooled.device.type, enabled=False):
+            return head(self.network.dropout(pooled.to(head.weight.dtype)))
+
+    def _step(self, batch: Batch, split: str) -> tuple[Tensor, Tensor]:
+        """Mean loss in nats per text, and logits (B, C); the split's metrics have seen both."""
+        logits = self(batch["input_ids"], batch["attention_mask"]).float()
+        loss = cross_entropy(logits, batch["labels"])
+        self.losses[f"{split}_loss"].update(loss.detach().expand(len(logits)))
+        self.metrics[f"{split}_scores"].update(logits.detach(), batch["labels"])
+        return loss, logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss, logits = self._step(batch, "train")
+        self._batch = batch
+        return self._smoothed(logits, batch) if self.hparams.label_smoothing else loss
+
+    def _smoothed(self, logits: Tensor, batch: Batch) -> Tensor:
+        return cross_entropy(logits, batch["labels"], label_smoothing=self.hparams.label_smoothing)
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Of both passes over a batch."""
+        self._loss_check.add(self.trainer, loss, self._batch.get("rows"))
+
+    def on_after_backward(self) -> None:
+        """Adds the gradient at the word embeddings for which the batch has the highest loss, close by."""
+        norm, trainer = self.hparams.adversarial_norm, self.trainer
+        assert self.network is not None
+        table = self.network.bert.embeddings.word_embeddings.weight
+        if not norm or trainer.global_step < self._adversarial_from or table.grad is None:
+            return
+        with moved(table, norm):
+            with trainer.precision_plugin.forward_context():
+                logits = self(self._batch["input_ids"], self._batch["attention_mask"]).float()
+            loss = self._smoothed(logits, self._batch) / trainer.accumulate_grad_batches
+            before = self._taken_gradients() if trainer.world_size > 1 else {}
+            trainer.precision_plugin.pre_backward(loss, self).backward()
+            for parameter, gradient in before.items():  # DDP averages the first pass of a batch only
+                dist.all_reduce(parameter.grad)
+                parameter.grad.div_(trainer.world_size).add_(gradient)
+
+    def _taken_gradients(self) -> dict[Any, Tensor]:
+        """The gradients, which then start anew."""
+        taken = {each: each.grad for each in self.parameters() if each.grad is not None}
+        for each in taken:
+            each.grad = None
+        return taken
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return {"logits": self._step(batch, "val")[1]}
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        return {"logits": self._step(batch, "test")[1]}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Class probabilities, float32 (B, C); rows sum to 1."""
+        probs = self(batch["input_ids"], batch["attention_mask"]).float().softmax(dim=-1)
+        if not probs.isfinite().all():
+            raise UserError(
+                "the model gives a text a probability that is no number; nothing can be labelled with it. "
+                "Use another checkpoint, or --trainer.precision 32-true."
+            )
+        return probs
+
+    def on_train_epoch_end(self) -> None:
+        self._loss_check.check(self.trainer)
+        self._log_scores("train")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test")
+
+    def _log_scores(self, split: str) -> None:
+        """Logs the scores of the rows since the last time; no F1 for a class that is the label of no row."""
+        loss, scores = self.losses[f"{split}_loss"], self.metrics[f"{split}_scores"]
+        found = {"loss_nats": loss.compute(), **scores.compute()}  # both sync over the devices
+        loss.reset()
+        scores.reset()
+        if split != "train" and not found["loss_nats"].isfinite():
+            refuse_scores(self.trainer, split, float(found["loss_nats"]))
+        by_class, labelled = found.pop("f1_class"), found.pop("class_counts")[:, -1].tolist()
+        self.labelled[split] = labelled
+        present = zip(self.class_tags, by_class, labelled, strict=True)
+        found |= {tag: value for tag, value, rows in present if rows}
+        self.log_dict({f"{split}/{name}": value for name, value in found.items()})
+
+    def configure_optimizers(self) -> Any:
+        """AdamW (Loshchilov and Hutter, 2019), no decay on vectors; linear warm-up and decay by steps."""
+        steps = self.trainer.estimated_stepping_batches
+        if not steps < float("inf"):
+            raise UserError("the run has no end; set --trainer.max_epochs or --trainer.max_steps.")
+        warmup = int(self.hparams.warmup_ratio * steps)
+        self._adversarial_from = self.hparams.adversarial_start * steps
+
+        def factor(step: int) -> float:
+            return (step + 1) / (warmup + 1) if step < warmup else max(0.0, (steps - step) / (steps - warmup))
+
+        optimizer = self._optimizer()
+        if not isinstance(self.trainer.strategy, SHARDED):
+            take_moments_only(optimizer)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        assert self.network is not None
+        trainer, groups = self.trainer, self._parameter_groups()
+        by_norm = trainer.gradient_clip_algorithm in (None, "norm")
+        if trainer.world_size == 1 and by_norm and CpuBert.can_run(self.network):
+            words = self.network.bert.embeddings.word_embeddings
+            return DeferredAdamW(groups, words, self.learning_rate)
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None  # 16-mixed only
+        optimizer: Any = torch.optim.AdamW(groups, lr=self.learning_rate, fused=not scaled)
+        # A fused optimizer offers to unscale gradients itself, and Lightning then refuses to clip them.
+        # Without a loss scaler there is nothing to unscale.
+        optimizer._step_supports_amp_scaling = False
+        return optimizer
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        own = getattr(optimizer, "optimizer", optimizer)  # Lightning wraps it
+        if not isinstance(own, DeferredAdamW):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            own.clip_norm(float(gradient_clip_val))
+
+    @property
+    def learning_rate(self) -> float:
+        """The highest learning rate in use.
+
+        Unset it falls with the size of the BERT: 5e-5, the upper end of Devlin et al. (2019), for the 12
+        layers of 768 of bert-base, and in inverse proportion to layers × hidden size, up to the 3e-4 that
+        Turc et al. (2019) allow their smallest ones.
+        """
+        if self.hparams.learning_rate is not None:
+            return self.hparams.learning_rate
+        assert self.network is not None
+        size = self.network.config.num_hidden_layers * self.network.config.hidden_size
+        return min(5e-5 * 12 * 768 / size, 3e-4)
+
+    @property
+    def parameters_by_group(self) -> list[list[nn.Parameter]]:
+        """The parameters of each group of the optimizer, in its order."""
+        return [group["params"] for group in self._parameter_groups()]
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        groups = []
+        for in_head, rate in (
+            (False, self.learning_rate),
+            (True, self.learning_rate * self.hparams.head_rate_factor),
+        ):
+            own = [p for name, p in self.named_parameters() if bool(HEAD.match(name)) == in_head]
+            matrices, vectors = [p for p in own if p.ndim >= 2], [p for p in own if p.ndim < 2]
+            shared = {"lr": rate, "betas": (0.9, self.hparams.beta2)}
+            groups.append({"params": matrices, "weight_decay": self.hparams.weight_decay, **shared})
+            groups.append({"params": vectors, "weight_decay": 0.0, **shared})  # biases and LayerNorm
+        return groups
+
+    def on_train_start(self) -> None:
+        self._loss_check = LossCheck()
+        whole = {"average_decay": "the average", "adversarial_norm": "the second pass"}
+        for setting, user in whole.items():
+            if self.hparams[setting] and isinstance(self.trainer.strategy, SHARDED):
+                raise UserError(
+                    f"{type(self.trainer.strategy).__name__} spreads each weight over the devices; {user} "
+                    f"needs whole ones. Choose --trainer.strategy ddp, or switch it off: --model.{setting} 0."
+                )
+        for schedule in self.trainer.lr_scheduler_configs:  # a resumed run may have other rates than it had
+            scheduler: Any = schedule.scheduler
+            parts = (scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas)
+            for group, rate, factor in zip(*parts, strict=True):
+                group["lr"] = rate * factor(scheduler.last_epoch)
+        named = dict(self.named_parameters())
+        if self.hparams.average_decay:
+            self._average = WeightAverage(
+                named.values(), self.hparams.average_decay, self.trainer.global_step
+            )
+        if self._training_weights is not None:  # what was loaded is the average
+            with torch.no_grad():
+                for name, parameter in named.items():
+                    parameter.copy_(self._training_weights[name])
+            self._training_weights = None
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self._average is not None:
+            self._average.update()
+
+    def on_validation_start(self) -> None:
+        self._loss_check.check(self.trainer)
+        self._swap_average()
+
+    def on_validation_end(self) -> None:
+        """Runs after that of every callback: the best checkpoint holds the average."""
+        self._swap_average()
+
+    def _swap_average(self) -> None:
+        if self._average is not None:
+            for optimizer in self._deferred:
+                optimizer.catch_up()
+            self._average.swap()
+
+    @property
+    def _deferred(self) -> list[DeferredAdamW]:
+        return [each for each in self.trainer.optimizers if isinstance(each, DeferredAdamW)]
+
+    def on_train_end(self) -> None:
+        self._loss_check.check(self.trainer)
+        for optimizer in self._deferred:
+            optimizer.release()
+        self._swap_average()
+        self._average = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        assert self.weights is not None
+        self._loss_check.check(self.trainer)
+        # A resumed run started from where its checkpoint says, not from the checkpoint.
+        resumed = self.weights.checkpoint if self.trainer.ckpt_path else None
+        checkpoint["weights"] = {
+            "request": self.weights.request,
+            "architecture": self.weights.architecture,
+            "source": resumed.weights["source"] if resumed else self.weights.source.as_dict(),
+        }
+        if self._average is not None:
+            average = self._average
+            average.settle()
+            names = [name for name, _ in self.named_parameters()]
+            averages, others = (average.parameters, average.values)[:: 1 if average.in_use else -1]
+            checkpoint["state_dict"].update(zip(names, averages, strict=True))
+            # What training goes on from, and what the end of a fit compares the average with.
+            if "optimizer_states" in checkpoint or self.keeps_training_weights:
+                checkpoint["training_weights"] = dict(zip(names, others, strict=True))
+        check_saved(self.trainer, checkpoint)
+        checkpoint["devices"] = self.trainer.world_size  # which share the batches of an epoch
+        checkpoint["learning_rate"] = self.learning_rate  # in use; the hyper-parameter may be unset
+        if self.config is not None:
+            checkpoint["config"] = self.config
+        if "val/f1" in self.trainer.callback_metrics:
+            checkpoint["val_f1"] = self.trainer.callback_metrics["val/f1"].item()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._training_weights = checkpoint.get("training_weights")
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # without what would read YAML or pickles
+        cls, checkpoint_path: Any, map_location: Any = None, **settings: Any
+    ) -> Self:
+        """The model of a local checkpoint, ready to be trained on; call `eval()` before labelling with it.
+
+        Lightning's own method would import and call what the file names.
+
+        Args:
+            checkpoint_path: a file that lit_bert wrote.
+            map_location: the device; None is the CPU.
+            settings: arguments of the constructor that take the place of the checkpoint's.
+
+        Raises:
+            UserError: the file cannot be read, or says something that no checkpoint of lit_bert says.
+        """
+        checkpoint = Checkpoint(Path(checkpoint_path).resolve(), load(checkpoint_path))
+        weights = Weights.restored(checkpoint)
+        model = cls(**{**checkpoint.model, "weights": weights, **settings})
+        model.configure_model()
+        return model.to(map_location or "cpu")
+
+
+@contextmanager
+def moved(table: Tensor, norm: float) -> Iterator[None]:
+    """Has the rows of an embedding stand a 2-norm of `norm`, over all of them, along their gradient.
+
+    Where that is sparse, only the rows that it has are read and written.
+    """
+    with torch.no_grad():
+        gradient = table.grad
+        assert gradient is not None
+        if gradient.is_sparse:
+            table.grad = gradient = gradient.coalesce()
+            rows, values = gradient.indices()[0], gradient.values()
+            kept = table.index_select(0, rows)
+            table.index_add_(0, rows, values * (norm / values.norm().clamp(min=TINY)))
+        else:
+            kept = table.clone()
+            table.add_(gradient * (norm / gradient.norm().clamp(min=TINY)))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            if gradient.is_sparse:
+                table.index_copy_(0, rows, kept)
+            else:
+                table.copy_(kept)
+
+
+def _scores(num_classes: int) -> MetricCollection:
+    """Scores of a split, all 0 to 1: `f1` (macro), `f1_micro`, `accuracy`, and `f1_class`, one a class (C,).
+
+    Beside them `class_counts` (C, 5), whose last column is how many rows have the class as their label.
+    """
+    size: Any = {"num_classes": num_classes, "validate_args": False}
+    return MetricCollection(
+        {
+            "f1": MulticlassF1Score(**size, average="macro"),
+            "f1_micro": MulticlassF1Score(**size, average="micro"),
+            "accuracy": MulticlassAccuracy(**size, average="micro"),
+            "f1_class": MulticlassF1Score(**size, average="none"),
+            "class_counts": MulticlassStatScores(**size, average="none"),
+        }
+    )

@@ -1,0 +1,1 @@
+"""A trained model for others: exported folder, predictor, server."""

@@ -1,0 +1,247 @@
+"""Texts in, labelled probabilities out, from an exported folder: without torch, transformers or lightning.
+
+Step 7 of the journey. Needs onnxruntime, tokenizers and numpy, and of the folder `config.json`,
+`tokenizer.json` and one of the ONNX files; everything else in it is for others.
+
+    python -c "from lit_bert import Predictor; print(Predictor('exported')(['what a day']))"
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lit_bert import UserError, cores, need
+from lit_bert.io import escape, onnx_files, tokenizers, untrusted
+from lit_bert.product.folder import EXACT, QUICK
+
+BATCH_SIZE, BATCH_TOKENS = 16, 192  # texts and, padding included, tokens; more takes memory and gains little
+CHUNK = 256  # texts that are tokenized at a time: what the tokenizer returns takes kilobytes a text
+# onnxruntime 1.32 adds and normalizes in one operator that takes five times as long as two; and adds a bias
+# and computes GELU in one that takes half as long again.
+SLOW = {"SkipLayerNormFusion", "BiasGeluFusion"}
+LEAST = 1e-9  # keeps the logarithm of a probability finite
+WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
+
+
+class Prediction(NamedTuple):
+    """What a text got.
+
+    Attributes:
+        label: the most probable class.
+        probability: of that class, 0 to 1.
+        probabilities: of each class, in the order of the classes; they sum to 1.
+        truncated: whether the end of the text was not read, as it has more tokens than the model takes.
+    """
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+    truncated: bool
+
+
+class Word(NamedTuple):
+    """A part of a text and what it did.
+
+    Attributes:
+        start, end: text[start:end] is the word.
+        weight: by how much the word raises the log-odds of the text's label, in nats; negative where it
+            speaks against it.
+    """
+
+    start: int
+    end: int
+    weight: float
+
+
+class Predictor:
+    """A classifier from a folder that `python -m lit_bert export` wrote.
+
+    Can be called from several threads at a time.
+
+    Args:
+        folder: the exported folder.
+        file: the ONNX file of it to run; None takes `model.int8.onnx` where it was kept, else `model.onnx`.
+        threads: batches that are computed side by side, one core each; None is one for each core that this
+            process may use.
+
+    Raises:
+        UserError: the folder lacks a file, or has one that cannot be read.
+    """
+
+    def __init__(self, folder: str | Path, file: str | None = None, threads: int | None = None) -> None:
+        need("onnxruntime", "serve")
+        self.folder = Path(folder)
+        if file not in (None, QUICK, EXACT):
+            raise UserError(f"there is no ONNX file {escape.line(file, 80)}; expected {QUICK} or {EXACT}.")
+        self.file = file or (QUICK if (self.folder / QUICK).is_file() else EXACT)
+        self.threads = threads or cores()
+        for name in ("config.json", "tokenizer.json", self.file):
+            if not (self.folder / name).is_file():
+                raise UserError(
+                    f"{self.folder} has no {name}; expected a folder that `python -m lit_bert export` wrote."
+                )
+        try:
+            self._open()
+        except Exception as error:  # onnxruntime has many of its own
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            what = escape.line(" ".join(str(error).split()), 300).removesuffix(". Export it again.")
+            raise UserError(f"{self.folder} cannot be used ({kind}{what}). Export it again.") from None
+
+    def _open(self) -> None:
+        """Checks the files, loads them, and labels a text.
+
+        Raises:
+            Exception: that of any library, or a UserError.
+        """
+        import onnxruntime
+
+        config = untrusted.read_object(self.folder / "config.json")
+        self.labels: list[str] = untrusted.labels(config, "config.json")
+        vocab_size, positions = (config.get(name) for name in ("vocab_size", "max_position_embeddings"))
+        for name, value in (("vocab_size", vocab_size), ("max_position_embeddings", positions)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise UserError(f"config.json has a {name} of {value!r}; expected a whole number above 0")
+        text = untrusted.read_text(self.folder / "tokenizer.json", tokenizers.MOST_TOKENIZER_BYTES)
+        self._tokenizer: Any = tokenizers.tokenizer(text, "tokenizer.json", vocab_size)
+        truncation = self._tokenizer.truncation
+        if truncation is None:
+            raise UserError("tokenizer.json does not say how many tokens the model takes (truncation)")
+        self.max_length = int(truncation["max_length"])  # tokens, special ones included
+        if positions is not None and self.max_length > positions:
+            raise UserError(
+                f"tokenizer.json lets {self.max_length} tokens through; the model takes {positions}"
+            )
+        # A stride would have the tokenizer return all of a long text, in pieces that overlap.
+        self._tokenizer.enable_truncation(self.max_length, direction=truncation["direction"])
+        onnx_files.check_onnx(self.folder / self.file)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.enable_mem_pattern = False  # would plan, and keep, memory for each shape of a batch
+        options.log_severity_level = 4  # what goes wrong is raised as well
+        self._session = onnxruntime.InferenceSession(
+            str(self.folder / self.file),
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=SLOW,
+        )
+        _check_ends(self._session, len(self.labels))
+        self.probs(["", "a"])
+        _give_back_memory()
+
+    def __call__(self, texts: Sequence[str]) -> list[Prediction]:
+        """Label and probabilities of each text, in order.
+
+        Raises:
+            TypeError: one string instead of several, or something that is no string.
+        """
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise TypeError("expected a list of strings")
+        probs, truncated = self._label(texts)
+        return [
+            Prediction(
+                self.labels[row.argmax()],
+                float(row.max()),
+                dict(zip(self.labels, row.tolist(), strict=True)),
+                cut,
+            )
+            for row, cut in zip(probs, truncated, strict=True)
+        ]
+
+    def probs(self, texts: Sequence[str]) -> np.ndarray:
+        """Class probabilities, float32 (N, C), of texts; rows sum to 1."""
+        return self._label(texts)[0]
+
+    def _label(self, texts: Sequence[str]) -> tuple[np.ndarray, list[bool]]:
+        """Probabilities (N, C), and which texts were cut."""
+        ids: list[np.ndarray] = []
+        truncated: list[bool] = []
+        for start in range(0, len(texts), CHUNK):
+            encodings = tokenizers.encode(self._tokenizer, _readable(texts[start : start + CHUNK]))
+            ids += [np.array(each.ids, np.int32) for each in encodings]
+            truncated += [bool(each.overflowing) for each in encodings]
+        return self._probs(ids), truncated
+
+    def explain(self, text: str) -> list[Word]:
+        """Which words pushed the text towards its label: each in turn is left out, and the label asked again.
+
+        Words that the model does not read, past its maximum length, are not among them.
+        """
+        encoding = tokenizers.encode(self._tokenizer, _readable([text]), offsets=True)[0]
+        read = max((end for _, end in encoding.offsets), default=0)
+        words = [match.span() for match in WORD.finditer(text) if match.start() < read]
+        without = [f"{text[:start]} {text[end:]}" for start, end in words]
+        probs = self.probs([text, *without]).astype(float)
+        of_label = probs[:, probs[0].argmax()]
+        odds = np.log(np.maximum(of_label, LEAST)) - np.log(np.maximum(1 - of_label, LEAST))
+        weights = odds[0] - odds[1:]
+        return [Word(*span, float(weight)) for span, weight in zip(words, weights, strict=True)]
+
+    def _probs(self, ids: list[np.ndarray]) -> np.ndarray:
+        logits = np.empty((len(ids), len(self.labels)), np.float32)
+        order = np.argsort([-len(each) for each in ids], kind="stable")
+        batches, start = [], 0
+        while start < len(order):
+            texts = max(1, min(BATCH_SIZE, BATCH_TOKENS // len(ids[order[start]])))
+            batches.append(order[start : start + texts])
+            start += texts
+
+        def run(rows: np.ndarray) -> None:
+            input_ids = np.zeros((len(rows), len(ids[rows[0]])), np.int64)
+            attention_mask = np.zeros_like(input_ids)
+            for place, row in enumerate(rows):
+                input_ids[place, : len(ids[row])] = ids[row]
+                attention_mask[place, : len(ids[row])] = 1
+            inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+            try:
+                found = self._session.run(None, inputs)[0]
+            except Exception as error:  # onnxruntime has many of its own
+                what = escape.line(" ".join(str(error).split()), 200)
+                raise UserError(f"{self.folder / self.file} cannot label a text ({what}).") from None
+            if found.shape != (len(rows), len(self.labels)):
+                raise UserError(
+                    f"{self.folder / self.file} gives logits of shape {found.shape} for {len(rows)} texts; "
+                    f"config.json names {len(self.labels)} classes. Export it again."
+                )
+            logits[rows] = found
+
+        if len(batches) > 1 and self.threads > 1:
+            with ThreadPoolExecutor(min(self.threads, len(batches))) as pool:
+                list(pool.map(run, batches))
+        else:
+            for rows in batches:
+                run(rows)
+        if not np.isfinite(logits).all():
+            raise UserError(f"{self.folder / self.file} gives logits that are not finite. Export it again.")
+        raised = np.exp(logits - logits.max(1, keepdims=True))
+        return raised / raised.sum(1, keepdims=True)
+
+
+def _check_ends(session: Any, classes: int) -> None:
+    """Raises a UserError where the graph is not one from token ids to the logits of so many classes."""
+    inputs = {each.name: (each.type, len(each.shape)) for each in session.get_inputs()}
+    if inputs != dict.fromkeys(("input_ids", "attention_mask"), ("tensor(int64)", 2)):
+        raise UserError(f"the graph has the inputs {inputs}; expected input_ids and attention_mask")
+    outputs = session.get_outputs()
+    shape: list[Any] = outputs[0].shape if len(outputs) == 1 else []
+    if len(shape) != 2 or outputs[0].type != "tensor(float)" or shape[1] not in (None, classes):
+        found = {each.name: (each.type, each.shape) for each in outputs}
+        raise UserError(f"the graph has the outputs {found}; expected the logits of {classes} classes")
+
+
+def _give_back_memory() -> None:
+    """Returns to the system what reading the model took for a moment, where the C library can."""
+    with contextlib.suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _readable(texts: Sequence[str]) -> list[str]:
+    """The texts as UTF-8 can hold them: the tokenizer refuses lone surrogates, and their whole batch."""
+    return [text.encode("utf-8", "replace").decode("utf-8") for text in texts]

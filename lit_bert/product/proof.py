@@ -1,0 +1,100 @@
+"""The proof of an exported file: what it makes of the validation rows, beside the checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_bert.evaluate import compare, scores
+from lit_bert.evaluate.predictions import Predictions
+from lit_bert.evaluate.scores import Score, Scores
+from lit_bert.io import tokenizers
+from lit_bert.product.predictor import Predictor
+
+BASELINE_BATCH = 32  # texts
+SAME = 1e-3  # most that a probability of the 32-bit file may differ by
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What an ONNX file makes of the validation rows.
+
+    Attributes:
+        scores: with 95 % bootstrap intervals, 0 to 1.
+        agreement: share of the rows with the checkpoint's label.
+        difference: largest difference of a probability from the checkpoint's.
+        texts_per_s: on the machine that exported it.
+        bytes: size of the file.
+        f1_change: its macro F1 less the checkpoint's on the same rows, with the paired interval.
+    """
+
+    scores: Scores[Score]
+    agreement: float
+    difference: float
+    texts_per_s: float
+    bytes: int
+    f1_change: Score
+
+
+def checkpoint_probs(network: Any, tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
+    """Probabilities, float32 (N, C), by the network of transformers in 32 bits."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    encodings = tokenizers.encode(tokenizer, list(texts))
+    order = np.argsort([-len(each.ids) for each in encodings], kind="stable")
+    probs = np.empty((len(texts), network.config.num_labels), np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(order), BASELINE_BATCH):
+            rows = order[start : start + BASELINE_BATCH]
+            ids = [torch.tensor(encodings[row].ids) for row in rows]
+            input_ids = pad_sequence(ids, batch_first=True)
+            mask = pad_sequence([torch.ones_like(each) for each in ids], batch_first=True)
+            probs[rows] = network(input_ids=input_ids, attention_mask=mask).logits.softmax(-1).numpy()
+    return probs
+
+
+def measure(folder: Path, name: str, rows: Predictions, wanted: np.ndarray) -> Variant:
+    """What an ONNX file of the folder makes of the rows, through what people will use."""
+    predictor = Predictor(folder, file=name)
+    predictor.probs(rows.texts[:32])
+    start = time.perf_counter()
+    probs = predictor.probs(rows.texts)
+    seconds = time.perf_counter() - start
+    return Variant(
+        scores.with_intervals(probs, rows.labels),
+        float((probs.argmax(1) == wanted.argmax(1)).mean()),
+        float(np.abs(probs - wanted).max()),
+        len(rows.texts) / seconds,
+        (folder / name).stat().st_size,
+        compare.macro_f1_change(wanted, probs, rows.labels),
+    )
+
+
+def lost_points(f1_change: Score) -> Score:
+    """Hundredths of macro F1 that a file loses against the checkpoint; below 0 it gains."""
+    value, low, high = f1_change
+    return Score(-100 * value, -100 * high, -100 * low)
+
+
+def shown_points(lost: Score) -> str:
+    """With the 95 % interval."""
+    value, low, high = (each + 0.0 for each in lost)  # no negative zero
+    return f"{value:.2f} points of macro F1 [{low:.2f}, {high:.2f}]"
+
+
+def proof_table(own: Scores[Score], found: dict[str, Variant]) -> str:
+    """One line a file."""
+    lines = [f"{'':18}macro F1  same label  largest difference   texts/s       MB"]
+    lines.append(f"{'checkpoint':18}{own.macro_f1.value:8.4f}")
+    for name, each in found.items():
+        lines.append(
+            f"{name:18}{each.scores.macro_f1.value:8.4f}  {each.agreement:10.4f}  {each.difference:18.2g}"
+            f"  {each.texts_per_s:8,.0f}  {each.bytes / 1e6:7.1f}"
+        )
+    return "\n".join(lines)

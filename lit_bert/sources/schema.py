@@ -1,0 +1,269 @@
+"""What a checkpoint may say: plain values of known keys, checked before anything else reads them.
+
+A checkpoint may come from anybody. Whatever it holds beside tensors has to fit these models: a key that is
+not here is an error with its name, and a value of another type is not converted. Nothing here is a path to
+write to, a class, a function or a template: how a run is composed comes from the command line and from YAML
+that its user wrote, and what a checkpoint says about that is compared, never used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lit_bert import UserError
+from lit_bert.io.escape import line
+
+MOST_CLASSES = 100_000
+MOST_CHARACTERS = 10_000  # of a class name, a path, an address
+MOST_TOKENIZER_CHARACTERS = 64 * 2**20
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+Text = Annotated[str, Field(max_length=MOST_CHARACTERS)]
+Count = Annotated[int, Field(ge=0, le=2**62)]
+ClassNames = Annotated[list[Text], Field(min_length=2, max_length=MOST_CLASSES)]
+
+
+class Plain(BaseModel):
+    """Known keys, values of exactly these types, and no number that is not finite."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class SourceFacts(Plain):
+    """A `sources.Source`: shown beside scores, and compared; never opened because a checkpoint says so."""
+
+    kind: Literal["hub", "folder", "file", "packaged", "checkpoint"]
+    name: Text
+    config_name: Text | None = None
+    revision: Text | None = None
+    stand_in_for: Text | None = None
+    reason: Text | None = None
+
+
+class ModelSettings(Plain):
+    """The arguments of `BertClassifier` that are plain values."""
+
+    label_names: ClassNames
+    learning_rate: float | None = None
+    head_rate_factor: float = 5.0
+    beta2: float = 0.98
+    weight_decay: float = 0.01
+    warmup_ratio: float = 0.05
+    label_smoothing: float = 0.1
+    average_decay: float = 0.99
+    adversarial_norm: float = 1.0
+    adversarial_start: float = 1 / 3
+
+    @field_validator("label_names")
+    @classmethod
+    def _distinct(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names) or not all(name.strip() for name in names):
+            raise ValueError("class names have to differ, and none may be blank")
+        return names
+
+
+class DataSettings(Plain):
+    """The arguments of `EmotionDataModule` that are plain values."""
+
+    dataset: Text
+    stand_in: Text | None = None
+    text_column: Text = "text"
+    label_column: Text = "label"
+    label_names: Annotated[list[Text], Field(max_length=MOST_CLASSES)] | None = None
+    quoting: Literal["auto", "csv", "none"] = "auto"
+    missing: Literal["skip", "refuse"] = "skip"
+    train_split: Text = "train"
+    val_split: Text = "validation"
+    test_split: Text = "test"
+    val_fraction: float = 0.1
+    train_rows: int | None = None
+    val_rows: int | None = None
+    subset_seed: int = 42
+    deduplicate: bool = False
+    folds: int | None = None
+    fold: int = 0
+    order_seed: int = 0
+    max_length: int = 128
+    batch_size: int = 32
+    eval_batch_size: int = 64
+
+
+class SkippedFacts(Plain):
+    """Rows that were skipped for one reason."""
+
+    count: int
+    first: list[Text]
+
+
+class RowFacts(Plain):
+    """What became of the rows of one part, as `data.RowCounts` has it."""
+
+    split: Text
+    read: int
+    skipped: dict[Text, SkippedFacts]
+    left_out: dict[Text, int]
+    used: int
+
+
+class DataFacts(Plain):
+    """What the data module kept: how to find the rows again, and the tokenizer."""
+
+    label_names: ClassNames
+    source: SourceFacts
+    tokenizer: dict[
+        Literal["tokenizer.json", "tokenizer_config.json"],
+        Annotated[str, Field(max_length=MOST_TOKENIZER_CHARACTERS)],
+    ]
+    hyper_parameters: DataSettings
+    code_order: Annotated[list[Text], Field(max_length=MOST_CLASSES)] | None = None
+    fingerprint: Text | None = None
+    rows: dict[Literal["train", "validation", "test"], RowFacts] = {}
+
+    @field_validator("tokenizer")
+    @classmethod
+    def _has_tokenizer(cls, files: dict[str, str]) -> dict[str, str]:
+        if "tokenizer.json" not in files:
+            raise ValueError("tokenizer.json is missing")
+        return files
+
+
+class WeightsRequest(Plain):
+    """The arguments of `Weights` as they were given."""
+
+    pretrained: Text
+    stand_in: Text | None = None
+
+
+class WeightsFacts(Plain):
+    """What the weights say of themselves. `architecture` has a schema of its own, in `sources`."""
+
+    request: WeightsRequest
+    architecture: dict[Text, Any]
+    source: SourceFacts
+
+
+class BestSettings(Plain):
+    """Which epoch is the best one."""
+
+    monitor: Text | None = "val/f1"
+    mode: Literal["min", "max"] = "max"
+    save_top_k: int = 1
+    save_weights_only: bool = True
+    every_n_train_steps: int | None = None
+    every_n_epochs: int | None = None
+    save_on_train_epoch_end: bool | None = False
+
+
+class StoppingSettings(Plain):
+    """When a run ends early."""
+
+    monitor: Text | None = "val/f1"
+    min_delta: float = 0.0
+    patience: int = 3
+    mode: Literal["min", "max"] = "max"
+    strict: bool = True
+    check_finite: bool = True
+    stopping_threshold: float | None = None
+    divergence_threshold: float | None = None
+    check_on_train_epoch_end: bool | None = None
+
+
+Share = int | float | None  # a number of batches, or a share of them
+
+
+Precision = (
+    Literal["64-true", "64", "32-true", "32", "16-true", "16", "16-mixed", "bf16-true", "bf16", "bf16-mixed"]
+    | Literal[16, 32, 64]
+)
+
+
+class TrainerSettings(Plain):
+    """How long a run is, and what a step of it does."""
+
+    precision: (
+        Literal[
+            "64-true",
+            "64",
+            "32-true",
+            "32",
+            "16-true",
+            "16",
+            "16-mixed",
+            "bf16-true",
+            "bf16",
+            "bf16-mixed",
+            16,
+            32,
+            64,
+        ]
+        | None
+    ) = None
+    max_epochs: int | None = None
+    min_epochs: int | None = None
+    max_steps: int = -1
+    min_steps: int | None = None
+    limit_train_batches: Share = None
+    limit_val_batches: Share = None
+    overfit_batches: int | float = 0.0
+    val_check_interval: Share = None
+    check_val_every_n_epoch: int | None = 1
+    num_sanity_val_steps: int | None = None
+    log_every_n_steps: int | None = None
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: int | float | None = None
+    gradient_clip_algorithm: Literal["norm", "value"] | None = None
+    deterministic: bool | Literal["warn"] | None = None
+
+
+class RunSettings(Plain):
+    """The settings of the run that wrote the checkpoint.
+
+    Attributes:
+        composition: classes, paths and templates by their setting's name, as text; only ever compared.
+    """
+
+    seed_everything: int | bool | None = 0
+    calibrate: bool = True
+    checkpoint: BestSettings = BestSettings()
+    early_stopping: StoppingSettings = StoppingSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    composition: dict[Text, Text] = {}
+
+
+class Contents(Plain):
+    """A checkpoint without its tensors, and without the progress that is compared with the trainer's own."""
+
+    epoch: Count
+    global_step: Count
+    hyper_parameters: ModelSettings
+    EmotionDataModule: DataFacts | None = None  # there is none where a Trainer was given loaders
+    weights: WeightsFacts
+    learning_rate: float | None = None
+    devices: Count | None = None
+    config: RunSettings | None = None
+    val_f1: float | None = None
+    temperature: Annotated[float, Field(gt=0)] | None = None
+
+
+def checked(model: type[Plain], values: Any, what: str) -> Any:
+    """The values as `model`.
+
+    Raises:
+        UserError: a key is unknown or missing, or a value is of another type; the message names the first.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{what} is a {type(values).__name__}; expected settings by name.")
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False)
+        first, more = found[0], f", and {len(found) - 1} more faults" if len(found) > 1 else ""
+        place = line(".".join(str(part) for part in first["loc"]), 200)
+        problem = {
+            "extra_forbidden": "is not a key that lit_bert knows",
+            "missing": "is missing",
+        }.get(first["type"], f"is wrong ({line(first['msg'], 200)})")
+        raise UserError(f"{what}: {place} {problem}{more}. Give a file that lit_bert wrote.") from None

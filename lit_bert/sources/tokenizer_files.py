@@ -1,0 +1,169 @@
+"""The files of a tokenizer, and the settings of it that are taken."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lit_bert import UserError
+from lit_bert.io import escape, tokenizers, untrusted
+from lit_bert.sources.architecture import is_number, note_once
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")  # all that is kept of one, and written
+TOKENIZER_CLASSES = {
+    *("BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer", "DistilBertTokenizerFast"),
+    *("MPNetTokenizer", "MPNetTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"),
+    *("XLMRobertaTokenizer", "XLMRobertaTokenizerFast"),
+}
+SPECIAL_TOKENS = {f"{name}_token" for name in ("bos", "cls", "eos", "mask", "pad", "sep", "unk")}
+TOKENIZER_SETTINGS: dict[str, Callable[[Any], bool]] = {
+    "tokenizer_class": lambda value: isinstance(value, str) and value in TOKENIZER_CLASSES,
+    "backend": lambda value: value == "tokenizers",
+    "model_max_length": lambda value: is_number(value, 1, untrusted.MOST_INT),
+    "strip_accents": lambda value: value is None or isinstance(value, bool),
+    **dict.fromkeys(
+        ("do_lower_case", "tokenize_chinese_chars", "clean_up_tokenization_spaces", "add_prefix_space"),
+        lambda value: isinstance(value, bool),
+    ),
+    **dict.fromkeys(SPECIAL_TOKENS, lambda value: value is None or _is_token(value)),
+    **dict.fromkeys(("padding_side", "truncation_side"), lambda value: value in ("left", "right")),
+    "additional_special_tokens": lambda value: value is None or _is_tokens(value),
+    "extra_special_tokens": lambda value: value in (None, {}) or _is_tokens(value),
+    "added_tokens_decoder": lambda value: (
+        isinstance(value, dict)
+        and all(re.fullmatch(r"\d{1,9}", key) and _is_token(each) for key, each in value.items())
+    ),
+}
+TOKENIZER_WITHOUT_EFFECT = {
+    *("name_or_path", "vocab_file", "tokenizer_file", "special_tokens_map_file", "is_local"),
+    *("local_files_only", "do_basic_tokenize", "never_split", "model_input_names", "max_length", "stride"),
+    *("padding", "truncation", "truncation_strategy", "pad_to_multiple_of", "pad_token_type_id"),
+    *("max_len", "use_fast", "transformers_version", "processor_class", "sp_model_kwargs"),
+}
+
+
+def checked_tokenizer_files(files: Any, what: str) -> dict[str, str]:
+    """The contents of TOKENIZER_FILES, of a checkpoint, with the settings that are known alone.
+
+    Raises:
+        UserError: another file is among them, one lacks, or has a setting that no tokenizer has.
+    """
+    if not isinstance(files, dict) or sorted(files, key=str) != sorted(TOKENIZER_FILES):
+        names = escape.line(
+            ", ".join(map(str, files)) if isinstance(files, dict) else type(files).__name__, 200
+        )
+        raise UserError(f"{what} has {names} as a tokenizer; expected {' and '.join(TOKENIZER_FILES)}.")
+    for name, content in files.items():
+        if not isinstance(content, str):
+            raise UserError(f"{what} has a {name} that is no text.")
+    settings = untrusted.parse_object(files["tokenizer_config.json"], f"the tokenizer_config.json of {what}")
+    checked = checked_tokenizer_settings(settings, what)
+    return {**files, "tokenizer_config.json": json.dumps(checked, indent=2)}
+
+
+def checked_tokenizer_settings(settings: dict[str, Any], what: str) -> dict[str, Any]:
+    """What a tokenizer_config.json says of a tokenizer, without code, paths and what is unknown.
+
+    Raises:
+        UserError: a setting has a value that it cannot have, such as a class of its own.
+    """
+    for key, value in settings.items():
+        if key in TOKENIZER_SETTINGS and not TOKENIZER_SETTINGS[key](value):
+            raise UserError(
+                f"{what} has the tokenizer setting {key} {escape.line(repr(value), 80)}; expected that of a "
+                "BERT of transformers. Use a tokenizer as published."
+            )
+    unknown = sorted(settings.keys() - TOKENIZER_SETTINGS.keys() - TOKENIZER_WITHOUT_EFFECT)
+    if unknown:
+        note_once(f"{what}: {', '.join(unknown)} not used; neither code nor unknown settings are taken.")
+    return {key: value for key, value in settings.items() if key in TOKENIZER_SETTINGS}
+
+
+def _is_token(value: Any) -> bool:
+    if isinstance(value, dict):  # an AddedToken
+        flags = {"single_word", "lstrip", "rstrip", "normalized", "special"}
+        known = all(isinstance(value[key], bool) for key in flags & value.keys())
+        plain = value.keys() <= flags | {"content", "__type"} and value.get("__type") in (None, "AddedToken")
+        return known and plain and _is_token(value.get("content"))
+    return isinstance(value, str) and 0 < len(value) <= tokenizers.MOST_WORD
+
+
+def _is_tokens(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= 10_000 and all(map(_is_token, value))
+
+
+def read_tokenizer_files(folder: Path) -> dict[str, str]:
+    """TOKENIZER_FILES of a folder, made by transformers from checked copies of what the folder has.
+
+    Raises:
+        UserError: there is no tokenizer, or none that can be used.
+    """
+    shown = escape.line(folder)
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+        # transformers would make one up that knows five tokens
+        raise UserError(f"no usable tokenizer in {shown}; expected tokenizer.json or vocab.txt.")
+    try:
+        copies = _checked_copies(folder)
+    except UserError as error:
+        raise UserError(f"no usable tokenizer in {shown} ({error})") from None
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            for name, content in copies.items():
+                (Path(place) / name).write_text(content, encoding="utf-8", newline="")
+            tokenizer, content = _by_transformers(place, shown)
+    except OSError as error:
+        raise UserError(
+            f"cannot write copies of the tokenizer's files to the temporary folder: {error.strerror}. Make "
+            "room, or set TMPDIR to another one."
+        ) from None
+    settings = {key: value for key, value in tokenizer.init_kwargs.items() if _is_plain(value)}
+    settings["tokenizer_class"] = type(tokenizer).__name__
+    kept = {key: value for key, value in settings.items() if key in TOKENIZER_SETTINGS}
+    tokenizers.tokenizer(content, f"the tokenizer in {shown}")
+    return {"tokenizer.json": content, "tokenizer_config.json": json.dumps(kept, indent=2)}
+
+
+def _by_transformers(folder: str, shown: str) -> tuple[Any, str]:
+    """The tokenizer of transformers for a folder of checked files, and its tokenizer.json."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return tokenizer, tokenizer.backend_tokenizer.to_str()
+    except BaseException as error:
+        if not untrusted.is_fault(error):
+            raise
+        raise UserError(
+            f"no usable tokenizer in {shown}: its files do not fit each other ({type(error).__name__}). "
+            "Copy the folder again."
+        ) from None
+
+
+def _checked_copies(folder: Path) -> dict[str, str]:
+    """Contents of the tokenizer's files by their names, with nothing in them that is not known."""
+    copies = {"config.json": json.dumps({"model_type": "bert"})}
+    if (folder / "tokenizer.json").is_file():
+        text = untrusted.read_text(folder / "tokenizer.json", tokenizers.MOST_TOKENIZER_BYTES)
+        tokenizers.tokenizer(text, "tokenizer.json")
+        copies["tokenizer.json"] = text
+    if (folder / "vocab.txt").is_file():
+        copies["vocab.txt"] = untrusted.read_text(folder / "vocab.txt", tokenizers.MOST_TOKENIZER_BYTES)
+    if (folder / "tokenizer_config.json").is_file():
+        settings = untrusted.read_object(folder / "tokenizer_config.json")
+        settings = checked_tokenizer_settings(settings, escape.line(folder / "tokenizer_config.json"))
+        copies["tokenizer_config.json"] = json.dumps(settings)
+    if (folder / "special_tokens_map.json").is_file():
+        tokens = untrusted.read_object(folder / "special_tokens_map.json")
+        known = SPECIAL_TOKENS | {"additional_special_tokens"}
+        if not all(key in known and TOKENIZER_SETTINGS[key](value) for key, value in tokens.items()):
+            raise UserError("special_tokens_map.json names something else than special tokens.")
+        copies["special_tokens_map.json"] = json.dumps(tokens)
+    return copies
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float | bool)

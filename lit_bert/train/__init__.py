@@ -1,0 +1,1 @@
+"""A training run: what it keeps, shows and chooses."""

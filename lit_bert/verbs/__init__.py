@@ -1,0 +1,1 @@
+"""One module a verb: from its arguments to an exit code."""

@@ -1,0 +1,84 @@
+"""The verb `export`: a checkpoint to a folder that stands alone.
+
+python -m lit_bert export --to my-classifier
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lit_bert import need
+from lit_bert.cli.arguments import Parser
+from lit_bert.product.export import (
+    EXPORTED,
+    INT8_LOSS,
+    check_target,
+    folder_beside,
+    replace_folder,
+    validation_rows,
+    write,
+)
+from lit_bert.product.folder import QUICK
+from lit_bert.product.push import check_name, push
+from lit_bert.sources.checkpoint import Checkpoint, find
+
+
+def export(arguments: list[str]) -> int:
+    """The verb."""
+    parser = Parser(
+        "python -m lit_bert export",
+        description="Turn a checkpoint into a folder that stands alone: for transformers, for ONNX, for "
+        "`lit_bert serve` and for the Hub. Each ONNX file is first scored on the validation rows.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--ckpt_path", help="best, last or a file (default: best of the newest fit)")
+    parser.add_argument("--to", type=Path, help=f"the folder (default: {EXPORTED} in that of the run)")
+    parser.add_argument(
+        "--int8_loss",
+        type=float,
+        default=INT8_LOSS,
+        metavar="POINTS",
+        help=f"hundredths of macro F1 that {QUICK} may lose; it is left out unless the validation rows show, "
+        f"with the whole 95 %% interval of the loss, that it does not lose more (default {INT8_LOSS:g})",
+    )
+    parser.add_argument("--license", help="of the model, as the Hub names it, such as apache-2.0")
+    parser.add_argument(
+        "--push", metavar="OWNER/NAME", help="then upload the folder to this model on the Hub"
+    )
+    parser.add_argument("--private", action="store_true", help="with --push: make it a private one")
+    args = parser.parse_args(arguments)
+    if not args.int8_loss >= 0:
+        parser.error(f"--int8_loss is {args.int8_loss}; expected points of macro F1, at least 0")
+    if args.private and not args.push:
+        parser.error("--private is for --push")
+    if args.push:
+        check_name(args.push)
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        need(module, "export")
+    checkpoint = Checkpoint.open(find(args.ckpt_path))
+    rows = validation_rows(checkpoint)
+    target = (args.to or checkpoint.run / EXPORTED).resolve()  # `.` and links cannot be renamed
+    check_target(target)
+    with folder_beside(target) as partial:
+        kept, problem = write(checkpoint, rows, partial, args.int8_loss, shown(arguments), args.license)
+        if problem:
+            print(f"lit_bert export: {problem}", file=sys.stderr)
+            return 1
+        replace_folder(partial, target)
+    print(f"\n{target}" + ("" if QUICK in kept else f", without {QUICK}"))
+    if args.push:
+        print(push(target, args.push, args.private))
+    return 0
+
+
+def shown(arguments: Sequence[str]) -> str:
+    """The command line, with the names alone of what absolute paths lead to."""
+    parts = (argument.rpartition("=") for argument in arguments)
+    names = (
+        flag + equals + (Path(value).name if Path(value).is_absolute() else value)
+        for flag, equals, value in parts
+    )
+    return shlex.join(["python", "-m", "lit_bert", "export", *names])

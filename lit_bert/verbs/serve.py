@@ -1,0 +1,172 @@
+"""An exported folder over HTTP: POST /predict, a page, and the rest that a service needs.
+
+Step 8 of the journey. Here are the flags and the start; server.py computes, door.py speaks HTTP.
+
+    python -m lit_bert serve exported --port 8000
+    curl http://127.0.0.1:8000/predict --json '{"text": "what a day"}'
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from lit_bert import UserError, cores, need
+from lit_bert.cli.arguments import Parser
+from lit_bert.io import escape
+from lit_bert.product import hosts
+from lit_bert.product.folder import newest, verify
+from lit_bert.product.predictor import Predictor
+
+TOKEN = "LIT_BERT_TOKEN"
+
+
+def serve(arguments: list[str]) -> int:
+    """The verb.
+
+    Returns:
+        0 after SIGTERM or Ctrl-C, with everything in flight answered; 1 where a worker died.
+    """
+    args = _parser().parse_args(arguments)
+    for library in ("litserve", "prometheus_client"):
+        need(library, "serve")
+    from lit_bert.product.door import Limits
+    from lit_bert.product.server import Server
+
+    limits = Limits(args.bytes, args.texts, args.characters, args.seconds, args.queue)
+    token = args.token or os.environ.get(TOKEN)
+    if token is not None and not token.strip():
+        raise UserError(f"the token is empty; give {TOKEN} some characters, or unset it.")
+    folder = args.folder or newest()
+    sums = verify(folder)
+    predictor = Predictor(folder, args.file, threads=1)
+    listener = _listen(args.host, args.port)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))  # until uvicorn has its own
+    _allow_connections()
+    own = hosts.Hosts(args.host, args.allow_host)
+    return Server(predictor, limits, sums, own, token, args.threads).serve_until_stopped(listener)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "python -m lit_bert serve",
+        description="Answers POST /predict over HTTP from an exported folder, with a page at / and its "
+        "documentation at /docs. SIGTERM and Ctrl-C finish what is in flight.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        help="what `python -m lit_bert export` wrote; without it the newest below checkpoints/",
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is every network (%(default)s)"
+    )
+    parser.add_argument("--port", type=_port, default=8000, help="TCP port; 0 takes a free one (%(default)s)")
+    parser.add_argument(
+        "--allow-host",
+        type=_host_name,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name or address under which clients reach the server, such as that of a proxy before it; can "
+        f"be given several times, * is any (always accepted: {hosts.LOOPBACK}, --host, and the address of "
+        "this machine that a client connects to)",
+    )
+    parser.add_argument(
+        "--file", help="ONNX file to run; else model.int8.onnx where there is one, or model.onnx"
+    )
+    parser.add_argument(
+        "--token",
+        help=f"answer only requests with this bearer token; better set {TOKEN}, as process lists show flags",
+    )
+    parser.add_argument(
+        "--bytes", type=_count, default=2**20, help="bytes of a request's body, at most (%(default)s)"
+    )
+    parser.add_argument(
+        "--texts", type=_count, default=256, help="texts in one request, at most (%(default)s)"
+    )
+    parser.add_argument(
+        "--characters", type=_count, default=10_000, help="characters of one text, at most (%(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=_seconds, default=10.0, help="seconds for one request, at most (%(default)s)"
+    )
+    parser.add_argument(
+        "--queue",
+        type=_count,
+        default=256,
+        help="texts waiting, at most; one client address gets half (%(default)s)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=_count,
+        default=cores(),
+        help="texts that are computed side by side, one core each (%(default)s)",
+    )
+    return parser
+
+
+def _count(value: str) -> int:
+    if not value.isdecimal() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"got '{value}'; expected a whole number of 1 or more")
+    return int(value)
+
+
+def _port(value: str) -> int:
+    if not value.isdecimal() or int(value) > 65_535:
+        raise argparse.ArgumentTypeError(f"got '{value}'; expected a number from 0 to 65535")
+    return int(value)
+
+
+def _host_name(value: str) -> str:
+    named = hosts.parse(f"[{value}]" if value.count(":") > 1 and not value.startswith("[") else value)
+    if value != hosts.ANY and (named is None or named.port is not None):
+        raise argparse.ArgumentTypeError(
+            f"got '{escape.line(value, 100)}'; expected a name such as example.org, an address, or * for "
+            "any, without scheme and port (and names in other scripts as xn--…)"
+        )
+    return named.host if named else value
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"got '{value}'; expected seconds, above 0 and up to 3600")
+    return seconds
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket, not listening yet."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)  # now, as two may bind a port that they reuse, and only one may listen
+    except (OSError, UnicodeError) as error:
+        what = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"cannot listen on {host} port {port}: {what}. Choose another --port or --host."
+        ) from None
+    return listener
+
+
+def _allow_connections() -> None:
+    """As many open connections as the system lets us: idle ones must not keep others out."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
