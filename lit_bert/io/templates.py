@@ -47,7 +47,8 @@ def _environment(path: Path, encode: Callable[[Any], Markup]) -> Environment:
     )
     environment.filters["fixed"] = lambda value, digits: f"{value:.{digits}f}"
     environment.filters["percent"] = lambda value, digits=0: f"{value:.{digits}%}"
-    environment.filters["grouped"] = lambda value: f"{value:,}"  # 12,345
+    environment.filters["grouped"] = lambda value, digits=0: f"{value:,.{digits}f}"  # 12,345
+    environment.filters["significant"] = lambda value, digits: f"{value:.{digits}g}"
     return environment
 
 
