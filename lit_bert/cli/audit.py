@@ -17,7 +17,7 @@ from lit_bert.cli.lightning import Verb, announce
 from lit_bert.data.module import EmotionDataModule
 from lit_bert.data.writer import RowWriter
 from lit_bert.evaluate import scores
-from lit_bert.evaluate.audit import OUT_OF_FOLD, SUSPECTS, check_from, find_flaws, merged
+from lit_bert.evaluate.audit import OUT_OF_FOLD, SUSPECTS, check_same_training_rows, find_flaws, merge_folds
 from lit_bert.evaluate.audit_text import findings_text, suspects_text, write_suspects
 from lit_bert.evaluate.predictions import TRAINED, VALIDATED, Predictions
 from lit_bert.model.module import BertClassifier
@@ -88,7 +88,7 @@ class Audit(Verb):
             raise UserError(f"--folds is {folds}; expected at most one for each of the {len(rows):,} rows.")
         earlier = Predictions.read(reuse / OUT_OF_FOLD) if reuse else None
         if earlier and reuse:
-            check_from(earlier, rows, names, reuse)
+            check_same_training_rows(earlier, rows, names, reuse)
         announce(self.trainer, [("weights", datamodule.weights.source), ("rows", datamodule.source)])
         parts = datamodule.parts()
         print(findings_text(find_flaws(parts, names, config["examples"])), flush=True)
@@ -151,7 +151,7 @@ class Audit(Verb):
             f"training {folds} models, each without one of {folds} parts; {folder}/fold_*/{LOG} say more"
         )
         runs = fit_each(arguments, each, folder, on_cpu=not has_accelerator(), quiet=True)
-        predictions = merged([Predictions.read(run / VALIDATED) for run in runs], labels)
+        predictions = merge_folds([Predictions.read(run / VALIDATED) for run in runs], labels)
         predictions.write(folder / OUT_OF_FOLD)
         for run in runs:  # parts of an audit, which `report` and `test` would take for the newest fit
             for file in (run / VALIDATED, run / TRAINED, *run.glob("*.ckpt")):
