@@ -50,7 +50,8 @@ class Outputs(Callback):
         if trainer.is_global_zero:
             facts: dict[str, Any] = {}
             part = "test" if trainer.state.fn == "test" else "validation"
-            counts = getattr(getattr(trainer, "datamodule", None), "counts", {}).get(part)
+            datamodule: Any = getattr(trainer, "datamodule", None)
+            counts = datamodule.splits.counts.get(part) if datamodule else None
             if counts is not None:  # fewer are scored than could be where batches are limited
                 facts["row_counts"] = {**counts.as_dict(), "scored": len(rows)}
             self.predictions = Predictions(
