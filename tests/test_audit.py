@@ -208,7 +208,9 @@ def test_the_summary_names_what_bends_a_score(parts):
 def test_the_summary_is_looked_for_once_per_rows(parts, monkeypatch):
     splits, names = parts(train=[*some(40), some(1)[0]], validation=some(start=50))
     looked = []
-    monkeypatch.setattr(audit, "find_flaws", lambda *rest: looked.append(1) or find_flaws(*rest))
+    monkeypatch.setattr(
+        "lit_bert.evaluate.audit_text.find_flaws", lambda *rest: looked.append(1) or find_flaws(*rest)
+    )
     first = dataset_summary(splits, names, deduplicated=False)
     assert first == dataset_summary(splits, names, deduplicated=False) != []
     assert len(looked) == 1
