@@ -664,7 +664,7 @@ def test_whoever_finishes_first_wins_where_locks_do_nothing(tmp_path):
         partial.mkdir()
         (partial / "rows.arrow").write_text("ours")
 
-    token_cache.write_atomically(final, write)
+    token_cache.write_to_cache(final, write)
     assert (final / "rows.arrow").read_text() == "theirs"
     assert [place.name for place in final.parent.iterdir() if place.suffix != ".lock"] == ["key"]
 
@@ -678,7 +678,7 @@ def test_failure_in_the_middle_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        token_cache.write_atomically(final, write)
+        token_cache.write_to_cache(final, write)
     assert [place.name for place in final.parent.iterdir() if place.suffix != ".lock"] == []
 
 

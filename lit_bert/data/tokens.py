@@ -27,7 +27,7 @@ from lit_bert.data.cache import (
     chunked,
     remembered,
     text_hash,
-    write_atomically,
+    write_to_cache,
 )
 from lit_bert.data.cells import Numbered
 from lit_bert.data.corpus import Corpus, find_corpus
@@ -288,7 +288,7 @@ class TokenizedCorpus:
             }
             (partial / "split.json").write_text(json.dumps(facts), encoding="utf-8")
 
-        write_atomically(folder, write)
+        write_to_cache(folder, write)
 
     def _no_rows(self, split: str, reading: SplitReader) -> UserError:
         why = "".join(f", {each} {reason}" for reason, each in reading.skipped.items())
