@@ -29,11 +29,12 @@ from lit_bert.data.delimited import quoting_of
 from lit_bert.data.module import EmotionDataModule
 from lit_bert.data.rows import column_names, read_rows
 from lit_bert.data.writer import RowWriter
-from lit_bert.evaluate.labelling import PredictionWriter, prediction_columns
+from lit_bert.evaluate.labelling import PredictionWriter
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.io import escape
 from lit_bert.model.module import BertClassifier
 from lit_bert.sources.weights import Weights
+from lit_bert.task.single import SingleLabel
 from lit_bert.verbs import fit
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -390,7 +391,11 @@ def test_a_column_of_the_input_is_never_overwritten(run, refused, able, column):
     (row,) = rows_of("out.csv")
     assert row[column] == "mine"
     assert row["new_predicted_label"] == "joy"
-    assert list(row) == ["text", column, *prediction_columns(["anger", "joy", "sadness"], "new_")]
+    assert list(row) == [
+        "text",
+        column,
+        *(f"new_{each}" for each in SingleLabel.of(["anger", "joy", "sadness"]).columns()),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -404,7 +409,7 @@ def test_ugly_class_names_come_through_every_form(ugly_model, suffix, formulas):
     weights = ugly_model.weights
     module = EmotionDataModule(label_names=UGLY, weights=weights, eval_batch_size=3)
     module.predict_from(Numbered(n, 0, {"text": text}) for n, text in enumerate(["happy", "sad", "rain"], 1))
-    columns = ["text", *prediction_columns(UGLY)]
+    columns = ["text", *SingleLabel.of(UGLY).columns()]
     with RowWriter(f"out{suffix}", columns, formulas) as writer:
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         Trainer(accelerator="cpu", callbacks=[PredictionWriter(writer)], **quiet).predict(
