@@ -49,5 +49,5 @@ def test_each_kind_is_found_by_its_name_and_by_that_of_transformers():
 def test_an_unknown_kind_is_refused_with_those_that_there_are():
     with pytest.raises(UserError, match=r"the task is 'singel'; expected single\. Set it with --data\.task"):
         task_of("singel", ["a", "b"])
-    with pytest.raises(UserError, match="problem_type of config.json is 'regression'"):
+    with pytest.raises(UserError, match=r"problem_type of config\.json is 'regression'"):
         task_of_problem("regression", ["a", "b"])
