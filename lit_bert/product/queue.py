@@ -116,7 +116,7 @@ class BatchQueue:
             threading.Thread(target=self._work, args=(number,), name=f"worker-{number}", daemon=True)
             for number in range(threads)
         ]
-        self.warm: set[int] = set()  # workers that computed a first text
+        self.warm: set[int] = set()  # workers that have computed a first text and have not ended
         self.stopping = False
 
     # --- in the event loop
@@ -137,7 +137,7 @@ class BatchQueue:
 
     def ready(self) -> bool:
         """Whether all workers have warmed up and none has ended."""
-        return len(self.warm) == len(self.workers) and all(worker.is_alive() for worker in self.workers)
+        return len(self.warm) == len(self.workers)
 
     def check(self, client: str) -> None:
         """Checks that a job of this client would be accepted.
@@ -196,8 +196,9 @@ class BatchQueue:
                     if group := [part for part in parts if part.texts and part.job.explain is explain]:
                         self._report(self._compute(group))
         finally:
+            self.warm.discard(number)
             if not self.stopping:
-                logger.error("worker %d died; the server ends", number)
+                logger.error("worker %d died", number)
                 self.loop.call_soon_threadsafe(self.on_death)
 
     def _report(self, outcomes: list[Outcome]) -> None:

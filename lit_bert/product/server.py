@@ -5,6 +5,7 @@ python -m lit_bert serve exported --port 8000
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import socket
@@ -16,6 +17,8 @@ from lit_bert.product import connection
 from lit_bert.product.app import Served, create_app
 from lit_bert.product.door import Access
 from lit_bert.product.messages import Limits
+
+logger = logging.getLogger(__name__)
 
 SHOWN_LABELS, SHOWN_CHARACTERS = 12, 60  # of the classes in the line at the start
 
@@ -36,6 +39,7 @@ def run(served: Served, limits: Limits, access: Access, threads: int, listener: 
     died: list[int] = []
 
     def on_death() -> None:
+        logger.error("the server ends, as a worker died")
         died.append(1)
         server.should_exit = True
 
