@@ -34,7 +34,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lit_bert.product import openapi
 from lit_bert.product.errors import Refusal
-from lit_bert.product.messages import Limits, parse
+from lit_bert.product.messages import Error, Health, Info, Limits, Prediction, Predictions, parse
 
 HEAD = (
     b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
@@ -145,6 +145,27 @@ def test_the_document_of_the_api_is_true(server: Running) -> None:
         assert answer.json.keys() == shapes[name]["value"].keys()
     prediction = document["components"]["schemas"]["Prediction"]
     assert prediction["properties"].keys() == server.predict("happy", explain=True).json.keys()
+
+
+def test_answers_and_examples_are_what_the_models_say(server: Running) -> None:
+    one, several = server.predict("happy", explain=True), server.predict(["happy", "sad"])
+    Prediction.model_validate_json(one.content, strict=True)
+    Predictions.model_validate_json(several.content, strict=True)
+    Error.model_validate_json(server.predict([]).content, strict=True)
+    Health.model_validate_json(server.ask("GET", "/health").content, strict=True)
+    info = server.ask("GET", "/info")
+    Info.model_validate_json(info.content, strict=True)
+    assert info.json.keys() == Info.model_fields.keys()
+    document = server.ask("GET", "/openapi.json").json
+    operation, schemas = document["paths"]["/predict"]["post"], document["components"]["schemas"]
+    said = operation["responses"]["200"]["content"]["application/json"]["examples"]
+    Prediction.model_validate(said["explained"]["value"], strict=True)
+    Predictions.model_validate(said["several"]["value"], strict=True)
+    text, texts = schemas["Request"]["properties"]["text"]["oneOf"]
+    assert (text["maxLength"], texts["maxItems"], texts["items"]) == (500, 20, text)
+    assert schemas["Prediction"]["properties"]["label"]["enum"] == info.json["labels"]
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert references == schemas.keys()
 
 
 # --- bad input
@@ -488,8 +509,7 @@ def test_ugly_names_are_one_line_at_the_start_and_escaped_in_pages(
 
 
 def test_lone_surrogates_in_names_can_be_written() -> None:
-    labels, limits = ["\ud800", "a\udfffb"], Limits(1, 1, 1, 1, 1)
-    page = openapi.page(openapi.document([openapi.predict(labels, limits)], labels, limits, False))
+    page = openapi.page(openapi.document(["\ud800", "a\udfffb"], Limits(1, 1, 1, 1, 1), False))
     assert r"\ud800" in page.encode().decode()
 
 

@@ -1,4 +1,4 @@
-"""What POST /predict takes and answers: models for pydantic, and the checks of a body before pydantic.
+"""What the server takes and answers: models for pydantic, and the checks of a body before pydantic.
 
 The models give both the checks of a request and the schemas of the OpenAPI document. Before them, the body
 is decoded here: json and pydantic take the last of two equal keys, and numbers of any number of digits.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from functools import cache
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
 from pydantic import (
     AfterValidator,
@@ -126,6 +126,25 @@ class Predictions(BaseModel):
     """Of each text of a list, in order."""
 
     predictions: list[Prediction]
+
+
+class Info(BaseModel):
+    """What is served."""
+
+    name: str = Field(description="of the run, or of the exported folder")
+    labels: list[str] = Field(description="the classes, in the order of the model")
+    max_length: int = Field(description="tokens that the model reads of a text, special ones included")
+    file: str = Field(description="that is run")
+    sha256: dict[str, str] = Field(description="of the folder's files, by their names")
+    scores: dict[str, Any] = Field(description="as lit_bert.json has them, by the name of the split")
+    limits: dict[str, float] = Field(description="of a request, and of the queue in texts")
+    version: str = Field(description="of lit_bert")
+
+
+class Health(BaseModel):
+    """That texts can be labelled."""
+
+    status: Literal["ok"]
 
 
 class Problem(BaseModel):

@@ -1,14 +1,12 @@
 """The HTTP API as an OpenAPI 3.1 document, and that as a page without a script.
 
-Schemas come from the models in messages.py, statuses from errors.py, paths from the table in app.py. The
-usual pages for such a document load scripts from another host, which the server's Content-Security-Policy
-forbids.
+Schemas come from the models in messages.py, statuses from errors.py. The usual pages for such a document
+load scripts from another host, which the server's Content-Security-Policy forbids.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from html import escape
 from typing import Any, NamedTuple
 
@@ -19,7 +17,7 @@ from lit_bert import __version__
 from lit_bert.io.escape import JOINERS
 from lit_bert.product.door import WITHOUT_TOKEN
 from lit_bert.product.errors import STATUSES
-from lit_bert.product.messages import Error, Limits, Prediction, Predictions, request_model
+from lit_bert.product.messages import Error, Health, Info, Limits, Prediction, Predictions, request_model
 
 _ANY_PATH = (400, 403, 421)  # errors that may come from each path
 _REFERENCE = "#/components/schemas/{model}"
@@ -33,10 +31,10 @@ class Operation(NamedTuple):
         path: as in a request.
         summary: a line.
         answer: what comes with 200.
-        content: media type of the answer, to what OpenAPI says of it.
+        content: of that answer, by its media type.
         errors: statuses beside those that may come from each path.
         description: more than the summary.
-        request: what OpenAPI says of the request's body.
+        request: the request's body.
     """
 
     method: str
@@ -49,64 +47,73 @@ class Operation(NamedTuple):
     request: dict[str, Any] | None = None
 
 
-def text(media_type: str) -> dict[str, dict[str, Any]]:
-    """The content of an answer that is no JSON."""
-    return {media_type: {"schema": {"type": "string"}}}
+def operations(labels: list[str], limits: Limits) -> list[Operation]:
+    """All of a server with these classes and limits."""
+    html = {"text/html": {"schema": {"type": "string"}}}
+    figures = {"text/plain": {"schema": {"type": "string"}}}
+    document = {"application/json": {"schema": {"type": "object"}}}
+    return [
+        _predict(labels, limits),
+        Operation(
+            "GET",
+            "/health",
+            "Whether texts can be labelled",
+            "They can.",
+            _json("Health", ok={"status": "ok"}),
+            (503,),
+            "Under any Host, as probes may not know the server's name.",
+        ),
+        Operation(
+            "GET",
+            "/info",
+            "Classes, file, sha256 of the folder's files, scores and limits",
+            "What is served.",
+            _json("Info"),
+            (401,),
+        ),
+        Operation("GET", "/metrics", "Figures for Prometheus", "In its text format.", figures, (401,)),
+        Operation("GET", "/openapi.json", "This document", "In OpenAPI 3.1.", document),
+        Operation("GET", "/docs", "This document as a page", "A page without a script.", html),
+        Operation("GET", "/", "A page to try texts on", "A page that asks this server alone.", html),
+    ]
 
 
-def examples(schema: dict[str, Any], **values: Any) -> dict[str, dict[str, Any]]:
-    """The content of JSON, with examples by their names."""
-    named = {name: {"value": value} for name, value in values.items()}
-    return {"application/json": {"schema": schema, "examples": named}}
-
-
-def any_object(example: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The content of an answer whose keys have no schema."""
-    return {"application/json": {"schema": {"type": "object"}, "example": example}}
-
-
-def reference(*models: str) -> dict[str, Any]:
-    """The schema of one of some models, by their names."""
-    found = [{"$ref": _REFERENCE.format(model=model)} for model in models]
-    return found[0] if len(found) == 1 else {"oneOf": found}
-
-
-def prediction_example(labels: list[str]) -> dict[str, Any]:
-    """A prediction of the first class."""
+def _predict(labels: list[str], limits: Limits) -> Operation:
     rest = round(0.1 / max(1, len(labels) - 1), 4)
     probabilities = {label: rest if index else 0.9 for index, label in enumerate(labels)}
-    return {"label": labels[0], "probability": 0.9, "probabilities": probabilities, "truncated": False}
-
-
-def predict(labels: list[str], limits: Limits) -> Operation:
-    """POST /predict of a server with these classes and limits."""
-    prediction = prediction_example(labels)
+    prediction = {
+        "label": labels[0],
+        "probability": 0.9,
+        "probabilities": probabilities,
+        "truncated": False,
+    }
     explained = {**prediction, "words": [{"start": 7, "end": 10, "weight": 0.42}]}
+    several = {"predictions": [prediction, prediction]}
+    body = _json(
+        "Request",
+        one={"text": "what a day"},
+        explained={"text": "what a day", "explain": True},
+        several={"text": ["what a day", "oh no"]},
+    )
     return Operation(
         "POST",
         "/predict",
         "Label one text, or several",
         "A prediction for a text; predictions, in order, for a list.",
-        examples(
-            reference("Prediction", "Predictions"),
-            one=prediction,
-            explained=explained,
-            several={"predictions": [prediction, prediction]},
-        ),
+        _json("Prediction", "Predictions", one=prediction, explained=explained, several=several),
         (401, 408, 413, 415, 422, 429, 500, 503, 504),
         "Labels are the same whether a text comes alone or with others. Of a text longer than the model "
         "reads, the beginning counts, and truncated is true.",
-        {
-            "required": True,
-            "description": f"At most {limits.bytes} bytes.",
-            "content": examples(
-                reference("Request"),
-                one={"text": "what a day"},
-                explained={"text": "what a day", "explain": True},
-                several={"text": ["what a day", "oh no"]},
-            ),
-        },
+        {"required": True, "description": f"At most {limits.bytes} bytes.", "content": body},
     )
+
+
+def _json(*models: str, **examples: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Content that is one of some models, with examples by their names."""
+    references = [{"$ref": _REFERENCE.format(model=model)} for model in models]
+    schema = references[0] if len(references) == 1 else {"oneOf": references}
+    named = {name: {"value": value} for name, value in examples.items()}
+    return {"application/json": {"schema": schema, "examples": named}}
 
 
 class _Plain(GenerateJsonSchema):
@@ -116,20 +123,16 @@ class _Plain(GenerateJsonSchema):
         return False
 
 
-def document(
-    operations: Iterable[Operation], labels: list[str], limits: Limits, token: bool
-) -> dict[str, Any]:
-    """The OpenAPI document of a server with these operations, classes and limits.
+def document(labels: list[str], limits: Limits, token: bool) -> dict[str, Any]:
+    """The OpenAPI document of a server with these classes and limits.
 
     Args:
+        labels: the classes.
+        limits: of a request.
         token: whether requests need one.
     """
-    models: list[type[BaseModel]] = [
-        request_model(limits.texts, limits.characters),
-        Prediction,
-        Predictions,
-        Error,
-    ]
+    request = request_model(limits.texts, limits.characters)
+    models: list[type[BaseModel]] = [request, Prediction, Predictions, Info, Health, Error]
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=_REFERENCE, schema_generator=_Plain
     )
@@ -138,7 +141,7 @@ def document(
     fields["label"]["enum"] = labels
     fields["probabilities"]["required"] = labels
     paths: dict[str, dict[str, Any]] = {}
-    for each in operations:
+    for each in operations(labels, limits):
         answers = {"200": {"description": each.answer, "content": each.content}, **_errors(each.errors)}
         said: dict[str, Any] = {
             "summary": each.summary,
@@ -168,7 +171,7 @@ def document(
 
 def _errors(statuses: tuple[int, ...]) -> dict[str, Any]:
     example = {"error": {"code": "a_word", "message": "What came, what was expected and what to do."}}
-    content = {"application/json": {"schema": reference("Error"), "example": example}}
+    content = _json("Error", any=example)
     return {
         str(status): {"description": STATUSES[status], "content": content}
         for status in sorted({*statuses, *_ANY_PATH})
@@ -215,9 +218,8 @@ def page(document: dict[str, Any]) -> str:
 
 
 def _examples(content: dict[str, Any]) -> str:
-    each = content.get("application/json", {})
-    values = [example["value"] for example in each.get("examples", {}).values()]
-    return "".join(_shown(value) for value in values or [each[key] for key in ("example",) if key in each])
+    named = content.get("application/json", {}).get("examples", {})
+    return "".join(_shown(example["value"]) for example in named.values())
 
 
 def _shown(value: Any) -> str:
