@@ -207,6 +207,18 @@ def test_a_head_that_is_large_but_not_too_large_is_read(server: Running) -> None
         assert statuses(connection.recv(10_000)) == [200]
 
 
+@pytest.mark.parametrize("before", [b"", GET])
+@pytest.mark.parametrize("line", [b"X: " + b"a" * 100_000, b"\r\n".join([b"X: a"] * 20_000)])
+def test_a_head_that_is_too_large_is_refused_however_it_comes(
+    server: Running, before: bytes, line: bytes
+) -> None:
+    with server.raw(
+        before + b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + line + b"\r\n\r\n"
+    ) as connection:
+        time.sleep(0.2)
+        assert statuses(connection.recv(10_000)) == [200] * bool(before) + [431]
+
+
 def test_a_body_does_not_count_as_a_head(server: Running) -> None:
     body = json.dumps({"text": "happy" * 1000}).encode()
     for content, status in ((body, 200), (b" " * 200_000 + body, 200)):

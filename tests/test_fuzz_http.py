@@ -23,7 +23,7 @@ from lit_bert.product.predictor import Predictor
 
 BYTES, TEXTS, CHARACTERS = 3000, 8, 200
 HEAD_SECONDS = 0.3  # for a head to arrive; many never do
-STATUSES = errors.STATUSES.keys() | {431}  # the latter of no path, but of a head that is too large
+STATUSES = errors.STATUSES.keys()
 
 
 @dataclass

@@ -25,12 +25,17 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lit_bert.product.errors import Refusal
 
-HEAD_BYTES = 65_536  # of a request's first line and headers, where they come in several reads
+HEAD_BYTES = 65_536  # of a request's first line and headers
 IDLE_S = 60.0  # a connection without a request is closed after it
 AUTHORITY = "lit_bert.authority"  # in a request's scope, of type str | None
 _STATE = "lit_bert.connection"
 # The target of a request may be a whole address (RFC 9112, 3.2.2), of which uvicorn keeps the path alone.
 _ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
+
+
+def head_too_large() -> Refusal:
+    """The error of a head of more than `HEAD_BYTES`."""
+    return Refusal(431, "head_too_large", f"The headers have more than {HEAD_BYTES} bytes; send fewer.")
 
 
 def protocol(head_s: float, idle_s: float) -> type[asyncio.Protocol]:
@@ -94,11 +99,8 @@ class Connection(asyncio.Protocol):
             if self.pathless:
                 data = self._with_path(data, at_start)
         except httptools.HttpParserError:
-            self._refuse(
-                400,
-                "not_http",
-                "This is no HTTP request that can be read; send one such as GET /health HTTP/1.1.",
-            )
+            message = "This is no HTTP request that can be read; send one such as GET /health HTTP/1.1."
+            self._refuse(Refusal(400, "not_http", message))
             return
         if self.in_head:
             if self.begun == begun:
@@ -106,8 +108,7 @@ class Connection(asyncio.Protocol):
             else:  # behind other data it is smaller than one read, of which the event loop limits the size
                 self.head_bytes = len(data) if at_start else 0
             if self.head_bytes > HEAD_BYTES:
-                message = f"The headers have more than {HEAD_BYTES} bytes; send fewer."
-                self._refuse(431, "head_too_large", message)
+                self._refuse(head_too_large())
                 return
         self.served.data_received(data)
         self._limit_time()
@@ -151,7 +152,7 @@ class Connection(asyncio.Protocol):
         self.unanswered -= 1
         self._limit_time()
 
-    # ---
+    # --- what follows from them
 
     def _limit_time(self) -> None:
         """Starts the time limit of what is awaited from the client, unless it runs already.
@@ -182,10 +183,11 @@ class Connection(asyncio.Protocol):
         assert whole
         return before + b" " + whole[0] + b"/" + self.pathless[whole.end() :] + b" HTTP/" + after
 
-    def _refuse(self, status: int, code: str, message: str) -> None:
-        response = Refusal(status, code, message, {"Connection": "close"}).response()
+    def _refuse(self, refusal: Refusal) -> None:
+        refusal.headers["Connection"] = "close"
+        response = refusal.response()
         lines = b"".join(name + b": " + value + b"\r\n" for name, value in response.raw_headers)
-        self.transport.write(b"HTTP/1.1 %d Refused\r\n%s\r\n%s" % (status, lines, response.body))
+        self.transport.write(b"HTTP/1.1 %d Refused\r\n%s\r\n%s" % (refusal.status, lines, response.body))
         self.transport.close()
 
 

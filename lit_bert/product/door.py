@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from lit_bert.io import escape
 from lit_bert.product import hosts
-from lit_bert.product.connection import AUTHORITY
+from lit_bert.product.connection import AUTHORITY, HEAD_BYTES, head_too_large
 from lit_bert.product.errors import Refusal, internal_error
 from lit_bert.product.messages import Limits
 from lit_bert.product.metrics import Metrics
@@ -167,6 +167,7 @@ class Door:
 
         try:
             try:
+                check_head(scope)
                 check_host(scope, self.own)
                 check_origin(scope, self.own)
                 if self.token is not None and path not in WITHOUT_TOKEN:
@@ -196,6 +197,19 @@ def _values(scope: dict[str, Any], name: bytes) -> list[str]:
 def _reached(scope: dict[str, Any]) -> str | None:
     """The address of this machine that the connection came to."""
     return scope["server"][0] if scope.get("server") else None
+
+
+def check_head(scope: dict[str, Any]) -> None:
+    """Checks the size of a head that came in one read, which `connection` lets through.
+
+    Raises:
+        Refusal: 431.
+    """
+    size = len(scope["raw_path"]) + len(scope["query_string"])
+    for name, value in scope["headers"]:
+        size += len(name) + len(value) + 4
+    if size > HEAD_BYTES:
+        raise head_too_large()
 
 
 def check_host(scope: dict[str, Any], own: hosts.Hosts) -> None:

@@ -24,6 +24,7 @@ STATUSES = {
     422: "A field has another type, comes twice or is unknown; there are no or too many texts; or a text is "
     "empty, too long or has a lone surrogate.",
     429: "This client's address has its share of the queue already; see Retry-After.",
+    431: "The request's first line and headers are larger than 64 KiB.",
     500: "The server failed; its log says why.",
     503: "The queue is full, or the server is starting or shutting down; see Retry-After.",
     504: "There was no answer within the time limit.",
@@ -34,7 +35,7 @@ class Refusal(Exception):
     """An error as the answer to a request.
 
     Args:
-        status: of HTTP, one of `STATUSES` or 431.
+        status: of HTTP, one of `STATUSES`.
         code: a word of the letters a to z and underscores.
         message: for people.
         headers: of the response, beside those of every response.

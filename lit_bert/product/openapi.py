@@ -19,7 +19,7 @@ from lit_bert.product.door import WITHOUT_TOKEN
 from lit_bert.product.errors import STATUSES
 from lit_bert.product.messages import Error, Health, Info, Limits, Prediction, Predictions, request_model
 
-_ANY_PATH = (400, 403, 421)  # errors that may come from each path
+_ANY_PATH = (400, 403, 421, 431)  # errors that may come from each path
 _REFERENCE = "#/components/schemas/{model}"
 
 
