@@ -64,7 +64,7 @@ def run(served: Served, limits: Limits, access: Access, threads: int, listener: 
         # Of use before and after uvicorn has handlers of its own: at its end it raises anew what it caught.
         signal.signal(number, on_signal)
     server.run([listener])
-    return len(died[:1])
+    return 1 if died else 0
 
 
 def announce(served: Served, access: Access, listener: socket.socket) -> None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import os
 import resource
+import signal
 import socket
+import sys
 from pathlib import Path
 
 from lit_bert import UserError, cores, need
@@ -46,6 +48,8 @@ def serve(arguments: list[str]) -> int:
     sums = verify(folder)
     predictor = Predictor(folder, args.file, threads=1)
     listener = _listen(args.host, args.port)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))  # until `run` has its own
     _allow_connections()
     access = Access(hosts.Hosts(args.host, args.allow_host), token)
     return run(Served(predictor, sums), limits, access, args.threads, listener)
