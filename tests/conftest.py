@@ -255,7 +255,7 @@ def exported_ugly(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def list_files(folder: Path) -> None:
-    """Writes a card that lists the files of an exported folder as they are now."""
-    names = sorted(path.name for path in folder.iterdir() if path.name != "README.md")
+    """Lists the files of an exported folder as they are now."""
+    names = sorted(path.name for path in folder.iterdir() if path.name not in ("README.md", "SHA256SUMS"))
     lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}" for name in names]
-    (folder / "README.md").write_text("\n".join(lines) + "\n")
+    (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")

@@ -58,7 +58,7 @@ class Evidence:
             return ""
         pred = self.predicted[index]
         return "absent: no row has this label" + (
-            f", {_rows(pred)} predicted as it; counts as 0 in macro F1" if pred else ""
+            f", {counted(pred, 'row')} predicted as it; counts as 0 in macro F1" if pred else ""
         )
 
     @property
@@ -87,9 +87,9 @@ class Evidence:
         if width <= FEW_POINTS:
             return ""
         return (
-            f"{_rows(self.rows)} {'is' if self.rows == 1 else 'are'} few: 95 % intervals of F1 (bootstrap) "
-            f"and accuracy (Wilson) are up to {100 * width:.0f} points wide, and models that differ by less "
-            "cannot be told apart"
+            f"{counted(self.rows, 'row')} {'is' if self.rows == 1 else 'are'} few: 95 % intervals of F1 "
+            f"(bootstrap) and accuracy (Wilson) are up to {100 * width:.0f} points wide, and models that "
+            "differ by less cannot be told apart"
         )
 
     def notes(self, found: Scores[Score] | None = None) -> list[str]:
@@ -111,5 +111,6 @@ class Evidence:
         }
 
 
-def _rows(count: int) -> str:
-    return f"{count:,} row{'' if count == 1 else 's'}"
+def counted(number: int, noun: str) -> str:
+    """The number with its noun, as in `1,234 texts`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -9,7 +9,7 @@ the loss and updates the metrics of its split; scores are computed once, over th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -69,9 +69,18 @@ class BertClassifier(LightningModule):
     Attributes:
         keeps_training_weights: whether checkpoints without the optimizer's state, too, hold the weights that
             train beside their average; `fit` compares the two at its end and keeps one.
+        fast_operations: whether a CPU may compute BERT and AdamW in fewer operations (`CpuBert`,
+            `DeferredAdamW`); False leaves both to transformers and torch.
+        objective: mean loss of a training batch, from its logits (B, C) and the batch; None is cross-entropy
+            with `label_smoothing`. A callback may set another one in its `setup`.
+        rate_factor: by the name of a parameter, what its learning rate is multiplied by, beside
+            `head_rate_factor`; None is 1. A callback may set it in its `setup`.
     """
 
     keeps_training_weights = False
+    fast_operations = True
+    objective: Callable[[Tensor, Batch], Tensor] | None = None
+    rate_factor: Callable[[str], float] | None = None
     if TYPE_CHECKING:
         hparams: Any  # Lightning types it as a mapping; it has attributes as well
 
@@ -149,7 +158,7 @@ class BertClassifier(LightningModule):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits, float (B, C), of texts given as int64 (B, T), right-padded."""
         assert self.network is not None, "give BertClassifier weights, or load a checkpoint"
-        if CpuBert.can_run(self.network):
+        if self.fast_operations and CpuBert.can_run(self.network):
             if self._cpu_bert is None or self._cpu_bert.network is not self.network:
                 self._cpu_bert = CpuBert(self.network)
             return self._cpu_bert(input_ids, attention_mask)
@@ -170,9 +179,12 @@ class BertClassifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, logits = self._step(batch, "train")
         self._batch = batch
-        return self._smoothed(logits, batch) if self.hparams.label_smoothing else loss
+        return self.training_loss(logits, batch) if self.objective or self.hparams.label_smoothing else loss
 
-    def _smoothed(self, logits: Tensor, batch: Batch) -> Tensor:
+    def training_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """What training minimises: the objective, in nats per text where none was set."""
+        if self.objective is not None:
+            return self.objective(logits, batch)
         return cross_entropy(logits, batch["labels"], label_smoothing=self.hparams.label_smoothing)
 
     def on_before_backward(self, loss: Tensor) -> None:
@@ -189,7 +201,7 @@ class BertClassifier(LightningModule):
         with moved(table, norm):
             with trainer.precision_plugin.forward_context():
                 logits = self(self._batch["input_ids"], self._batch["attention_mask"]).float()
-            loss = self._smoothed(logits, self._batch) / trainer.accumulate_grad_batches
+                loss = self.training_loss(logits, self._batch) / trainer.accumulate_grad_batches
             before = self._taken_gradients() if trainer.world_size > 1 else {}
             trainer.precision_plugin.pre_backward(loss, self).backward()
             for parameter, gradient in before.items():  # DDP averages the first pass of a batch only
@@ -265,7 +277,8 @@ class BertClassifier(LightningModule):
         assert self.network is not None
         trainer, groups = self.trainer, self._parameter_groups()
         by_norm = trainer.gradient_clip_algorithm in (None, "norm")
-        if trainer.world_size == 1 and by_norm and CpuBert.can_run(self.network):
+        one_process = trainer.world_size == 1
+        if self.fast_operations and one_process and by_norm and CpuBert.can_run(self.network):
             words = self.network.bert.embeddings.word_embeddings
             return DeferredAdamW(groups, words, self.learning_rate)
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None  # 16-mixed only
@@ -317,7 +330,19 @@ class BertClassifier(LightningModule):
             shared = {"lr": rate, "betas": (0.9, self.hparams.beta2)}
             groups.append({"params": matrices, "weight_decay": self.hparams.weight_decay, **shared})
             groups.append({"params": vectors, "weight_decay": 0.0, **shared})  # biases and LayerNorm
-        return groups
+        return groups if self.rate_factor is None else self._split_by_rate(groups, self.rate_factor)
+
+    def _split_by_rate(
+        self, groups: list[dict[str, Any]], rate_factor: Callable[[str], float]
+    ) -> list[dict[str, Any]]:
+        """The groups, each split into those of one learning rate."""
+        factors = {parameter: rate_factor(name) for name, parameter in self.named_parameters()}
+        split = []
+        for group in groups:
+            for factor in sorted({factors[each] for each in group["params"]}):
+                params = [each for each in group["params"] if factors[each] == factor]
+                split.append({**group, "params": params, "lr": group["lr"] * factor})
+        return split
 
     def on_train_start(self) -> None:
         self._loss_check = LossCheck()
