@@ -13,7 +13,6 @@ import pytest
 from conftest import CLASSES, texts_of, write_csv
 
 from lit_bert import UserError
-from lit_bert.data import cache
 from lit_bert.data.module import EmotionDataModule
 from lit_bert.evaluate import audit
 from lit_bert.evaluate.audit import find_flaws, merge_folds, repeated_texts
@@ -36,7 +35,7 @@ def parts(weights, tmp_path):
             with (folder / f"{split}.jsonl").open("w") as stream:
                 stream.writelines(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
         made = EmotionDataModule(str(folder), stand_in=None, weights=weights, **(settings or {}))
-        return made.parts(), made.label_names
+        return made.splits.parts(), made.label_names
 
     return make
 
@@ -136,7 +135,7 @@ def test_a_class_far_below_its_share_is_rare_even_with_many_rows(parts):
 def test_repeats_are_those_of_a_plain_count_even_where_hashes_collide(parts, monkeypatch, read_rows, collide):
     monkeypatch.setattr(audit, "CHUNK_ROWS", read_rows)
     if collide:
-        monkeypatch.setattr(cache, "text_hash", lambda text: len(text) % 3)
+        monkeypatch.setattr("lit_bert.data.tokens.text_hash", lambda text: len(text) % 3)
     generator = np.random.default_rng(0)
     splits = {
         split: [(f"sun {generator.integers(150)}", "abc"[generator.integers(3)]) for _ in range(count)]
@@ -178,7 +177,7 @@ def test_a_text_of_a_thousand_rows_takes_a_line(parts):
 @pytest.mark.skipif(not (EMOTION / "train.parquet").is_file(), reason="the emotion splits are not at hand")
 def test_the_known_blemishes_of_emotion_are_found(weights):
     made = EmotionDataModule(str(EMOTION), stand_in=None, weights=weights)
-    found = find_flaws(made.parts(), made.label_names)
+    found = find_flaws(made.splits.parts(), made.label_names)
     train, validation = found.splits["train"], found.splits["validation"]
     assert (train.rows, train.repeated, train.conflicting) == (16_000, 31, 30)
     assert (validation.rows, validation.repeated, validation.conflicting) == (2_000, 2, 2)
@@ -212,7 +211,9 @@ def test_the_summary_names_what_bends_a_score(parts):
 def test_the_summary_is_looked_for_once_per_rows(parts, monkeypatch):
     splits, names = parts(train=[*some(40), some(1)[0]], validation=some(start=50))
     looked = []
-    monkeypatch.setattr(audit, "find_flaws", lambda *rest: looked.append(1) or find_flaws(*rest))
+    monkeypatch.setattr(
+        "lit_bert.evaluate.audit_text.find_flaws", lambda *rest: looked.append(1) or find_flaws(*rest)
+    )
     first = dataset_summary(splits, names, deduplicated=False)
     assert first == dataset_summary(splits, names, deduplicated=False) != []
     assert len(looked) == 1

@@ -29,13 +29,13 @@ from ugly import UGLY
 
 import lit_bert
 from lit_bert.__main__ import main
-from lit_bert.evaluate import calibration
 from lit_bert.evaluate.audit_text import suspects_text
 from lit_bert.evaluate.evidence import Evidence
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.record import score_table
 from lit_bert.evaluate.scores import with_intervals
 from lit_bert.io import escape
+from lit_bert.task.single import softmax
 from lit_bert.train.dashboard import confusion_figure, errors_table
 
 ACTIVE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -49,9 +49,7 @@ def some(names: list[str], seed: int = 0, **facts: Any) -> Predictions:
     logits[np.arange(3 * C), labels] += 3
     texts = [f"{names[n % C]} | {n}" for n in range(3 * C)]
     facts = {"split": "validation", "used_for": [], **facts}
-    return Predictions(
-        texts, np.arange(3 * C), labels, calibration.softmax(logits).astype("f4"), names, facts
-    )
+    return Predictions(texts, np.arange(3 * C), labels, softmax(logits).astype("f4"), names, facts)
 
 
 # --- encoders

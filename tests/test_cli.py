@@ -30,11 +30,12 @@ from lit_bert.__main__ import VERBS, main
 from lit_bert.cli.fit import Fit
 from lit_bert.cli.lightning import native_precision
 from lit_bert.data.module import EmotionDataModule
-from lit_bert.evaluate.calibration import softmax, temperature
+from lit_bert.evaluate.calibration import temperature
 from lit_bert.evaluate.outputs import Outputs
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import all_scores
 from lit_bert.sources.checkpoint import Checkpoint
+from lit_bert.task.single import softmax
 from lit_bert.train.choose import calibrate
 
 torch.set_num_threads(1)  # threads that share busy cores wait for each other: a fit takes 30 s, not 1

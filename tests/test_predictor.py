@@ -21,7 +21,7 @@ from lit_bert.product.folder import EXACT, QUICK
 from lit_bert.product.predictor import Predictor
 
 ROOT = Path(lit_bert.__file__).parent.parent
-HEAVY = ("torch", "transformers", "lightning", "litserve", "pandas", "pyarrow")
+HEAVY = ("torch", "transformers", "lightning", "uvicorn", "starlette", "pandas", "pyarrow")
 ODD = [
     "",
     " ",

@@ -83,14 +83,14 @@ class Audit(Verb):
         config = self.config["audit"]
         arguments = self._checked_arguments()
         folds, reuse = config["folds"], config["reuse"] and Path(config["reuse"])
-        rows, names = datamodule.whole(), datamodule.label_names
+        rows, names = datamodule.splits.whole(), datamodule.label_names
         if folds > len(rows):
             raise UserError(f"--folds is {folds}; expected at most one for each of the {len(rows):,} rows.")
         earlier = Predictions.read(reuse / OUT_OF_FOLD) if reuse else None
         if earlier and reuse:
             check_same_training_rows(earlier, rows, names, reuse)
         announce(self.trainer, [("weights", datamodule.weights.source), ("rows", datamodule.source)])
-        parts = datamodule.parts()
+        parts = datamodule.splits.parts()
         print(findings_text(find_flaws(parts, names, config["examples"])), flush=True)
         if datamodule.hparams.test_split not in parts:
             print(f"\nthere is no split '{datamodule.hparams.test_split}' to look at")

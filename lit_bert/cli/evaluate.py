@@ -43,7 +43,7 @@ class Evaluate(Verb):
             fit = fit_usage(self.checkpoint)
             rows = f", on {fit['rows']:,} rows" if fit else ""
             print(f"validation macro F1 when it was saved: {self.checkpoint.val_f1:.4f}{rows}")
-        split = datamodule.val_name if self.split == "val" else datamodule.hparams.test_split
+        split = datamodule.splits.val_name if self.split == "val" else datamodule.hparams.test_split
         sources = [*self.sources(), ("scored on", datamodule.source)]
         record_scores(self.checkpoint, self.name, split, outputs.predictions, sources, trained)
 

@@ -185,18 +185,18 @@ class Fit(Verb):
         size = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
         log.info(f"model      {size:.1f}M parameters, highest learning rate {self.model.learning_rate:g}")
         data = self.datamodule
-        carved = data.counts["validation"].split == data.counts["train"].split
-        split = data.counts["train"]
+        carved = data.splits.counts["validation"].split == data.splits.counts["train"].split
+        split = data.splits.counts["train"]
         whole = f", of the {split.read:,} of split {escape.line(split.split)}" if carved else ""
         log.info(
             f"rows       {len(data.train_rows):,} to train on, {len(data.val_rows):,} to validate on{whole}"
         )
-        for part, counts in data.counts.items():
-            if counts.skipped or set(counts.left_out) - {data.carving}:
+        for part, counts in data.splits.counts.items():
+            if counts.skipped or set(counts.left_out) - {data.splits.carving}:
                 log.info(f"           {part}: {counts}")
         log.info(f"classes    {len(data.label_names)}: {_some(data.label_names)}")
         if self.trainer.is_global_zero:
-            used = {data.hparams.train_split: data.train_rows, data.val_name: data.val_rows}
+            used = {data.hparams.train_split: data.train_rows, data.splits.val_name: data.val_rows}
             for finding in dataset_summary(used, data.label_names, data.hparams.deduplicate):
                 log.info(f"audit      {finding}")
         if self.trainer.log_dir:
@@ -443,7 +443,7 @@ class Fit(Verb):
         if settled is None and (self.config["fit"]["calibrate"] or "temperature" in checkpoint.content):
             predictions = calibrate(checkpoint, predictions)
         predictions = self._with_usage(predictions, predictions.facts.get("used_for") if settled else None)
-        split, notes = self.datamodule.val_name, choice_notes(predictions.facts)
+        split, notes = self.datamodule.splits.val_name, choice_notes(predictions.facts)
         trained = read_hashes(best.with_name(TRAINED))
         record_scores(Checkpoint.open(best), "validate", split, predictions, self.sources(), trained, notes)
 

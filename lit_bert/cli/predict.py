@@ -27,7 +27,7 @@ from lit_bert.data.delimited import quoting_of
 from lit_bert.data.module import EmotionDataModule
 from lit_bert.data.rows import column_names, read_rows
 from lit_bert.data.writer import RowWriter
-from lit_bert.evaluate.labelling import PredictionWriter, prediction_columns
+from lit_bert.evaluate.labelling import PredictionWriter
 from lit_bert.io.escape import line
 from lit_bert.model.module import BertClassifier
 from lit_bert.sources.checkpoint import Checkpoint
@@ -120,7 +120,7 @@ class Predict(Verb):
         if column not in columns and columns:
             raise missing_column(column, columns, "text_column", name)
         datamodule.hparams.text_column = column
-        added = prediction_columns(model.hparams["label_names"], config["prefix"])
+        added = [f"{config['prefix']}{column}" for column in model.task.columns()]
         if twins := [each for each in added if each in columns]:
             raise UserError(
                 f"{name} has a column '{line(twins[0], 100)}' already, which the answer would "

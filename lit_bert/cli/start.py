@@ -8,7 +8,7 @@ import sys
 import threading
 import warnings
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("lit_bert")  # of the package: its handler is set here
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from lit_bert.data.cells import Numbered
 from lit_bert.data.writer import RowWriter
+from lit_bert.task.base import Task
 
 
 class PredictionWriter(Callback):
     """Hands each row on with its prediction, in the order of the input, as soon as its window is complete.
 
-    Adds `prediction_columns` to the columns of the row. Rows without an answer come in their place, too.
+    Adds the columns of the task to those of the row. Rows without an answer come in their place, too.
 
     Args:
         writer: where rows go.
@@ -56,13 +57,13 @@ class PredictionWriter(Callback):
         self._write(pl_module, is_last=True)
 
     def _write(self, pl_module: LightningModule, is_last: bool = False) -> None:
-        columns = prediction_columns(pl_module.hparams["label_names"], self.prefix)
-        names = pl_module.hparams["label_names"]
+        task: Task = pl_module.task  # type: ignore[assignment]
+        columns = [f"{self.prefix}{column}" for column in task.columns()]
         # The reader is ahead: of the rows without an answer some belong to the next window.
         last = max((numbered.number for numbered, _ in self._held), default=0)
         without = self._without if is_last else [each for each in self._without if each.number < last]
         self._without = self._without[len(without) :]
-        answered = [(numbered, _answer(probs, names)) for numbered, probs in self._held]
+        answered = [(numbered, task.cells(probs.numpy())) for numbered, probs in self._held]
         rows = [*answered, *((numbered, [None] * len(columns)) for numbered in without)]
         rows.sort(key=lambda row: row[0].number)
         self.writer.write(
@@ -75,16 +76,3 @@ class PredictionWriter(Callback):
         self.rows += len(rows)
         self.unanswered += len(without)
         self._held = []
-
-
-def prediction_columns(names: list[str], prefix: str = "") -> list[str]:
-    """The columns that `predict` adds for classes of these names."""
-    columns = ["predicted_label", "probability", *(f"probability_{name}" for name in names)]
-    return [prefix + column for column in columns]
-
-
-def _answer(probs: Tensor, names: list[str]) -> list[Any]:
-    """The values of `prediction_columns`."""
-    values = [round(value, 6) for value in probs.tolist()]
-    best = int(probs.argmax())
-    return [names[best], values[best], *values]

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lit_bert.evaluate.predictions import Predictions
+from lit_bert.task.base import Task
 
 
 class Outputs(Callback):
@@ -32,7 +33,7 @@ class Outputs(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._seen.append((outputs["logits"].softmax(-1).cpu(), batch["labels"].cpu(), batch["rows"].cpu()))
+        self._seen.append((outputs["logits"].cpu(), batch["labels"].cpu(), batch["rows"].cpu()))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._gather(trainer, pl_module, trainer.val_dataloaders)
@@ -42,23 +43,25 @@ class Outputs(Callback):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             parts = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(parts, self._seen)
-        probs, labels, rows = (
+        logits, labels, rows = (
             torch.cat(each).numpy() for each in zip(*(seen for part in parts for seen in part), strict=True)
         )
         self._seen = []
         order = rows.argsort(kind="stable")
         if trainer.is_global_zero:
             facts: dict[str, Any] = {}
+            task: Task = pl_module.task  # type: ignore[assignment]
             part = "test" if trainer.state.fn == "test" else "validation"
-            counts = getattr(getattr(trainer, "datamodule", None), "counts", {}).get(part)
+            datamodule: Any = getattr(trainer, "datamodule", None)
+            counts = datamodule.splits.counts.get(part) if datamodule else None
             if counts is not None:  # fewer are scored than could be where batches are limited
                 facts["row_counts"] = {**counts.as_dict(), "scored": len(rows)}
             self.predictions = Predictions(
                 loaders.dataset.texts(rows[order]),
                 rows[order],
                 labels[order],
-                probs[order],
-                list(pl_module.hparams["label_names"]),
+                task.probabilities(logits[order]),
+                list(task.class_names),
                 facts,
             )
 

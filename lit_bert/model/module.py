@@ -33,6 +33,7 @@ from lit_bert.model.optimizer import DeferredAdamW, take_moments_only
 from lit_bert.model.pretrained import load_network
 from lit_bert.sources.checkpoint import Checkpoint, load
 from lit_bert.sources.weights import Weights
+from lit_bert.task.kinds import task_of
 
 Batch = dict[str, Any]
 SPLITS = ("train", "val", "test")
@@ -62,6 +63,7 @@ class BertClassifier(LightningModule):
             fastest, for a second pass whose gradient is added (Miyato et al., 2017); doubles the cost of a
             step, 0 makes none. Frozen word embeddings get none either.
         adversarial_start: share of the optimizer steps before the first of these passes.
+        task: kind of task, a key of `task.kinds.KINDS`.
         weights: where architecture and pretrained values come from; None waits for a checkpoint to be loaded.
 
     Attributes:
@@ -94,10 +96,12 @@ class BertClassifier(LightningModule):
         average_decay: float = 0.99,
         adversarial_norm: float = 1.0,
         adversarial_start: float = 1 / 3,
+        task: str = "single",
         weights: Weights | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["weights"])
+        self.task = task_of(task, label_names)
         if len(label_names) < 2:
             raise UserError(f"there is one class, {label_names}; a classifier needs at least two.")
         if (learning_rate is not None and learning_rate < 0) or weight_decay < 0:
@@ -219,7 +223,8 @@ class BertClassifier(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Class probabilities, float32 (B, C); rows sum to 1."""
-        probs = self(batch["input_ids"], batch["attention_mask"]).float().softmax(dim=-1)
+        logits = self(batch["input_ids"], batch["attention_mask"]).float()
+        probs = torch.from_numpy(self.task.probabilities(logits.cpu().numpy()))
         if not probs.isfinite().all():
             raise UserError(
                 "the model gives a text a probability that is no number; nothing can be labelled with it. "

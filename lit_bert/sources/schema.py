@@ -56,6 +56,7 @@ class ModelSettings(Plain):
     average_decay: float = 0.99
     adversarial_norm: float = 1.0
     adversarial_start: float = 1 / 3
+    task: Text = "single"
 
     @field_validator("label_names")
     @classmethod
