@@ -325,16 +325,16 @@ def test_rows_where_two_runs_part_keep_names_in_a_file(run: Run) -> None:
     for name, seed in (("a", 0), ("b", 1)):
         Path(name).mkdir()
         some(UGLY, seed).write(Path(name, "validate.parquet"))
-    assert run("report", "a", "b", "--output=parting.parquet").code == 0
-    rows = pyarrow.parquet.read_table("parting.parquet").to_pylist()
+    assert run("report", "a", "b", "--output=differing.parquet").code == 0
+    rows = pyarrow.parquet.read_table("differing.parquet").to_pylist()
     assert len(rows) > 20
     first, second = some(UGLY, 0), some(UGLY, 1)
     for row in rows:
         index = row["row"] - 1
         wanted = (UGLY[each] for each in (first.labels[index], first.preds[index], second.preds[index]))
         assert (row["label"], row["first"], row["second"]) == tuple(wanted)
-    assert run("report", "a", "b", "--output=parting.csv").code == 0
-    with Path("parting.csv").open(newline="", encoding="utf-8") as stream:
+    assert run("report", "a", "b", "--output=differing.csv").code == 0
+    with Path("differing.csv").open(newline="", encoding="utf-8") as stream:
         assert len(list(csv.DictReader(stream))) == len(rows)
 
 

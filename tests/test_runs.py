@@ -210,10 +210,10 @@ def test_the_table_holds_the_scores_of_every_seed(seeded, run, monkeypatch):
             min(values),
             max(values),
         ]
-        *cells, together = [float(cell) for cell in line.removeprefix(shown).split()]
+        *cells, ensemble = [float(cell) for cell in line.removeprefix(shown).split()]
         assert cells == pytest.approx(wanted, abs=6e-5)
         if name == "loss_nats":
-            assert together <= statistics.fmean(values) + 6e-5  # Jensen's inequality
+            assert ensemble <= statistics.fmean(values) + 6e-5  # Jensen's inequality
 
 
 # --- refused, with nothing written

@@ -1,4 +1,4 @@
-"""What a validation or test made of each row, gathered from all devices."""
+"""The predictions of a validation or test, gathered from all devices."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from lit_bert.task.base import Task
 
 
 class Outputs(Callback):
-    """Keeps what a validation or test made of each row: all devices, in the order of the data.
+    """Keeps the predictions of the last validation or test: of all devices, in the order of the data.
 
     Attributes:
-        predictions: of the last validation or test; on the first device only.
+        predictions: on the process of rank 0 only.
     """
 
     predictions: Predictions
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def on_validation_batch_end(
         self,
@@ -33,20 +33,21 @@ class Outputs(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._seen.append((outputs["logits"].cpu(), batch["labels"].cpu(), batch["rows"].cpu()))
+        self._batches.append((outputs["logits"].cpu(), batch["labels"].cpu(), batch["rows"].cpu()))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._gather(trainer, pl_module, trainer.val_dataloaders)
 
     def _gather(self, trainer: Trainer, pl_module: LightningModule, loaders: Any) -> None:
-        parts: list[Any] = [self._seen]
+        by_rank: list[Any] = [self._batches]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            parts = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, self._seen)
+            by_rank = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(by_rank, self._batches)
         logits, labels, rows = (
-            torch.cat(each).numpy() for each in zip(*(seen for part in parts for seen in part), strict=True)
+            torch.cat(each).numpy()
+            for each in zip(*(batch for batches in by_rank for batch in batches), strict=True)
         )
-        self._seen = []
+        self._batches = []
         order = rows.argsort(kind="stable")
         if trainer.is_global_zero:
             facts: dict[str, Any] = {}
