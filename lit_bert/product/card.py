@@ -19,6 +19,7 @@ from lit_bert.product.folder import CARD, FACTS, QUICK
 from lit_bert.product.proof import Variant, lost_points, shown_points
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.hub import Source
+from lit_bert.sources.schema import TrainerSettings
 from lit_bert.sources.weights import MINILM
 
 LICENCES = {MINILM: "apache-2.0", "google-bert/bert-base-uncased": "apache-2.0"}  # of the weights
@@ -38,20 +39,20 @@ def describe(
     licence: str | None,
 ) -> None:
     """Writes the facts for programs, then the card for people, with the hash of every other file."""
-    weights, data = (public(Source(**each["source"])) for each in (checkpoint.weights, checkpoint.data))
-    settings = checkpoint.content.get("config", {})
-    trainer, read = settings.get("trainer", {}), checkpoint.data["hyper_parameters"]
+    weights, data = (public(each.source.as_source()) for each in (checkpoint.weights, checkpoint.data))
+    settings, read = checkpoint.settings, checkpoint.data.settings
+    trainer = settings.trainer if settings else TrainerSettings()
     recipe = {
-        "seed": settings.get("seed_everything"),
-        "batch_size": read["batch_size"],
-        **{name: trainer.get(name) for name in ("max_epochs", "max_steps", "precision")},
-        **{name: value for name, value in checkpoint.model.items() if name != "label_names"},
-        "learning_rate": checkpoint.content.get("learning_rate", checkpoint.model["learning_rate"]),
+        "seed": settings.seed_everything if settings else None,
+        "batch_size": read.batch_size,
+        **trainer.model_dump(include={"max_epochs", "max_steps", "precision"}),
+        **checkpoint.model.model_dump(exclude={"label_names"}),
+        "learning_rate": checkpoint.facts.learning_rate or checkpoint.model.learning_rate,
     }
     facts = {
         "lit_bert": __version__,
         "labels": rows.class_names,
-        "max_length": read["max_length"],
+        "max_length": read.max_length,
         "split": rows.facts.get("split"),
         "rows": len(rows.labels),
         "scores": {rows.facts.get("split"): {**evidence.as_dict(rows.class_names), **plain(own, rows)}},
