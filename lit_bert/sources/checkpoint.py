@@ -205,6 +205,11 @@ class Checkpoint:
 
     def _checked(self, what: str) -> Checkpoint:
         """Itself; parts that do not fit each other are a UserError."""
+        if not self.state_dict:
+            raise UserError(
+                f"{what} is no checkpoint of lit_bert: it lacks state_dict. "
+                "Give one that `python -m lit_bert fit` wrote."
+            )
         for part, tensors in (("state_dict", self.state_dict), ("training_weights", self.training_weights)):
             for name, tensor in (tensors or {}).items():
                 if not tensor.is_floating_point():

@@ -1,7 +1,7 @@
 """Makes the checkpoints of format 1 in this folder, with the code that still wrote them.
 
-`settings-*.ckpt` came from commit 6d0d10e, the last one that wrote format 1, and `config-*.ckpt` from f652688,
-before the settings of a run were told from how it is composed:
+`settings-*.ckpt` came from commit 6d0d10e, the last one that wrote format 1, and `config-*.ckpt` from
+686526e, before the settings of a run were told from how it is composed:
 
     git archive COMMIT | tar x -C OLD
     PYTHONPATH=OLD:OLD/tests python tests/format_1/make.py settings tests/format_1
@@ -42,7 +42,9 @@ def corpus(folder: Path) -> None:
     """As the fixture of tests/conftest.py has it."""
     folder.mkdir()
     for split, start, stop in (("train", 0, 20), ("validation", 20, 28), ("test", 28, 36)):
-        rows = [{"text": text, "label": label} for label in CLASSES for text in texts_of(label, 36)[start:stop]]
+        rows = [
+            {"text": text, "label": label} for label in CLASSES for text in texts_of(label, 36)[start:stop]
+        ]
         write_csv(folder / f"{split}.csv", rows)
 
 
