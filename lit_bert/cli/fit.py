@@ -416,7 +416,9 @@ class Fit(Verb):
         if not chosen["kept"]:
             metrics = self.trainer.callback_metrics
             chosen["val_f1"] = metrics["val/f1"].item()
-            self._dashboard.best = {name: metrics[name].item() for name in self._dashboard.best}
+            # Those of a run that goes on may have a score that this version does not know.
+            known = [name for name in self._dashboard.best if name in metrics]
+            self._dashboard.best = {name: metrics[name].item() for name in known}
         probs = (predictions if chosen["kept"] else plain).probs
         predictions = predictions.with_probs(probs, averaging=chosen)
         predictions.write(best.with_name(VALIDATED))

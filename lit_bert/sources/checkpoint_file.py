@@ -27,6 +27,7 @@ from lit_bert.io.safetensors_files import MOST_HEADER_BYTES, check_safetensors
 from lit_bert.io.untrusted import parse_object
 
 TEXT, CHECKSUM = "lit_bert", "crc32"  # keys of the metadata
+MOST_TEXT_BYTES = MOST_HEADER_BYTES // 2  # the rest of a header is for the names of tensors
 DTYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"}
 
 
@@ -38,8 +39,8 @@ def write_file(path: Path, values: dict[str, Any], tensors: Mapping[str, Tensor]
         ValueError: `values` are no JSON, or have more of it than a header may have.
     """
     text = json.dumps(values, ensure_ascii=False, allow_nan=False)
-    if len(json.dumps(text, ensure_ascii=False).encode()) > MOST_HEADER_BYTES // 2:
-        raise ValueError(f"it says more than {MOST_HEADER_BYTES // 2:,} bytes beside its tensors")
+    if len(json.dumps(text, ensure_ascii=False).encode()) > MOST_TEXT_BYTES:
+        raise ValueError(f"it says more than {MOST_TEXT_BYTES:,} bytes beside its tensors")
     whole = _with_own_bytes(tensors)
     try:
         save_file(whole, path, metadata={TEXT: text, CHECKSUM: checksum(text, whole)})
