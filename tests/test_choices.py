@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import WORDS, write_csv
+from formats import content_of, write_content
 
 from lit_bert import UserError
 from lit_bert.cli import fit
@@ -47,7 +48,7 @@ def test_a_temperature_that_few_rows_do_not_support_is_not_kept(run, quick):
     assert re.search(
         r"^calibration not kept: temperature \d+\.\d{3}; the loss changes by ", outcome.out, re.M
     )
-    content = torch.load("checkpoints/version_0/best.ckpt", weights_only=True)
+    content = content_of("checkpoints/version_0/best.ckpt")
     assert "temperature" not in content
     shown = table_of(outcome.out)
     assert shown == table_of(run("validate").out)
@@ -67,9 +68,9 @@ def test_a_temperature_is_kept_where_the_rows_that_it_was_not_fitted_on_say_so(t
     logits = 2 * generator.normal(size=(rows, 3))
     labels = np.array([generator.choice(3, p=each) for each in softmax(logits / T)])
     shutil.copy(trained / "best.ckpt", "best.ckpt")
-    content = torch.load("best.ckpt", weights_only=True)
+    content = content_of("best.ckpt")
     content.pop("temperature", None)
-    torch.save(content, "best.ckpt")
+    write_content(content, "best.ckpt")
     before = Path("best.ckpt").read_bytes()
     found = calibrate(Checkpoint.open("best.ckpt"), predictions_of(logits, labels))
     fact = found.facts["calibration"]
@@ -119,9 +120,7 @@ def test_the_best_checkpoint_holds_the_weights_that_were_chosen(run, quick, monk
     assert outcome.code == 0, outcome.err
     said = "kept" if kept else "not kept"
     assert f"\naveraging {said}: with the average of the weights the loss changes by " in outcome.out
-    best, last = (
-        torch.load(f"checkpoints/version_0/{name}.ckpt", weights_only=True) for name in ("best", "last")
-    )
+    best, last = (content_of(f"checkpoints/version_0/{name}.ckpt") for name in ("best", "last"))
     assert "training_weights" not in best
     for name, value in best["state_dict"].items():
         assert torch.equal(value, last["state_dict" if kept else "training_weights"][name]), name
@@ -142,12 +141,12 @@ def test_a_choice_that_was_cut_short_is_finished_by_the_next_process(run, quick,
 
         patch.setattr(fit, "keep_weights", cut)
         assert run("fit", *quick, "--trainer.max_epochs=1").code == 2
-    assert "training_weights" in torch.load("checkpoints/version_0/best.ckpt", weights_only=True)
+    assert "training_weights" in content_of("checkpoints/version_0/best.ckpt")
     outcome = run("fit", "--ckpt_path=last")
     assert outcome.code == 0, outcome.err
     said = "kept" if kept else "not kept"
     assert f"\naveraging {said}: " in outcome.out
-    assert "training_weights" not in torch.load("checkpoints/version_0/best.ckpt", weights_only=True)
+    assert "training_weights" not in content_of("checkpoints/version_0/best.ckpt")
     assert table_of(outcome.out) == table_of(run("validate").out)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from formats import content_of
 
 from lit_bert import UserError
 from lit_bert.__main__ import main
@@ -184,13 +185,13 @@ def test_fits_of_several_seeds_have_a_folder_each(seeded):
 
 def test_a_fit_among_several_is_the_fit_alone(seeded, trained):
     among, alone = (
-        torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+        content_of(folder / "last.ckpt")["state_dict"]
         for folder in (seeded[0] / "checkpoints" / "seeds_0" / "seed_0", trained)
     )
     assert among.keys() == alone.keys()
     for name, value in alone.items():
         assert torch.equal(value, among[name]), name
-    other = torch.load(seeded[0] / "checkpoints/seeds_0/seed_1/last.ckpt", weights_only=True)["state_dict"]
+    other = content_of(seeded[0] / "checkpoints/seeds_0/seed_1/last.ckpt")["state_dict"]
     assert not torch.equal(other["network.classifier.weight"], alone["network.classifier.weight"])
 
 

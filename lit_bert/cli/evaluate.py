@@ -39,10 +39,10 @@ class Evaluate(Verb):
         if not self.trainer.is_global_zero:
             return
         print(f"checkpoint {self.checkpoint.path}\nsha256     {self.checkpoint.sha256}")
-        if self.checkpoint.val_f1 is not None:
+        if self.checkpoint.facts.val_f1 is not None:
             fit = fit_usage(self.checkpoint)
             rows = f", on {fit['rows']:,} rows" if fit else ""
-            print(f"validation macro F1 when it was saved: {self.checkpoint.val_f1:.4f}{rows}")
+            print(f"validation macro F1 when it was saved: {self.checkpoint.facts.val_f1:.4f}{rows}")
         split = datamodule.splits.val_name if self.split == "val" else datamodule.hparams.test_split
         sources = [*self.sources(), ("scored on", datamodule.source)]
         record_scores(self.checkpoint, self.name, split, outputs.predictions, sources, trained)

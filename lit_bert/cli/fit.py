@@ -93,7 +93,7 @@ class Fit(Verb):
 
     def take_settings(self, checkpoint: Checkpoint) -> None:
         """Fills in what the command does not say, and refuses what a run that goes on cannot change."""
-        if "optimizer_states" not in checkpoint.content:
+        if "optimizer_states" not in checkpoint.progress:
             raise UserError(
                 f"{checkpoint.path} holds weights only: training cannot go on from it. Use --ckpt_path last, "
                 f"or start a new run from these weights with --weights.checkpoint {checkpoint.path}."
@@ -101,7 +101,7 @@ class Fit(Verb):
         self.changes: list[str] = []
         config = self.config["fit"]
         config["ckpt_path"] = str(checkpoint.path)
-        run = checkpoint.content.get("config")
+        run = checkpoint.settings
         before = {**self.settings_of(checkpoint), **(flat_settings(run) if run else {})}
         for name, value in before.items():
             # The run's own configuration has what its weights started from, and means no change by it.
@@ -113,7 +113,7 @@ class Fit(Verb):
             elif config[name] != value:
                 self._change_setting(name, value, config[name])
         found = composition(plain_settings(self.parser, self.config)["fit"])
-        for name, value in (run or {}).get("composition", {}).items():
+        for name, value in (run.composition if run else {}).items():
             if found.get(name, "null") != value and not names_setting(self.given, name):
                 raise UserError(
                     f"the run of {checkpoint.path} had {name} {line(value, 200)}, and this command has "
@@ -168,7 +168,7 @@ class Fit(Verb):
     def before_fit(self) -> None:
         no_seeds_in(self.config["fit"])
         if self.checkpoint:
-            check_checkpoint(self.checkpoint.content, self.checkpoint.path)
+            check_checkpoint(self.checkpoint.as_lightning(), self.checkpoint.path)
         if self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
             raise UserError("the run has no end; set --trainer.max_epochs or --trainer.max_steps.")
         for section in ("checkpoint", "early_stopping"):
@@ -253,34 +253,34 @@ class Fit(Verb):
 
         Of the schedule and of the optimizer how far they have come is taken, and not their settings.
         """
-        what, content = str(checkpoint.path), checkpoint.content
+        what, progress = str(checkpoint.path), checkpoint.progress
         if links := [path.name for path in checkpoint.run.iterdir() if path.is_symlink()]:
             raise UserError(
                 f"{checkpoint.run} holds a link, {line(links[0], 100)}, and a resumed run writes into that "
                 "folder. Copy the checkpoint into a folder of its own."
             )
-        before, now = checkpoint.data.get("fingerprint"), self.datamodule.fingerprint
+        before, now = checkpoint.data.fingerprint, self.datamodule.fingerprint
         if before not in (None, now):
             raise UserError(
                 f"the rows to train on are not those of {what}: texts or labels differ. Give the data it "
                 f"was trained on, or start a new run from its weights with --weights.checkpoint {what}."
             )
-        loops = content.get("loops")
+        loops = progress.get("loops")
         saved: Any = loops.get("fit_loop") if isinstance(loops, dict) else None
         check_progress(saved, self.trainer.fit_loop.state_dict(), f"{what}: loops")
-        content["loops"] = {"fit_loop": saved}
+        progress["loops"] = {"fit_loop": saved}
         self._say_where_it_goes_on(saved, checkpoint)
-        schedules = content.get("lr_schedulers")
+        schedules = progress.get("lr_schedulers")
         schedule = schedules[0] if isinstance(schedules, list) and len(schedules) == 1 else None
         steps: Any = schedule.get("last_epoch") if isinstance(schedule, dict) else None
         check_progress(steps, 0, f"{what}: lr_schedulers.last_epoch")
-        content["lr_schedulers"] = [{"last_epoch": steps, "_step_count": steps + 1, "lr_lambdas": []}]
-        states = content.get("optimizer_states")
+        progress["lr_schedulers"] = [{"last_epoch": steps, "_step_count": steps + 1, "lr_lambdas": []}]
+        states = progress.get("optimizer_states")
         if not (isinstance(states, list) and len(states) == 1 and isinstance(states[0], dict)):
             raise UserError(f"{what}: optimizer_states is not a list with the state of one optimizer.")
         if not isinstance(self.trainer.strategy, SHARDED):
             checked_moments(states[0], self.model.parameters_by_group)  # before the folder is written into
-        content["callbacks"] = self._checked_states(content.get("callbacks", {}), what)
+        progress["callbacks"] = self._checked_states(progress.get("callbacks", {}), what)
 
     def _say_where_it_goes_on(self, loop: dict[str, Any], checkpoint: Checkpoint) -> None:
         """Has the data module leave out the batches of an unfinished epoch that were trained on."""
@@ -306,8 +306,8 @@ class Fit(Verb):
     def _check_same_batches(self, checkpoint: Checkpoint) -> None:
         """Raises a UserError where the rest of an epoch would not be the rows that are left of it."""
         before = {
-            "seed_everything": checkpoint.data["hyper_parameters"]["order_seed"],
-            "the number of devices": checkpoint.content.get("devices", self.trainer.world_size),
+            "seed_everything": checkpoint.data.settings.order_seed,
+            "the number of devices": checkpoint.facts.devices or self.trainer.world_size,
         }
         now = (self.datamodule.hparams.order_seed, self.trainer.world_size)
         for (name, value), other in zip(before.items(), now, strict=True):
@@ -338,7 +338,7 @@ class Fit(Verb):
 
     def after_fit(self) -> None:
         minutes = (time.perf_counter() - self.start) / 60
-        if self.checkpoint and self.trainer.global_step == self.checkpoint.content["global_step"]:
+        if self.checkpoint and self.trainer.global_step == self.checkpoint.facts.global_step:
             log.info(
                 f"{self.checkpoint.path} stands at the end of its run already, so nothing was trained. "
                 "Give it more with --trainer.max_epochs."
@@ -374,7 +374,7 @@ class Fit(Verb):
         settled = facts.get("sha256")  # by the fit that was resumed; None for those of an epoch just trained
         if (
             predictions is None
-            or facts.get("global_step") != checkpoint.content["global_step"]
+            or facts.get("global_step") != checkpoint.facts.global_step
             or settled not in (None, checkpoint.sha256)
         ):  # another verb has written there since
             log.info(
@@ -399,7 +399,7 @@ class Fit(Verb):
         """
         trained = None
         if best is not None and predictions is not None:
-            trained = Checkpoint.open(best).content.get("training_weights")
+            trained = Checkpoint.open(best).training_weights
             if trained is not None and (chosen := predictions.facts.get("averaging")):
                 keep_weights(best, chosen["kept"], chosen["val_f1"])
                 trained = None
@@ -412,11 +412,13 @@ class Fit(Verb):
         if not np.array_equal(plain.rows, predictions.rows):
             raise RuntimeError("the validation rows changed within a fit")
         chosen = choose_weights(predictions, plain)
-        chosen["val_f1"] = Checkpoint.open(best).val_f1
+        chosen["val_f1"] = Checkpoint.open(best).facts.val_f1
         if not chosen["kept"]:
             metrics = self.trainer.callback_metrics
             chosen["val_f1"] = metrics["val/f1"].item()
-            self._dashboard.best = {name: metrics[name].item() for name in self._dashboard.best}
+            # Those of a run that goes on may have a score that this version does not know.
+            known = [name for name in self._dashboard.best if name in metrics]
+            self._dashboard.best = {name: metrics[name].item() for name in known}
         probs = (predictions if chosen["kept"] else plain).probs
         predictions = predictions.with_probs(probs, averaging=chosen)
         predictions.write(best.with_name(VALIDATED))
@@ -440,7 +442,7 @@ class Fit(Verb):
         """Calibrates the best checkpoint, prints its scores on the validation split and keeps them."""
         checkpoint = Checkpoint.open(best)
         settled = predictions.facts.get("sha256")
-        if settled is None and (self.config["fit"]["calibrate"] or "temperature" in checkpoint.content):
+        if settled is None and (self.config["fit"]["calibrate"] or checkpoint.facts.temperature is not None):
             predictions = calibrate(checkpoint, predictions)
         predictions = self._with_usage(predictions, predictions.facts.get("used_for") if settled else None)
         split, notes = self.datamodule.splits.val_name, choice_notes(predictions.facts)

@@ -138,16 +138,9 @@ class Verb(LightningCLI):
     @staticmethod
     def settings_of(checkpoint: Checkpoint) -> dict[str, Any]:
         """The settings that the checkpoint answers for, by name."""
-        model = {key: value for key, value in checkpoint.model.items() if key != "label_names"}
-        data = {
-            **{
-                key: value
-                for key, value in checkpoint.data["hyper_parameters"].items()
-                if key != "order_seed"
-            },
-            "label_names": checkpoint.data["code_order"],
-        }
-        weights = {**checkpoint.weights["request"], "checkpoint": str(checkpoint.path)}
+        model = checkpoint.model.model_dump(exclude={"label_names"})
+        data = checkpoint.data.settings.model_dump(exclude={"order_seed"})
+        weights = {**checkpoint.weights.request.model_dump(), "checkpoint": str(checkpoint.path)}
         sections = {"model": model, "data": data, "weights": weights}
         return {
             f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()
@@ -177,7 +170,7 @@ class Verb(LightningCLI):
         """The weights; those of a checkpoint that is used as it is take what was read, and its classes."""
         if self.checkpoint is not None:
             weights.checkpoint = self.checkpoint
-            weights.class_names = self.checkpoint.data["label_names"]
+            weights.class_names = self.checkpoint.model.label_names
         return weights
 
     def before_instantiate_classes(self) -> None:
@@ -212,8 +205,8 @@ class Verb(LightningCLI):
         """What the scores rest on, by role."""
         if self.checkpoint is None:
             return [("weights", self.model.weights.source), ("trained on", self.datamodule.source)]
-        weights, data = self.checkpoint.weights["source"], self.checkpoint.data["source"]
-        return [("weights", Source(**weights)), ("trained on", Source(**data))]
+        weights, data = self.checkpoint.weights.source, self.checkpoint.data.source
+        return [("weights", weights.as_source()), ("trained on", data.as_source())]
 
 
 def native_precision(accelerator: str) -> str:

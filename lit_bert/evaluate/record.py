@@ -61,7 +61,7 @@ def record_scores(
         "checkpoint": str(checkpoint.path),
         "sha256": checkpoint.sha256,
         "split": split,
-        "seed": checkpoint.content.get("config", {}).get("seed_everything"),
+        "seed": checkpoint.settings.seed_everything if checkpoint.settings else None,
         **{role: str(source) for role, source in sources},
         "fit": fit,
     }

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -31,7 +30,7 @@ from lit_bert.model.bert import CpuBert
 from lit_bert.model.loss_check import LossCheck, check_saved, refuse_scores
 from lit_bert.model.optimizer import DeferredAdamW, take_moments_only
 from lit_bert.model.pretrained import load_network
-from lit_bert.sources.checkpoint import Checkpoint, load
+from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.weights import Weights
 from lit_bert.task.kinds import task_of
 
@@ -407,7 +406,7 @@ class BertClassifier(LightningModule):
         checkpoint["weights"] = {
             "request": self.weights.request,
             "architecture": self.weights.architecture,
-            "source": resumed.weights["source"] if resumed else self.weights.source.as_dict(),
+            "source": resumed.weights.source.model_dump() if resumed else self.weights.source.as_dict(),
         }
         if self._average is not None:
             average = self._average
@@ -445,9 +444,9 @@ class BertClassifier(LightningModule):
         Raises:
             UserError: the file cannot be read, or says something that no checkpoint of lit_bert says.
         """
-        checkpoint = Checkpoint(Path(checkpoint_path).resolve(), load(checkpoint_path))
+        checkpoint = Checkpoint.read(checkpoint_path)
         weights = Weights.restored(checkpoint)
-        model = cls(**{**checkpoint.model, "weights": weights, **settings})
+        model = cls(**{**checkpoint.model.model_dump(), "weights": weights, **settings})
         model.configure_model()
         return model.to(map_location or "cpu")
 

@@ -31,7 +31,7 @@ def calibrate(checkpoint: Checkpoint, predictions: Predictions) -> Predictions:
     held_out = calibration.cross_fitted(logits, labels)
     change = compare.loss_change(predictions.probs, held_out, labels)
     before, after = (scores.calibration_error(probs, labels) for probs in (predictions.probs, held_out))
-    fitted = checkpoint.content.get("temperature")
+    fitted = checkpoint.facts.temperature
     kept = fitted is not None or (change is not None and change.high < 0 and after <= before)
     if fitted is None:
         fitted = calibration.temperature(logits, labels)
