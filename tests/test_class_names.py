@@ -175,8 +175,8 @@ def test_comparison_and_seeds_have_a_harmless_line_for_each_class(run: Run) -> N
 def test_the_box_of_stand_ins_reads_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     from lightning.pytorch import Trainer
 
-    from lit_bert.cli.fit import log
     from lit_bert.cli.lightning import announce
+    from lit_bert.cli.start import log
     from lit_bert.sources.hub import Source
 
     names = ["[red]x[/red]", "[/]", "[link=http://127.0.0.1]x", "\x1b[31mred\x1b[0m", "a\nb"]
