@@ -12,12 +12,11 @@ import torch
 from conftest import WORDS, write_csv
 
 from lit_bert import UserError
-from lit_bert.cli import fit
 from lit_bert.evaluate.calibration import softmax
 from lit_bert.evaluate.compare import FEWEST_ROWS
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.sources.checkpoint import Checkpoint
-from lit_bert.train import choose
+from lit_bert.train import choose, fit
 from lit_bert.train.choose import calibrate, choose_weights
 
 

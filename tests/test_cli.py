@@ -27,7 +27,6 @@ from conftest import CLASSES, files, texts_of, write_csv
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_bert.__main__ import VERBS, main
-from lit_bert.cli.fit import Fit
 from lit_bert.cli.lightning import native_precision
 from lit_bert.data.module import EmotionDataModule
 from lit_bert.evaluate.calibration import softmax, temperature
@@ -36,6 +35,8 @@ from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import all_scores
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.train.choose import calibrate
+from lit_bert.train.fit import run_fit
+from lit_bert.verbs.fit import parsed, prepared
 
 torch.set_num_threads(1)  # threads that share busy cores wait for each other: a fit takes 30 s, not 1
 
@@ -78,7 +79,7 @@ def scored(fit, **which):
     """Scores of the test split as test.json has them, by the trainer of a fit: those of torchmetrics."""
     outputs = Outputs()
     fit.trainer.callbacks.append(outputs)
-    logged = fit.trainer.test(fit.model, datamodule=fit.datamodule, verbose=False, **which)[0]
+    logged = fit.trainer.test(fit.model, datamodule=fit.data, verbose=False, **which)[0]
     fit.trainer.callbacks.remove(outputs)
     made = outputs.predictions
     found = all_scores(made.probs, made.labels)
@@ -115,7 +116,8 @@ def learned(tiny_bert, corpus, quick, tmp_path_factory):
         patch.chdir(place)
         patch.setenv("LIT_BERT_CACHE", str(place / "cache"))
         patch.setattr(sys, "argv", list(sys.argv))
-        fit = Fit(list(flags), None, BASE)
+        fit = prepared(parsed(flags), None, [])
+        assert run_fit(fit).status == "done"
         last = scored(fit)
         best = scored(fit, ckpt_path="checkpoints/version_0/best.ckpt")
     shutil.rmtree(weights)
@@ -185,7 +187,7 @@ def test_every_verb_has_help(printed, verb):
     assert printed(verb, "-h") == page
 
 
-@pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.module == "cli"])
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "audit", "predict"])
 def test_every_verb_of_the_trainer_has_help_with_every_default(printed, verb):
     page = printed(verb, "--help")
     options = [" ".join(option.split()) for option in re.split(r"\n  (?=-)", page)]
