@@ -26,6 +26,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lit_bert import UserError
 from lit_bert.cli.arguments import configs, given_settings
 from lit_bert.cli.parser import PARSER_MODE, Parser, Quoting, plain_settings
+from lit_bert.cli.renamed import with_new_names
 from lit_bert.data.module import EmotionDataModule
 from lit_bert.io import files
 from lit_bert.model.module import BertClassifier
@@ -99,6 +100,7 @@ class CommandLine(LightningCLI):
 
     def __init__(self, verb: VerbParser, arguments: list[str]) -> None:
         self.verb = verb
+        arguments = with_new_names(arguments)
         self.given = given_settings(arguments)
         self.checkpoint: Checkpoint | None = None
         self._callbacks: Sequence[Callback] = ()
