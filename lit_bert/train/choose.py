@@ -83,7 +83,9 @@ def choice_notes(facts: dict[str, Any]) -> list[str]:
     lines = []
     if found := facts.get("averaging"):
         said = "kept" if found["kept"] else "not kept"
-        lines.append(f"averaging {said}: with the average of the weights {_shown_change(found)}")
+        step = found.get("global_step")  # earlier versions did not say
+        which = "" if found["kept"] or step is None else f"; kept are the trained ones of step {step:,}"
+        lines.append(f"averaging {said}: with the average of the weights {_shown_change(found)}{which}")
     if found := facts.get("calibration"):
         errors = (
             f"expected calibration error {found['before']:.4f} before, {found['after']:.4f} after, on rows "
