@@ -153,8 +153,8 @@ def files(args: argparse.Namespace) -> dict[str, Any]:
         fit.checkpoint(target, "--trainer.max_epochs=1", *few)
     checkpoint = Checkpoint.open(target)
     folder = args.place / "model"
-    load_network(Weights(checkpoint=str(target)), checkpoint.model["label_names"]).save_pretrained(folder)
-    for name, content in checkpoint.data["tokenizer"].items():
+    load_network(Weights(checkpoint=str(target)), checkpoint.model.label_names).save_pretrained(folder)
+    for name, content in checkpoint.tokenizer.items():
         (folder / name).write_text(content, encoding="utf-8")
     texts = [*hf.split("train")["text"], *hf.split("validation")["text"]]
     with (args.place / "texts.jsonl").open("w", encoding="utf-8") as stream:

@@ -14,7 +14,7 @@ from conftest import CLASSES, texts_of, write_csv
 
 from lit_bert import UserError
 from lit_bert.data.module import EmotionDataModule
-from lit_bert.evaluate import audit
+from lit_bert.evaluate import audit, audit_text
 from lit_bert.evaluate.audit import find_flaws, merge_folds, repeated_texts
 from lit_bert.evaluate.audit_text import dataset_summary, findings_text, suspects_text
 from lit_bert.evaluate.predictions import Predictions
@@ -211,9 +211,7 @@ def test_the_summary_names_what_bends_a_score(parts):
 def test_the_summary_is_looked_for_once_per_rows(parts, monkeypatch):
     splits, names = parts(train=[*some(40), some(1)[0]], validation=some(start=50))
     looked = []
-    monkeypatch.setattr(
-        "lit_bert.evaluate.audit_text.find_flaws", lambda *rest: looked.append(1) or find_flaws(*rest)
-    )
+    monkeypatch.setattr(audit_text, "find_flaws", lambda *rest: looked.append(1) or find_flaws(*rest))
     first = dataset_summary(splits, names, deduplicated=False)
     assert first == dataset_summary(splits, names, deduplicated=False) != []
     assert len(looked) == 1

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import texts_of, write_csv
+from formats import content_of
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -381,7 +382,7 @@ def test_settings_stand_beside_the_scores_that_were_printed(shown):
         assert f"{value:.4f}" == printed[label.get(name, name.removeprefix("f1_class/"))]
     # The printed loss is that of calibrated logits; as the weights left them, they have the logged one.
     kept = Predictions.read(shown.folder / "validate.parquet")
-    T = torch.load(shown.folder / "best.ckpt", weights_only=True).get("temperature", 1.0)
+    T = content_of(shown.folder / "best.ckpt").get("temperature", 1.0)
     log_probs, labels = torch.from_numpy(kept.probs).log(), torch.from_numpy(kept.labels)
     assert f"{nll_loss(log_probs, labels):.4f}" == printed["loss, nats"]
     assert float(nll_loss((T * log_probs).log_softmax(1), labels)) == pytest.approx(loss, rel=1e-4)
@@ -393,7 +394,7 @@ def test_the_best_scores_are_those_of_the_kept_epoch(shown):
     assert best > 0
     for name in ("f1", "loss_nats", "f1_class/joy"):
         assert values(shown.board, f"val_best/{name}") == [values(shown.board, f"val/{name}")[best]]
-    kept = torch.load(shown.folder / "best.ckpt", weights_only=True)
+    kept = content_of(shown.folder / "best.ckpt")
     assert kept["epoch"] == best
     assert kept["val_f1"] == pytest.approx(f1[best])
 

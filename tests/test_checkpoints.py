@@ -12,11 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from formats import checksum, content_of, forge, read_file, write_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import BertConfig, BertForSequenceClassification
 
 from lit_bert import UserError
 from lit_bert.model.module import BertClassifier
-from lit_bert.sources.checkpoint import Checkpoint, find, load
+from lit_bert.sources import checkpoint_file
+from lit_bert.sources.checkpoint import Checkpoint, find
 from lit_bert.train.checkpoint_io import SafeCheckpointIO, apply_temperature
 
 SIZE = 50_000  # float32 values of each weight
@@ -61,8 +65,8 @@ def said_by(said, found):
 
 def value_of(file):
     """The number that all weights of a checkpoint have, read without anything of ours."""
-    weights = torch.load(file, weights_only=True)["state_dict"]
-    (value,) = torch.cat(list(weights.values())).unique().tolist()
+    weights = [tensor for name, tensor in read_file(file)[1].items() if name.startswith("state_dict.")]
+    (value,) = torch.cat(weights).unique().tolist()
     assert len(weights) == 3
     return value
 
@@ -72,17 +76,6 @@ class RunsCode:
 
     def __reduce__(self):
         return os.system, ("touch marker",)
-
-
-class Fails:
-    """Raises `error` when it is pickled, and keeps what lay in the folder at that time."""
-
-    def __init__(self, error):
-        self.error = error
-
-    def __reduce__(self):
-        self.beside = sorted(os.listdir())
-        raise self.error
 
 
 @contextlib.contextmanager
@@ -116,7 +109,7 @@ def no_access(path):
 
 def test_a_saved_checkpoint_loads_with_equal_values():
     save("a.ckpt")
-    found = load("a.ckpt")
+    found = content_of("a.ckpt")
     assert value_of("a.ckpt") == 1.0
     assert torch.equal(found.pop("state_dict")["third"], torch.ones(SIZE))
     assert said_by(content(), found)
@@ -136,7 +129,7 @@ def test_a_second_save_takes_the_place_of_the_first():
 
 
 def test_weights_that_were_loaded_stay_when_their_file_is_saved_anew():
-    weight = load(save("a.ckpt"))["state_dict"]["first"]  # still mapped from the file
+    weight = Checkpoint.read(save("a.ckpt")).state_dict["first"]  # still mapped from the file
     save("a.ckpt", content(2.0))
     assert weight.unique().tolist() == [1.0]
 
@@ -144,12 +137,20 @@ def test_weights_that_were_loaded_stay_when_their_file_is_saved_anew():
 @pytest.mark.parametrize(
     "error", [RuntimeError("half way"), ValueError("half way"), KeyboardInterrupt("half way")]
 )
-def test_a_writer_that_fails_half_way_leaves_the_earlier_file_whole_and_nothing_else(error):
+def test_a_writer_that_fails_half_way_leaves_the_earlier_file_whole_and_nothing_else(error, monkeypatch):
     save("a.ckpt")
-    fails = Fails(error)
+    beside = []
+
+    def half(tensors, path, metadata):
+        save_file(tensors, path, metadata)
+        os.truncate(path, path.stat().st_size // 2)
+        beside.extend(os.listdir())
+        raise error
+
+    monkeypatch.setattr(checkpoint_file, "save_file", half)
     with pytest.raises((UserError, type(error)), match="half way"):
-        save("a.ckpt", content(2.0, last=fails))
-    assert len(fails.beside) == 2  # it was written beside the earlier one
+        save("a.ckpt", content(2.0))
+    assert len(beside) == 2  # it was written beside the earlier one
     assert os.listdir() == ["a.ckpt"]
     assert value_of("a.ckpt") == 1.0
 
@@ -229,22 +230,25 @@ def test_a_finished_fit_leaves_two_whole_checkpoints_and_no_part_of_another(trai
     )
     assert files == ["best.ckpt", "last.ckpt"]
     for name in files:
-        with zipfile.ZipFile(trained / name) as archive:
-            assert archive.testzip() is None
+        with safe_open(trained / name, "pt") as opened:
+            metadata = opened.metadata()
+        assert metadata["crc32"] == checksum(metadata["lit_bert"], read_file(trained / name)[1])
 
 
 # --- files that are no checkpoint ---
 
 
-@pytest.fixture(scope="module")
-def small_bytes(tmp_path_factory):
-    """A checkpoint of a few kilobytes."""
+@pytest.fixture(scope="module", params=[1, 2], ids=["format 1", "format 2"])
+def small(request, tmp_path_factory):
+    """The format of a checkpoint of a few kilobytes, and its bytes."""
     file = tmp_path_factory.mktemp("small") / "a.ckpt"
-    SafeCheckpointIO().save_checkpoint(content(state_dict={"weight": torch.arange(300.0)}), file)
-    return file.read_bytes()
+    write = torch.save if request.param == 1 else SafeCheckpointIO().save_checkpoint
+    write(content(state_dict={"weight": torch.arange(300.0)}), file)
+    return request.param, file.read_bytes()
 
 
-def test_a_truncated_checkpoint_is_said_to_be_truncated_wherever_it_ends(small_bytes):
+def test_a_truncated_checkpoint_is_said_to_be_truncated_wherever_it_ends(small):
+    small_bytes = small[1]
     for end in [*range(0, len(small_bytes), 31), *range(len(small_bytes) - 60, len(small_bytes))]:
         Path("cut.ckpt").write_bytes(small_bytes[:end])
         with pytest.raises(
@@ -256,7 +260,8 @@ def test_a_truncated_checkpoint_is_said_to_be_truncated_wherever_it_ends(small_b
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_damaged_checkpoint_has_the_same_weights_or_is_refused(small_bytes):
+def test_a_damaged_checkpoint_has_the_same_weights_or_is_refused(small):
+    form, small_bytes = small
     outcomes = set()
     for place in [*range(0, 600, 2), *range(600, len(small_bytes), 13)]:  # the pickle comes first
         damaged = bytearray(small_bytes)
@@ -264,20 +269,22 @@ def test_a_damaged_checkpoint_has_the_same_weights_or_is_refused(small_bytes):
         Path("bad.ckpt").write_bytes(damaged)
         try:
             opened = Checkpoint.open("bad.ckpt")
-            assert torch.equal(opened.content["state_dict"]["weight"], torch.arange(300.0))
+            assert torch.equal(opened.state_dict["weight"], torch.arange(300.0))
             outcomes.add(Checkpoint)
         except UserError as error:
             assert "bad.ckpt" in str(error)  # noqa: PT017
             outcomes.add(UserError)
-    assert outcomes == {Checkpoint, UserError}
+    assert outcomes == ({Checkpoint, UserError} if form == 1 else {UserError})
 
 
-def test_a_changed_bit_of_a_weight_is_said_to_be_damage(small_bytes):
+def test_a_changed_bit_of_a_weight_is_said_to_be_damage(small):
+    form, small_bytes = small
     place = small_bytes.index(torch.arange(300.0).numpy().tobytes())
     damaged = bytearray(small_bytes)
     damaged[place + 402] ^= 1
     Path("bad.ckpt").write_bytes(damaged)
-    with pytest.raises(UserError, match=r"^bad\.ckpt is damaged: \S+/data/0 .* another checksum"):
+    member = r"\S+/data/0 in it has" if form == 1 else "it has"
+    with pytest.raises(UserError, match=rf"^bad\.ckpt is damaged: {member} another checksum"):
         Checkpoint.open("bad.ckpt")
 
 
@@ -336,12 +343,31 @@ def test_a_checkpoint_of_another_program_is_refused(what):
         Checkpoint.open("a.ckpt")
 
 
+def test_a_safetensors_file_of_another_program_is_refused():
+    save_file({"weight": torch.zeros(3)}, "a.ckpt")
+    with pytest.raises(UserError, match=r"^a\.ckpt is no checkpoint of lit_bert: its metadata are not"):
+        Checkpoint.open("a.ckpt")
+
+
+@pytest.mark.parametrize("write", [torch.save, forge], ids=["format 1", "format 2"])
 @pytest.mark.parametrize(
     "key", ["state_dict", "hyper_parameters", "weights", "EmotionDataModule", "global_step", "epoch"]
 )
-def test_a_checkpoint_that_lacks_a_part_is_refused_with_the_name_of_the_part(key):
-    torch.save(content(**{key: None}), "a.ckpt")
-    with pytest.raises(UserError, match=rf"^a\.ckpt is no checkpoint of lit_bert: it lacks {key}\."):
+def test_a_checkpoint_that_lacks_a_part_is_refused_with_the_name_of_the_part(key, write):
+    write(content(**{key: None}), "a.ckpt")
+    part = {"EmotionDataModule": "its data"}.get(key, key)
+    said = rf" is no checkpoint of lit_bert: it lacks {part}\."
+    if write is forge and key not in ("EmotionDataModule", "state_dict"):
+        said = f": {key.replace('hyper_parameters', 'model')} is missing"
+    with pytest.raises(UserError, match=rf"^a\.ckpt{said}"):
+        Checkpoint.open("a.ckpt")
+
+
+@pytest.mark.parametrize("form", [1, 3, "2", 2.5, None, [2]])
+def test_another_format_is_refused_with_its_number(form):
+    values, tensors = read_file(save("a.ckpt"))
+    write_file({**values, "format": form}, tensors, "a.ckpt")
+    with pytest.raises(UserError, match=r"^a\.ckpt is of format .*reads 1 and 2\. Update lit_bert"):
         Checkpoint.open("a.ckpt")
 
 
@@ -354,13 +380,13 @@ def test_a_model_whose_head_was_never_trained_is_refused():
 
 def test_a_missing_or_unreadable_file_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"no checkpoint gone\.ckpt"):
-        load("gone.ckpt")
+        Checkpoint.read("gone.ckpt")
     Path("folder.ckpt").mkdir()
     with pytest.raises(UserError, match=r"folder\.ckpt"):
-        load("folder.ckpt")
+        Checkpoint.read("folder.ckpt")
     file = save(tmp_path / "a.ckpt")
     with no_access(file), pytest.raises(UserError, match=r"a\.ckpt.*Permission denied"):
-        load(file)
+        Checkpoint.read(file)
 
 
 # --- no code runs ---
@@ -381,11 +407,11 @@ def test_a_missing_or_unreadable_file_is_refused(tmp_path):
     "read",
     [
         Checkpoint.open,
-        load,
+        Checkpoint.read,
         lambda file: SafeCheckpointIO().load_checkpoint(file),
         lambda file: SafeCheckpointIO().load_checkpoint(file, weights_only=False),
     ],
-    ids=["open", "load", "io", "io-trusting"],
+    ids=["open", "read", "io", "io-trusting"],
 )
 def test_code_in_a_checkpoint_never_runs(write, read):
     write(Path("a.ckpt"))
@@ -405,7 +431,7 @@ def test_the_refusal_of_code_does_not_teach_how_to_run_it():
     with pytest.raises(
         UserError, match=r"^a\.ckpt holds more than tensors and plain values.*runs code"
     ) as said:
-        load("a.ckpt")
+        Checkpoint.read("a.ckpt")
     assert not re.search(r"weights_only|Re-running|safe_globals|\x1b|\n", str(said.value)), said.value
 
 
@@ -416,15 +442,16 @@ def test_an_opened_checkpoint_gives_its_parts():
     checkpoint = Checkpoint.open(save("run/best.ckpt"))
     assert checkpoint.path == Path.cwd() / "run" / "best.ckpt"
     assert checkpoint.run == Path.cwd() / "run"
-    assert checkpoint.val_f1 == 0.5
-    assert checkpoint.data["hyper_parameters"]["max_length"] == 99
-    assert checkpoint.weights["architecture"] == {"hidden_size": 32}
-    assert checkpoint.model["label_names"] == ["anger", "joy"]
-    assert checkpoint.model["learning_rate"] is None
+    assert checkpoint.facts.val_f1 == 0.5
+    assert checkpoint.data.settings.max_length == 99
+    assert checkpoint.weights.architecture == {"hidden_size": 32}
+    assert checkpoint.model.label_names == ["anger", "joy"]
+    assert checkpoint.model.learning_rate is None
+    assert checkpoint.tokenizer == {"tokenizer.json": "{}"}
 
 
 def test_a_checkpoint_saved_without_validation_has_no_score():
-    assert Checkpoint.open(save("a.ckpt", content(val_f1=None))).val_f1 is None
+    assert Checkpoint.open(save("a.ckpt", content(val_f1=None))).facts.val_f1 is None
 
 
 def test_the_sha256_is_that_of_the_file():
@@ -438,24 +465,22 @@ def test_a_trained_checkpoint_carries_what_a_later_process_needs(trained):
     best, last = Checkpoint.open(trained / "best.ckpt"), Checkpoint.open(trained / "last.ckpt")
     for checkpoint in (best, last):
         assert checkpoint.run == trained.resolve()
-        assert (
-            checkpoint.model["label_names"] == checkpoint.data["label_names"] == ["anger", "joy", "sadness"]
-        )
-        assert checkpoint.weights["architecture"]["hidden_size"] == 32
-        assert checkpoint.data["tokenizer"]
-        assert 0 <= checkpoint.val_f1 <= 1
-    assert best.val_f1 >= last.val_f1
-    assert "optimizer_states" in last.content
-    assert "optimizer_states" not in best.content
+        assert checkpoint.model.label_names == ["anger", "joy", "sadness"]
+        assert checkpoint.weights.architecture["hidden_size"] == 32
+        assert checkpoint.tokenizer.keys() == {"tokenizer.json", "tokenizer_config.json"}
+        assert 0 <= checkpoint.facts.val_f1 <= 1
+    assert best.facts.val_f1 >= last.facts.val_f1
+    assert "optimizer_states" in last.progress
+    assert "optimizer_states" not in best.progress
 
 
 @pytest.mark.parametrize("name", ["best.ckpt", "last.ckpt"])
 def test_a_trained_checkpoint_carries_the_settings_of_its_run(trained, name):
-    config = Checkpoint.open(trained / name).content["config"]
-    assert config["trainer"]["max_epochs"] == 2
-    assert config["checkpoint"]["monitor"] == "val/f1"
-    assert config["composition"]["trainer.callbacks"] == "null"
-    assert Checkpoint.open(trained / name).model["learning_rate"] == 0.003
+    settings = Checkpoint.open(trained / name).settings
+    assert settings.trainer.max_epochs == 2
+    assert settings.checkpoint.monitor == "val/f1"
+    assert settings.composition["trainer.callbacks"] == "null"
+    assert Checkpoint.open(trained / name).model.learning_rate == 0.003
 
 
 # --- calibrated ---
@@ -467,13 +492,13 @@ TEXTS = torch.arange(5, 35).reshape(6, 5), torch.ones(6, 5, dtype=torch.int64)
 @pytest.mark.parametrize("T", [0.4, 1.7])
 def test_a_cooled_checkpoint_divides_its_logits_and_keeps_all_else(trained, T):
     shutil.copy(trained / "last.ckpt", "a.ckpt")
-    content = torch.load("a.ckpt", weights_only=True)
+    content = content_of("a.ckpt")
     average = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS).mean(0)
     content["state_dict"]["network.classifier.bias"] -= average.detach()  # so that labels differ
-    before = torch.load(save("a.ckpt", content), weights_only=True)
+    before = content_of(save("a.ckpt", content))
     logits = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS)
     apply_temperature(Path("a.ckpt"), T)
-    after = torch.load("a.ckpt", weights_only=True)
+    after = content_of("a.ckpt")
     cooled = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS)
     torch.testing.assert_close(cooled * T, logits, rtol=1e-5, atol=1e-6)
     assert torch.equal(cooled.argmax(1), logits.argmax(1))
@@ -503,7 +528,7 @@ def test_a_checkpoint_that_is_cooled_twice_knows_both_temperatures(trained):
     logits = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS)
     for T in (2.0, 3.0):
         apply_temperature(Path("a.ckpt"), T)
-    assert load("a.ckpt")["temperature"] == 6
+    assert Checkpoint.read("a.ckpt").facts.temperature == 6
     cooled = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS)
     torch.testing.assert_close(cooled * 6, logits, rtol=1e-5, atol=1e-6)
 
@@ -517,7 +542,7 @@ def test_a_full_disk_leaves_an_uncalibrated_checkpoint_as_it_was(trained):
 
 
 def test_transformers_reads_the_weights_of_a_calibrated_checkpoint(able):
-    content = load(able / "best.ckpt")
+    content = content_of(able / "best.ckpt")
     assert content["temperature"] != 1
     network = BertForSequenceClassification(
         BertConfig(**content["weights"]["architecture"], num_labels=3)

@@ -173,20 +173,14 @@ def test_comparison_and_seeds_have_a_harmless_line_for_each_class(run: Run) -> N
 def test_the_box_of_stand_ins_reads_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     from lightning.pytorch import Trainer
 
-    from lit_bert.cli.fit import log
-    from lit_bert.cli.lightning import announce
+    from lit_bert.cli.start import prepare_process
+    from lit_bert.evaluate.announce import announce
     from lit_bert.sources.hub import Source
 
     names = ["[red]x[/red]", "[/]", "[link=http://127.0.0.1]x", "\x1b[31mred\x1b[0m", "a\nb"]
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
-    level = log.level
-    log.setLevel("INFO")
-    try:
-        announce(
-            trainer, [("rows", Source("sample", "packaged", stand_in_for=n, reason="none")) for n in names]
-        )
-    finally:
-        log.setLevel(level)
+    prepare_process()
+    announce(trainer, [("rows", Source("sample", "packaged", stand_in_for=n, reason="none")) for n in names])
     shown = capsys.readouterr().err
     for name in names:
         assert f"instead of {escape.line(name)}" in re.sub(r"\s*│\n│\s*", " ", shown)

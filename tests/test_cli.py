@@ -9,6 +9,7 @@ import os
 import re
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -24,10 +25,10 @@ import pytest
 import torch
 import yaml
 from conftest import CLASSES, files, texts_of, write_csv
+from formats import content_of, write_content
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_bert.__main__ import VERBS, main
-from lit_bert.cli.fit import Fit
 from lit_bert.cli.lightning import native_precision
 from lit_bert.data.module import EmotionDataModule
 from lit_bert.evaluate.calibration import temperature
@@ -37,6 +38,8 @@ from lit_bert.evaluate.scores import all_scores
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.task.single import softmax
 from lit_bert.train.choose import calibrate
+from lit_bert.train.fit import run_fit
+from lit_bert.verbs.fit import parsed, prepared
 
 torch.set_num_threads(1)  # threads that share busy cores wait for each other: a fit takes 30 s, not 1
 
@@ -79,7 +82,7 @@ def scored(fit, **which):
     """Scores of the test split as test.json has them, by the trainer of a fit: those of torchmetrics."""
     outputs = Outputs()
     fit.trainer.callbacks.append(outputs)
-    logged = fit.trainer.test(fit.model, datamodule=fit.datamodule, verbose=False, **which)[0]
+    logged = fit.trainer.test(fit.model, datamodule=fit.data, verbose=False, **which)[0]
     fit.trainer.callbacks.remove(outputs)
     made = outputs.predictions
     found = all_scores(made.probs, made.labels)
@@ -116,7 +119,8 @@ def learned(tiny_bert, corpus, quick, tmp_path_factory):
         patch.chdir(place)
         patch.setenv("LIT_BERT_CACHE", str(place / "cache"))
         patch.setattr(sys, "argv", list(sys.argv))
-        fit = Fit(list(flags), None, BASE)
+        fit = prepared(parsed(flags), None, [])
+        assert run_fit(fit).status == "done"
         last = scored(fit)
         best = scored(fit, ckpt_path="checkpoints/version_0/best.ckpt")
     shutil.rmtree(weights)
@@ -186,7 +190,7 @@ def test_every_verb_has_help(printed, verb):
     assert printed(verb, "-h") == page
 
 
-@pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.module == "cli"])
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "audit", "predict"])
 def test_every_verb_of_the_trainer_has_help_with_every_default(printed, verb):
     page = printed(verb, "--help")
     options = [" ".join(option.split()) for option in re.split(r"\n  (?=-)", page)]
@@ -456,8 +460,8 @@ def test_a_configuration_does_not_take_the_place_of_the_weights_of_a_checkpoint(
 
 @pytest.mark.parametrize("verb", ["test", "predict"])
 def test_a_head_that_was_never_trained_is_refused(refused, learned, verb):
-    content = torch.load(learned.best, weights_only=True)
-    torch.save({**content, "global_step": 0}, "untrained.ckpt")
+    content = content_of(learned.best)
+    write_content({**content, "global_step": 0}, "untrained.ckpt")
     line = refused(verb, *["happy"] * (verb == "predict"), "--ckpt_path=untrained.ckpt")
     assert re.search("before the first optimizer step: its classifier was never trained.*lit_bert fit", line)
 
@@ -539,7 +543,7 @@ def test_runs_are_numbered(run, quick):
 def test_the_configuration_of_a_run_repeats_it(run, quick):
     assert run("fit", *quick, "--trainer.max_epochs=1").code == 0
     assert run("fit", "--config=checkpoints/version_0/config.yaml").code == 0
-    first, second = (torch.load(f"checkpoints/version_{n}/last.ckpt", weights_only=True) for n in (0, 1))
+    first, second = (content_of(f"checkpoints/version_{n}/last.ckpt") for n in (0, 1))
     assert first["state_dict"].keys() == second["state_dict"].keys()
     for name, value in first["state_dict"].items():
         assert torch.equal(value, second["state_dict"][name]), name
@@ -548,7 +552,7 @@ def test_the_configuration_of_a_run_repeats_it(run, quick):
 def test_another_seed_is_another_run(run, quick):
     for seed in (0, 1):
         assert run("fit", *quick, "--trainer.max_epochs=1", f"--seed_everything={seed}").code == 0
-    first, second = (torch.load(f"checkpoints/version_{n}/last.ckpt", weights_only=True) for n in (0, 1))
+    first, second = (content_of(f"checkpoints/version_{n}/last.ckpt") for n in (0, 1))
     name = "network.classifier.weight"
     assert not torch.equal(first["state_dict"][name], second["state_dict"][name])
 
@@ -706,7 +710,7 @@ def with_and_without(learned, tiny_bert, tmp_path_factory):
 
 def test_a_fit_folds_a_temperature_into_its_best_checkpoint(with_and_without):
     (folder, out), (other, silent) = with_and_without
-    calibrated, plain = (torch.load(each / "best.ckpt", weights_only=True) for each in (folder, other))
+    calibrated, plain = (content_of(each / "best.ckpt") for each in (folder, other))
     assert "temperature" not in plain
     assert "calibrated" not in silent
     T = calibrated["temperature"]
@@ -718,7 +722,7 @@ def test_a_fit_folds_a_temperature_into_its_best_checkpoint(with_and_without):
     assert calibrated["state_dict"].keys() == plain["state_dict"].keys()
     for name, value in plain["state_dict"].items():
         assert torch.equal(calibrated["state_dict"][name], value / T if name in HEAD else value), name
-    last = [torch.load(each / "last.ckpt", weights_only=True)["state_dict"] for each in (folder, other)]
+    last = [content_of(each / "last.ckpt")["state_dict"] for each in (folder, other)]
     assert all(torch.equal(value, last[1][name]) for name, value in last[0].items())
 
 
@@ -749,13 +753,13 @@ def test_a_calibrated_checkpoint_is_not_calibrated_again(with_and_without):
         found = calibrate(Checkpoint.open("best.ckpt"), plain)
         assert np.array_equal(found.probs, calibrated.probs)
         assert found.facts["calibration"] == calibrated.facts["calibration"]
-    once = torch.load("best.ckpt", weights_only=True)["state_dict"]
-    wanted = torch.load(with_and_without[0][0] / "best.ckpt", weights_only=True)["state_dict"]
+    once = content_of("best.ckpt")["state_dict"]
+    wanted = content_of(with_and_without[0][0] / "best.ckpt")["state_dict"]
     assert all(torch.equal(once[name], wanted[name]) for name in HEAD)
 
 
 def one_more_epoch(run, home):
-    epochs = torch.load(home / "last.ckpt", weights_only=True)["epoch"] + 2  # it counts from 0
+    epochs = content_of(home / "last.ckpt")["epoch"] + 2  # it counts from 0
     outcome = run("fit", "--ckpt_path=last", f"--trainer.max_epochs={epochs}", "--early_stopping.patience=9")
     assert outcome.code == 0
     assert f"epoch {epochs}, step" in outcome.err
@@ -792,10 +796,10 @@ def test_a_better_epoch_of_a_resumed_fit_is_calibrated_anew(run, learned, tiny_b
     # So small a BERT learns faster without them, and in few epochs enough for a temperature to be kept.
     plain = ["--model.adversarial_norm=0", "--model.average_decay=0"]
     assert run("fit", *flags, *plain).code == 0
-    first = torch.load("checkpoints/version_0/best.ckpt", weights_only=True)
+    first = content_of("checkpoints/version_0/best.ckpt")
     outcome = run("fit", "--ckpt_path=last", "--trainer.max_epochs=9")
     assert outcome.code == 0
-    best = torch.load("checkpoints/version_0/best.ckpt", weights_only=True)
+    best = content_of("checkpoints/version_0/best.ckpt")
     assert best["epoch"] > first["epoch"]
     assert re.search(SAID, outcome.out, re.MULTILINE)[1] == f"{best['temperature']:.3f}"
     assert table_of(outcome.out, "validation") == table_of(run("validate").out, "validation")
@@ -830,7 +834,7 @@ def test_early_stopping_ends_a_fit_that_does_not_improve(run, quick):
 def test_a_fit_that_ends_before_its_first_validation_keeps_what_it_learned(run, quick):
     outcome = run("fit", *quick, "--trainer.max_steps=3")
     assert outcome.code == 0
-    assert torch.load("checkpoints/version_0/last.ckpt", weights_only=True)["global_step"] == 3
+    assert content_of("checkpoints/version_0/last.ckpt")["global_step"] == 3
 
 
 def test_a_trial_run_writes_nothing(run, quick):
@@ -850,7 +854,7 @@ def test_a_resumed_fit_goes_on_in_its_own_folder(run, quick):
     epochs = [line.partition(":")[0] for line in outcome.err.splitlines() if line.startswith("epoch")]
     assert epochs == ["epoch 2, step 16", "epoch 3, step 24"]  # batches of 8, as the first epoch had
     assert [path.name for path in Path("checkpoints").iterdir()] == ["version_0"]
-    last = torch.load("checkpoints/version_0/last.ckpt", weights_only=True)
+    last = content_of("checkpoints/version_0/last.ckpt")
     assert (last["epoch"], last["global_step"]) == (2, 24)
     assert last["hyper_parameters"]["weight_decay"] == 0.5
     settings = yaml.safe_load(Path("checkpoints/version_0/config.yaml").read_text())
@@ -865,7 +869,7 @@ def test_resuming_a_file_writes_beside_it(run, quick, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert run("fit", f"--ckpt_path={file}", "--trainer.max_epochs=2").code == 0
     assert files() == {}
-    assert torch.load(file, weights_only=True)["epoch"] == 1
+    assert content_of(file)["epoch"] == 1
 
 
 def test_a_moved_run_that_is_resumed_by_its_configuration_overwrites_no_other(run, quick):
@@ -893,8 +897,8 @@ def test_within_an_epoch_the_order_of_its_batches_cannot_change(run, refused, qu
     within = ["--ckpt_path=checkpoints/version_0/best.ckpt", "--trainer.max_epochs=2"]
     line = refused("fit", *within, "--seed_everything=9")
     assert re.search("seed_everything is 9, and .*best.ckpt is from within an epoch .* come from 0: ", line)
-    content = torch.load("checkpoints/version_0/best.ckpt", weights_only=True)
-    torch.save({**content, "devices": 2}, "checkpoints/version_0/best.ckpt")
+    content = content_of("checkpoints/version_0/best.ckpt")
+    write_content({**content, "devices": 2}, "checkpoints/version_0/best.ckpt")
     assert "the number of devices is 1, and " in refused("fit", *within)
     last = ["--ckpt_path=last", "--trainer.max_epochs=2", "--seed_everything=9"]
     assert run("fit", *last).code == 0  # the end of an epoch
@@ -915,7 +919,7 @@ def test_predictions_come_from_one_device(refused, learned):
 
 
 def test_resuming_needs_no_weights(run, home):
-    epochs = torch.load(home / "last.ckpt", weights_only=True)["epoch"] + 2  # one more; it counts from 0
+    epochs = content_of(home / "last.ckpt")["epoch"] + 2  # one more; it counts from 0
     flags = (f"--trainer.max_epochs={epochs}", "--early_stopping.patience=9")
     outcome = run("fit", "--ckpt_path=last", *flags)
     assert outcome.code == 0
@@ -1014,7 +1018,7 @@ def test_validate_repeats_the_score_that_the_checkpoint_was_kept_for(run, home):
     assert run("validate").code == 0
     record = json.loads((home / "validate.json").read_text())
     assert record["split"] == "validation"
-    assert record["scores"]["macro_f1"] == torch.load(home / "best.ckpt", weights_only=True)["val_f1"] == 1
+    assert record["scores"]["macro_f1"] == content_of(home / "best.ckpt")["val_f1"] == 1
 
 
 def test_flags_win_over_what_the_checkpoint_holds(run, learned, home):
@@ -1279,9 +1283,7 @@ def test_a_stand_in_is_announced_kept_and_repeated_beside_every_score(run, tiny_
     beside = "sample (packaged), STANDING IN for nobody/tweets: HF_HUB_OFFLINE is set"
     assert f"trained on {beside}\n" in outcome.out
     for name in ("best", "last"):
-        source = torch.load(f"checkpoints/version_0/{name}.ckpt", weights_only=True)["EmotionDataModule"][
-            "source"
-        ]
+        source = content_of(f"checkpoints/version_0/{name}.ckpt")["EmotionDataModule"]["source"]
         assert (source["name"], source["stand_in_for"]) == ("sample", "nobody/tweets")
     for verb in ("test", "validate"):
         assert f"trained on {beside}\n" in run(verb).out
@@ -1416,9 +1418,9 @@ def test_two_processes_fit_into_one_folder(processes):
     folder, code, out, err = processes["fit in two processes"]
     assert code == 0, err
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["version_0"]
-    last = torch.load(folder / "checkpoints" / "version_0" / "last.ckpt", weights_only=True)
+    last = content_of(folder / "checkpoints" / "version_0" / "last.ckpt")
     assert last["global_step"] == 8  # 60 rows, 2 × 8 a step, 2 epochs
-    best = torch.load(folder / "checkpoints" / "version_0" / "best.ckpt", weights_only=True)
+    best = content_of(folder / "checkpoints" / "version_0" / "best.ckpt")
     assert "training_weights" not in best  # both processes validated them, and one chose
     assert out.count("\naveraging ") == 1
     assert table_of(out, "validation")
@@ -1428,10 +1430,90 @@ def test_two_processes_fit_into_one_folder(processes):
     ]
 
 
+# --- the processes of one run use one checkpoint
+
+NEWER = '''
+import os, shutil, time
+from pathlib import Path
+
+from lightning.pytorch import Callback
+
+
+class NewerFit(Callback):
+    """Another fit ends after the first process has found its checkpoint and before it starts the other."""
+
+    def __init__(self):
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            Path("checkpoints/version_1").mkdir()
+            shutil.copy("other.ckpt", "checkpoints/version_1/best.ckpt")
+
+
+class Opened(Callback):
+    """Writes down which checkpoint this process has opened."""
+
+    def on_test_start(self, trainer, pl_module):
+        path = pl_module.weights.checkpoint.path
+        Path(f"opened_{trainer.global_rank}").write_text(str(path))
+'''
+
+
+@pytest.fixture
+def two_fits(learned):
+    """A fit where bare verbs look, and in other.ckpt a later one."""
+    shutil.copytree(learned.checkpoints, Path("checkpoints"))
+    content = torch.load(learned.best, weights_only=True)
+    content["state_dict"]["network.classifier.bias"] += 1
+    torch.save(content, "other.ckpt")
+    Path("newer.py").write_text(NEWER)
+    return [f"--data.dataset={learned.data}", "--trainer.precision=32-true"]
+
+
+def started(arguments, folder, **environment):
+    command = [sys.executable, "-m", "lit_bert", *arguments]
+    here = {**os.environ, "PYTHONPATH": f"{CONFIGS.parent}:{Path.cwd()}", **environment}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+    return subprocess.Popen(command, cwd=folder, env=here, text=True, **pipes)
+
+
+def test_processes_that_the_first_one_starts_open_what_it_found(two_fits):
+    callbacks = ["--trainer.callbacks+=newer.NewerFit", "--trainer.callbacks+=newer.Opened"]
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    process = started(["test", *two_fits, *callbacks, *two], Path.cwd())
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, out
+    first = str(Path("checkpoints/version_0/best.ckpt").resolve())
+    assert [Path(f"opened_{rank}").read_text() for rank in (0, 1)] == [first, first]
+    assert Path("checkpoints/version_1/best.ckpt").is_file()  # what the second would have found
+
+
+def test_processes_that_were_started_apart_and_opened_different_checkpoints_are_refused(two_fits):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    Path("elsewhere/checkpoints/version_0").mkdir(parents=True)
+    shutil.copy("other.ckpt", "elsewhere/checkpoints/version_0/best.ckpt")
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    # As torchrun does it: Lightning then starts no process itself.
+    rendezvous |= {"TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    both = [
+        started(["test", *two_fits, *two], folder, **rendezvous, RANK=rank, LOCAL_RANK=rank)
+        for rank, folder in (("0", Path.cwd()), ("1", Path("elsewhere")))
+    ]
+    try:
+        printed = [process.communicate(timeout=200)[0] for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [2, 2], printed
+    for each in printed:
+        assert "lit_bert test: the processes of this run opened different checkpoints, " in each
+    assert not list(Path().rglob("test.json"))
+
+
 def test_the_last_checkpoint_knows_the_best_score_so_far(run, quick):
     # Saved in the other order, a resumed run could replace the best epoch by a worse one.
     assert run("fit", *quick, "--trainer.max_epochs=1").code == 0
-    states = torch.load("checkpoints/version_0/last.ckpt", weights_only=True)["callbacks"].values()
+    states = content_of("checkpoints/version_0/last.ckpt")["callbacks"].values()
     (best,) = (state for state in states if state.get("monitor") == "val/f1" and "best_model_path" in state)
     assert best["best_model_path"].endswith("best.ckpt")
     assert best["best_model_score"] == Checkpoint.open("checkpoints/version_0/best.ckpt").val_f1

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from conftest import CLASSES, WORDS, files, texts_of, write_csv
+from formats import content_of, forge
 from test_checkpoints import room_for
 
 import lit_bert
@@ -22,7 +23,7 @@ from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import Score
 from lit_bert.product.folder import CARD, CHECKSUMS, EXACT, FACTS, QUICK, facts, verify
 from lit_bert.product.predictor import Predictor
-from lit_bert.sources.checkpoint import load
+from lit_bert.sources.checkpoint import Checkpoint
 
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
@@ -146,7 +147,7 @@ def test_predict_of_the_checkpoint_gives_the_same(run, exported, able):
 
 
 def test_the_temperature_is_in_every_file(exported, able, network, wanted):
-    T = load(able / "best.ckpt")["temperature"]
+    T = Checkpoint.read(able / "best.ckpt").facts.temperature
     assert abs(math.log(T)) > 0.1
     uncooled = np.exp(np.log(wanted) * T)
     uncooled /= uncooled.sum(1, keepdims=True)
@@ -253,7 +254,9 @@ def test_the_facts_name_their_origin(exported, able):
     assert found["recipe"]["learning_rate"] == 0.003
     assert "max_steps" not in found["recipe"]  # as it is not set
     assert found["weights"]["kind"] == found["data"]["kind"] == "folder"
-    assert found["calibration"]["temperature"] == pytest.approx(load(able / "best.ckpt")["temperature"])
+    assert found["calibration"]["temperature"] == pytest.approx(
+        Checkpoint.read(able / "best.ckpt").facts.temperature
+    )
 
 
 @pytest.mark.skipif(not shutil.which("sha256sum"), reason="needs sha256sum")
@@ -543,15 +546,16 @@ def test_a_missing_library_says_which_extra_has_it(refused, able, monkeypatch, m
     assert f"this needs {module}, which is not installed. Run `pip install 'lit_bert[export]'`" in line
 
 
+@pytest.mark.parametrize("write", [torch.save, forge], ids=["format 1", "format 2"])
 @pytest.mark.parametrize(
     "name", ["../../escaped", "/tmp/lit_bert_escaped", "config.json", "vocab.txt", "a/b"]
 )
-def test_names_of_files_in_a_checkpoint_are_never_written_to(refused, able, tmp_path, name):
+def test_names_of_files_in_a_checkpoint_are_never_written_to(refused, able, tmp_path, name, write):
     run = shutil.copytree(able, tmp_path / "run")
-    content = load(run / "best.ckpt")
+    content = content_of(run / "best.ckpt")
     content["EmotionDataModule"]["tokenizer"][name] = "payload"
-    torch.save(content, run / "changed.ckpt")
-    (run / "changed.ckpt").replace(run / "best.ckpt")  # what is mapped into memory stays as it is
+    (run / "best.ckpt").unlink()  # what is mapped into memory stays as it is
+    write(content, run / "best.ckpt")
     digest = hashlib.sha256((run / "best.ckpt").read_bytes()).hexdigest()
     rows = Predictions.read(run / "validate.parquet")
     replace(rows, facts={**rows.facts, "sha256": digest}).write(run / "validate.parquet")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from formats import content_of, write_content
 from safetensors.torch import load_file, save_file
 
 from lit_bert import UserError
@@ -17,7 +18,7 @@ from lit_bert.evaluate.predictions import Predictions
 from lit_bert.model import loss_check
 from lit_bert.model.module import BertClassifier
 from lit_bert.model.pretrained import load_network
-from lit_bert.sources.checkpoint import Checkpoint, load
+from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.finite import first_not_finite, tensors_in
 from lit_bert.sources.weights import Weights
 from lit_bert.train.checkpoint_io import SafeCheckpointIO
@@ -140,7 +141,7 @@ def test_weights_that_the_last_step_spoiled_are_not_saved(run, quick, monkeypatc
     line = stopped(run("fit", *quick, *flags))
     assert "is not finite (NaN or infinity) after optimizer step 10 and not saved. The last good" in line
     for name in ("best.ckpt", "last.ckpt"):
-        assert Checkpoint.open(f"checkpoints/version_0/{name}").content["global_step"] == 8
+        assert Checkpoint.open(f"checkpoints/version_0/{name}").facts.global_step == 8
 
 
 TWO_PROCESSES = """
@@ -177,7 +178,7 @@ def test_two_processes_stop_together_when_one_has_a_loss_that_is_not_finite(quic
     assert f"training rows {(tmp_path / 'rows').read_text()})" in line
     assert "macro F1" not in done.stdout
     for name in ("best.ckpt", "last.ckpt"):
-        assert Checkpoint.open(tmp_path / "checkpoints/version_0" / name).content["global_step"] == 4
+        assert Checkpoint.open(tmp_path / "checkpoints/version_0" / name).facts.global_step == 4
 
 
 # --- checkpoints and folders
@@ -186,12 +187,12 @@ def test_two_processes_stop_together_when_one_has_a_loss_that_is_not_finite(quic
 def poisoned_copy(trained, name="best.ckpt", bad=float("nan"), part="state_dict"):
     """A copy of the run, whose scores go with the checkpoint that was changed."""
     folder = Path(shutil.copytree(trained, "poisoned"))
-    content = torch.load(folder / name, weights_only=True)
+    content = content_of(folder / name)
     if part == "optimizer_states":
         content[part][0]["state"][3]["exp_avg"].view(-1)[0] = bad
     else:
         content[part][f"network.{ENCODER}"][0, 0] = bad
-    torch.save(content, folder / name)
+    write_content(content, folder / name)
     if name == "best.ckpt":
         rows = Predictions.read(folder / "validate.parquet")
         facts = {**rows.facts, "sha256": Checkpoint.open(folder / name).sha256}
@@ -202,7 +203,7 @@ def poisoned_copy(trained, name="best.ckpt", bad=float("nan"), part="state_dict"
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("part", ["state_dict", "training_weights", "optimizer_states"])
 def test_a_checkpoint_with_a_value_that_is_not_finite_is_not_written(trained, part, bad):
-    content = load(poisoned_copy(trained, "last.ckpt", bad, part))
+    content = content_of(poisoned_copy(trained, "last.ckpt", bad, part))
     before = Path("a.ckpt")
     before.write_bytes(b"earlier")
     with pytest.raises(UserError, match=rf"a\.ckpt is not written: {part}\..* is not finite"):
@@ -268,9 +269,9 @@ def test_a_folder_of_weights_that_are_not_finite_is_refused(tiny_bert, name):
 
 def test_finite_weights_whose_answers_overflow_label_nothing(run, trained):
     path = Path(shutil.copytree(trained, "poisoned")) / "best.ckpt"
-    content = torch.load(path, weights_only=True)
+    content = content_of(path)
     content["state_dict"]["network.classifier.weight"].fill_(3e38)
-    torch.save(content, path)
+    write_content(content, path)
     outcome = run("predict", "so glad", f"--ckpt_path={path}", "--output=out.csv")
     assert outcome.code == 2, outcome
     assert "a probability that is no number" in outcome.err

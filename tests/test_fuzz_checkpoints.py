@@ -1,5 +1,7 @@
 """Checkpoints with random edits: the same answers as before, finite ones, or one line that refuses the file.
 
+Format 2 is edited as what its file has, a JSON text and tensors; format 1 as what its pickle has.
+
 The first tests open a file and label a few texts with it. The last one goes through the verbs, which takes
 a hundred times as long: it gets one in 50 of the inputs.
 """
@@ -18,6 +20,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from conftest import FUZZ_INPUTS, Outcome, Run, files
+from formats import content_of, read_file, write_file
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from test_fuzz_folders import check_line, edited_bytes, limited, one_line
@@ -30,7 +33,8 @@ from lit_bert.sources.checkpoint import Checkpoint
 pytestmark = pytest.mark.fuzz
 
 TEXTS = ["i am so happy today", "sad", "the dog is mad but glad " * 8, "漢字 \x1b[31m"]
-ANSWERING = [("state_dict",), ("weights", "architecture"), ("EmotionDataModule", "tokenizer")]
+# Places that answers come from: weights, architecture and tokenizer.
+ANSWERING = [("state_dict",), ("weights", "architecture"), ("EmotionDataModule", "tokenizer"), ("tensors",)]
 DIVERGED = re.compile("(training|validation) loss is|after optimizer step")  # what a run that started says
 SHARE = 50  # one in so many inputs goes through the verbs
 
@@ -143,7 +147,8 @@ class Part(NamedTuple):
 
 def some_part(data: st.DataObject, content: dict[str, Any]) -> Part:
     """Any value, those near the root more often: most of the others are states of the optimizer."""
-    said = [key for key in ("config", "EmotionDataModule", "hyper_parameters", "weights") if key in content]
+    said = ("config", "EmotionDataModule", "hyper_parameters", "weights", "settings", "data", "model")
+    said = [key for key in said if key in content]
     keys: list[Any] = [*content, *said] or [None]
     part = Part(content, data.draw(st.sampled_from(keys), "key"), ())
     part = part._replace(place=(part.key,))
@@ -183,13 +188,13 @@ def edit(data: st.DataObject, content: dict[str, Any]) -> list[Place]:
             other = some_part(data, content)
             holder[key] = other.holder[other.key]
         elif kind == "name":  # of a class, in both places where it stands
-            names = content.get("hyper_parameters", {})
-            names = names.get("label_names") if isinstance(names, dict) else None
-            facts = content.get("EmotionDataModule")
-            if isinstance(names, list) and names and isinstance(facts, dict):
-                changed = [data.draw(STRINGS, "name"), *names[1:]]
-                content["hyper_parameters"]["label_names"] = facts["label_names"] = changed
-                touched[-1] = ("EmotionDataModule", "label_names")
+            model, facts = content.get(model_of(content)), content.get("EmotionDataModule")
+            names = model.get("label_names") if isinstance(model, dict) else None
+            if isinstance(names, list) and names:
+                model["label_names"] = [data.draw(STRINGS, "name"), *names[1:]]
+                if isinstance(facts, dict):
+                    facts["label_names"] = model["label_names"]
+                touched[-1] = (model_of(content), "label_names")
         elif isinstance(holder, list):
             holder.insert(key, copied(data.draw(ODD, "value")) if kind == "add" else holder[key])
         else:
@@ -204,6 +209,11 @@ def edit(data: st.DataObject, content: dict[str, Any]) -> list[Place]:
     return touched
 
 
+def model_of(content: dict[str, Any]) -> str:
+    """The key of what both formats say of the model."""
+    return "hyper_parameters" if "state_dict" in content or "hyper_parameters" in content else "model"
+
+
 def meet(one: Place, other: Place) -> bool:
     """Whether one of two places lies in the other."""
     return all(first == second for first, second in zip(one, other, strict=False))
@@ -211,19 +221,21 @@ def meet(one: Place, other: Place) -> bool:
 
 @pytest.fixture(scope="module")
 def originals(trained: Path) -> dict[str, dict[str, Any]]:
-    """The content of good checkpoints: those of the best and of the last epoch, in the old form as well."""
-    found = {}
+    """The content of good checkpoints: those of the best and of the last epoch, in all forms."""
+    found: dict[str, dict[str, Any]] = {}
     for name in ("best.ckpt", "last.ckpt"):
-        content = dict(torch.load(trained / name, weights_only=True))
+        values, tensors = read_file(trained / name)
+        content = content_of(trained / name)
         old = {key: json.loads(text) for key, text in OLD_FORM.items()}
-        found |= {name: content, f"{name} of the old form": {**content, "config": old}}
+        found[name] = {**values, "tensors": tensors}
+        found |= {f"{name} of format 1": content, f"{name} of the old form": {**content, "config": old}}
     return found
 
 
-FORMS = st.sampled_from(
-    ["best.ckpt", "best.ckpt of the old form"] * 3 + ["last.ckpt", "last.ckpt of the old form"]
-)
-RESUMABLE = st.sampled_from(["last.ckpt", "last.ckpt of the old form"])
+KINDS = ["", " of format 1", " of the old form"]
+FORMS = st.sampled_from([f"best.ckpt{kind}" for kind in KINDS] * 3 + [f"last.ckpt{kind}" for kind in KINDS])
+RESUMABLE = st.sampled_from([f"last.ckpt{kind}" for kind in KINDS])
+MOST_VALUES = 100_000  # of a tensor in a file of format 2: it has all of them
 
 
 def copied(value: Any) -> Any:
@@ -233,10 +245,28 @@ def copied(value: Any) -> Any:
     return [copied(each) for each in value] if isinstance(value, list) else value
 
 
-def written(content: Any) -> bytes:
-    stream = io.BytesIO()
-    torch.save(content, stream)
-    return stream.getvalue()
+def written(content: Any, form: str) -> bytes:
+    """The bytes of a file of that form, with the checksums that belong to it."""
+    if " of " in form:
+        stream = io.BytesIO()
+        torch.save(content, stream)
+        return stream.getvalue()
+    content = dict(content)
+    found = content.pop("tensors", {})
+    tensors = {}
+    for name, tensor in found.items() if isinstance(found, dict) else ():
+        dense = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and not tensor.is_meta
+        if dense and tensor.numel() <= MOST_VALUES and isinstance(name, str) and name != "__metadata__":
+            tensors[name.encode("utf-8", "replace").decode()] = tensor
+    try:
+        text = json.dumps(content, skipkeys=True, default=str)
+    except ValueError:  # a list that holds itself
+        text = "[" * 10_000
+    path = Path("written.safetensors").resolve()
+    try:
+        return write_file(text, tensors, path).read_bytes()
+    finally:
+        path.unlink(missing_ok=True)
 
 
 # --- opening and labelling
@@ -274,7 +304,7 @@ def expected(
     found = {}
     for name, content in originals.items():
         path = tmp_path_factory.mktemp("good") / "last.ckpt"
-        path.write_bytes(written(content))
+        path.write_bytes(written(content, name))
         found[name] = answers(path)
     return found
 
@@ -313,9 +343,9 @@ def test_edited_values_give_the_same_answers_or_one_line(
     form = data.draw(FORMS, "form")
     content = copied(originals[form])
     touched = edit(data, content)
-    found = opened(written(content), capfd)
+    found = opened(written(content, form), capfd)
     if found is not None:
-        assert found.names == content["hyper_parameters"]["label_names"]
+        assert found.names == content[model_of(content)]["label_names"]
         if not any(meet(place, each) for place in touched for each in ANSWERING):
             assert torch.equal(found.probs, expected[form].probs)
 
@@ -328,7 +358,7 @@ def test_a_damaged_file_gives_the_same_answers_or_one_line(
     data: st.DataObject,
 ) -> None:
     form = data.draw(FORMS, "form")
-    found = opened(edited_bytes(data, written(originals[form])), capfd)
+    found = opened(edited_bytes(data, written(originals[form], form)), capfd)
     if found is not None:
         assert found.names == expected[form].names
         assert torch.equal(found.probs, expected[form].probs)
@@ -339,7 +369,31 @@ def test_an_archive_of_other_members_gives_answers_or_one_line(
     originals: dict[str, dict[str, Any]], capfd: pytest.CaptureFixture[str], data: st.DataObject
 ) -> None:
     """Members edited, removed, renamed and doubled, with checksums that are right."""
-    opened(rearchived(data, written(originals[data.draw(FORMS, "form")])), capfd)
+    form = data.draw(FORMS.filter(lambda form: " of " in form), "form")
+    opened(rearchived(data, written(originals[form], form)), capfd)
+
+
+@given(data=st.data())
+def test_another_header_gives_the_same_answers_or_one_line(
+    originals: dict[str, dict[str, Any]],
+    expected: dict[str, Answers],
+    capfd: pytest.CaptureFixture[str],
+    data: st.DataObject,
+) -> None:
+    """Of a file of format 2: what it says of tensors and of itself, with a length that is right."""
+    form = data.draw(st.sampled_from(["best.ckpt", "last.ckpt"]), "form")
+    whole = written(originals[form], form)
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    edit(data, header)
+    try:
+        text = json.dumps(header, skipkeys=True, default=str).encode()
+    except ValueError:
+        text = b"[" * 10_000
+    found = opened(len(text).to_bytes(8, "little") + text + whole[8 + length :], capfd)
+    if found is not None:
+        assert found.names == expected[form].names
+        assert torch.equal(found.probs, expected[form].probs)
 
 
 def rearchived(data: st.DataObject, original: bytes) -> bytes:
@@ -411,7 +465,7 @@ def test_every_verb_uses_or_refuses_an_edited_checkpoint(
     content = copied(originals[form])
     touched = edit(data, content)
     path = folder / form.split()[0]
-    path.write_bytes(written(content))
+    path.write_bytes(written(content, form))
     kept, before = path.read_bytes(), files(folder)
     flags = [f"--ckpt_path={path}", "--trainer.accelerator=cpu"]
     with limited(120):
@@ -420,7 +474,7 @@ def test_every_verb_uses_or_refuses_an_edited_checkpoint(
             if outcome.code == 0:
                 labels = [json.loads(line)["predicted_label"] for line in outcome.out.splitlines()]
                 assert len(labels) == len(TEXTS)
-                assert set(labels) <= set(content["hyper_parameters"]["label_names"])
+                assert set(labels) <= set(content[model_of(content)]["label_names"])
         elif verb == "test":
             outcome = called(run, verb, *flags)
             if outcome.code == 0 and not touched:

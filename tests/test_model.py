@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from formats import content_of
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.nn.functional import cross_entropy
@@ -18,7 +19,6 @@ from lit_bert import UserError
 from lit_bert.model.bert import CpuBert
 from lit_bert.model.module import BertClassifier, moved
 from lit_bert.model.optimizer import DeferredAdamW
-from lit_bert.sources.checkpoint import load
 from lit_bert.sources.weights import Weights
 
 NAMES = ["anger", "joy", "sadness"]
@@ -338,7 +338,7 @@ def test_optimizer_and_checkpoint_have_the_rate_of_the_size_or_the_given_one(tin
         fit, steps = fitted(model, [SIX], max_steps=1)
         assert steps.rates == pytest.approx([used])
         fit.save_checkpoint(tmp_path / "a.ckpt")
-        assert load(tmp_path / "a.ckpt")["learning_rate"] == pytest.approx(used)
+        assert content_of(tmp_path / "a.ckpt")["learning_rate"] == pytest.approx(used)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -508,7 +508,7 @@ def assert_same(one, other):
 
 
 def stored(path):
-    return torch.load(path, weights_only=True)
+    return content_of(path)
 
 
 def fit_keeping(model, folder, max_epochs, **more):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from formats import content_of
 
 from lit_bert.model.module import BertClassifier
 from lit_bert.train.runs import next_folder
@@ -79,7 +79,7 @@ def test_a_resumed_run_trains_at_the_rate_that_it_is_given(run, quick):
     assert outcome.code == 0, outcome.err
     assert "highest learning rate 0.0005" in outcome.err
     assert "resumed    model.learning_rate: 0.003 before, 0.0005 from here on" in outcome.err
-    last = torch.load("checkpoints/version_0/last.ckpt", weights_only=True)
+    last = content_of("checkpoints/version_0/last.ckpt")
     groups = last["optimizer_states"][0]["param_groups"]
     # At the end of the last epoch less than the highest rate is left; the head's is five times that.
     assert [group["initial_lr"] for group in groups] == [0.0005, 0.0005, 0.0025, 0.0025]

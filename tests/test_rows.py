@@ -35,7 +35,7 @@ from lit_bert.io import escape
 from lit_bert.model.module import BertClassifier
 from lit_bert.sources.weights import Weights
 from lit_bert.task.single import SingleLabel
-from lit_bert.verbs import fit
+from lit_bert.verbs.fit import parsed
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 FORMS = (*TABLES, ".ndjson")
@@ -909,5 +909,5 @@ def test_a_model_is_scored_on_codes_only_once_their_order_is_given(run, refused,
     ],
 )
 def test_label_names_on_the_command_line_mean_what_stands_there(quick, text, names):
-    given = fit._settings([*quick, f"--data.label_names={text}"])["data"]["label_names"]
+    given = parsed([*quick, f"--data.label_names={text}"]).settings["data"]["label_names"]
     assert EmotionDataModule("sample", label_names=given).hparams.label_names == names

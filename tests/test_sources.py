@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 import torch
+from formats import content_of
 from hub import Hub
 
 import lit_bert
@@ -264,7 +265,7 @@ def test_a_fit_is_the_same_whether_its_text_was_tokenized_before_or_now(run, qui
     assert run("fit", *quick).code == 0
     assert sorted(tokens.rglob("*")) == before  # nothing was tokenized this time
     cold, warm = (
-        torch.load(run_folder / "last.ckpt", weights_only=True)["state_dict"]
+        content_of(run_folder / "last.ckpt")["state_dict"]
         for run_folder in (trained, Path("checkpoints/version_0"))
     )
     assert cold.keys() == warm.keys()
@@ -742,7 +743,7 @@ def test_a_missing_stand_in_says_what_it_was_to_stand_in_for_and_why(monkeypatch
 def test_a_checkpoint_alone_gives_everything(trained, tiny_bert, tmp_path):
     file = str(shutil.copy(trained / "best.ckpt", tmp_path / "alone.ckpt"))
     weights = Weights("nowhere/at-all", stand_in=None, checkpoint=file)
-    content = torch.load(file, weights_only=True)
+    content = content_of(file)
     names = content["EmotionDataModule"]["label_names"]
     assert sorted(names) == sorted(CLASSES)
     network = load_network(weights, names)
@@ -761,12 +762,10 @@ def test_a_checkpoint_alone_gives_everything(trained, tiny_bert, tmp_path):
 
 
 def test_weights_of_a_model_in_memory_keep_their_source(trained, tiny_bert):
-    from lit_bert.sources.checkpoint import (
-        Checkpoint,  # here: this file is also imported before the Hub's client
-    )
+    from lit_bert.sources.checkpoint import Checkpoint  # here: this file is imported before the Hub's client
 
-    content = torch.load(trained / "best.ckpt", weights_only=True)
-    weights = Weights.restored(Checkpoint(Path("a.ckpt"), content))
+    content = content_of(trained / "best.ckpt")
+    weights = Weights.restored(Checkpoint.from_lightning(content, Path("a.ckpt"), "a.ckpt"))
     assert weights.source == Source("folder", str(tiny_bert.resolve()))
     assert weights.request["pretrained"] == str(tiny_bert)
     head = load_network(weights, content["hyper_parameters"]["label_names"]).classifier.weight
@@ -776,8 +775,8 @@ def test_weights_of_a_model_in_memory_keep_their_source(trained, tiny_bert):
 @pytest.mark.parametrize("names", [["sadness", "joy", "anger"], ["no", "yes"]])
 def test_a_checkpoint_keeps_its_head_to_itself_when_the_classes_differ(trained, names):
     weights = Weights(checkpoint=str(trained / "best.ckpt"))
-    head = weights.checkpoint.content["state_dict"]["network.classifier.weight"]
-    own = load_network(weights, weights.checkpoint.data["label_names"])
+    head = weights.checkpoint.state_dict["network.classifier.weight"]
+    own = load_network(weights, weights.checkpoint.model.label_names)
     torch.manual_seed(1)
     network = load_network(weights, names)
     assert encoder_digest(network) == encoder_digest(own)
@@ -1120,7 +1119,7 @@ def test_a_fit_on_the_hub_says_what_it_rests_on(served, place):
     assert served["fit"]["code"] == 0
     assert str(Source(**hub_source(bert))) in served["fit"]["out"]
     assert str(Source(**hub_source(emotion))) in served["fit"]["out"]
-    content = torch.load(place / "work/checkpoints/version_0/best.ckpt", weights_only=True)
+    content = content_of(place / "work/checkpoints/version_0/best.ckpt")
     assert content["weights"]["source"] == hub_source(bert)
     assert content["EmotionDataModule"]["hyper_parameters"]["dataset"] == emotion
 

@@ -271,9 +271,8 @@ class EmotionDataModule(LightningDataModule):
 
         checkpoint = Checkpoint.open(checkpoint_path)
         weights = Weights.restored(checkpoint)
-        weights.class_names = checkpoint.data["label_names"]
-        stored = {**checkpoint.data["hyper_parameters"], "label_names": checkpoint.data["code_order"]}
-        return cls(**{**stored, "weights": weights, **settings})
+        weights.class_names = checkpoint.model.label_names
+        return cls(**{**checkpoint.data.settings.model_dump(), "weights": weights, **settings})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Called when a run is resumed: what its text stood in for is not forgotten."""

@@ -80,8 +80,8 @@ class Explainer:
     def of(cls, checkpoint: Checkpoint) -> Explainer:
         """That of a trained checkpoint, on the CPU, in 32 bits."""
         weights = Weights(checkpoint=str(checkpoint.path))
-        max_length = checkpoint.data["hyper_parameters"]["max_length"]
-        return cls(load_network(weights, checkpoint.model["label_names"]), weights.tokenizer(max_length))
+        max_length = checkpoint.data.settings.max_length
+        return cls(load_network(weights, checkpoint.model.label_names), weights.tokenizer(max_length))
 
     def within_budget(self, questions: Sequence[Sequence[Question]], budget: float = BUDGET) -> int:
         """How many groups of questions, from the first, can be answered in `budget` operations."""

@@ -93,7 +93,7 @@ def explain(predictions: Predictions, predictions_file: Path, indices: Sequence[
 
     try:
         checkpoint = checkpoint_of(predictions.facts, predictions_file)
-        if checkpoint.model["label_names"] != predictions.class_names:
+        if checkpoint.model.label_names != predictions.class_names:
             raise UserError(f"{checkpoint.path} has other classes than these predictions.")
     except UserError as error:
         return Explanations({}, f"Words are not coloured: {error}")

@@ -30,11 +30,14 @@ def record_scores(
     sources: list[tuple[str, Source]],
     trained: np.ndarray | None,
     notes: Sequence[str] = (),
-) -> None:
+) -> Scores[Score]:
     """Prints the scores of a split with their evidence; writes both and the rows beside the checkpoint.
 
     Args:
         trained: hashes of the texts that the run trained on, uint64; None where they are not known.
+
+    Returns:
+        The scores with their intervals.
     """
     fit = fit_usage(checkpoint)
     if "used_for" in predictions.facts:  # those of a fit, which has just ended
@@ -60,7 +63,7 @@ def record_scores(
         "checkpoint": str(checkpoint.path),
         "sha256": checkpoint.sha256,
         "split": split,
-        "seed": checkpoint.content.get("config", {}).get("seed_everything"),
+        "seed": checkpoint.settings.seed_everything if checkpoint.settings else None,
         **{role: str(source) for role, source in sources},
         "fit": fit,
     }
@@ -76,6 +79,7 @@ def record_scores(
         files.write_text(checkpoint.run / f"{verb}.json", json.dumps(record, indent=2) + "\n")
     except OSError as error:
         log.info(f"the scores are not kept beside the checkpoint: {error.strerror}")
+    return found
 
 
 def trained_on(texts: list[str], trained: np.ndarray) -> list[str]:

@@ -16,7 +16,7 @@ from lit_bert.data.writer import RowWriter
 from lit_bert.evaluate import compare, scores
 from lit_bert.evaluate.predictions import VALIDATED, Predictions
 from lit_bert.evaluate.scores import Score
-from lit_bert.io import escape, untrusted
+from lit_bert.io import escape, files, untrusted
 
 SEEDS = "seeds.json"  # in a folder of runs that differ in their seed alone: their names
 MOST_SEEDS = 1000
@@ -25,14 +25,14 @@ LISTED_DISAGREEMENTS = 20  # rows that two runs label differently
 
 def newest(file: str, root: Path = RUNS) -> Path:
     """The run, or the folder of seeds, with the newest predictions."""
-    found = sorted(root.glob(f"**/{file}"), key=lambda path: path.stat().st_mtime_ns)
-    if not found:
+    found = files.newest(root, file)
+    if found is None:
         verb = Path(file).stem
         raise UserError(
             f"no {file} below {root.resolve()}: nothing was scored here yet. Run `python -m lit_bert "
             f"{'fit' if verb == 'validate' else verb}`, or name a run."
         )
-    run = found[-1].parent
+    run = found.parent
     return run.parent if (run.parent / SEEDS).is_file() else run
 
 

@@ -1,4 +1,4 @@
-"""Files and folders written whole or not at all.
+"""Files and folders written whole or not at all; which file is the newest.
 
 A folder may have come from somebody else: names in it can be links that lead out of it. What is written here
 takes the place of whatever has its name, link or not, and never goes through it.
@@ -96,6 +96,21 @@ def write_text(path: Path, text: str) -> None:
     """
     with whole(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def newest(root: Path, *names: str, where: Callable[[Path], bool] = lambda file: True) -> Path | None:
+    """The file anywhere below a folder that was written last; None if there is none.
+
+    Args:
+        names: what it may be called, with the folder right above it where that matters.
+        where: whether a file counts.
+    """
+    times: dict[Path, int] = {}
+    for file in (file for name in names for file in root.glob(f"**/{name}")):
+        with contextlib.suppress(FileNotFoundError):  # removed since, as a run does with its worse epochs
+            if where(file):
+                times[file] = file.stat().st_mtime_ns
+    return max(sorted(times), key=lambda file: times[file], default=None)
 
 
 def _umask() -> int:

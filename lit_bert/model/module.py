@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -31,7 +30,7 @@ from lit_bert.model.bert import CpuBert
 from lit_bert.model.loss_check import LossCheck, check_saved, refuse_scores
 from lit_bert.model.optimizer import DeferredAdamW, take_moments_only
 from lit_bert.model.pretrained import load_network
-from lit_bert.sources.checkpoint import Checkpoint, load
+from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.weights import Weights
 from lit_bert.task.kinds import task_of
 
@@ -67,6 +66,8 @@ class BertClassifier(LightningModule):
         weights: where architecture and pretrained values come from; None waits for a checkpoint to be loaded.
 
     Attributes:
+        last_weights: the weights as they were trained to the end, beside their average, which the parameters
+            hold; None before the end of a run, or where there is no average.
         keeps_training_weights: whether checkpoints without the optimizer's state, too, hold the weights that
             train beside their average; `fit` compares the two at its end and keeps one.
         fast_operations: whether a CPU may compute BERT and AdamW in fewer operations (`CpuBert`,
@@ -130,6 +131,7 @@ class BertClassifier(LightningModule):
         self._loss_check = LossCheck()
         self._adversarial_from = 0.0  # optimizer steps
         self._training_weights: dict[str, Tensor] | None = None  # of the run that is resumed
+        self.last_weights: dict[str, Tensor] | None = None  # as trained, when a run with an average has ended
         # By default they leave out batches whose loss is NaN. This way they ignore weights, and are given a
         # loss for each row.
         self.losses: Any = nn.ModuleDict(
@@ -397,6 +399,9 @@ class BertClassifier(LightningModule):
         for optimizer in self._deferred:
             optimizer.release()
         self._swap_average()
+        if self._average is not None:
+            names = (name for name, _ in self.named_parameters())
+            self.last_weights = dict(zip(names, self._average.values, strict=True))
         self._average = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -407,7 +412,7 @@ class BertClassifier(LightningModule):
         checkpoint["weights"] = {
             "request": self.weights.request,
             "architecture": self.weights.architecture,
-            "source": resumed.weights["source"] if resumed else self.weights.source.as_dict(),
+            "source": resumed.weights.source.model_dump() if resumed else self.weights.source.as_dict(),
         }
         if self._average is not None:
             average = self._average
@@ -445,9 +450,9 @@ class BertClassifier(LightningModule):
         Raises:
             UserError: the file cannot be read, or says something that no checkpoint of lit_bert says.
         """
-        checkpoint = Checkpoint(Path(checkpoint_path).resolve(), load(checkpoint_path))
+        checkpoint = Checkpoint.read(checkpoint_path)
         weights = Weights.restored(checkpoint)
-        model = cls(**{**checkpoint.model, "weights": weights, **settings})
+        model = cls(**{**checkpoint.model.model_dump(), "weights": weights, **settings})
         model.configure_model()
         return model.to(map_location or "cpu")
 

@@ -41,12 +41,12 @@ def load_network(weights: Weights, label_names: list[str]) -> BertForSequenceCla
         }
     )
     if weights.checkpoint:
-        same_classes = label_names == weights.checkpoint.model["label_names"]
+        same_classes = label_names == weights.checkpoint.model.label_names
         with torch.device("meta"):  # its shapes alone: what it would take is not known to be there
             expected = BertForSequenceClassification(config).state_dict()
         state = {
             name.removeprefix("network."): value
-            for name, value in weights.checkpoint.content["state_dict"].items()
+            for name, value in weights.checkpoint.state_dict.items()
             if same_classes or not name.startswith("network.classifier.")
         }
         wanted = {

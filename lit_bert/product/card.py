@@ -24,6 +24,7 @@ from lit_bert.product.folder import CARD, CHECKSUMS, FACTS, QUICK, write_checksu
 from lit_bert.product.proof import Variant, lost_points
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.hub import Source
+from lit_bert.sources.schema import TrainerSettings
 from lit_bert.sources.weights import MINILM
 
 TEMPLATE = Path(__file__).with_name("card.jinja")
@@ -53,20 +54,20 @@ def describe(
         command: that made it.
         licence: of the model, as the Hub names it; None is not stated.
     """
-    weights, data = (public(Source(**each["source"])) for each in (checkpoint.weights, checkpoint.data))
-    settings = checkpoint.content.get("config", {})
-    trainer, data_settings = settings.get("trainer", {}), checkpoint.data["hyper_parameters"]
+    weights, data = (public(each.source.as_source()) for each in (checkpoint.weights, checkpoint.data))
+    settings, data_settings = checkpoint.settings, checkpoint.data.settings
+    trainer = settings.trainer if settings else TrainerSettings()
     recipe = {
-        "seed": settings.get("seed_everything"),
-        "batch_size": data_settings["batch_size"],
-        **{name: trainer.get(name) for name in ("max_epochs", "max_steps", "precision")},
-        **{name: value for name, value in checkpoint.model.items() if name != "label_names"},
-        "learning_rate": checkpoint.content.get("learning_rate", checkpoint.model["learning_rate"]),
+        "seed": settings.seed_everything if settings else None,
+        "batch_size": data_settings.batch_size,
+        **trainer.model_dump(include={"max_epochs", "max_steps", "precision"}),
+        **checkpoint.model.model_dump(exclude={"label_names"}),
+        "learning_rate": checkpoint.facts.learning_rate or checkpoint.model.learning_rate,
     }
     facts = {
         "lit_bert": __version__,
         "labels": rows.class_names,
-        "max_length": data_settings["max_length"],
+        "max_length": data_settings.max_length,
         "split": rows.facts.get("split"),
         "rows": len(rows.labels),
         "scores": {

@@ -55,7 +55,7 @@ def validation_rows(checkpoint: Checkpoint) -> Predictions:
         raise UserError(
             f"{path} is of another checkpoint than {checkpoint.path.name}; run `{command}` first."
         )
-    if rows.class_names != checkpoint.model["label_names"]:  # or the head would be drawn anew
+    if rows.class_names != checkpoint.model.label_names:  # or the head would be drawn anew
         raise UserError(f"{path} has other classes than {checkpoint.path.name}; run `{command}` first.")
     return rows
 
@@ -114,12 +114,12 @@ def write(
     weights = Weights(checkpoint=str(checkpoint.path))
     logging.disable_progress_bar()
     network = load_network(weights, rows.class_names).eval()
-    max_length = int(checkpoint.data["hyper_parameters"]["max_length"])
+    max_length = checkpoint.data.settings.max_length
     network.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     tokenizer = weights.tokenizer(max_length)
     tokenizer.save(str(folder / "tokenizer.json"))
-    tokenizer_files = checked_tokenizer_files(checkpoint.data["tokenizer"], str(checkpoint.path))
+    tokenizer_files = checked_tokenizer_files(checkpoint.tokenizer, str(checkpoint.path))
     settings = json.loads(tokenizer_files["tokenizer_config.json"])
     settings["model_max_length"] = max_length
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

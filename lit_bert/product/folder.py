@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_bert import RUNS, UserError
-from lit_bert.io import escape, untrusted
+from lit_bert.io import escape, files, untrusted
 
 QUICK, EXACT = "model.int8.onnx", "model.onnx"  # the first that is there is taken
 CARD, FACTS = "README.md", "lit_bert.json"  # the model card; what it says, for programs
@@ -120,10 +120,12 @@ def _sha256(path: Path) -> str:
 
 def newest(root: Path = RUNS) -> Path:
     """The exported folder of the newest run below `root`."""
-    needed = ("config.json", "tokenizer.json", EXACT)
-    found = [path for path in root.glob("**/exported") if all((path / name).is_file() for name in needed)]
-    if not found:
+    needed = ("config.json", "tokenizer.json")
+    found = files.newest(
+        root, f"exported/{EXACT}", where=lambda file: all(file.with_name(name).is_file() for name in needed)
+    )
+    if found is None:
         raise UserError(
             f"there is no exported folder below {root}/. Run `python -m lit_bert export`, or name a folder."
         )
-    return max(found, key=lambda path: (path / EXACT).stat().st_mtime_ns)
+    return found.parent

@@ -1,9 +1,15 @@
 """Checkpoint files, read: found by a later process, and checked before anything else sees them.
 
 A checkpoint carries everything `test` and `predict` need: weights and architecture, tokenizer, class names
-and data source, and the settings of the run. It may come from anybody, so reading one never runs code from it
-(`weights_only=True`), takes no more memory than the file has bytes, and gives tensors and plain values that
-fit `schema`: names of classes, functions and files are never taken from it.
+and data source, and the settings of the run. It may come from anybody: names of classes, functions and files
+are never taken from it. A file of format 2 (`checkpoint_file`) holds
+
+* a JSON text: `schema.Facts`, and beside them `progress`, which `nested` made of what Lightning keeps to go
+  on with a run;
+* the weights, as `state_dict.NAME`; those that were trained, where the former are their average, as
+  `training_weights.NAME`;
+* the files of the tokenizer by their name, as bytes;
+* the tensors of the progress, among them the moments of the optimizer, by the names that `progress` has.
 
     python -m lit_bert test --ckpt_path best
 """
@@ -11,203 +17,305 @@ fit `schema`: names of classes, functions and files are never taken from it.
 from __future__ import annotations
 
 import hashlib
-import pickle
-import re
-import stat
-import zipfile
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
+from torch import Tensor
 
 from lit_bert import RUNS, UserError
+from lit_bert.io import files
 from lit_bert.io.escape import line
-from lit_bert.sources.schema import Contents, checked
-from lit_bert.sources.settings import translated_settings
+from lit_bert.sources.checkpoint_file import read_file, write_file
+from lit_bert.sources.checkpoint_v1 import START, read_v1
+from lit_bert.sources.nested import decoded, encoded
+from lit_bert.sources.schema import (
+    MOST_CLASSES,
+    ClassNames,
+    DataFacts,
+    Facts,
+    ModelSettings,
+    Plain,
+    RunSettings,
+    Text,
+    WeightsFacts,
+    checked,
+)
+from lit_bert.sources.tokenizer_files import TOKENIZER_FILES
 
+FORMAT = 2
 BEST, LAST = "best.ckpt", "last.ckpt"
 
-PICKLE_BYTES = 2**28  # of what a checkpoint says beside the values of its tensors
-MEMBERS = 100_000  # of its archive
-VALUES = 2_000_000  # that it says, tensors counted once
-DEPTH = 32  # of values in each other
-PLAIN = (str, int, float, bool, type(None))
-# Beside what `schema.Contents` has: tensors; how far a run has come; what Lightning writes and nobody needs.
-TENSORS = {"state_dict", "training_weights"}
+MOST_TOKENIZER_BYTES = 64 << 20  # of each of its files
+WEIGHTS = ("state_dict", "training_weights")
 PROGRESS = {"loops", "callbacks", "optimizer_states", "lr_schedulers", "MixedPrecision"}
-VERSION, OLDEST = "pytorch-lightning_version", (2, 6)
-UNUSED = {
-    "hparams_name",
-    "hparams_type",
-    "datamodule_hparams_name",
-    "datamodule_hyper_parameters",
-}  # Lightning's
+# What Lightning writes and nobody needs.
+UNUSED = {"hparams_name", "hparams_type", "datamodule_hparams_name", "datamodule_hyper_parameters"}
+# Facts by the name that Lightning has for them, where that is another one.
+LIGHTNING = {"hyper_parameters": "model", "config": "settings", "pytorch-lightning_version": "lightning"}
+SHARED = {"epoch", "global_step", "weights", "learning_rate", "devices", "val_f1", "temperature"}
+DATA = "EmotionDataModule"  # Lightning's name for the state of the data module
+NEEDED = ("state_dict", "hyper_parameters", "weights", "global_step", "epoch")
 
 
-def load(path: Path | str, shown: Path | None = None) -> dict[str, Any]:
-    """The checked content of a local checkpoint file; its tensors are memory-mapped.
+class DataState(Plain):
+    """What `EmotionDataModule.state_dict` gives; `DataFacts` checks the rest of it."""
 
-    Args:
-        shown: what messages call the file.
+    label_names: ClassNames
+    tokenizer: dict[Literal["tokenizer.json", "tokenizer_config.json"], str]
+    hyper_parameters: dict[Text, Any]
+    source: dict[Text, Any]
+    code_order: Annotated[list[Text], Field(max_length=MOST_CLASSES)] | None = None
+    fingerprint: Text | None = None
+    rows: dict[Text, Any] = Field(default_factory=dict)
 
-    Raises:
-        UserError: the file is missing, truncated, holds anything but tensors and plain values, or says
-            something that no checkpoint of lit_bert says.
+    def facts(self) -> dict[str, Any]:
+        """`DataFacts`, unchecked: of the class names the argument alone, as the model has the others."""
+        settings = {**self.hyper_parameters, "label_names": self.code_order}
+        return {**self.model_dump(include={"source", "fingerprint", "rows"}), "settings": settings}
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A checkpoint of lit_bert, checked.
+
+    Attributes:
+        facts: what it says of itself.
+        state_dict: the weights to label with, by the names of `BertClassifier`.
+        training_weights: those that train, where `state_dict` is their average.
+        tokenizer: content of tokenizer.json and tokenizer_config.json; empty where there are no `facts.data`.
+        progress: what a run goes on from, by Lightning's names; without `optimizer_states` it cannot.
     """
-    what = shown or path
-    try:
-        size = _checked_archive(Path(path), what)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError:
-        raise UserError(f"no checkpoint {what}. Run `python -m lit_bert fit` or check --ckpt_path.") from None
-    except PermissionError as error:
-        raise UserError(f"cannot read {what}: {error.strerror}. Check its rights.") from None
-    except UserError:
-        raise
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{what} holds more than tensors and plain values, so it is not loaded: unpickling runs code. "
-            "Give a checkpoint that `python -m lit_bert fit` wrote."
-        ) from None
-    except Exception:
-        # A damaged pickle ends in any exception: KeyError, IndexError, TypeError, …
-        raise UserError(
-            f"{what} is not a readable checkpoint, perhaps a truncated one. Use another one with --ckpt_path."
-        ) from None
-    return checked_content(content, str(what), size)
 
+    path: Path
+    facts: Facts
+    state_dict: dict[str, Tensor]
+    training_weights: dict[str, Tensor] | None = None
+    tokenizer: dict[str, str] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)
 
-def _checked_archive(path: Path, what: Path | str) -> int:
-    """Bytes of a file that is an archive as torch writes them, and whole.
+    @classmethod
+    def open(cls, path: Path | str) -> Checkpoint:
+        """Reads `path` and checks that it is a trained checkpoint of lit_bert.
 
-    Nothing in it is compressed, so nothing swells, and no name stands twice, as readers differ in which one
-    they take. Every member is compared with its CRC-32, which torch leaves out: values with changed bits
-    would be taken for other weights.
-    """
-    state = path.stat()
-    if not stat.S_ISREG(state.st_mode):
-        raise UserError(f"{what} is no regular file; expected a checkpoint that `fit` wrote.")
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        stored = all(each.compress_type == zipfile.ZIP_STORED for each in members)
-        distinct = len({each.filename for each in members}) == len(members)
-        pickled = sum(each.file_size for each in members if each.filename.endswith(".pkl"))
-        if len(members) > MEMBERS or not stored or not distinct or pickled > PICKLE_BYTES:
-            raise UserError(f"{what} is no archive as torch writes them; give another --ckpt_path.")
-        if damaged := archive.testzip():
+        Raises:
+            UserError: not readable, of another program, or saved before the first optimizer step.
+        """
+        checkpoint = cls.read(path)
+        if checkpoint.facts.data is None:
             raise UserError(
-                f"{what} is damaged: {line(damaged, 100)} in it has another checksum than when it was "
-                "written. Copy it again, or use another one with --ckpt_path."
+                f"{line(path)} is no checkpoint of lit_bert: it lacks its data. "
+                "Give one that `python -m lit_bert fit` wrote."
             )
-    return state.st_size
+        if checkpoint.facts.global_step == 0:
+            raise UserError(
+                f"{line(path)} was saved before the first optimizer step: its classifier was never trained. "
+                "Run `python -m lit_bert fit` first."
+            )
+        return checkpoint
 
+    @classmethod
+    def read(cls, path: Path | str, shown: Path | None = None) -> Checkpoint:
+        """Reads a local file; its tensors are memory-mapped.
 
-def checked_content(content: Any, what: str, size: int) -> dict[str, Any]:
-    """The content of a checkpoint, with everything in it known and of its type.
+        Args:
+            shown: what messages call the file.
 
-    Args:
-        what: what messages call it.
-        size: bytes of the file; no tensor in it has more.
+        Raises:
+            UserError: the file is missing, truncated or damaged, or says something that no checkpoint of
+                lit_bert says.
+        """
+        what = line(shown or path)
+        try:
+            place = Path(path).resolve(strict=True)
+            if not place.is_file():
+                raise UserError(f"{what} is no regular file; expected a checkpoint that `fit` wrote.")
+            with place.open("rb") as stream:
+                start = stream.read(len(START))
+        except FileNotFoundError:
+            raise UserError(
+                f"no checkpoint {what}. Run `python -m lit_bert fit` or check --ckpt_path."
+            ) from None
+        except (OSError, RuntimeError, ValueError) as error:  # no right to; links in a circle; NUL in a name
+            why = getattr(error, "strerror", None) or type(error).__name__
+            raise UserError(f"cannot read {what}: {why}. Check its rights.") from None
+        if start == START:
+            return cls.from_lightning(read_v1(place, what), place, what)
+        values, tensors = read_file(place, what)
+        if values.get("format") != FORMAT:
+            raise UserError(
+                f"{what} is of format {line(values.get('format'), 40)}; this version of lit_bert reads 1 and "
+                f"{FORMAT}. Update lit_bert."
+            )
+        progress = values.pop("progress", {})
+        facts: Facts = checked(Facts, values, what)
+        weights = {part: _taken(tensors, f"{part}.") for part in WEIGHTS}
+        files = [name for name in TOKENIZER_FILES if name in tensors]
+        tokenizer = {name: _text(tensors.pop(name), name, what) for name in files}
+        try:
+            progress = decoded(progress, tensors)
+        except (ValueError, RecursionError) as error:
+            why = line(error, 200) or type(error).__name__
+            raise UserError(f"{what}: progress is not what lit_bert writes: {why}.") from None
+        if tensors:
+            raise UserError(f"{what} has an unknown tensor {line(next(iter(tensors)), 200)}.")
+        trained = weights["training_weights"] or None
+        return cls(place, facts, weights["state_dict"], trained, tokenizer, progress)._checked(what)
 
-    Raises:
-        UserError: the first thing that is not so.
-    """
-    _check_plain(content, what, size)
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{what} is no checkpoint of lit_bert: it holds a {type(content).__name__}. "
-            "Give one that `python -m lit_bert fit` wrote."
-        )
-    _check_parts(content, {"state_dict", "hyper_parameters", "weights", "global_step", "epoch"}, what)
-    version = content.get(VERSION)
-    shown = line(version, 40) if isinstance(version, str) and version else "of an unknown version"
-    match = re.fullmatch(r"(\d{1,4})\.(\d{1,4})\.\w{1,8}([.+]\w{1,20})?", shown)
-    if match is None or (int(match[1]), int(match[2])) < OLDEST:
-        raise UserError(
-            f"{what} was written by Lightning {shown}; expected {OLDEST[0]}.{OLDEST[1]} or newer."
-        )
-    tensors = {name: _checked_tensors(content[name], name, what, size) for name in TENSORS & set(content)}
-    if "training_weights" in tensors:
-        check_same_shapes(tensors["training_weights"], tensors["state_dict"], f"training_weights of {what}")
-    rest = {
-        key: value
-        for key, value in content.items()
-        if key not in TENSORS | PROGRESS | UNUSED and key != VERSION
-    }
-    if isinstance(rest.get("config"), dict) and "composition" not in rest["config"]:
-        rest["config"] = translated_settings(rest["config"], what)
-    facts: Contents = checked(Contents, rest, what)
-    data = facts.EmotionDataModule
-    if data is not None and facts.hyper_parameters.label_names != data.label_names:
-        raise UserError(f"{what} has different class names for its data and for its model.")
-    plain = {key: value for key, value in facts.model_dump().items() if value is not None}
-    progress = {key: content[key] for key in PROGRESS & set(content)}
-    return {**plain, **progress, **tensors, VERSION: version}
+    @classmethod
+    def from_lightning(cls, content: Mapping[str, Any], path: Path, what: str) -> Checkpoint:
+        """What Lightning hands to its writer, as a checkpoint that is going to stand at `path`.
 
+        Args:
+            what: the name of the file in messages.
 
-def _check_parts(content: dict[str, Any], parts: set[str], what: str) -> None:
-    if missing := parts - set(content):
-        raise UserError(
-            f"{what} is no checkpoint of lit_bert: it lacks {', '.join(sorted(missing))}. "
-            "Give one that `python -m lit_bert fit` wrote."
-        )
+        Raises:
+            UserError: it has another key than a checkpoint of lit_bert, lacks one, or has another value.
+        """
+        if missing := [name for name in NEEDED if name not in content]:
+            raise UserError(
+                f"{what} is no checkpoint of lit_bert: it lacks {', '.join(missing)}. "
+                "Give one that `python -m lit_bert fit` wrote."
+            )
+        state: DataState | None = None
+        values: dict[str, Any] = {}
+        for key, value in content.items():
+            if key == DATA:
+                state = checked(DataState, value, f"{what}: {DATA}")
+                values["data"] = state.facts()
+            elif key in LIGHTNING:
+                values[LIGHTNING[key]] = value
+            elif key in SHARED:
+                values[key] = value
+            elif key not in PROGRESS and key not in WEIGHTS and key not in UNUSED:
+                raise UserError(
+                    f"{what}: {line(key, 200)} is not a key that lit_bert knows. Give a file that it wrote."
+                )
+        facts: Facts = checked(Facts, values, what)
+        if state is not None and state.label_names != facts.model.label_names:
+            raise UserError(f"{what} has different class names for its data and for its model.")
+        weights = {part: _weights(content[part], f"{part} of {what}") for part in WEIGHTS if part in content}
+        tokenizer = {str(name): text for name, text in state.tokenizer.items()} if state else {}
+        progress = {part: content[part] for part in PROGRESS if part in content}
+        trained = weights.get("training_weights")
+        return cls(path, facts, weights["state_dict"], trained, tokenizer, progress)._checked(what)
 
-
-def _check_plain(content: Any, what: str, size: int) -> None:
-    """Raises a UserError where there is anything but tensors and plain values, or far too much of it."""
-    left = VALUES
-    levels: list[tuple[Iterable[Any], str]] = [([content], "")]
-    for _ in range(DEPTH):
-        deeper: list[tuple[Iterable[Any], str]] = []
-        for values, place in levels:
-            for value in values:
-                left -= 1
-                if left < 0:
+    def _checked(self, what: str) -> Checkpoint:
+        """Itself; parts that do not fit each other are a UserError."""
+        if not self.state_dict:
+            raise UserError(
+                f"{what} is no checkpoint of lit_bert: it lacks state_dict. "
+                "Give one that `python -m lit_bert fit` wrote."
+            )
+        for part, tensors in (("state_dict", self.state_dict), ("training_weights", self.training_weights)):
+            for name, tensor in (tensors or {}).items():
+                if not tensor.is_floating_point():
                     raise UserError(
-                        f"{what} holds more than {VALUES:,} values; no checkpoint of lit_bert does."
+                        f"{part} of {what} has tensors of other than floating-point numbers, "
+                        f"{line(name, 200)} for one."
                     )
-                kind = type(value)
-                if kind in (dict, OrderedDict):
-                    if not all(type(key) in (str, int) for key in value):
-                        raise UserError(f"{what} has a key that is neither text nor a number{place}.")
-                    deeper += [((each,), f" in {line(key, 60)}") for key, each in value.items()]
-                elif kind in (list, tuple):
-                    deeper.append((value, place))
-                elif isinstance(value, torch.Tensor):
-                    if problem := _tensor_problem(value, size):
-                        raise UserError(f"{what} has a tensor that is {problem}{place}.")
-                elif kind not in PLAIN:
-                    raise UserError(f"{what} has a {line(kind.__name__, 60)}{place}; expected plain values.")
-        if not deeper:
-            return
-        levels = deeper
-    raise UserError(f"{what} has values more than {DEPTH} deep in each other.")
+        if self.training_weights is not None:
+            check_same_shapes(self.training_weights, self.state_dict, f"training_weights of {what}")
+        if (self.facts.data is None) != ("tokenizer.json" not in self.tokenizer):
+            raise UserError(f"{what} has data without a tokenizer, or a tokenizer without data.")
+        if not isinstance(self.progress, dict) or not self.progress.keys() <= PROGRESS:
+            raise UserError(f"{what}: progress has other parts than {', '.join(sorted(PROGRESS))}.")
+        return self
+
+    def as_lightning(self) -> dict[str, Any]:
+        """The content as Lightning and its hooks know it."""
+        facts = self.facts
+        plain = facts.model_dump(exclude={"format", "data"})
+        names = {own: theirs for theirs, own in LIGHTNING.items()}
+        content = {names.get(key, key): value for key, value in plain.items() if value is not None}
+        if facts.data is not None:
+            kept = facts.data.model_dump()
+            settings = kept.pop("settings")
+            content[DATA] = {
+                **kept,
+                "label_names": facts.model.label_names,
+                "code_order": settings["label_names"],
+                "hyper_parameters": {**settings, "label_names": facts.model.label_names},
+                "tokenizer": self.tokenizer,
+            }
+        trained = {} if self.training_weights is None else {"training_weights": self.training_weights}
+        return {**content, "state_dict": self.state_dict, **trained, **self.progress}
+
+    def write(self, path: Path) -> None:
+        """Writes a file of format 2; `train.checkpoint_io` does so whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+            ValueError: its progress has something in it that is no plain value.
+        """
+        tensors = {f"state_dict.{name}": tensor for name, tensor in self.state_dict.items()}
+        for name, tensor in (self.training_weights or {}).items():
+            tensors[f"training_weights.{name}"] = tensor
+        for name, text in self.tokenizer.items():
+            tensors[name] = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        progress = {part: encoded(value, part, tensors) for part, value in self.progress.items()}
+        write_file(path, {**self.facts.model_dump(), "progress": progress}, tensors)
+
+    @property
+    def data(self) -> DataFacts:
+        """What the data module kept to find the rows again."""
+        if self.facts.data is None:
+            raise UserError(f"{self.path} has no data: its Trainer was given loaders.")
+        return self.facts.data
+
+    @property
+    def weights(self) -> WeightsFacts:
+        """What the model's weights say of themselves: what was asked for, architecture, source."""
+        return self.facts.weights
+
+    @property
+    def model(self) -> ModelSettings:
+        """The hyper-parameters of BertClassifier."""
+        return self.facts.model
+
+    @property
+    def settings(self) -> RunSettings | None:
+        """The settings of the run, if it had a command line."""
+        return self.facts.settings
+
+    @property
+    def run(self) -> Path:
+        """The folder of the run that wrote it."""
+        return self.path.parent
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex digest of the file."""
+        with self.path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _tensor_problem(tensor: torch.Tensor, size: int) -> str | None:
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout != torch.strided:
-        return "of an unusual kind"
-    if tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
-        return "of an unusual kind"
-    if tensor.numel() * tensor.element_size() > size:
-        return "larger than the file"
-    return None
+def _taken(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names have the prefix, without it; they are taken out of `tensors`."""
+    names = [name for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors.pop(name) for name in names}
 
 
-def _checked_tensors(found: Any, name: str, what: str, size: int) -> dict[str, torch.Tensor]:
-    """Weights by name; together they have no more bytes than the file, so that no two are the same ones."""
-    if not isinstance(found, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) and value.is_floating_point()
-        for key, value in found.items()
+def _weights(found: Any, what: str) -> dict[str, Tensor]:
+    if not isinstance(found, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
     ):
-        raise UserError(f"{name} of {what} is no mapping from names to tensors of floating-point numbers.")
-    if sum(tensor.numel() * tensor.element_size() for tensor in found.values()) > size:
-        raise UserError(f"{name} of {what} would have more bytes than the file.")
-    return found
+        raise UserError(f"{what} is no mapping from names to tensors.")
+    return dict(found)
+
+
+def _text(tensor: Tensor, name: str, what: str) -> str:
+    """A text that is kept as the bytes of its UTF-8, uint8 (N,)."""
+    if tensor.dtype != torch.uint8 or tensor.ndim != 1 or len(tensor) > MOST_TOKENIZER_BYTES:
+        raise UserError(f"{what} has a {name} that is no text of at most {MOST_TOKENIZER_BYTES:,} bytes.")
+    try:
+        return tensor.numpy().tobytes().decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{what} has a {name} that is no text in UTF-8.") from None
 
 
 def check_same_shapes(
@@ -221,65 +329,6 @@ def check_same_shapes(
         if found[name].shape != expected[name].shape:
             shapes = f"{tuple(found[name].shape)}; expected {tuple(expected[name].shape)}"
             raise UserError(f"{what}: {line(name, 200)} has the shape {shapes}.")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A trained checkpoint of ours, opened and checked.
-
-    Attributes:
-        content: tensors and progress; everything else as plain values that fit `schema.Contents`.
-    """
-
-    path: Path
-    content: dict[str, Any]
-
-    @classmethod
-    def open(cls, path: Path | str) -> Checkpoint:
-        """Reads `path` and checks that it is a trained checkpoint of lit_bert.
-
-        Raises:
-            UserError: not readable, of another program, or saved before the first optimizer step.
-        """
-        content = load(path)
-        _check_parts(content, {"EmotionDataModule"}, str(path))
-        if content["global_step"] == 0:
-            raise UserError(
-                f"{path} was saved before the first optimizer step: its classifier was never trained. "
-                "Run `python -m lit_bert fit` first."
-            )
-        return cls(Path(path).resolve(), content)
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """What the data module kept: `hyper_parameters` to find the rows again, tokenizer, source."""
-        return self.content["EmotionDataModule"]
-
-    @property
-    def weights(self) -> dict[str, Any]:
-        """What the model's weights say of themselves: what was asked for, architecture, source."""
-        return self.content["weights"]
-
-    @property
-    def model(self) -> dict[str, Any]:
-        """The hyper-parameters of BertClassifier."""
-        return dict(self.content["hyper_parameters"])
-
-    @property
-    def run(self) -> Path:
-        """The folder of the run that wrote it."""
-        return self.path.parent
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hex digest of the file."""
-        with self.path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-
-    @property
-    def val_f1(self) -> float | None:
-        """Validation macro F1 (0 to 1) when it was saved; None if there was no validation."""
-        return self.content.get("val_f1")
 
 
 def find(which: str | None, root: Path = RUNS) -> Path:
@@ -300,13 +349,13 @@ def find(which: str | None, root: Path = RUNS) -> Path:
         if not path.is_file():
             raise UserError(f"no checkpoint {path}; expected a file, or `best` or `last` of the newest fit.")
         return path
-    times = {path: path.stat().st_mtime_ns for kind in (BEST, LAST) for path in root.glob(f"**/{kind}")}
-    if not times:
+    newest = files.newest(root, BEST, LAST)
+    if newest is None:
         raise UserError(
             f"no {name} below {root.resolve()}: nothing was trained here yet. Run `python -m lit_bert fit`, "
             "or name a file with --ckpt_path."
         )
-    newest = max(times, key=lambda path: times[path]).with_name(name)
-    if newest not in times:
-        raise UserError(f"the newest fit, {newest.parent}, has no {name}; name a file with --ckpt_path.")
-    return newest
+    found = newest.with_name(name)
+    if not found.is_file():
+        raise UserError(f"the newest fit, {found.parent}, has no {name}; name a file with --ckpt_path.")
+    return found

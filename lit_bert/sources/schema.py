@@ -4,10 +4,13 @@ A checkpoint may come from anybody. Whatever it holds beside tensors has to fit 
 not here is an error with its name, and a value of another type is not converted. Nothing here is a path to
 write to, a class, a function or a template: how a run is composed comes from the command line and from YAML
 that its user wrote, and what a checkpoint says about that is compared, never used.
+
+`Facts` is the JSON text of a checkpoint of format 2; `sources.checkpoint` says what stands beside it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -15,11 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lit_bert import UserError
 from lit_bert.io.escape import line
+from lit_bert.sources.hub import Source
 
+OLDEST_LIGHTNING = (2, 6)
 MOST_CLASSES = 100_000
 MOST_CHARACTERS = 10_000  # of a class name, a path, an address
-MOST_TOKENIZER_CHARACTERS = 64 * 2**20
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 Text = Annotated[str, Field(max_length=MOST_CHARACTERS)]
 Count = Annotated[int, Field(ge=0, le=2**62)]
@@ -33,7 +36,7 @@ class Plain(BaseModel):
 
 
 class SourceFacts(Plain):
-    """A `sources.Source`: shown beside scores, and compared; never opened because a checkpoint says so."""
+    """A `hub.Source`: shown beside scores, and compared; never opened because a checkpoint says so."""
 
     kind: Literal["hub", "folder", "file", "packaged", "checkpoint"]
     name: Text
@@ -41,6 +44,9 @@ class SourceFacts(Plain):
     revision: Text | None = None
     stand_in_for: Text | None = None
     reason: Text | None = None
+
+    def as_source(self) -> Source:
+        return Source(**self.model_dump())
 
 
 class ModelSettings(Plain):
@@ -67,7 +73,7 @@ class ModelSettings(Plain):
 
 
 class DataSettings(Plain):
-    """The arguments of `EmotionDataModule` that are plain values."""
+    """The arguments of `EmotionDataModule` that are plain values, with the data set that was really read."""
 
     dataset: Text
     stand_in: Text | None = None
@@ -110,25 +116,16 @@ class RowFacts(Plain):
 
 
 class DataFacts(Plain):
-    """What the data module kept: how to find the rows again, and the tokenizer."""
+    """What the data module kept, to find the rows again.
 
-    label_names: ClassNames
+    Attributes:
+        fingerprint: of the rows to train on; None where none were read.
+    """
+
     source: SourceFacts
-    tokenizer: dict[
-        Literal["tokenizer.json", "tokenizer_config.json"],
-        Annotated[str, Field(max_length=MOST_TOKENIZER_CHARACTERS)],
-    ]
-    hyper_parameters: DataSettings
-    code_order: Annotated[list[Text], Field(max_length=MOST_CLASSES)] | None = None
+    settings: DataSettings
     fingerprint: Text | None = None
     rows: dict[Literal["train", "validation", "test"], RowFacts] = {}
-
-    @field_validator("tokenizer")
-    @classmethod
-    def _has_tokenizer(cls, files: dict[str, str]) -> dict[str, str]:
-        if "tokenizer.json" not in files:
-            raise ValueError("tokenizer.json is missing")
-        return files
 
 
 class WeightsRequest(Plain):
@@ -139,7 +136,7 @@ class WeightsRequest(Plain):
 
 
 class WeightsFacts(Plain):
-    """What the weights say of themselves. `architecture` has a schema of its own, in `sources`."""
+    """What the weights say of themselves. `sources.architecture` has the schema of `architecture`."""
 
     request: WeightsRequest
     architecture: dict[Text, Any]
@@ -234,19 +231,42 @@ class RunSettings(Plain):
     composition: dict[Text, Text] = {}
 
 
-class Contents(Plain):
-    """A checkpoint without its tensors, and without the progress that is compared with the trainer's own."""
+class Facts(Plain):
+    """What a checkpoint says, beside the progress of its run, which is compared with the trainer's own.
 
+    Attributes:
+        lightning: version that trained it.
+        epoch: counted from 0.
+        global_step: optimizer steps.
+        devices: that shared the batches of an epoch.
+        learning_rate: the highest one in use; that of `model` may be unset.
+        data: None where a Trainer was given loaders.
+        settings: of the run; None where there was no command line.
+        val_f1: validation macro F1, 0 to 1; None if there was no validation.
+        temperature: that divided the logits, and is in the weights; None if none was fitted.
+    """
+
+    format: Literal[2] = 2
+    lightning: Text
     epoch: Count
     global_step: Count
-    hyper_parameters: ModelSettings
-    EmotionDataModule: DataFacts | None = None  # there is none where a Trainer was given loaders
+    model: ModelSettings
+    data: DataFacts | None = None
     weights: WeightsFacts
+    settings: RunSettings | None = None
     learning_rate: float | None = None
     devices: Count | None = None
-    config: RunSettings | None = None
     val_f1: float | None = None
     temperature: Annotated[float, Field(gt=0)] | None = None
+
+    @field_validator("lightning")
+    @classmethod
+    def _is_new_enough(cls, version: str) -> str:
+        match = re.fullmatch(r"(\d{1,4})\.(\d{1,4})\.\w{1,8}([.+]\w{1,20})?", version)
+        if match is None or (int(match[1]), int(match[2])) < OLDEST_LIGHTNING:
+            oldest = ".".join(map(str, OLDEST_LIGHTNING))
+            raise ValueError(f"written by Lightning {line(version, 40)}; expected {oldest} or newer")
+        return version
 
 
 def checked(model: type[Plain], values: Any, what: str) -> Any:

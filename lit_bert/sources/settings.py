@@ -1,7 +1,4 @@
-"""The settings of a run in its checkpoint: plain values, and what is only ever compared.
-
-The form of earlier checkpoints is translated here, and known nowhere else.
-"""
+"""The settings of a run in its checkpoint: plain values, and what is only ever compared."""
 
 from __future__ import annotations
 
@@ -10,47 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from lit_bert import UserError
-from lit_bert.io.escape import line
-from lit_bert.sources.schema import BestSettings, Plain, StoppingSettings, TrainerSettings
-
-# --- the form of checkpoints before settings and composition were told apart; nothing else knows it ---
-
-_SECTIONS = {"seed_everything", "calibrate", "checkpoint", "early_stopping", "trainer"}
-_ELSEWHERE = {
-    "data",
-    "weights",
-    "model",
-    "seeds",
-    "ckpt_path",
-    "weights_only",
-}  # said again beside the tensors
-
-
-def translated_settings(config: dict[str, Any], what: str) -> dict[str, Any]:
-    """The settings of a run, all of them as LightningCLI had them, as `RunSettings`."""
-    for key in config:
-        if key not in _SECTIONS and key not in _ELSEWHERE:
-            raise _unknown(f"config.{line(key, 200)}", what)
-    for section, model in _KEPT.items():
-        values = config.get(section, {})
-        if not isinstance(values, dict):
-            raise UserError(f"{what}: config.{section} is a {type(values).__name__}; expected settings.")
-        known = {*model.model_fields, *_COMPOSED.get(section, ()), *_NOT_STORED[section]}
-        for key in values:
-            if key not in known:
-                raise _unknown(f"config.{section}.{line(key, 200)}", what)
-    return run_settings({name: config[name] for name in _SECTIONS if name in config})
-
-
-def _unknown(key: str, what: str) -> UserError:
-    return UserError(f"{what}: {key} is not a key that lit_bert knows. Give a file that lit_bert wrote.")
-
-
-# --- settings of a run ---
+from lit_bert.sources.schema import BestSettings, Plain, RunSettings, StoppingSettings, TrainerSettings
 
 # Classes, paths and templates, which a checkpoint may not bring along.
-_COMPOSED = {
+COMPOSED = {
     "trainer": (
         *(
             "callbacks",
@@ -66,7 +26,7 @@ _COMPOSED = {
     "checkpoint": ("dirpath", "filename", "save_last", "save_on_exception", "train_time_interval"),
 }
 # Of the machine, the screen, or other stages than fit.
-_NOT_STORED = {
+NOT_STORED = {
     "trainer": {
         *("accelerator", "devices", "num_nodes", "enable_checkpointing", "enable_progress_bar"),
         *("enable_model_summary", "enable_autolog_hparams", "benchmark", "inference_mode", "detect_anomaly"),
@@ -75,7 +35,7 @@ _NOT_STORED = {
     "checkpoint": {"verbose", "auto_insert_metric_name", "enable_version_counter"},
     "early_stopping": {"verbose", "log_rank_zero_only"},
 }
-_KEPT: dict[str, type[Plain]] = {
+KEPT: dict[str, type[Plain]] = {
     "trainer": TrainerSettings,
     "checkpoint": BestSettings,
     "early_stopping": StoppingSettings,
@@ -91,28 +51,28 @@ def run_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     settings: dict[str, Any] = {
         name: config[name] for name in ("seed_everything", "calibrate") if name in config
     }
-    for section, model in _KEPT.items():
+    for section, model in KEPT.items():
         values = config.get(section, {})
         settings[section] = {key: values[key] for key in values if key in model.model_fields}
     return {**settings, "composition": composition(config)}
 
 
-def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of `run_settings` by their name on the command line, without the composition."""
-    sections = {name: values for name, values in settings.items() if name in _KEPT}
-    flat = {
-        f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()
-    }
-    return {**{name: settings[name] for name in ("seed_everything", "calibrate")}, **flat}
+def flat_settings(settings: RunSettings) -> dict[str, Any]:
+    """The values of a run's settings by their name on the command line, without the composition."""
+    flat: dict[str, Any] = {"seed_everything": settings.seed_everything, "calibrate": settings.calibrate}
+    for section in KEPT:
+        values = getattr(settings, section).model_dump()
+        flat |= {f"{section}.{key}": value for key, value in values.items()}
+    return flat
 
 
 def composition(config: Mapping[str, Any]) -> dict[str, str]:
     """The settings that hold classes, paths and templates, by their name, as text to compare."""
     return {
         f"{section}.{key}": _as_text(key, value)
-        for section, model in _KEPT.items()
+        for section, model in KEPT.items()
         for key, value in config.get(section, {}).items()
-        if key not in model.model_fields and key not in _NOT_STORED[section]
+        if key not in model.model_fields and key not in NOT_STORED[section]
     }
 
 

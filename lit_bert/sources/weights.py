@@ -61,7 +61,7 @@ class Weights:
     @classmethod
     def restored(cls, checkpoint: Checkpoint) -> Weights:
         """Those of a checkpoint that is open already: the same model again, not a new start from it."""
-        weights = cls(**checkpoint.weights["request"])
+        weights = cls(**checkpoint.weights.request.model_dump())
         weights.checkpoint = checkpoint
         return weights
 
@@ -78,7 +78,7 @@ class Weights:
         if self.checkpoint is None:
             return self._found[0]
         if self._checkpoint_path is None:
-            return Source(**self.checkpoint.weights["source"])
+            return self.checkpoint.weights.source.as_source()
         return Source("checkpoint", str(self.checkpoint.path))
 
     @property
@@ -118,7 +118,7 @@ class Weights:
         """The BertConfig as plain values, without labels."""
         if self.checkpoint:
             return checked_architecture(
-                self.checkpoint.weights["architecture"], escape.line(self.checkpoint.path)
+                self.checkpoint.weights.architecture, escape.line(self.checkpoint.path)
             )
         file = escape.line(self.folder / "config.json")
         model_type = self._config.get("model_type")
@@ -144,9 +144,7 @@ class Weights:
     def tokenizer_files(self) -> dict[str, str]:
         """Content of tokenizer.json and its companions by file name: all that makes the tokenizer."""
         if self.checkpoint:
-            return checked_tokenizer_files(
-                self.checkpoint.data["tokenizer"], escape.line(self.checkpoint.path)
-            )
+            return checked_tokenizer_files(self.checkpoint.tokenizer, escape.line(self.checkpoint.path))
         return read_tokenizer_files(self.folder)
 
     def tokenizer(self, max_length: int) -> Tokenizer:

@@ -4,68 +4,53 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.types import _PATH
+from safetensors import SafetensorError
+from torch import Tensor
 
 from lit_bert import UserError
 from lit_bert.io import files
 from lit_bert.io.escape import line
-from lit_bert.sources.checkpoint import UNUSED, Checkpoint, load
-from lit_bert.sources.finite import RESUMED, first_not_finite, tensors_in
+from lit_bert.sources.checkpoint import Checkpoint
+from lit_bert.sources.finite import first_not_finite, tensors_in
 
 
-class SafeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its name, forces it to disk, reads it back, then renames it.
+class SafeCheckpointIO(CheckpointIO):
+    """Lightning's reader and writer of checkpoints, of the form of `sources.checkpoint`.
 
-    Lightning's own writer does none of the four (pytorch-lightning issues 19970, 21431, 21800), and leaves a
-    full disk to be found out at the next load. Weights that are not finite are not written.
+    A file is written beside its name, forced to disk, read back and then renamed. Lightning's own writer does
+    none of the four (pytorch-lightning issues 19970, 21431, 21800), and leaves a full disk to be found out at
+    the next load. Weights that are not finite are not written.
     """
 
     def __init__(self, opened: Checkpoint | None = None) -> None:
-        """`opened` is what a resumed run goes on from: its checked content is not read again."""
+        """`opened` is what a resumed run goes on from: it is not read again."""
         super().__init__()
         self._opened = opened
         self._written: set[Path] = set()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:
         final = Path(path)
-        content = {key: value for key, value in checkpoint.items() if key not in UNUSED}
-        parts = {name: content[name] for name in RESUMED if name in content}
-        if wrong := first_not_finite(tensors_in(parts)):
-            raise UserError(
-                f"{line(final)} is not written: {wrong} is not finite (NaN or infinity). Earlier "
-                "checkpoints are whole."
-            )
         try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            with files.whole(final) as partial:
-                with partial.open("wb") as stream:
-                    torch.save(content, stream)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                load(partial, shown=final)  # refuses what a later process could not open, or reads otherwise
+            found = Checkpoint.from_lightning(checkpoint, final, line(final))
         except UserError as error:
-            raise UserError(f"cannot write the checkpoint {final}: {error}") from error
-        except (OSError, RuntimeError) as error:
-            # torch's writer turns a full disk into a RuntimeError; the OSError stands in its context.
-            cause = error.__context__ if isinstance(error.__context__, OSError) else error
-            why = getattr(cause, "strerror", None) or cause
-            raise UserError(
-                f"cannot write the checkpoint {final}: {why}. Make room, or choose another folder with "
-                "--trainer.logger.init_args.save_dir. Earlier checkpoints are whole."
-            ) from error
+            raise UserError(f"cannot write the checkpoint {line(final)}: {error}") from error
+        write_checkpoint(found, final)
         self._written.add(_place(final))
 
     def load_checkpoint(
         self, path: _PATH, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
+        """The content as Lightning knows it; nothing is ever unpickled, whatever `weights_only` says."""
         if self._opened and Path(path).resolve() == self._opened.path:
-            return self._opened.content
-        return Checkpoint.open(Path(path)).content
+            return self._opened.as_lightning()
+        return Checkpoint.open(Path(path)).as_lightning()
 
     def remove_checkpoint(self, path: _PATH) -> None:
         """Removes a file that this run wrote; leaves links, folders and other files where they are."""
@@ -73,6 +58,41 @@ class SafeCheckpointIO(TorchCheckpointIO):
         if place in self._written and not place.is_symlink() and place.is_file():
             place.unlink()
             self._written.discard(place)
+
+
+def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Writes a checkpoint whole or not at all.
+
+    Raises:
+        UserError: its numbers are not finite, it cannot be written, or could not be read again. What was
+            there before still is.
+    """
+    parts = {
+        "state_dict": checkpoint.state_dict,
+        "training_weights": checkpoint.training_weights,
+        "optimizer_states": checkpoint.progress.get("optimizer_states"),
+    }
+    if wrong := first_not_finite(tensors_in(parts)):
+        raise UserError(
+            f"{line(path)} is not written: {wrong} is not finite (NaN or infinity). Earlier checkpoints are "
+            "whole."
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.whole(path) as partial:
+            checkpoint.write(partial)
+            with partial.open("rb") as stream:
+                os.fsync(stream.fileno())
+            Checkpoint.read(partial, shown=path)  # refuses what a later process could not read
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"cannot write the checkpoint {line(path)}: {why}. Make room, or choose another folder with "
+            "--trainer.logger.init_args.save_dir. Earlier checkpoints are whole."
+        ) from error
+    except (UserError, ValueError, RecursionError) as error:
+        why = line(error, 500) or type(error).__name__
+        raise UserError(f"cannot write the checkpoint {line(path)}: {why}") from error
 
 
 def _place(path: Path) -> Path:
@@ -102,23 +122,31 @@ def apply_temperature(path: Path, temperature: float) -> None:
 
     So every program that loads the weights has calibrated probabilities. Labels stay the same.
     """
-    content = load(path)
-    for name in ("network.classifier.weight", "network.classifier.bias"):
-        content["state_dict"][name] = content["state_dict"][name] / temperature
-    content["temperature"] = content.get("temperature", 1.0) * temperature
-    SafeCheckpointIO().save_checkpoint(content, path)
+    checkpoint = Checkpoint.read(path)
+    head = {
+        name: checkpoint.state_dict[name] / temperature
+        for name in ("network.classifier.weight", "network.classifier.bias")
+    }
+    earlier = checkpoint.facts.temperature or 1.0
+    facts = checkpoint.facts.model_copy(update={"temperature": earlier * temperature})
+    write_checkpoint(replace(checkpoint, facts=facts, state_dict={**checkpoint.state_dict, **head}), path)
 
 
-def keep_weights(path: Path, average: bool, val_f1: float | None) -> None:
+def replace_training_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """Has the best checkpoint of a fit hold other trained weights beside their average."""
+    write_checkpoint(replace(Checkpoint.read(path), training_weights=weights), path)
+
+
+def keep_weights(path: Path, choice: Mapping[str, Any]) -> None:
     """Leaves one of the two sets of weights in the best checkpoint of a fit.
 
     Args:
-        average: whether the moving average stays; else the weights that were trained take its place.
-        val_f1: validation macro F1 of those that stay.
+        choice: `kept`, whether the moving average stays, else the weights that were trained take its place;
+            `val_f1`, validation macro F1 of those that stay; `epoch` and `global_step` that they are of.
     """
-    content = load(path)
-    trained = content.pop("training_weights")
-    if not average:
-        content["state_dict"].update(trained)
-    content["val_f1"] = val_f1
-    SafeCheckpointIO().save_checkpoint(content, path)
+    checkpoint = Checkpoint.read(path)
+    trained = {} if choice["kept"] or checkpoint.training_weights is None else checkpoint.training_weights
+    place = {name: choice[name] for name in ("val_f1", "epoch", "global_step")}
+    facts = checkpoint.facts.model_copy(update=place)
+    weights = {**checkpoint.state_dict, **trained}
+    write_checkpoint(replace(checkpoint, facts=facts, state_dict=weights, training_weights=None), path)

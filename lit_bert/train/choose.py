@@ -31,7 +31,7 @@ def calibrate(checkpoint: Checkpoint, predictions: Predictions) -> Predictions:
     held_out = calibration.cross_fitted(logits, labels)
     change = compare.loss_change(predictions.probs, held_out, labels)
     before, after = (scores.calibration_error(probs, labels) for probs in (predictions.probs, held_out))
-    fitted = checkpoint.content.get("temperature")
+    fitted = checkpoint.facts.temperature
     kept = fitted is not None or (change is not None and change.high < 0 and after <= before)
     if fitted is None:
         fitted = calibration.temperature(logits, labels)
@@ -83,7 +83,9 @@ def choice_notes(facts: dict[str, Any]) -> list[str]:
     lines = []
     if found := facts.get("averaging"):
         said = "kept" if found["kept"] else "not kept"
-        lines.append(f"averaging {said}: with the average of the weights {_shown_change(found)}")
+        step = found.get("global_step")  # earlier versions did not say
+        which = "" if found["kept"] or step is None else f"; kept are the trained ones of step {step:,}"
+        lines.append(f"averaging {said}: with the average of the weights {_shown_change(found)}{which}")
     if found := facts.get("calibration"):
         errors = (
             f"expected calibration error {found['before']:.4f} before, {found['after']:.4f} after, on rows "
