@@ -254,6 +254,12 @@ class Fit(Verb):
         Of the schedule and of the optimizer how far they have come is taken, and not their settings.
         """
         what, progress = str(checkpoint.path), checkpoint.progress
+        if isinstance(self.trainer.strategy, SHARDED):  # which open files of torch alone, past any plugin
+            raise UserError(
+                f"{type(self.trainer.strategy).__name__} reads no checkpoint of lit_bert, so no run can go on "
+                "with it. Choose --trainer.strategy ddp, or start a new run from these weights with "
+                f"--weights.checkpoint {what}."
+            )
         if links := [path.name for path in checkpoint.run.iterdir() if path.is_symlink()]:
             raise UserError(
                 f"{checkpoint.run} holds a link, {line(links[0], 100)}, and a resumed run writes into that "
@@ -278,8 +284,7 @@ class Fit(Verb):
         states = progress.get("optimizer_states")
         if not (isinstance(states, list) and len(states) == 1 and isinstance(states[0], dict)):
             raise UserError(f"{what}: optimizer_states is not a list with the state of one optimizer.")
-        if not isinstance(self.trainer.strategy, SHARDED):
-            checked_moments(states[0], self.model.parameters_by_group)  # before the folder is written into
+        checked_moments(states[0], self.model.parameters_by_group)  # before the folder is written into
         progress["callbacks"] = self._checked_states(progress.get("callbacks", {}), what)
 
     def _say_where_it_goes_on(self, loop: dict[str, Any], checkpoint: Checkpoint) -> None:
