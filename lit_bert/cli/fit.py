@@ -256,8 +256,8 @@ class Fit(Verb):
         what, progress = str(checkpoint.path), checkpoint.progress
         if isinstance(self.trainer.strategy, SHARDED):  # which open files of torch alone, past any plugin
             raise UserError(
-                f"{type(self.trainer.strategy).__name__} reads no checkpoint of lit_bert, so no run can go on "
-                "with it. Choose --trainer.strategy ddp, or start a new run from these weights with "
+                f"{type(self.trainer.strategy).__name__} reads no checkpoint of lit_bert, so no run can go "
+                "on with it. Choose --trainer.strategy ddp, or start a new run from these weights with "
                 f"--weights.checkpoint {what}."
             )
         if links := [path.name for path in checkpoint.run.iterdir() if path.is_symlink()]:
