@@ -134,6 +134,14 @@ def test_changed_texts_are_not_the_rows_of_the_run(run, quick, corpus, tmp_path)
     assert "the rows to train on are not those of" in outcome.err
 
 
+def test_a_strategy_that_cannot_read_a_checkpoint_is_refused(refused, trained, monkeypatch):
+    from lightning.pytorch.strategies import SingleDeviceStrategy
+
+    monkeypatch.setattr("lit_bert.cli.fit.SHARDED", (SingleDeviceStrategy,))  # the others need a GPU
+    line = refused("fit", f"--ckpt_path={trained / 'last.ckpt'}", "--trainer.max_epochs=9")
+    assert "SingleDeviceStrategy reads no checkpoint of lit_bert" in line
+
+
 # --- a folder for each run ---
 
 

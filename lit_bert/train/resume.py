@@ -131,6 +131,12 @@ def check_resumed(resumed: Resumed, trainer: Trainer, model: BertClassifier, dat
     """
     checkpoint = resumed.checkpoint
     what, progress = str(checkpoint.path), checkpoint.progress
+    if isinstance(trainer.strategy, SHARDED):  # which open files of torch alone, past any plugin
+        raise UserError(
+            f"{type(trainer.strategy).__name__} reads no checkpoint of lit_bert, so no run can go "
+            "on with it. Choose --trainer.strategy ddp, or start a new run from these weights with "
+            f"--weights.checkpoint {what}."
+        )
     if links := [path.name for path in checkpoint.run.iterdir() if path.is_symlink()]:
         raise UserError(
             f"{checkpoint.run} holds a link, {line(links[0], 100)}, and a resumed run writes into that "
@@ -155,9 +161,8 @@ def check_resumed(resumed: Resumed, trainer: Trainer, model: BertClassifier, dat
     states = progress.get("optimizer_states")
     if not (isinstance(states, list) and len(states) == 1 and isinstance(states[0], dict)):
         raise UserError(f"{what}: optimizer_states is not a list with the state of one optimizer.")
-    if not isinstance(trainer.strategy, SHARDED):
-        groups: Any = model.parameters_by_group
-        checked_moments(states[0], groups)  # before the folder is written into
+    groups: Any = model.parameters_by_group
+    checked_moments(states[0], groups)  # before the folder is written into
     progress["callbacks"] = _checked_states(progress.get("callbacks", {}), trainer, what)
 
 
