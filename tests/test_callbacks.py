@@ -96,7 +96,6 @@ def shown(tiny_bert, corpus, quick, tmp_path_factory):
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIT_BERT_CACHE", str(place / "cache"))
-        patch.setattr(sys, "argv", list(sys.argv))
         patch.setattr(sys, "stdout", out)
         assert main(["fit", *flags]) == 0
     run = place / "checkpoints" / "version_0"

@@ -116,7 +116,6 @@ def learned(tiny_bert, corpus, quick, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setenv("LIT_BERT_CACHE", str(place / "cache"))
-        patch.setattr(sys, "argv", list(sys.argv))
         fit = prepared(parsed(flags), None, [])
         assert run_fit(fit).status == "done"
         last = scored(fit)
@@ -698,7 +697,6 @@ def with_and_without(learned, tiny_bert, tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(place)
             patch.setenv("LIT_BERT_CACHE", str(place / "cache"))
-            patch.setattr(sys, "argv", list(sys.argv))
             patch.setattr(sys, "stdout", out)
             flags = [*learned.flags, f"--weights.pretrained={tiny_bert}"]
             assert main(["fit", *flags, f"--calibrate={wanted}"]) == 0
@@ -976,6 +974,20 @@ def test_fit_then_test_equals_test_from_the_checkpoint(run, learned, home, which
     record = json.loads((home / "test.json").read_text())
     assert record["scores"] == getattr(learned, f"{which}_scores")
     assert record["checkpoint"] == str((home / f"{which}.ckpt").resolve())
+
+
+def test_the_checkpoint_of_a_configuration_is_used(run, learned, home):
+    Path("mine.yaml").write_text(f"ckpt_path: {home / 'last.ckpt'}\n")
+    wanted = {"": "last.ckpt", "--ckpt_path=best": "best.ckpt"}  # a flag wins
+    for flag, name in wanted.items():
+        outcome = run("test", *[flag] * bool(flag), "--config=mine.yaml")
+        assert outcome.out.startswith(f"checkpoint {(home / name).resolve()}\n")
+
+
+def test_no_verb_changes_the_arguments_of_its_process(run, learned, home):
+    before = list(sys.argv)
+    assert run("test").code == 0
+    assert sys.argv == before
 
 
 def test_a_checkpoint_alone_is_enough(run, learned):

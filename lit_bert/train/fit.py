@@ -101,6 +101,8 @@ def run_fit(run: FitRun) -> RunResult | None:
     _check(run)
     _claim_folder(run.trainer, run.settings)
     _say_what_is_used(run)
+    dashboard = run.callbacks.dashboard
+    dashboard.facts = {**{role: str(source) for role, source in run.sources}, **dashboard.facts}
     # Only the checkpoint of a best epoch is looked at again when the fit ends.
     run.model.keeps_training_weights = run.settings["checkpoint"]["monitor"] is not None
     start = time.perf_counter()
@@ -187,10 +189,6 @@ def _make_writable(folder: Path) -> None:
 def _say_what_is_used(run: FitRun) -> None:
     """Logs device, sources, model, rows, classes and the folder."""
     trainer, model, data = run.trainer, run.model, run.data
-    run.callbacks.dashboard.facts = {
-        **{role: str(source) for role, source in run.sources},
-        **run.callbacks.dashboard.facts,
-    }
     announce(trainer, run.sources)
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     log.info(f"model      {size:.1f}M parameters, highest learning rate {model.learning_rate:g}")

@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lit_bert import RUNS, UserError, need
 from lit_bert.cli.arguments import checked_configs, strip_flag
 from lit_bert.cli.lightning import CommandLine, VerbParser
+from lit_bert.cli.run_arguments import add_run_arguments, settings_of_run
 from lit_bert.cli.start import prepare_process
 from lit_bert.data.writer import RowWriter
 from lit_bert.evaluate import scores
@@ -23,7 +24,6 @@ from lit_bert.evaluate.audit import OUT_OF_FOLD, SUSPECTS, check_from, find_flaw
 from lit_bert.evaluate.audit_text import findings_text, suspects_text, write_suspects
 from lit_bert.evaluate.predictions import TRAINED, VALIDATED, Predictions
 from lit_bert.train.runs import LOG, fit_each, has_accelerator, next_folder
-from lit_bert.verbs.fit import add_run_arguments, run_settings_of
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def _train_folds(settings: dict[str, Any], folds: int, folder: Path, labels: np.
     if by_epochs and trainer["val_check_interval"] in (None, 1.0):
         # One validation, at the end: the fold that is held out chooses no epoch.
         trainer["check_val_every_n_epoch"] = trainer["max_epochs"]
-    kept = {name: value for name, value in run_settings_of(settings).items() if name not in OWN}
+    kept = {name: value for name, value in settings_of_run(settings).items() if name not in OWN}
     each = {}
     for fold in range(folds):
         data = {**settings["data"], "folds": folds, "fold": fold, "val_rows": None}
