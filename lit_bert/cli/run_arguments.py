@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lit_bert import UserError
 from lit_bert.train.keep import EarlyStop, KeepBest
 
 OF_THE_COMMAND = ("ckpt_path", "seeds", "result")  # arguments that are no settings of a run
@@ -45,3 +47,15 @@ def settings_of_run(settings: Mapping[str, Any], **changes: Any) -> dict[str, An
     """Those of a command without what is no setting of a run, and with some changes."""
     kept = {name: value for name, value in settings.items() if name not in OF_THE_COMMAND}
     return {**kept, **changes}
+
+
+def root_of_runs(settings: Mapping[str, Any], flag: str) -> Path:
+    """The folder below which several runs get a folder of their own.
+
+    Raises:
+        UserError: the logger has no such folder; the message names the flag that needs one.
+    """
+    logger = settings["trainer"]["logger"]
+    if not isinstance(logger, dict) or not (root := logger.get("init_args", {}).get("save_dir")):
+        raise UserError(f"trainer.logger keeps no folder for each run; with {flag}, leave it as it is.")
+    return Path(root)

@@ -135,7 +135,7 @@ def _check_monitor(run: FitRun, section: str, monitor: str) -> None:
     names = run.model.score_names
     if monitor not in names:
         raise UserError(
-            f"{section}.monitor is {escape.line(monitor, 100)}; expected one of {_some(names, 20)}."
+            f"{section}.monitor is {escape.line(monitor, 100)}; expected one of {_shortened(names, 20)}."
         )
     split, _, score = monitor.partition("/")
     if split == "train" and run.settings[section].get("save_on_train_epoch_end") is False:
@@ -199,7 +199,7 @@ def _say_what_is_used(run: FitRun) -> None:
     for part, counts in data.counts.items():
         if counts.skipped or set(counts.left_out) - {data.carving}:
             log.info(f"           {part}: {counts}")
-    log.info(f"classes    {len(data.label_names)}: {_some(data.label_names)}")
+    log.info(f"classes    {len(data.label_names)}: {_shortened(data.label_names)}")
     if trainer.is_global_zero:
         used = {data.hparams.train_split: data.train_rows, data.val_name: data.val_rows}
         for finding in dataset_summary(used, data.label_names, data.hparams.deduplicate):
@@ -346,5 +346,5 @@ def _with_usage(run: FitRun, predictions: Predictions, earlier: list[str] | None
     return predictions.with_probs(predictions.probs, used_for=used_for)
 
 
-def _some(names: list[str], most: int = 10) -> str:
+def _shortened(names: list[str], most: int = 10) -> str:
     return ", ".join(escape.names(names[:most])) + (", …" if len(names) > most else "")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
@@ -16,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lit_bert import UserError
 from lit_bert.cli.arguments import checked_configs, strip_flag
 from lit_bert.cli.lightning import CommandLine, VerbParser
-from lit_bert.cli.run_arguments import add_run_arguments, settings_of_run
+from lit_bert.cli.run_arguments import add_run_arguments, root_of_runs, settings_of_run
 from lit_bert.cli.start import prepare_process
 from lit_bert.evaluate.report import SEEDS, seeds_table
 from lit_bert.io import files
@@ -27,7 +26,7 @@ from lit_bert.train.processes import SameCheckpoint, find_checkpoint, shared_che
 from lit_bert.train.progress import ProgressEvents
 from lit_bert.train.result import EventFile, RunResult, fit_with_result
 from lit_bert.train.resume import take_settings
-from lit_bert.train.runs import fit_each, has_accelerator, next_folder
+from lit_bert.train.runs import fit_each, next_folder, runs_on_cpu
 
 
 def fit(arguments: list[str]) -> int:
@@ -137,19 +136,11 @@ def _fit_seeds(arguments: list[str], seeds: str, which: str | None, result: str 
     if type(first) is not int:
         raise UserError(f"--seed_everything is {first}; with --seeds, expected the number of the first one.")
     settings = command.settings
-    folder = next_folder(_root_of_runs(settings), "seeds")
+    folder = next_folder(root_of_runs(settings, "--seeds"), "seeds")
     each = {
         f"seed_{seed}": settings_of_run(settings, seed_everything=seed)
         for seed in range(first, first + int(seeds))
     }
-    on_cpu = settings["trainer"]["accelerator"] == "cpu" or not has_accelerator()
-    fit_each(each, folder, on_cpu)
+    fit_each(each, folder, runs_on_cpu(settings))
     files.write_text(folder / SEEDS, json.dumps(list(each)) + "\n")
     print(seeds_table(folder))
-
-
-def _root_of_runs(settings: dict[str, Any]) -> Path:
-    logger = settings["trainer"]["logger"]
-    if not isinstance(logger, dict) or not (root := logger["init_args"].get("save_dir")):
-        raise UserError("trainer.logger keeps no folder for each run; with --seeds, leave it as it is.")
-    return Path(root)
