@@ -434,6 +434,7 @@ def test_sources_are_written_to_the_dashboard(run, tiny_bert):
     assert facts["weights"] == f"{tiny_bert} (folder)"
     assert facts["trained on"] == "sample (packaged), STANDING IN for nobody/tweets: HF_HUB_OFFLINE is set"
     assert (facts["seed"], facts["batch size"]) == ("0", "32")
+    assert facts["precision"] in ("bf16-mixed", "32-true")
     assert facts["validation rows"] == "12"
     assert facts["validation rows used for"] == "choosing the epoch"
 

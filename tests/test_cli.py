@@ -217,7 +217,7 @@ def add_arguments(parser):
     parser.add_argument("--times", type=int, default=2, help="how often to count them")
 
 
-COUNT = VerbParser("count", "[OPTIONS]", "Count them.", add_arguments=add_arguments, trainer_defaults=NO_FILES)
+COUNT = VerbParser("count", "[OPTIONS]", "Count.", add_arguments=add_arguments, trainer_defaults=NO_FILES)
 
 
 def count(arguments):

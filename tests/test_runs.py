@@ -355,6 +355,8 @@ def test_seeds_without_a_number_are_refused(refused):
 def test_a_run_that_goes_on_has_its_seed_already(refused, trained):
     line = refused("fit", "--seeds=2", f"--ckpt_path={trained / 'last.ckpt'}")
     assert "got --seeds and --ckpt_path; a run that goes on has its seed already" in line
+    Path("mine.yaml").write_text(f"ckpt_path: {trained / 'last.ckpt'}\n")
+    assert refused("fit", "--seeds=2", "--config=mine.yaml") == line
 
 
 def test_several_runs_have_no_common_result(refused, quick):

@@ -53,12 +53,8 @@ class RunCallbacks:
     """
 
     def __init__(self, config: Any, bar: Sequence[Callback], more: Sequence[Callback] = ()) -> None:
-        facts = {name: config["data"][name] for name in ("batch_size", "max_length")}
-        facts |= {name: value for name, value in config["model"].items() if name != "learning_rate"}
-        facts |= {name: config["trainer"][name] for name in ("max_epochs", "precision")}
-        facts["seed"] = config["seed_everything"]
         self.record = EpochRecord(config["checkpoint"]["monitor"] or "val/f1", config["checkpoint"]["mode"])
-        self.dashboard = Dashboard(self.record, facts)
+        self.dashboard = Dashboard(self.record)
         last = KeepBest(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
         self.all = [Throughput(), self.record, self.dashboard, *(bar or [ProgressLines()]), *more, last]
 
@@ -101,8 +97,7 @@ def run_fit(run: FitRun) -> RunResult | None:
     _check(run)
     _claim_folder(run.trainer, run.settings)
     _say_what_is_used(run)
-    dashboard = run.callbacks.dashboard
-    dashboard.facts = {**{role: str(source) for role, source in run.sources}, **dashboard.facts}
+    run.callbacks.dashboard.facts = _facts(run)
     # Only the checkpoint of a best epoch is looked at again when the fit ends.
     run.model.keeps_training_weights = run.settings["checkpoint"]["monitor"] is not None
     start = time.perf_counter()
@@ -208,6 +203,16 @@ def _say_what_is_used(run: FitRun) -> None:
         log.info(f"run        {Path(trainer.log_dir)}")
     for change in run.resumed.changes if run.resumed else ():
         log.info(f"resumed    {change}")
+
+
+def _facts(run: FitRun) -> dict[str, Any]:
+    """What the dashboard shows of a run: sources and settings."""
+    settings = run.settings
+    facts: dict[str, Any] = {role: str(source) for role, source in run.sources}
+    facts |= {name: settings["data"][name] for name in ("batch_size", "max_length")}
+    facts |= {name: value for name, value in settings["model"].items() if name != "learning_rate"}
+    facts |= {name: settings["trainer"][name] for name in ("max_epochs", "precision")}
+    return {**facts, "seed": settings["seed_everything"]}
 
 
 # --- after the training ---

@@ -126,7 +126,7 @@ def prepared(command: CommandLine, which: str | None, callbacks: list[Callback])
 def _fit_seeds(arguments: list[str], seeds: str, which: str | None, result: str | None) -> None:
     """Fits that differ in their seed alone, in a folder of their own, and what they come to."""
     command = parsed(arguments)
-    if which is not None:
+    if which is not None or command.config["ckpt_path"] is not None:
         raise UserError("got --seeds and --ckpt_path; a run that goes on has its seed already.")
     if result is not None:
         raise UserError("got --seeds and --result; each of several runs has a result.json in its folder.")
