@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from lit_bert import UserError
@@ -77,7 +78,7 @@ def take_settings(
                 f"give --{name}, or a configuration, such as --config {checkpoint.run / 'config.yaml'}."
             )
     logger = config["trainer.logger"]
-    if hasattr(logger, "get") and "version" in logger.get("init_args", {}):
+    if isinstance(logger, Namespace) and "version" in logger.get("init_args", {}):
         _place_run(logger["init_args"], given, resumed)
     return resumed
 
