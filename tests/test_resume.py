@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from formats import content_of
 
 from lit_bert.model.module import BertClassifier
@@ -77,9 +78,7 @@ def test_a_run_goes_on_from_the_checkpoint_of_its_configuration(run, quick, flag
     Path("mine.yaml").write_text(f"ckpt_path: {first}\ntrainer: {{max_epochs: 2}}\n")
     outcome = run("fit", *flag, "--config=mine.yaml")
     assert outcome.code == 0, outcome.err
-    epochs = [
-        torch.load(f"checkpoints/version_{number}/last.ckpt", weights_only=True)["epoch"] for number in (0, 1)
-    ]
+    epochs = [content_of(f"checkpoints/version_{number}/last.ckpt")["epoch"] for number in (0, 1)]
     assert epochs == ([0, 1] if flag else [1, 0])  # a flag wins
 
 
@@ -87,11 +86,11 @@ def test_the_best_scores_of_an_earlier_version_stay_known(run, quick):
     """It kept them as the state of the dashboard."""
     still = ["--model.learning_rate=0", "--model.average_decay=0", "--calibrate=false"]
     assert run("fit", *quick, *still, "--trainer.max_epochs=1").code == 0
-    content = torch.load("checkpoints/version_0/last.ckpt", weights_only=True)
+    content = content_of("checkpoints/version_0/last.ckpt")
     content["callbacks"]["Dashboard"] = content["callbacks"].pop("EpochRecord")
-    torch.save(content, "checkpoints/version_0/last.ckpt")
+    torch.save(content, "checkpoints/version_0/last.ckpt")  # a file of format 1
     assert run("fit", "--ckpt_path=last", "--trainer.max_epochs=2").code == 0
-    record = torch.load("checkpoints/version_0/last.ckpt", weights_only=True)["callbacks"]["EpochRecord"]
+    record = content_of("checkpoints/version_0/last.ckpt")["callbacks"]["EpochRecord"]
     assert record["validations"] == 2
     assert record["best"]["val/f1"] == pytest.approx(content["callbacks"]["Dashboard"]["best"]["val/f1"])
 

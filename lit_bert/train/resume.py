@@ -28,7 +28,6 @@ from lit_bert.train.settings import checkpoint_settings, names_setting
 # What a resumed run may change of its data: where the rows are, if they are the same ones, and how many are
 # evaluated at a time.
 CHANGEABLE_DATA = {"data.dataset", "data.stand_in", "data.eval_batch_size"}
-FORMER_KEYS = {"EpochRecord": "Dashboard"}  # under which earlier versions kept the state of a callback
 
 
 @dataclass
@@ -214,8 +213,7 @@ def _checked_states(states: Any, trainer: Trainer, what: str) -> dict[str, Any]:
     found = {}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         key = callback.state_key
-        state = states.get(key, states.get(FORMER_KEYS.get(key, key)))
-        if state is not None:
+        if (state := states.get(key)) is not None:
             try:
                 callback.load_state_dict(state)
             except UserError:
