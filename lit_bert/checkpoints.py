@@ -431,18 +431,25 @@ def apply_temperature(path: Path, temperature: float) -> None:
     SafeCheckpointIO().save_checkpoint(content, path)
 
 
-def keep_weights(path: Path, average: bool, val_f1: float | None) -> None:
+def replace_training_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Has the best checkpoint of a fit hold other trained weights beside their average."""
+    content = load(path)
+    content["training_weights"] = weights
+    SafeCheckpointIO().save_checkpoint(content, path)
+
+
+def keep_weights(path: Path, choice: Mapping[str, Any]) -> None:
     """Leaves one of the two sets of weights in the best checkpoint of a fit.
 
     Args:
-        average: whether the moving average stays; else the weights that were trained take its place.
-        val_f1: validation macro F1 of those that stay.
+        choice: `kept`, whether the moving average stays, else the weights that were trained take its place;
+            `val_f1`, validation macro F1 of those that stay; `epoch` and `global_step` that they are of.
     """
     content = load(path)
     trained = content.pop("training_weights")
-    if not average:
+    if not choice["kept"]:
         content["state_dict"].update(trained)
-    content["val_f1"] = val_f1
+    content |= {name: choice[name] for name in ("val_f1", "epoch", "global_step")}
     SafeCheckpointIO().save_checkpoint(content, path)
 
 

@@ -62,6 +62,8 @@ class BertClassifier(LightningModule):
         weights: where architecture and pretrained values come from; None waits for a checkpoint to be loaded.
 
     Attributes:
+        last_weights: the weights as they were trained to the end, beside their average, which the parameters
+            hold; None before the end of a run, or where there is no average.
         keeps_training_weights: whether checkpoints without the optimizer's state, too, hold the weights that
             train beside their average; `fit` compares the two at its end and keeps one.
     """
@@ -114,6 +116,7 @@ class BertClassifier(LightningModule):
         self._loss_check = LossCheck()
         self._adversarial_from = 0.0  # optimizer steps
         self._training_weights: dict[str, Tensor] | None = None  # of the run that is resumed
+        self.last_weights: dict[str, Tensor] | None = None  # as trained, when a run with an average has ended
         # By default they leave out batches whose loss is NaN. This way they ignore weights, and are given a
         # loss for each row.
         self.losses: Any = nn.ModuleDict(
@@ -364,6 +367,9 @@ class BertClassifier(LightningModule):
         for optimizer in self._deferred:
             optimizer.release()
         self._swap_average()
+        if self._average is not None:
+            names = (name for name, _ in self.named_parameters())
+            self.last_weights = dict(zip(names, self._average.values, strict=True))
         self._average = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -68,6 +68,7 @@ from lit_bert.checkpoints import (
     composition,
     flat_settings,
     keep_weights,
+    replace_training_weights,
     run_settings,
 )
 from lit_bert.data import EmotionDataModule, text_hash
@@ -675,9 +676,11 @@ class Fit(Verb):
         predictions = Predictions.read(file) if file.is_file() else None
         facts = predictions.facts if predictions else {}
         settled = facts.get("sha256")  # by the fit that was resumed; None for those of an epoch just trained
+        # Of weights that were chosen where a process ended before the checkpoint had them.
+        chosen = "averaging" in facts and "training_weights" in checkpoint.content
         if (
             predictions is None
-            or facts.get("global_step") != checkpoint.content["global_step"]
+            or not (chosen or facts.get("global_step") == checkpoint.content["global_step"])
             or settled not in (None, checkpoint.sha256)
         ):  # another verb has written there since
             log.info(
@@ -690,8 +693,10 @@ class Fit(Verb):
     def _choose_weights(self, best: Path | None, predictions: Predictions | None) -> Predictions | None:
         """Keeps the average of the weights where it is better than those that train, beyond chance.
 
-        Both are of the same step. The predictions are written before the checkpoint, so that a process that
-        ends in between leaves what the next one can finish.
+        Those that train are taken of the best epoch of the average or of the end of the run, whichever scores
+        higher: while the learning rate is high the average is far ahead of them, and its best epoch need not
+        be theirs. The predictions are written before the checkpoint, so that a process that ends in between
+        leaves what the next one can finish.
 
         Args:
             best: the best checkpoint; None on other devices than the first, which only help to validate.
@@ -704,30 +709,44 @@ class Fit(Verb):
         if best is not None and predictions is not None:
             trained = Checkpoint.open(best).content.get("training_weights")
             if trained is not None and (chosen := predictions.facts.get("averaging")):
-                keep_weights(best, chosen["kept"], chosen["val_f1"])
+                keep_weights(best, chosen)
                 trained = None
         trained = self.trainer.strategy.broadcast(trained)
         if trained is None:
             return predictions
-        plain = self._predictions_with(trained)
+        plain, scores_of_plain = self._predictions_with(trained)
+        content = Checkpoint.open(best).content if best is not None else {}
+        place = {name: content.get(name) for name in ("epoch", "global_step")}
+        last, monitor, sign = self.model.last_weights, self._dashboard.monitor, self._dashboard.sign
+        went_on = self.trainer.strategy.broadcast(place["global_step"] != self.trainer.global_step)
+        if last is not None and went_on and monitor in scores_of_plain:
+            at_end, scores_at_end = self._predictions_with(last)
+            if best is not None and sign * scores_at_end[monitor] > sign * scores_of_plain[monitor]:
+                replace_training_weights(best, last)
+                plain, scores_of_plain = at_end, scores_at_end
+                epoch = max(self.trainer.current_epoch - 1, 0)
+                place = {"epoch": epoch, "global_step": self.trainer.global_step}
         if best is None or predictions is None or plain is None:
             return predictions
         if not np.array_equal(plain.rows, predictions.rows):
             raise RuntimeError("the validation rows changed within a fit")
         chosen = choose_weights(predictions, plain)
-        chosen["val_f1"] = Checkpoint.open(best).val_f1
-        if not chosen["kept"]:
-            metrics = self.trainer.callback_metrics
-            chosen["val_f1"] = metrics["val/f1"].item()
-            self._dashboard.best = {name: metrics[name].item() for name in self._dashboard.best}
+        if chosen["kept"]:
+            place = {name: content[name] for name in place}
+            chosen |= {**place, "val_f1": content.get("val_f1")}
+        else:
+            chosen |= {**place, "val_f1": scores_of_plain["val/f1"]}
+            self._dashboard.best = {name: scores_of_plain[name] for name in self._dashboard.best}
         probs = (predictions if chosen["kept"] else plain).probs
-        predictions = predictions.with_probs(probs, averaging=chosen)
+        predictions = predictions.with_probs(probs, averaging=chosen, global_step=chosen["global_step"])
         predictions.write(best.with_name(VALIDATED))
-        keep_weights(best, chosen["kept"], chosen["val_f1"])
+        keep_weights(best, chosen)
         return predictions
 
-    def _predictions_with(self, weights: dict[str, torch.Tensor]) -> Predictions | None:
-        """What other weights make of the validation rows; None on other devices than the first."""
+    def _predictions_with(
+        self, weights: dict[str, torch.Tensor]
+    ) -> tuple[Predictions | None, dict[str, float]]:
+        """What other weights make of the validation rows (None but on the first device), and their scores."""
         trainer, outputs, loggers = self.trainer, Outputs(), self.trainer.loggers
         own = {name: parameter.detach().clone() for name, parameter in self.model.named_parameters()}
         self.model.load_state_dict(weights, strict=False)
@@ -737,7 +756,8 @@ class Fit(Verb):
         trainer.callbacks.remove(outputs)  # type: ignore[attr-defined]
         trainer.loggers = loggers
         self.model.load_state_dict(own, strict=False)
-        return outputs.predictions if trainer.is_global_zero else None
+        found = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        return (outputs.predictions if trainer.is_global_zero else None), found
 
     def _score(self, best: Path, predictions: Predictions) -> None:
         """Calibrates the best checkpoint, prints its scores on the validation split and keeps them."""
@@ -1192,7 +1212,9 @@ def choice_notes(facts: dict[str, Any]) -> list[str]:
     lines = []
     if found := facts.get("averaging"):
         said = "kept" if found["kept"] else "not kept"
-        lines.append(f"averaging {said}: with the average of the weights {_shown_change(found)}")
+        step = found.get("global_step")  # earlier versions did not say
+        which = "" if found["kept"] or step is None else f"; kept are the trained ones of step {step:,}"
+        lines.append(f"averaging {said}: with the average of the weights {_shown_change(found)}{which}")
     if found := facts.get("calibration"):
         errors = (
             f"expected calibration error {found['before']:.4f} before, {found['after']:.4f} after, on rows "

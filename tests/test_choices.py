@@ -12,6 +12,7 @@ import torch
 from conftest import WORDS, write_csv
 
 from lit_bert import UserError, verbs
+from lit_bert.callbacks import KeepBest
 from lit_bert.checkpoints import Checkpoint
 from lit_bert.predictions import Predictions
 from lit_bert.scores import FEWEST_ROWS, softmax
@@ -145,6 +146,36 @@ def test_a_choice_that_was_cut_short_is_finished_by_the_next_process(run, quick,
     said = "kept" if kept else "not kept"
     assert f"\naveraging {said}: " in outcome.out
     assert "training_weights" not in torch.load("checkpoints/version_0/best.ckpt", weights_only=True)
+    assert table_of(outcome.out) == table_of(run("validate").out)
+
+
+def test_weights_of_the_end_are_kept_where_they_score_higher_than_those_of_the_best_epoch(
+    run, quick, monkeypatch
+):
+    """The best epoch is that of the average, and need not be that of the weights which train."""
+    real, asked = verbs.Fit._predictions_with, []
+
+    def better_at_the_end(self, weights):
+        predictions, found = real(self, weights)
+        asked.append(weights)
+        return predictions, {**found, "val/f1": float(len(asked))}
+
+    monkeypatch.setattr(verbs.Fit, "_predictions_with", better_at_the_end)
+    monkeypatch.setattr(verbs, "choose_weights", lambda *pair: {**choose_weights(*pair), "kept": False})
+    # The first epoch is the best one.
+    monkeypatch.setattr(KeepBest, "is_best", lambda self, trainer: trainer.current_epoch == 0)
+    is_first = lambda self, trainer, current=None: trainer.current_epoch == 0  # noqa: E731
+    monkeypatch.setattr(KeepBest, "check_monitor_top_k", is_first)
+    outcome = run("fit", *quick, "--trainer.max_epochs=2", "--calibrate=false")
+    assert outcome.code == 0, outcome.err
+    assert len(asked) == 2
+    best, last = (
+        torch.load(f"checkpoints/version_0/{name}.ckpt", weights_only=True) for name in ("best", "last")
+    )
+    assert best["global_step"] == last["global_step"]
+    assert f"; kept are the trained ones of step {best['global_step']}\n" in outcome.out
+    for name, value in best["state_dict"].items():
+        assert torch.equal(value, last["training_weights"][name]), name
     assert table_of(outcome.out) == table_of(run("validate").out)
 
 
