@@ -145,6 +145,7 @@ class CommandLine(LightningCLI):
         )
         parser.link_arguments("weights", "model.weights", apply_on="instantiate")
         parser.link_arguments("data.label_names", "model.label_names", apply_on="instantiate")
+        parser.link_arguments("data.task", "model.task", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.order_seed", compute_fn=int)
 
     def with_checkpoint(self, weights: Weights) -> Weights:
