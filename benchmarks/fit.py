@@ -6,6 +6,7 @@ python -m benchmarks.train --only lit_bert
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,16 +21,15 @@ from benchmarks.steps import StepClock  # noqa: E402
 from lit_bert.sources.weights import MINILM  # noqa: E402
 
 
-def fit(*flags: str, callback: type[Callback] | None = None) -> None:
+def fit(*flags: str, callbacks: Sequence[type[Callback]] = ()) -> None:
     """Runs `python -m lit_bert fit` with the packaged weights and the benchmark's text.
 
     Args:
         flags: further flags.
-        callback: one of those below, to look on.
+        callbacks: those below look on; those of benchmarks/leads.py change the recipe.
     """
     arguments = [f"--weights.pretrained={MINILM}", f"--data.dataset={data_folder()}", *flags]
-    if callback:
-        arguments.append(f"--trainer.callbacks+={callback.__module__}.{callback.__name__}")
+    arguments += [f"--trainer.callbacks+={each.__module__}.{each.__qualname__}" for each in callbacks]
     code = main(["fit", *arguments])
     if code:
         raise SystemExit(code)

@@ -129,7 +129,7 @@ def _lit_bert(args: argparse.Namespace) -> dict[str, Any]:
         flags += ["--data.train_rows=64", "--data.val_rows=32", "--data.batch_size=8"]
         flags += ["--trainer.max_epochs=1"]
     flags += [f"--seed_everything={harness.round_number()}", *shlex.split(args.fit_flags)]
-    fit(*flags, callback=Until)
+    fit(*flags, callbacks=[Until])
     return Until.figures
 
 

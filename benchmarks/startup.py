@@ -80,7 +80,7 @@ def contest(args: argparse.Namespace) -> dict[str, Any]:
     from benchmarks.fit import FirstStep, checkpoint, fit
 
     if args.contestant == "fit":
-        fit("--trainer.max_steps=1", callback=FirstStep)
+        fit("--trainer.max_steps=1", callbacks=[FirstStep])
         return FirstStep.figures
     checkpoint(args.checkpoint, "--data.train_rows=64", "--data.val_rows=64", "--trainer.max_epochs=1")
     return {}

@@ -123,7 +123,7 @@ def train_lit_bert(args: argparse.Namespace, clock: StepClock) -> Shape:
     from lit_bert.sources.weights import MINILM, Weights
 
     Clock.clock = clock
-    fit(*fit_flags(args), callback=Clock)
+    fit(*fit_flags(args), callbacks=[Clock])
     return Shape.of(Weights(MINILM).folder)
 
 

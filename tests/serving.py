@@ -23,7 +23,7 @@ JSON = {"Content-Type": "application/json"}
 # A model that can be made to fail and to be slow by a text, put below everything that is tested.
 TROUBLE = """
 import os, sys, threading, time
-from lit_bert.product import door
+from lit_bert.product import connection
 from lit_bert.__main__ import main
 from lit_bert.product.predictor import Predictor
 plain = Predictor.__call__
@@ -37,7 +37,7 @@ def trouble(self, texts):
             time.sleep(float(text.split()[1]))
     return plain(self, texts)
 Predictor.__call__ = trouble
-door.IDLE_S = float(os.environ.get("IDLE_S", door.IDLE_S))
+connection.IDLE_S = float(os.environ.get("IDLE_S", connection.IDLE_S))
 sys.exit(main(["serve", *sys.argv[1:]]))
 """
 

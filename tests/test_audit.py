@@ -13,10 +13,9 @@ import pytest
 from conftest import CLASSES, texts_of, write_csv
 
 from lit_bert import UserError
-from lit_bert.data import cache
 from lit_bert.data.module import EmotionDataModule
-from lit_bert.evaluate import audit
-from lit_bert.evaluate.audit import find_flaws, merged, repeats
+from lit_bert.evaluate import audit, audit_text
+from lit_bert.evaluate.audit import find_flaws, merge_folds, repeated_texts
 from lit_bert.evaluate.audit_text import dataset_summary, findings_text, suspects_text
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import suspected_labels
@@ -36,7 +35,7 @@ def parts(weights, tmp_path):
             with (folder / f"{split}.jsonl").open("w") as stream:
                 stream.writelines(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
         made = EmotionDataModule(str(folder), stand_in=None, weights=weights, **(settings or {}))
-        return made.parts(), made.label_names
+        return made.splits.parts(), made.label_names
 
     return make
 
@@ -59,11 +58,11 @@ def test_a_text_is_repeated_only_where_it_is_the_same_letter_by_letter(parts):
     rows = [*some(), ("i am glad", "a"), ("I am glad", "a"), ("i am glad ", "a"), ("i am glad", "a")]
     found = find_flaws(*parts(train=rows, validation=some(start=20)), examples=5)
     train = found.splits["train"]
-    assert (train.rows, train.repeated, train.surplus, train.differing) == (16, 1, 1, 0)
-    (repeat,) = found.agreeing
+    assert (train.rows, train.repeated, train.extra_rows, train.conflicting) == (16, 1, 1, 0)
+    (repeat,) = found.consistent
     assert repeat.text == "i am glad"
-    assert [place.row for place in repeat.places] == [12, 15]
-    assert found.differing == found.crossing == []
+    assert [place.row for place in repeat.occurrences] == [12, 15]
+    assert found.conflicting == found.across_splits == []
     assert [pair.texts for pair in found.shared] == [0]
 
 
@@ -71,9 +70,9 @@ def test_a_repeated_text_with_several_labels_is_counted_once(parts):
     rows = [*some(), ("sun dog", "a"), ("sun cat", "b"), ("sun dog", "b"), ("sun cat", "b"), ("sun dog", "a")]
     found = find_flaws(*parts(train=rows, validation=some(start=20)), examples=5)
     train = found.splits["train"]
-    assert (train.repeated, train.surplus, train.differing) == (2, 3, 1)
-    assert [(each.text, each.rows("train")) for each in found.differing] == [("sun dog", 3)]
-    assert [(each.text, each.rows("train")) for each in found.agreeing] == [("sun cat", 2)]
+    assert (train.repeated, train.extra_rows, train.conflicting) == (2, 3, 1)
+    assert [(each.text, each.rows("train")) for each in found.conflicting] == [("sun dog", 3)]
+    assert [(each.text, each.rows("train")) for each in found.consistent] == [("sun cat", 2)]
 
 
 def test_texts_in_several_splits_come_with_their_places_and_labels(parts):
@@ -86,14 +85,14 @@ def test_texts_in_several_splits_come_with_their_places_and_labels(parts):
         ),
         examples=5,
     )
-    assert {(pair.first, pair.second): (pair.texts, pair.differing) for pair in found.shared} == {
+    assert {(pair.first, pair.second): (pair.texts, pair.conflicting) for pair in found.shared} == {
         ("train", "validation"): (2, 1),
         ("train", "test"): (1, 0),
         ("validation", "test"): (1, 0),
     }
     assert all(split.repeated == 0 for split in found.splits.values())  # once in each
-    assert found.crossing[0].places == [("train", 12, 0), ("validation", 12, 1)]
-    assert found.crossing[1].places == [("train", 13, 1), ("validation", 13, 1), ("test", 0, 1)]
+    assert found.across_splits[0].occurrences == [("train", 12, 0), ("validation", 12, 1)]
+    assert found.across_splits[1].occurrences == [("train", 13, 1), ("validation", 13, 1), ("test", 0, 1)]
     text = findings_text(found)
     assert "train row 13 a, validation row 13 b | sun dog" in text
     assert "in train and validation: 2 texts, 1 of them with different labels" in text
@@ -134,9 +133,9 @@ def test_a_class_far_below_its_share_is_rare_even_with_many_rows(parts):
 @pytest.mark.parametrize("read_rows", [1, 3, 4096])
 @pytest.mark.parametrize("collide", [False, True])
 def test_repeats_are_those_of_a_plain_count_even_where_hashes_collide(parts, monkeypatch, read_rows, collide):
-    monkeypatch.setattr(audit, "READ_ROWS", read_rows)
+    monkeypatch.setattr(audit, "CHUNK_ROWS", read_rows)
     if collide:
-        monkeypatch.setattr(cache, "text_hash", lambda text: len(text) % 3)
+        monkeypatch.setattr("lit_bert.data.tokens.text_hash", lambda text: len(text) % 3)
     generator = np.random.default_rng(0)
     splits = {
         split: [(f"sun {generator.integers(150)}", "abc"[generator.integers(3)]) for _ in range(count)]
@@ -149,9 +148,12 @@ def test_repeats_are_those_of_a_plain_count_even_where_hashes_collide(parts, mon
             expected[text][split, "abc".index(label)] += 1
             order[text].append((split, row, "abc".index(label)))
     expected = {text: counts for text, counts in expected.items() if counts.total() > 1}
-    found = list(repeats(parts(**splits)[0]))
+    found = list(repeated_texts(parts(**splits)[0]))
     assert {each.text: each.counts for each in found} == expected
-    assert all([tuple(place) for place in each.places] == order[each.text][: audit.PLACES] for each in found)
+    assert all(
+        [tuple(place) for place in each.occurrences] == order[each.text][: audit.KEPT_OCCURRENCES]
+        for each in found
+    )
     if not collide:
         assert [each.text for each in found] == [text for text in order if text in expected]
 
@@ -159,26 +161,26 @@ def test_repeats_are_those_of_a_plain_count_even_where_hashes_collide(parts, mon
 def test_no_more_examples_are_kept_than_asked_for_but_all_are_counted(parts):
     rows = [*some(), *((f"dog {n // 2}", "ab"[n % 2]) for n in range(40))]
     found = find_flaws(*parts(train=rows, validation=some(start=20)), examples=3)
-    assert len(found.differing) == 3
-    assert found.totals["differing"] == found.splits["train"].differing == 20
+    assert len(found.conflicting) == 3
+    assert found.totals["conflicting"] == found.splits["train"].conflicting == 20
     assert "20 texts, the first 3 (--examples)" in findings_text(found)
 
 
 def test_a_text_of_a_thousand_rows_takes_a_line(parts):
     rows = [*some(), *[("sun dog", "a")] * 1000]
     found = find_flaws(*parts(train=rows, validation=some(start=20)), examples=3)
-    (repeat,) = found.agreeing
-    assert len(repeat.places) == audit.PLACES
-    assert f"and {1000 - audit.PLACES:,} more | sun dog" in findings_text(found)
+    (repeat,) = found.consistent
+    assert len(repeat.occurrences) == audit.KEPT_OCCURRENCES
+    assert f"and {1000 - audit.KEPT_OCCURRENCES:,} more | sun dog" in findings_text(found)
 
 
 @pytest.mark.skipif(not (EMOTION / "train.parquet").is_file(), reason="the emotion splits are not at hand")
 def test_the_known_blemishes_of_emotion_are_found(weights):
     made = EmotionDataModule(str(EMOTION), stand_in=None, weights=weights)
-    found = find_flaws(made.parts(), made.label_names)
+    found = find_flaws(made.splits.parts(), made.label_names)
     train, validation = found.splits["train"], found.splits["validation"]
-    assert (train.rows, train.repeated, train.differing) == (16_000, 31, 30)
-    assert (validation.rows, validation.repeated, validation.differing) == (2_000, 2, 2)
+    assert (train.rows, train.repeated, train.conflicting) == (16_000, 31, 30)
+    assert (validation.rows, validation.repeated, validation.conflicting) == (2_000, 2, 2)
     assert [(pair.first, pair.second, pair.texts) for pair in found.shared] == [("train", "validation", 5)]
     assert train.classes == [4666, 5362, 1304, 2159, 1937, 572]
     assert validation.classes == [550, 704, 178, 275, 212, 81]
@@ -197,8 +199,8 @@ def test_the_summary_names_what_bends_a_score(parts):
     train = [*some(40), ("sun dog", "a"), ("sun dog", "b"), ("", "a"), *some(2, "c", start=70)]
     splits, names = parts(train=train, validation=[*some(start=50), ("sun dog", "a"), train[0]])
     assert dataset_summary(splits, names, deduplicated=False) == [
-        "1 text of train stands there more than once, with different labels",
-        "2 texts of validation also stand in train, 1 of them with different labels; --data.deduplicate true "
+        "1 text of train occurs more than once, with different labels",
+        "2 texts of validation also occur in train, 1 of them with different labels; --data.deduplicate true "
         "leaves such rows out of training",
         "1 text of train is empty",
         "few rows to learn from in train: c (2)",
@@ -209,7 +211,7 @@ def test_the_summary_names_what_bends_a_score(parts):
 def test_the_summary_is_looked_for_once_per_rows(parts, monkeypatch):
     splits, names = parts(train=[*some(40), some(1)[0]], validation=some(start=50))
     looked = []
-    monkeypatch.setattr(audit, "find_flaws", lambda *rest: looked.append(1) or find_flaws(*rest))
+    monkeypatch.setattr(audit_text, "find_flaws", lambda *rest: looked.append(1) or find_flaws(*rest))
     first = dataset_summary(splits, names, deduplicated=False)
     assert first == dataset_summary(splits, names, deduplicated=False) != []
     assert len(looked) == 1
@@ -222,9 +224,7 @@ def test_the_summary_needs_no_cache_to_write_into(parts, monkeypatch, tmp_path):
     splits, names = parts(train=[*some(40), some(1)[0]], validation=some(start=50))
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("LIT_BERT_CACHE", str(tmp_path / "file"))
-    assert (
-        dataset_summary(splits, names, deduplicated=False)[0] == "1 text of train stands there more than once"
-    )
+    assert dataset_summary(splits, names, deduplicated=False)[0] == "1 text of train occurs more than once"
 
 
 # --- labels that look wrong --------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_planted_wrong_labels_are_found(classes):
     found = suspected_labels(probs, labels)
     assert set(found) <= set(wrong)
     assert len(found) > 0.7 * len(wrong)
-    assert (np.diff(probs[found, labels[found]]) >= 0).all()  # the least believed first
+    assert (np.diff(probs[found, labels[found]]) >= 0).all()  # the least probable label first
 
 
 def test_a_class_without_rows_is_no_obstacle():
@@ -274,13 +274,13 @@ def test_folds_are_merged_in_the_order_of_the_file():
         predictions_of(labels[rows], probs[rows], [texts[row] for row in rows], np.array(rows))
         for rows in ([1, 4], [0, 3], [2])
     ]
-    whole = merged(folds, labels)
+    whole = merge_folds(folds, labels)
     assert (whole.texts, whole.rows.tolist()) == (texts, [0, 1, 2, 3, 4])
     assert np.array_equal(whole.labels, labels)
     assert np.array_equal(whole.probs, probs)
     for broken in (folds[:2], [*folds, folds[2]]):
         with pytest.raises(UserError, match="each training row once"):
-            merged(broken, labels)
+            merge_folds(broken, labels)
 
 
 # --- the verb ----------------------------------------------------------------------------------------------
@@ -337,6 +337,7 @@ def test_audit_takes_a_single_file_and_says_that_there_is_no_test_split(run, fla
         (["--folds=2", "--output=found.txt"], ["found.txt", ".csv"]),
         (["--folds=2", "--output=nowhere/found.csv"], ["nowhere/found.csv", "No such file"]),
         (["--folds=2", "--reuse=audit_0"], ["--folds and --reuse"]),
+        (["--folds=2", "--trainer.logger=false"], ["trainer.logger keeps no folder", "--folds"]),
         (["--reuse=audit_0"], ["audit_0"]),
         (["--config=settings.yaml"], ["folds stands in a configuration"]),
         (["--data.dataset=gone.csv"], ["gone.csv"]),
@@ -398,8 +399,8 @@ def test_fit_says_the_summary_of_the_rows_it_uses_and_reads_no_test_row(run, fla
     outcome = run("fit", *flags, f"--data.dataset={tmp_path}", "--trainer.max_steps=2")
     assert outcome.code == 0, outcome.err
     assert [line for line in outcome.err.splitlines() if line.startswith("audit ")] == [
-        "audit      2 texts of train stand there more than once, 1 of them with different labels",
-        "audit      1 text of validation also stands in train; --data.deduplicate true leaves such rows out "
+        "audit      2 texts of train occur more than once, 1 of them with different labels",
+        "audit      1 text of validation also occurs in train; --data.deduplicate true leaves such rows out "
         "of training",
         "audit      `python -m lit_bert audit` with the same flags shows which",
     ]
@@ -412,5 +413,5 @@ def test_fit_without_the_duplicates_says_how_many_it_left_out(run, flags):
         "1 of 92 rows of split train are left out of training: their texts also stand in validation or test"
     )
     assert outcome.err.count(said) == 1
-    assert "also stands in train" not in outcome.err
+    assert "also occurs in train" not in outcome.err
     assert re.search(r"^rows +91 to train on, 19 to validate on$", outcome.err, re.MULTILINE)

@@ -29,7 +29,7 @@ SETTINGS = argparse.Namespace(warmup=1, steps=2, batch_size=4)
 @pytest.fixture(autouse=True)
 def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The packaged corpus for all contestants, and the caches of `datasets` elsewhere than at home."""
-    monkeypatch.setenv("LIT_BERT_BENCH_DATA", str(harness.ROOT / "lit_bert" / "sample"))
+    monkeypatch.setenv("LIT_BERT_BENCH_DATA", str(harness.ROOT / "lit_bert" / "data" / "sample"))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
 
 

@@ -13,13 +13,13 @@ from conftest import WORDS, write_csv
 from formats import content_of, write_content
 
 from lit_bert import UserError
-from lit_bert.cli import fit
-from lit_bert.evaluate.calibration import softmax
 from lit_bert.evaluate.compare import FEWEST_ROWS
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.sources.checkpoint import Checkpoint
-from lit_bert.train import choose
+from lit_bert.task.single import softmax
+from lit_bert.train import candidates, choose
 from lit_bert.train.choose import calibrate, choose_weights
+from lit_bert.train.keep import KeepBest
 
 
 def table_of(out):
@@ -115,7 +115,7 @@ def test_the_average_is_kept_where_the_rows_say_that_it_is_better(average, plain
 @pytest.mark.parametrize("kept", [True, False])
 def test_the_best_checkpoint_holds_the_weights_that_were_chosen(run, quick, monkeypatch, kept):
     real = choose.choose_weights
-    monkeypatch.setattr(fit, "choose_weights", lambda *pair: {**real(*pair), "kept": kept})
+    monkeypatch.setattr(candidates, "choose_weights", lambda *pair: {**real(*pair), "kept": kept})
     outcome = run("fit", *quick, "--trainer.max_epochs=1", "--calibrate=false")
     assert outcome.code == 0, outcome.err
     said = "kept" if kept else "not kept"
@@ -134,12 +134,12 @@ def test_the_best_checkpoint_holds_the_weights_that_were_chosen(run, quick, monk
 def test_a_choice_that_was_cut_short_is_finished_by_the_next_process(run, quick, monkeypatch, kept):
     real = choose.choose_weights
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "choose_weights", lambda *pair: {**real(*pair), "kept": kept})
+        patch.setattr(candidates, "choose_weights", lambda *pair: {**real(*pair), "kept": kept})
 
         def cut(*arguments):
             raise UserError("cut short")
 
-        patch.setattr(fit, "keep_weights", cut)
+        patch.setattr(candidates, "keep_weights", cut)
         assert run("fit", *quick, "--trainer.max_epochs=1").code == 2
     assert "training_weights" in content_of("checkpoints/version_0/best.ckpt")
     outcome = run("fit", "--ckpt_path=last")
@@ -147,6 +147,34 @@ def test_a_choice_that_was_cut_short_is_finished_by_the_next_process(run, quick,
     said = "kept" if kept else "not kept"
     assert f"\naveraging {said}: " in outcome.out
     assert "training_weights" not in content_of("checkpoints/version_0/best.ckpt")
+    assert table_of(outcome.out) == table_of(run("validate").out)
+
+
+def test_weights_of_the_end_are_kept_where_they_score_higher_than_those_of_the_best_epoch(
+    run, quick, monkeypatch
+):
+    """The best epoch is that of the average, and need not be that of the weights which train."""
+    real, asked = candidates._predictions_with, []
+
+    def better_at_the_end(run, weights):
+        predictions, found = real(run, weights)
+        asked.append(weights)
+        return predictions, {**found, "val/f1": float(len(asked))}
+
+    monkeypatch.setattr(candidates, "_predictions_with", better_at_the_end)
+    monkeypatch.setattr(candidates, "choose_weights", lambda *pair: {**choose_weights(*pair), "kept": False})
+    # The first epoch is the best one.
+    monkeypatch.setattr(KeepBest, "is_best", lambda self, trainer: trainer.current_epoch == 0)
+    is_first = lambda self, trainer, current=None: trainer.current_epoch == 0  # noqa: E731
+    monkeypatch.setattr(KeepBest, "check_monitor_top_k", is_first)
+    outcome = run("fit", *quick, "--trainer.max_epochs=2", "--calibrate=false")
+    assert outcome.code == 0, outcome.err
+    assert len(asked) == 2
+    best, last = (content_of(f"checkpoints/version_0/{name}.ckpt") for name in ("best", "last"))
+    assert best["global_step"] == last["global_step"]
+    assert f"; kept are the trained ones of step {best['global_step']}\n" in outcome.out
+    for name, value in best["state_dict"].items():
+        assert torch.equal(value, last["training_weights"][name]), name
     assert table_of(outcome.out) == table_of(run("validate").out)
 
 

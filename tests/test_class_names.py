@@ -29,13 +29,13 @@ from ugly import UGLY
 
 import lit_bert
 from lit_bert.__main__ import main
-from lit_bert.evaluate import calibration
 from lit_bert.evaluate.audit_text import suspects_text
 from lit_bert.evaluate.evidence import Evidence
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.record import score_table
 from lit_bert.evaluate.scores import with_intervals
 from lit_bert.io import escape
+from lit_bert.task.single import softmax
 from lit_bert.train.dashboard import confusion_figure, errors_table
 
 ACTIVE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -49,9 +49,7 @@ def some(names: list[str], seed: int = 0, **facts: Any) -> Predictions:
     logits[np.arange(3 * C), labels] += 3
     texts = [f"{names[n % C]} | {n}" for n in range(3 * C)]
     facts = {"split": "validation", "used_for": [], **facts}
-    return Predictions(
-        texts, np.arange(3 * C), labels, calibration.softmax(logits).astype("f4"), names, facts
-    )
+    return Predictions(texts, np.arange(3 * C), labels, softmax(logits).astype("f4"), names, facts)
 
 
 # --- encoders
@@ -175,20 +173,14 @@ def test_comparison_and_seeds_have_a_harmless_line_for_each_class(run: Run) -> N
 def test_the_box_of_stand_ins_reads_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     from lightning.pytorch import Trainer
 
-    from lit_bert.cli.fit import log
-    from lit_bert.cli.lightning import announce
+    from lit_bert.cli.start import prepare_process
+    from lit_bert.evaluate.announce import announce
     from lit_bert.sources.hub import Source
 
     names = ["[red]x[/red]", "[/]", "[link=http://127.0.0.1]x", "\x1b[31mred\x1b[0m", "a\nb"]
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
-    level = log.level
-    log.setLevel("INFO")
-    try:
-        announce(
-            trainer, [("rows", Source("sample", "packaged", stand_in_for=n, reason="none")) for n in names]
-        )
-    finally:
-        log.setLevel(level)
+    prepare_process()
+    announce(trainer, [("rows", Source("sample", "packaged", stand_in_for=n, reason="none")) for n in names])
     shown = capsys.readouterr().err
     for name in names:
         assert f"instead of {escape.line(name)}" in re.sub(r"\s*│\n│\s*", " ", shown)
@@ -327,16 +319,16 @@ def test_rows_where_two_runs_part_keep_names_in_a_file(run: Run) -> None:
     for name, seed in (("a", 0), ("b", 1)):
         Path(name).mkdir()
         some(UGLY, seed).write(Path(name, "validate.parquet"))
-    assert run("report", "a", "b", "--output=parting.parquet").code == 0
-    rows = pyarrow.parquet.read_table("parting.parquet").to_pylist()
+    assert run("report", "a", "b", "--output=differing.parquet").code == 0
+    rows = pyarrow.parquet.read_table("differing.parquet").to_pylist()
     assert len(rows) > 20
     first, second = some(UGLY, 0), some(UGLY, 1)
     for row in rows:
         index = row["row"] - 1
         wanted = (UGLY[each] for each in (first.labels[index], first.preds[index], second.preds[index]))
         assert (row["label"], row["first"], row["second"]) == tuple(wanted)
-    assert run("report", "a", "b", "--output=parting.csv").code == 0
-    with Path("parting.csv").open(newline="", encoding="utf-8") as stream:
+    assert run("report", "a", "b", "--output=differing.csv").code == 0
+    with Path("differing.csv").open(newline="", encoding="utf-8") as stream:
         assert len(list(csv.DictReader(stream))) == len(rows)
 
 
@@ -389,7 +381,6 @@ def ugly(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Ugly:
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIT_BERT_CACHE", str(place / "cache"))
-        patch.setattr(sys, "argv", list(sys.argv))
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
         flags = [f"--weights.pretrained={tiny_bert}", f"--data.dataset={place / 'data'}"]

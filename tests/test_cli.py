@@ -9,9 +9,11 @@ import os
 import re
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+import types
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,16 +29,18 @@ from conftest import CLASSES, files, texts_of, write_csv
 from formats import content_of, write_content
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_bert.__main__ import VERBS, main
-from lit_bert.cli.fit import Fit
+from lit_bert.__main__ import VERBS, Verb, main
 from lit_bert.cli.lightning import native_precision
 from lit_bert.data.module import EmotionDataModule
-from lit_bert.evaluate.calibration import softmax, temperature
+from lit_bert.evaluate.calibration import temperature
 from lit_bert.evaluate.outputs import Outputs
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import all_scores
 from lit_bert.sources.checkpoint import Checkpoint
+from lit_bert.task.single import softmax
 from lit_bert.train.choose import calibrate
+from lit_bert.train.fit import run_fit
+from lit_bert.verbs.fit import parsed, prepared
 
 torch.set_num_threads(1)  # threads that share busy cores wait for each other: a fit takes 30 s, not 1
 
@@ -79,7 +83,7 @@ def scored(fit, **which):
     """Scores of the test split as test.json has them, by the trainer of a fit: those of torchmetrics."""
     outputs = Outputs()
     fit.trainer.callbacks.append(outputs)
-    logged = fit.trainer.test(fit.model, datamodule=fit.datamodule, verbose=False, **which)[0]
+    logged = fit.trainer.test(fit.model, datamodule=fit.data, verbose=False, **which)[0]
     fit.trainer.callbacks.remove(outputs)
     made = outputs.predictions
     found = all_scores(made.probs, made.labels)
@@ -115,8 +119,8 @@ def learned(tiny_bert, corpus, quick, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setenv("LIT_BERT_CACHE", str(place / "cache"))
-        patch.setattr(sys, "argv", list(sys.argv))
-        fit = Fit(list(flags), None, BASE)
+        fit = prepared(parsed(flags), None, [])
+        assert run_fit(fit).status == "done"
         last = scored(fit)
         best = scored(fit, ckpt_path="checkpoints/version_0/best.ckpt")
     shutil.rmtree(weights)
@@ -186,7 +190,7 @@ def test_every_verb_has_help(printed, verb):
     assert printed(verb, "-h") == page
 
 
-@pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.module == "cli"])
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "audit", "predict"])
 def test_every_verb_of_the_trainer_has_help_with_every_default(printed, verb):
     page = printed(verb, "--help")
     options = [" ".join(option.split()) for option in re.split(r"\n  (?=-)", page)]
@@ -199,6 +203,52 @@ def test_every_verb_of_the_trainer_has_help_with_every_default(printed, verb):
     assert len(checkpoint) == (verb != "audit")
     silent = [option for option in options if "(type: " in option and "default: " not in option]
     assert silent == []
+
+
+# --- verbs are functions
+
+MADE_UP = """
+from lightning.pytorch import Trainer
+
+from lit_bert import UserError
+from lit_bert.cli.lightning import NO_FILES, VerbParser, command_with_checkpoint
+from lit_bert.cli.start import prepare_process
+
+
+def add_arguments(parser):
+    parser.add_argument("--times", type=int, default=2, help="how often to count them")
+
+
+COUNT = VerbParser("count", "[OPTIONS]", "Count.", add_arguments=add_arguments, trainer_defaults=NO_FILES)
+
+
+def count(arguments):
+    prepare_process()
+    command, checkpoint = command_with_checkpoint(COUNT, arguments)
+    if command.config["times"] < 1:
+        raise UserError(f"--times is {command.config['times']}; expected at least 1.")
+    command.build([])
+    command.model.configure_model()
+    counted = sum(parameter.numel() for parameter in command.model.parameters())
+    print(counted * command.config["times"], checkpoint.path.name)
+    return 7
+"""
+
+
+def test_a_new_verb_is_a_file_and_a_line_of_the_table(run, refused, printed, learned, home, monkeypatch):
+    module = types.ModuleType("lit_bert.verbs.count")
+    exec(MADE_UP, module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(VERBS, "count", Verb("count", "count", "count the parameters of a checkpoint"))
+    tensors = torch.load(learned.best, weights_only=True)["state_dict"]
+    counted = sum(tensor.numel() for name, tensor in tensors.items() if "position_ids" not in name)
+    outcome = run("count", "--times=3", "--ckpt_path=last")
+    assert (outcome.code, outcome.out) == (7, f"{3 * counted} last.ckpt\n")
+    assert module.count([]) == 7
+    assert "  count     count the parameters" in run("--help").out
+    assert "--times TIMES" in printed("count", "--help")
+    assert "--times is 0; expected at least 1." in refused("count", "--times=0")
+    assert "`python -m lit_bert count --help` lists" in refused("count", "--tims=0")
 
 
 # --- configurations
@@ -696,7 +746,6 @@ def with_and_without(learned, tiny_bert, tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(place)
             patch.setenv("LIT_BERT_CACHE", str(place / "cache"))
-            patch.setattr(sys, "argv", list(sys.argv))
             patch.setattr(sys, "stdout", out)
             flags = [*learned.flags, f"--weights.pretrained={tiny_bert}"]
             assert main(["fit", *flags, f"--calibrate={wanted}"]) == 0
@@ -974,6 +1023,20 @@ def test_fit_then_test_equals_test_from_the_checkpoint(run, learned, home, which
     record = json.loads((home / "test.json").read_text())
     assert record["scores"] == getattr(learned, f"{which}_scores")
     assert record["checkpoint"] == str((home / f"{which}.ckpt").resolve())
+
+
+def test_the_checkpoint_of_a_configuration_is_used(run, learned, home):
+    Path("mine.yaml").write_text(f"ckpt_path: {home / 'last.ckpt'}\n")
+    wanted = {"": "last.ckpt", "--ckpt_path=best": "best.ckpt"}  # a flag wins
+    for flag, name in wanted.items():
+        outcome = run("test", *[flag] * bool(flag), "--config=mine.yaml")
+        assert outcome.out.startswith(f"checkpoint {(home / name).resolve()}\n")
+
+
+def test_no_verb_changes_the_arguments_of_its_process(run, learned, home):
+    before = list(sys.argv)
+    assert run("test").code == 0
+    assert sys.argv == before
 
 
 def test_a_checkpoint_alone_is_enough(run, learned):
@@ -1424,6 +1487,86 @@ def test_two_processes_fit_into_one_folder(processes):
         "epoch 1",
         "epoch 2",
     ]
+
+
+# --- the processes of one run use one checkpoint
+
+NEWER = '''
+import os, shutil, time
+from pathlib import Path
+
+from lightning.pytorch import Callback
+
+
+class NewerFit(Callback):
+    """Another fit ends after the first process has found its checkpoint and before it starts the other."""
+
+    def __init__(self):
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            Path("checkpoints/version_1").mkdir()
+            shutil.copy("other.ckpt", "checkpoints/version_1/best.ckpt")
+
+
+class Opened(Callback):
+    """Writes down which checkpoint this process has opened."""
+
+    def on_test_start(self, trainer, pl_module):
+        path = pl_module.weights.checkpoint.path
+        Path(f"opened_{trainer.global_rank}").write_text(str(path))
+'''
+
+
+@pytest.fixture
+def two_fits(learned):
+    """A fit where bare verbs look, and in other.ckpt a later one."""
+    shutil.copytree(learned.checkpoints, Path("checkpoints"))
+    content = torch.load(learned.best, weights_only=True)
+    content["state_dict"]["network.classifier.bias"] += 1
+    torch.save(content, "other.ckpt")
+    Path("newer.py").write_text(NEWER)
+    return [f"--data.dataset={learned.data}", "--trainer.precision=32-true"]
+
+
+def started(arguments, folder, **environment):
+    command = [sys.executable, "-m", "lit_bert", *arguments]
+    here = {**os.environ, "PYTHONPATH": f"{CONFIGS.parent}:{Path.cwd()}", **environment}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+    return subprocess.Popen(command, cwd=folder, env=here, text=True, **pipes)
+
+
+def test_processes_that_the_first_one_starts_open_what_it_found(two_fits):
+    callbacks = ["--trainer.callbacks+=newer.NewerFit", "--trainer.callbacks+=newer.Opened"]
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    process = started(["test", *two_fits, *callbacks, *two], Path.cwd())
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, out
+    first = str(Path("checkpoints/version_0/best.ckpt").resolve())
+    assert [Path(f"opened_{rank}").read_text() for rank in (0, 1)] == [first, first]
+    assert Path("checkpoints/version_1/best.ckpt").is_file()  # what the second would have found
+
+
+def test_processes_that_were_started_apart_and_opened_different_checkpoints_are_refused(two_fits):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    Path("elsewhere/checkpoints/version_0").mkdir(parents=True)
+    shutil.copy("other.ckpt", "elsewhere/checkpoints/version_0/best.ckpt")
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    # As torchrun does it: Lightning then starts no process itself.
+    rendezvous |= {"TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    both = [
+        started(["test", *two_fits, *two], folder, **rendezvous, RANK=rank, LOCAL_RANK=rank)
+        for rank, folder in (("0", Path.cwd()), ("1", Path("elsewhere")))
+    ]
+    try:
+        printed = [process.communicate(timeout=200)[0] for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [2, 2], printed
+    for each in printed:
+        assert "lit_bert test: the processes of this run opened different checkpoints, " in each
+    assert not list(Path().rglob("test.json"))
 
 
 def test_the_last_checkpoint_knows_the_best_score_so_far(run, quick):

@@ -619,8 +619,8 @@ def test_parallel_modules_make_one_whole_cache(module, many, cache, calls):
 
 PREPARE = """
 import hashlib, sys
-from lit_bert.data import EmotionDataModule
-from lit_bert.sources import Weights
+from lit_bert.data.module import EmotionDataModule
+from lit_bert.sources.weights import Weights
 made = EmotionDataModule(dataset=sys.argv[1], stand_in=None, weights=Weights(sys.argv[2], stand_in=None))
 made.weights.tokenizer_files
 print("ready", flush=True)
@@ -664,7 +664,7 @@ def test_whoever_finishes_first_wins_where_locks_do_nothing(tmp_path):
         partial.mkdir()
         (partial / "rows.arrow").write_text("ours")
 
-    token_cache.write_atomically(final, write)
+    token_cache.write_to_cache(final, write)
     assert (final / "rows.arrow").read_text() == "theirs"
     assert [place.name for place in final.parent.iterdir() if place.suffix != ".lock"] == ["key"]
 
@@ -678,7 +678,7 @@ def test_failure_in_the_middle_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        token_cache.write_atomically(final, write)
+        token_cache.write_to_cache(final, write)
     assert [place.name for place in final.parent.iterdir() if place.suffix != ".lock"] == []
 
 
@@ -855,7 +855,7 @@ def test_class_label_minus_one_means_no_label(ready, module, tmp_path, cache):
     assert "row 3" in message
     assert "without a label (column 'label')" in message
     assert leftovers(cache) == []
-    whole = ready(file).whole()
+    whole = ready(file).splits.whole()
     assert (whole.rows.tolist(), whole.labels.tolist()) == ([0, 1, 3, 4], [0, 1, 0, 1])
     assert str(whole.skipped["without a label"]) == "1 (row 3)"
 
@@ -1078,7 +1078,8 @@ def test_folds_leave_the_validation_split_unread(ready, corpus, tmp_path):
     for split in ("validation", "test"):
         (folder / f"{split}.csv").write_bytes(b'text,label\n"broken\n\xff,\n,,,\n')
     made = ready(folder, folds=3, fold=1)
-    assert (len(made.train_rows), len(made.val_rows), made.val_name) == (40, 20, "fold 1 of 3 of train")
+    assert (len(made.train_rows), len(made.val_rows)) == (40, 20)
+    assert made.splits.val_name == "fold 1 of 3 of train"
 
 
 def test_a_checkpoint_validates_on_its_own_fold(ready, module, corpus):
@@ -1108,7 +1109,7 @@ def test_more_folds_than_rows_and_folds_that_leave_one_class_are_refused(module,
     made = module(put(tmp_path / "four.csv", labelled(*"abab")), folds=5)
     assert "4 rows" in refusal(made.prepare_data)
     file = put(tmp_path / "lonely.csv", labelled(*"aaab"))
-    lonely = [fold for fold in range(2) if 3 in module(file, folds=2, fold=fold)._val_part().rows]
+    lonely = [fold for fold in range(2) if 3 in module(file, folds=2, fold=fold).splits.validation().rows]
     message = refusal(module(file, folds=2, fold=lonely[0]).prepare_data)
     assert "less than two classes" in message
     assert "--data.folds" in message
@@ -1160,7 +1161,8 @@ def test_deduplicate_without_a_test_split_looks_at_validation_alone(ready, leaky
 
 
 def test_deduplicate_compares_texts_where_hashes_collide(ready, leaky, monkeypatch):
-    monkeypatch.setattr(token_cache, "text_hash", lambda text: len(text) % 2)
+    for place in ("cache", "tokens"):
+        monkeypatch.setattr(f"lit_bert.data.{place}.text_hash", lambda text: len(text) % 2)
     assert ready(leaky, deduplicate=True).train_rows.rows.tolist() == [*range(8), 12]
 
 
@@ -1273,7 +1275,7 @@ def test_bad_rows_are_refused_in_one_line_and_leave_nothing(module, tmp_path, ca
     mended.prepare_data()
     mended.setup("fit")
     mended.setup("test")
-    assert len(mended._tokenized(f"{split.replace('validation', 'val')}_split")) == 9
+    assert len(mended.text.tokenized(f"{split.replace('validation', 'val')}_split")) == 9
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -1295,14 +1297,14 @@ def test_a_row_without_text_or_label_is_skipped_counted_and_refused_on_request(
         texts = [GOOD[number - (number > 3)]["text"] for number in rows.rows]
         assert rows.texts(rows.rows) == texts
         reason = "without a text" if "text" in what or what == "neither" else "without a label"
-        assert asdict(made.counts[split]) == {
+        assert asdict(made.splits.counts[split]) == {
             "split": split,
             "read": 10,
             "skipped": {reason: {"count": 2, "first": ["4", "10"]}},
             "left_out": {},
             "used": 8,
         }
-        assert f"10 read, 2 (rows 4, 10) {reason} skipped, 8 used" in str(made.counts[split])
+        assert f"10 read, 2 (rows 4, 10) {reason} skipped, 8 used" in str(made.splits.counts[split])
     for again in range(2):
         made = module(folder, missing="refuse", label_names=["b", "a"] if again else None)
         message = refusal(made.setup, "test" if split == "test" else "fit")

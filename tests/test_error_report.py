@@ -18,11 +18,10 @@ import pytest
 from conftest import Run
 
 from lit_bert.evaluate import page, scores
-from lit_bert.evaluate.attribution import Attribution
 from lit_bert.evaluate.evidence import Evidence
-from lit_bert.evaluate.page import confident_errors, embedded, pieces, worth_explaining, write_page
+from lit_bert.evaluate.page import write_page
+from lit_bert.evaluate.page_texts import confident_errors, embedded_rows
 from lit_bert.evaluate.predictions import Predictions
-from lit_bert.evaluate.scores import wilson
 
 pytest.importorskip("cleanlab")
 pytest.importorskip("captum")
@@ -125,7 +124,7 @@ def test_no_text_and_no_class_name_becomes_part_of_the_page(tmp_path: Path) -> N
 def embedded_of(predictions: Predictions) -> list[int]:
     errors = confident_errors(predictions)
     suspects = scores.suspected_labels(predictions.probs, predictions.labels)
-    return embedded(predictions, errors, suspects).tolist()
+    return embedded_rows(predictions, errors, suspects).tolist()
 
 
 def test_nothing_is_fetched_and_only_the_own_script_may_run(tmp_path: Path) -> None:
@@ -160,15 +159,6 @@ def test_facts_stand_on_the_page_and_stand_ins_cannot_be_overlooked(tmp_path: Pa
     assert 'class="warning" role' not in written(made(3, 60, weights="bert (hub)"), tmp_path).text
 
 
-def test_errors_come_with_the_most_confident_first() -> None:
-    predictions = made(4, 200)
-    errors = confident_errors(predictions)
-    assert (predictions.preds[errors] != predictions.labels[errors]).all()
-    assert len(errors) == (predictions.preds != predictions.labels).sum()
-    confidence = predictions.probs[errors].max(1)
-    assert (np.diff(confidence) <= 0).all()
-
-
 def test_a_swapped_label_is_suspected_first() -> None:
     labels = np.arange(90) % 3
     probs = np.full((90, 3), 0.03, dtype=np.float32)
@@ -188,7 +178,7 @@ def test_a_swapped_label_is_suspected_first() -> None:
     ],
 )
 def test_suspicion_says_whether_the_rows_had_been_learned(facts: dict[str, str], said: str) -> None:
-    assert said in page._suspect_note(facts, np.array([1]), Evidence(9, (5, 4), (5, 4)))
+    assert said in page.suspect_note(facts, np.array([1]), Evidence(9, (5, 4), (5, 4)))
 
 
 def test_classes_without_rows_and_runs_without_errors_have_a_page(tmp_path: Path) -> None:
@@ -203,8 +193,9 @@ def test_classes_without_rows_and_runs_without_errors_have_a_page(tmp_path: Path
 def test_more_errors_than_a_page_can_hold_are_cut_and_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lit_bert.evaluate.page.WRONG_TEXTS", 10)
-    monkeypatch.setattr("lit_bert.evaluate.page.LISTED", 5)
+    monkeypatch.setattr("lit_bert.evaluate.page_texts.WRONG_TEXTS", 10)
+    for module in ("page", "page_texts"):
+        monkeypatch.setattr(f"lit_bert.evaluate.{module}.LISTED", 5)
     predictions = made(6, 600)
     wrong = len(confident_errors(predictions))
     page = written(predictions, tmp_path)
@@ -214,47 +205,6 @@ def test_more_errors_than_a_page_can_hold_are_cut_and_it_says_so(
     assert len(page.data["errors"]) == 5
     assert 10 <= sum(row["y"] != row["p"] for row in page.data["rows"]) <= 15  # suspects as well
     assert sum(page.data["cells"].values()) == 600  # the matrix is of all rows
-
-
-def test_rows_worth_explaining_are_on_the_page_once_and_lists_come_first() -> None:
-    predictions = made(4, 400)
-    errors = confident_errors(predictions)
-    suspects = scores.suspected_labels(predictions.probs, predictions.labels)
-    order = worth_explaining(predictions, errors, suspects, embedded(predictions, errors, suspects))
-    assert len(order) == len(set(order)) <= page.EXPLAINED_TEXTS
-    assert order[0] == errors[0]
-    assert set(errors[:50].tolist()) <= set(order)
-    assert set(order) <= set(embedded(predictions, errors, suspects).tolist())
-
-
-def test_pieces_join_to_the_text_again() -> None:
-    text = "oh, happy day"
-    first = Attribution([(0, 2), (2, 3), (4, 9)], np.array([0.1, 0.0, 1.23456], np.float32), 0.0)
-    second = Attribution(first.spans, np.array([-0.1, 0.5, 0.25], np.float32), 0.0)
-    found = pieces(text, [first, second])
-    assert found == [["oh", 0.1, -0.1], [",", 0.0, 0.5], " ", ["happy", 1.235, 0.25], " day"]
-    assert pieces(text, []) == [text]
-    cut = pieces("x" * 2500, [])
-    assert cut[0] == "x" * 2000
-    assert "500 more" in cut[1]
-
-
-def test_wilson_intervals_are_those_of_the_formula() -> None:
-    low, high = wilson(np.array([0, 9, 10]), np.array([10, 10, 10]))
-    np.testing.assert_allclose(low, [0.0, 0.5958, 0.7225], atol=1e-4)
-    np.testing.assert_allclose(high, [0.2775, 0.9821, 1.0], atol=1e-4)
-
-
-def test_shares_that_reach_an_accuracy_are_right() -> None:
-    # Ten rows, one in each tenth of confidence; the two least sure ones are wrong.
-    confidence = np.linspace(0.95, 0.55, 10)
-    labels = np.array([0] * 8 + [1] * 2)
-    probs = np.stack([confidence, 1 - confidence], 1).astype(np.float32)
-    found = page._coverage(Predictions(["x"] * 10, np.arange(10), labels, probs, ["a", "b"]))
-    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", found)[1:]]
-    assert [row[:3] for row in rows] == [
-        [f"≥ {target}", "80.0%", "0.639"] for target in ("90%", "95%", "98%", "99%")
-    ]
 
 
 def test_the_verb_writes_the_page_of_a_run_with_coloured_words(

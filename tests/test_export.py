@@ -21,7 +21,7 @@ from test_checkpoints import room_for
 import lit_bert
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import Score
-from lit_bert.product.folder import CARD, EXACT, FACTS, QUICK, facts, verify
+from lit_bert.product.folder import CARD, CHECKSUMS, EXACT, FACTS, QUICK, facts, verify
 from lit_bert.product.predictor import Predictor
 from lit_bert.sources.checkpoint import Checkpoint
 
@@ -30,6 +30,7 @@ onnx = pytest.importorskip("onnx")
 
 FILES = [
     CARD,
+    CHECKSUMS,
     "config.json",
     FACTS,
     QUICK,
@@ -207,7 +208,7 @@ def test_any_number_of_classes_with_any_name_is_exported(run, tiny_bert, tmp_pat
     found = Predictor(folder)
     assert sorted(found.labels) == sorted(names)
     assert found.probs(texts).shape == (4 * count, count)
-    assert verify(folder).keys() == set(FILES) - {CARD}
+    assert verify(folder).keys() == set(FILES) - {CARD, CHECKSUMS}
     front = yaml.safe_load((folder / CARD).read_text().split("---\n")[1])
     assert front["license"] == "mit"
     assert facts(folder)["scores"]["validation"]["by_class"].keys() == set(names)
@@ -259,11 +260,14 @@ def test_the_facts_name_their_origin(exported, able):
 
 
 @pytest.mark.skipif(not shutil.which("sha256sum"), reason="needs sha256sum")
-def test_sha256sum_checks_every_file_by_the_card(exported):
-    command = ["sha256sum", "--check", "--ignore-missing", CARD]
+def test_sha256sum_checks_every_file_but_the_card(exported):
+    assert f"`sha256sum --check {CHECKSUMS}`" in (exported / CARD).read_text()
+    command = ["sha256sum", "--strict", "--check", CHECKSUMS]
     done = subprocess.run(command, cwd=exported, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.splitlines()) == sorted(f"{name}: OK" for name in FILES if name != CARD)
+    assert sorted(done.stdout.splitlines()) == sorted(
+        f"{name}: OK" for name in FILES if name not in (CARD, CHECKSUMS)
+    )
 
 
 def test_no_file_says_where_things_lie_on_the_machine(exported, able, tiny_bert, corpus):
@@ -285,7 +289,7 @@ def test_a_card_that_cannot_be_drawn_loses_neither_folder_nor_proof(run, able, a
     said = "the model card cannot be written as a whole (RuntimeError: no card today\\n); lit_bert.json has"
     assert outcome.err.count(said) == 1
     assert sorted(os.listdir("out")) == sorted(FILES)
-    assert verify("out").keys() == set(FILES) - {CARD}
+    assert verify("out").keys() == set(FILES) - {CARD, CHECKSUMS}
     assert "macro_f1" in facts("out")["scores"]["validation"]
     assert "lit_bert.json" in Path("out", CARD).read_text()
 
@@ -321,7 +325,7 @@ def test_an_8_bit_file_is_kept_where_the_rows_rule_out_that_it_loses_more(
         # Two of a few rows change sides, one for the better: no points are lost, by the estimate.
         return replace(found, f1_change=Score(0.0, -0.08, 0.08)) if name == QUICK else found
 
-    monkeypatch.setattr(proof, "measure", measure)
+    monkeypatch.setattr("lit_bert.product.export.measure", measure)
     outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out", f"--int8_loss={allowed}")
     assert outcome.code == 0, outcome.err
     assert f"\n{QUICK} loses 0.00 points of macro F1 [-8.00, 8.00]" in outcome.out
@@ -353,7 +357,7 @@ def test_an_8_bit_file_that_loses_too_much_is_left_out(run, able, at_once, monke
     )
     assert outcome.out.endswith(f"out, without {QUICK}\n")
     assert sorted(os.listdir("out")) == sorted({*FILES} - {QUICK})
-    assert verify("out").keys() == {*FILES} - {QUICK, CARD}
+    assert verify("out").keys() == {*FILES} - {QUICK, CARD, CHECKSUMS}
     assert QUICK not in Path("out", CARD).read_text()
     assert facts("out")["files"].keys() == {EXACT}
     assert Predictor("out").file == EXACT
@@ -422,7 +426,7 @@ def test_two_exports_of_a_checkpoint_are_the_same_but_for_the_time(run, able, ex
     for target in ("one", "two"):
         assert run("export", "--ckpt_path", able / "best.ckpt", f"--to={target}", "--int8_loss=100").code == 0
     same = {name for name, digest in hashes("one").items() if hashes("two")[name] == digest}
-    assert same >= {*FILES} - {CARD, FACTS}
+    assert same >= {*FILES} - {CARD, CHECKSUMS, FACTS}
 
 
 # --- refused ---

@@ -15,15 +15,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-pytest.importorskip("litserve")
+pytest.importorskip("uvicorn")
 from serving import JSON, Answer, Running, alive, error_of, servers
 
-from lit_bert.product import openapi
+from lit_bert.product import errors
 from lit_bert.product.predictor import Predictor
 
 BYTES, TEXTS, CHARACTERS = 3000, 8, 200
 HEAD_SECONDS = 0.3  # for a head to arrive; many never do
-STATUSES = openapi.ERRORS.keys() | {431}  # the latter of no path, but of a head that is too large
+STATUSES = errors.STATUSES.keys()
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """Texts to labelled probabilities from an exported folder: the same as the network's, in any company."""
 
 import csv
-import hashlib
 import json
 import os
 import random
@@ -18,11 +17,11 @@ from conftest import CLASSES, WORDS, texts_of
 
 import lit_bert
 from lit_bert import UserError
-from lit_bert.product.folder import CARD, EXACT, FACTS, QUICK, facts, verify
+from lit_bert.product.folder import EXACT, QUICK
 from lit_bert.product.predictor import Predictor
 
 ROOT = Path(lit_bert.__file__).parent.parent
-HEAVY = ("torch", "transformers", "lightning", "litserve", "pandas", "pyarrow")
+HEAVY = ("torch", "transformers", "lightning", "uvicorn", "starlette", "pandas", "pyarrow")
 ODD = [
     "",
     " ",
@@ -79,7 +78,7 @@ def mixed(count=60, seed=0):
 
 def sample(count):
     """Texts of the packaged data."""
-    with (ROOT / "lit_bert" / "sample" / "train.csv").open(encoding="utf-8") as stream:
+    with (ROOT / "lit_bert" / "data" / "sample" / "train.csv").open(encoding="utf-8") as stream:
         return [row["text"] for row in csv.DictReader(stream)][:count]
 
 
@@ -464,109 +463,6 @@ def test_a_stride_in_the_file_does_not_multiply_long_texts(copied, exact):
     assert np.array_equal(strided.probs([text]), exact.probs([text]))
 
 
-# --- what the folder says of itself ---
-
-
-def test_an_untouched_folder_is_verified_file_by_file(exported):
-    found = verify(exported)
-    assert found.keys() == {path.name for path in exported.iterdir()} - {CARD}
-    for name, digest in found.items():
-        assert digest == hashlib.sha256((exported / name).read_bytes()).hexdigest()
-
-
-@pytest.mark.parametrize("name", ["model.safetensors", QUICK, "config.json", FACTS])
-def test_one_changed_bit_is_named(copied, name):
-    content = bytearray((copied / name).read_bytes())
-    content[len(content) // 2] ^= 1
-    (copied / name).write_bytes(content)
-    with pytest.raises(UserError, match=rf"copied/{name} is not the file that its card describes"):
-        verify(copied)
-
-
-def test_a_file_that_went_missing_is_named(copied):
-    (copied / EXACT).unlink()
-    with pytest.raises(UserError, match=rf"cannot read .*copied/{EXACT}: No such file"):
-        verify(copied)
-
-
-@pytest.mark.parametrize("card", [None, b"", b"# A model\n", b"\xff\xfe"])
-def test_a_card_that_lists_nothing_verifies_nothing(copied, card):
-    (copied / CARD).unlink()
-    if card is not None:
-        (copied / CARD).write_bytes(card)
-    with pytest.raises(UserError, match=rf"copied/{CARD} lists no files"):
-        verify(copied)
-
-
-def test_the_facts_are_those_of_the_export(exported):
-    found = facts(exported)
-    assert found["labels"] == ["anger", "joy", "sadness"]
-    assert found["max_length"] == 128
-    assert found["scores"]["validation"]["macro_f1"].keys() == {"value", "low", "high"}
-    assert found["files"].keys() == {EXACT, QUICK}
-
-
-@pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "notes.txt", "..", "a b", "model.onnx/../../x"])
-def test_a_card_that_lists_another_file_opens_none(copied, tmp_path, name):
-    secret = copied.parent / "x"
-    secret.write_text("secret")
-    digest = hashlib.sha256(b"secret").hexdigest()
-    card = (copied / CARD).read_text().replace("## Files", f"## Files\n\n{digest}  {name}")
-    (copied / CARD).write_text(card)
-    with pytest.raises(UserError, match=r"README\.md lists .*, which is no file of an export"):
-        verify(copied)
-
-
-@pytest.mark.parametrize("name", [EXACT, "config.json", "tokenizer.json"])
-def test_a_card_that_leaves_out_a_file_is_refused(copied, name):
-    lines = (copied / CARD).read_text().splitlines()
-    (copied / CARD).write_text("\n".join(line for line in lines if not line.endswith(f"  {name}")))
-    with pytest.raises(UserError, match=rf"does not list {name}, which is there"):
-        verify(copied)
-
-
-def test_a_card_that_lists_a_file_twice_is_refused(copied):
-    card = (copied / CARD).read_text()
-    (copied / CARD).write_text(f"{card}\n{'0' * 64}  {EXACT}\n")
-    with pytest.raises(UserError, match="or one twice"):
-        verify(copied)
-
-
-@pytest.mark.timeout(60)
-def test_a_listed_pipe_is_not_waited_for(copied):
-    (copied / EXACT).unlink()
-    os.mkfifo(copied / EXACT)
-    with pytest.raises(UserError, match="is no ordinary file"):
-        verify(copied)
-
-
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", EXACT, QUICK])
-@pytest.mark.parametrize("content", [b"", b"{}", b'{"id2label": {"0": "a"}}', b"\x08\x01"])
-def test_serve_refuses_a_damaged_folder_with_a_card_that_fits_it_in_one_line(copied, refused, name, content):
-    """As a stranger would: the card is made anew."""
-    before, card = (copied / name).read_bytes(), (copied / CARD).read_text()
-    (copied / name).write_bytes(content)
-    digests = (hashlib.sha256(each).hexdigest() for each in (before, content))
-    (copied / CARD).write_text(card.replace(*digests))
-    assert "cannot be used (" in refused("serve", copied, f"--file={QUICK if name == QUICK else EXACT}")
-
-
-@pytest.mark.parametrize("content", [b"[]", b'{"scores": 5}', b'{"labels": "joy"}', b'{"scores": NaN}'])
-def test_facts_of_another_shape_are_refused(copied, content):
-    (copied / FACTS).write_bytes(content)
-    with pytest.raises(UserError, match=rf"copied has no readable {FACTS}"):
-        facts(copied)
-
-
-@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff"])
-def test_facts_that_cannot_be_read_name_the_folder(copied, content):
-    (copied / FACTS).unlink()
-    if content is not None:
-        (copied / FACTS).write_bytes(content)
-    with pytest.raises(UserError, match=rf"copied has no readable {FACTS}"):
-        facts(copied)
-
-
 # --- what it needs ---
 
 
@@ -605,8 +501,3 @@ def test_labelling_works_where_nothing_heavy_can_be_imported(exported):
     blocked = f"import sys\nfor name in {HEAVY}: sys.modules[name] = None"
     _, printed = modules_after(blocked + USED, str(exported))
     assert printed == ["joy 4"]
-
-
-def test_verify_says_that_there_is_no_such_folder(tmp_path):
-    with pytest.raises(UserError, match="there is no folder"):
-        verify(tmp_path / "nope")

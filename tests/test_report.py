@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,9 +70,9 @@ def test_two_runs_are_compared_by_hand(run):
         assert numbers(outcome.out, start)[2:] == pytest.approx(list(score), abs=5e-5)
     # Rows 4, 5 and 6 are right by the second alone, row 2 by the first: 2 · (1 + 4) / 2^4.
     assert "right by the first alone 1, by the second alone 3;" in outcome.out
-    assert "p = 0.625 if" in outcome.out
-    parting = [line.strip() for line in lines if line.startswith("  row ")]
-    assert parting == [  # the surest of both first
+    assert "would occur with p = 0.625\n" in outcome.out
+    listed = [line.strip() for line in lines if line.startswith("  row ")]
+    assert listed == [  # the surest of both first
         'row 6 is sadness: joy 0.80 | sadness 0.90 | text 5, "5" of six',
         'row 2 is anger: anger 0.60 | joy 0.90 | text 1, "1" of six',
         'row 5 is sadness: anger 0.50 | sadness 0.95 | text 4, "4" of six',
@@ -86,15 +85,18 @@ def test_a_run_compared_with_itself_has_no_difference(run):
     keep("a", FIRST)
     out = run("report", "a", "a/validate.parquet").out
     assert numbers(out, "macro F1")[2:] == [0, 0, 0]
-    assert "p = 1 " in out
+    assert "with p = 1\n" in out
     assert "rows that they label differently" not in out
 
 
-def test_the_rows_where_two_runs_part_go_into_a_csv(run):
+def test_the_rows_that_two_runs_label_differently_go_into_a_csv(run):
     keep("a", FIRST), keep("b", SECOND)
-    outcome = run("report", "a", "b", "--output=parting.csv")
-    assert (outcome.code, outcome.err) == (0, "parting.csv has all of the rows that they label differently\n")
-    with Path("parting.csv").open(newline="", encoding="utf-8") as stream:
+    outcome = run("report", "a", "b", "--output=rows.csv")
+    assert (outcome.code, outcome.err) == (
+        0,
+        "rows.csv has all of the rows that they label differently\n",
+    )
+    with Path("rows.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["row"] for row in rows] == ["6", "2", "5", "4"]
     assert rows[1] == {
@@ -119,23 +121,23 @@ def test_a_csv_that_cannot_be_written_is_named_in_one_line(run):
     )
 
 
-def test_only_the_surest_of_many_parting_rows_are_shown(run):
+def test_only_the_surest_of_many_differing_rows_are_shown(run):
     generator = np.random.default_rng(0)
     rows = {"rows": np.arange(90), "labels": np.arange(90) % 3, "class_names": NAMES, "facts": {}}
     texts = [f"{'very ' * 40}text {number}" for number in range(90)]
     for name in "ab":
         keep(name, Predictions(texts, probs=generator.dirichlet(np.ones(3), 90).astype("f4"), **rows))
     both = [Predictions.read(Path(name, "validate.parquet")) for name in "ab"]
-    parting = np.flatnonzero(both[0].preds != both[1].preds)
-    assert len(parting) > 40
-    out = run("report", "a", "b", "--output=parting.csv").out
-    assert f"{len(parting)} rows that they label differently, the first 20:" in out
+    differing = np.flatnonzero(both[0].preds != both[1].preds)
+    assert len(differing) > 40
+    out = run("report", "a", "b", "--output=rows.csv").out
+    assert f"{len(differing)} rows that they label differently, the first 20:" in out
     shown = [line for line in out.splitlines() if line.startswith("  row ")]
     assert len(shown) == 20
     assert max(map(len, shown)) < 180
     sure = [sum(float(found) for found in re.findall(r" (0\.\d\d) \|", line)) for line in shown]
     assert sure == pytest.approx(sorted(sure, reverse=True), abs=0.011)
-    assert len(Path("parting.csv").read_text().splitlines()) == len(parting) + 1
+    assert len(Path("rows.csv").read_text().splitlines()) == len(differing) + 1
 
 
 # --- real fits ---
@@ -149,7 +151,6 @@ def runs(trained, quick, tmp_path_factory):
     other = write_csv(place / "other.csv", rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIT_BERT_CACHE", str(place / "cache"))
-        patch.setattr(sys, "argv", list(sys.argv))
         for flags in (["--seed_everything=1"], [f"--data.dataset={other}"]):
             where = f"--trainer.logger.init_args.save_dir={place / 'checkpoints'}"
             assert main(["fit", *quick, "--trainer.max_epochs=1", *flags, where]) == 0
@@ -228,7 +229,7 @@ def test_seeds_are_summed_up_by_hand(run):
     assert (outcome.code, outcome.err) == (0, "")
     lines = outcome.out.splitlines()
     assert lines[0] == "split validation, 6 rows, 3 seeds"
-    assert lines[1].split() == "seed_3 seed_4 seed_10 mean st. dev. least most together".split()
+    assert lines[1].split() == "seed_3 seed_4 seed_10 mean st. dev. min max ensemble".split()
     # Right are 3, 5 and 2 of 6: deviations from the mean of 10/3 are -1/3, 5/3 and -4/3.
     spread = np.sqrt((1 + 25 + 16) / 9 / 2) / 6
     # The averages are highest for anger in rows 0, 1, 3 and 4 (1.325 to 1.3 of sadness), for joy in 2 and 5.

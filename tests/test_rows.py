@@ -29,12 +29,13 @@ from lit_bert.data.delimited import quoting_of
 from lit_bert.data.module import EmotionDataModule
 from lit_bert.data.rows import column_names, read_rows
 from lit_bert.data.writer import RowWriter
-from lit_bert.evaluate.labelling import PredictionWriter, prediction_columns
+from lit_bert.evaluate.labelling import PredictionWriter
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.io import escape
 from lit_bert.model.module import BertClassifier
 from lit_bert.sources.weights import Weights
-from lit_bert.verbs import fit
+from lit_bert.task.single import SingleLabel
+from lit_bert.verbs.fit import parsed
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 FORMS = (*TABLES, ".ndjson")
@@ -125,8 +126,10 @@ def test_a_tsv_file_with_stray_quotes_keeps_every_line(module, caplog):
     found = rows_of(file)
     assert [f"{row['text']}\t{row['label']}" for row in found] == lines
     made = module(file)
-    assert Counter(made.label_names[label] for label in made.whole().labels) == dict.fromkeys(names, 40)
-    assert sum('"' in text for text in made.whole().all_texts()) == 6
+    assert Counter(made.label_names[label] for label in made.splits.whole().labels) == dict.fromkeys(
+        names, 40
+    )
+    assert sum('"' in text for text in made.splits.whole().all_texts()) == 6
     said = [record.message for record in caplog.records if "rows.tsv" in record.message]
     assert len(said) == 1
     assert "taken as any other letter" in said[0]
@@ -195,7 +198,8 @@ def test_the_question_stops_a_fit_and_a_prediction_and_a_flag_answers_it(refused
 
 def test_the_flag_is_part_of_the_cache(module):
     file = put("rows.csv", 'text,label\n"so,x\nsad",y\n' + "a,x\nb,y\n" * 3)
-    assert [len(module(file, quoting=quoting).whole()) for quoting in ("none", "csv", "none")] == [8, 7, 8]
+    made = [module(file, quoting=quoting) for quoting in ("none", "csv", "none")]
+    assert [len(each.splits.whole()) for each in made] == [8, 7, 8]
     assert "data.quoting is both" in refusal(module, file, quoting="both")
 
 
@@ -299,7 +303,7 @@ def test_whole_numbers_are_texts_and_dictionary_columns_are_strings(module):
         "label": pa.array(["x", "y", None, "x"] * 2).dictionary_encode(),
     }
     parquet.write_table(pa.table(columns), "rows.parquet")
-    whole = module("rows.parquet").whole()
+    whole = module("rows.parquet").splits.whole()
     assert list(whole.all_texts()) == ["1", "2", "4"] * 2
     assert whole.rows.tolist() == [0, 1, 3, 4, 5, 7]
 
@@ -387,7 +391,11 @@ def test_a_column_of_the_input_is_never_overwritten(run, refused, able, column):
     (row,) = rows_of("out.csv")
     assert row[column] == "mine"
     assert row["new_predicted_label"] == "joy"
-    assert list(row) == ["text", column, *prediction_columns(["anger", "joy", "sadness"], "new_")]
+    assert list(row) == [
+        "text",
+        column,
+        *(f"new_{each}" for each in SingleLabel.of(["anger", "joy", "sadness"]).columns()),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -401,7 +409,7 @@ def test_ugly_class_names_come_through_every_form(ugly_model, suffix, formulas):
     weights = ugly_model.weights
     module = EmotionDataModule(label_names=UGLY, weights=weights, eval_batch_size=3)
     module.predict_from(Numbered(n, 0, {"text": text}) for n, text in enumerate(["happy", "sad", "rain"], 1))
-    columns = ["text", *prediction_columns(UGLY)]
+    columns = ["text", *SingleLabel.of(UGLY).columns()]
     with RowWriter(f"out{suffix}", columns, formulas) as writer:
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
         Trainer(accelerator="cpu", callbacks=[PredictionWriter(writer)], **quiet).predict(
@@ -553,11 +561,11 @@ def test_every_row_is_accounted_for(module, settings, train, validation):
         ("train", train, made.train_rows),
         ("validation", validation, made.val_rows),
     ):
-        counts = made.counts[part]
+        counts = made.splits.counts[part]
         assert (counts.split, counts.read, counts.skipped) == ("train", 36, lost)
         assert counts.left_out == left_out
         assert counts.used == len(used) == 34 - sum(left_out.values())
-    assert made.state_dict()["rows"]["train"] == made.counts["train"].as_dict()
+    assert made.state_dict()["rows"]["train"] == made.splits.counts["train"].as_dict()
 
 
 def test_classes_are_those_of_the_rows_with_a_text_whatever_column_it_was_read_from_before(module):
@@ -572,7 +580,7 @@ def test_deduplicated_rows_are_counted(module):
     rows = labelled("xy" * 6)
     put_rows("set/train.jsonl", [*rows, {"text": "", "label": "x"}])
     put_rows("set/validation.jsonl", [*rows[:3], {"text": None, "label": "x"}])
-    counts = module("set", deduplicate=True).counts
+    counts = module("set", deduplicate=True).splits.counts
     assert (counts["train"].left_out, counts["train"].used) == ({"data.deduplicate": 3}, 9)
     assert str(counts["validation"]) == "4 read, 1 (row 4) without a text skipped, 3 used"
 
@@ -720,7 +728,7 @@ def test_an_order_in_the_file_is_taken_by_names(module, known):
     made = module("set", "test", weights=known("a", "b", "c"))
     rows = made.test_rows.view(np.argsort(made.test_rows.rows))
     assert rows.labels.tolist() == [2, 0, 1, 0]
-    assert made.counts["test"].skipped == {"without a label": Skipped(1, ["4"])}
+    assert made.splits.counts["test"].skipped == {"without a label": Skipped(1, ["4"])}
     class_labelled(Path("other/test.parquet"), ["d", "e"], [0, 1])
     assert "names the classes d, e; the classes here are a, b" in refusal(
         module, "other", "test", weights=known("a", "b")
@@ -771,7 +779,7 @@ def test_validation_is_found_whatever_it_is_called(module, name, kind):
         rows = made.val_rows.view(np.argsort(made.val_rows.rows))
         assert rows.texts(rows.rows) == [row["text"] for row in validation]
         assert len(made.train_rows) == 8
-        assert made.counts["validation"].used == 3
+        assert made.splits.counts["validation"].used == 3
 
 
 @pytest.mark.parametrize(
@@ -798,14 +806,14 @@ def test_two_splits_for_one_part_are_a_question(module, role, first, second):
     for name, count in ((f"{first}.csv", 3), (f"{second}.csv", 5)):
         made = module("set", stage, **{flag: name})
         assert len({"train": "train_rows", "validation": "val_rows", "test": "test_rows"}[role]) > 0
-        assert made.counts[role].used == count
+        assert made.splits.counts[role].used == count
 
 
 def test_one_split_in_two_forms_or_places_is_a_question(module):
     put_rows("set/train.csv", labelled("xyxy"))
     put_rows("set/train.jsonl", labelled("xyxyxy"))
     assert "2 splits for train: train.csv, train.jsonl" in refusal(module, "set")
-    assert module("set", train_split="train.jsonl").counts["train"].read == 6
+    assert module("set", train_split="train.jsonl").splits.counts["train"].read == 6
     put_rows("other/train.csv", labelled("xyxy"))
     put_rows("other/train/part.csv", labelled("xyxyxy"))
     assert "2 splits for train: train/, train.csv" in refusal(module, "other")
@@ -818,8 +826,8 @@ def test_a_saved_dataset_with_two_validation_splits_is_a_question(module):
     found = {name: datasets.Dataset.from_list(labelled("xyxy")) for name in ("train", "dev", "validation")}
     datasets.DatasetDict(found).save_to_disk("set")
     assert "2 splits for validation: dev/, validation/" in refusal(module, "set")
-    assert module("set", val_split="validation/").counts["validation"].used == 4
-    assert module("set", val_split="dev").counts["validation"].used == 4
+    assert module("set", val_split="validation/").splits.counts["validation"].used == 4
+    assert module("set", val_split="dev").splits.counts["validation"].used == 4
 
 
 def test_a_saved_dataset_is_known_by_its_content(module):
@@ -829,8 +837,8 @@ def test_a_saved_dataset_is_known_by_its_content(module):
     other = json.loads(Path("two/state.json").read_text())
     Path("two/state.json").write_text(json.dumps({**other, "_fingerprint": state}))
     assert find_corpus("one").fingerprint("train") != find_corpus("two").fingerprint("train")
-    assert module("one").whole().labels.tolist() == [0, 1] * 6
-    assert module("two").whole().labels.tolist() == [0, 0, 1, 1] * 3
+    assert module("one").splits.whole().labels.tolist() == [0, 1] * 6
+    assert module("two").splits.whole().labels.tolist() == [0, 0, 1, 1] * 3
     Path("one/state.json").write_text("{")
     assert "cannot be read" in refusal(module, "one")
 
@@ -847,9 +855,9 @@ def test_counts_and_numbers_of_shards_run_through(module):
     put_rows("set/train/part-1.jsonl", [{"text": "", "label": "x"}, *labelled("xyxy")])
     put_rows("set/dev.jsonl", labelled("xy"))
     made = module("set")
-    assert made.whole().rows.tolist() == [0, 1, 4, 5, 6, 7]
+    assert made.splits.whole().rows.tolist() == [0, 1, 4, 5, 6, 7]
     first = ["3 of train/part-0.jsonl", "1 of train/part-1.jsonl"]
-    assert made.counts["train"].skipped == {"without a text": Skipped(2, first)}
+    assert made.splits.counts["train"].skipped == {"without a text": Skipped(2, first)}
 
 
 # --- the cases ---------------------------------------------------------------------------------------------
@@ -901,5 +909,5 @@ def test_a_model_is_scored_on_codes_only_once_their_order_is_given(run, refused,
     ],
 )
 def test_label_names_on_the_command_line_mean_what_stands_there(quick, text, names):
-    given = fit._settings([*quick, f"--data.label_names={text}"])["data"]["label_names"]
+    given = parsed([*quick, f"--data.label_names={text}"]).settings["data"]["label_names"]
     assert EmotionDataModule("sample", label_names=given).hparams.label_names == names

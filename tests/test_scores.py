@@ -14,10 +14,11 @@ from torchmetrics.functional.classification import (
 )
 
 from lit_bert.evaluate import scores
-from lit_bert.evaluate.calibration import cross_fitted, softmax, temperature
+from lit_bert.evaluate.calibration import cross_fitted, temperature
 from lit_bert.evaluate.compare import _student_quantile, compare, loss_change, macro_f1_change, mcnemar
 from lit_bert.evaluate.evidence import Evidence
 from lit_bert.evaluate.scores import all_scores, calibration_error, f1_scores, row_losses, with_intervals
+from lit_bert.task.single import softmax
 
 
 def answers(N, C, seed, sure=2.0, skill=2.0):

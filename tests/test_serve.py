@@ -27,11 +27,14 @@ from ugly import UGLY
 
 import lit_bert
 from lit_bert.io.escape import JOINERS
-from lit_bert.product import openapi
 from lit_bert.product.predictor import Predictor
 
-pytest.importorskip("litserve")
+pytest.importorskip("uvicorn")
 from prometheus_client.parser import text_string_to_metric_families
+
+from lit_bert.product import openapi
+from lit_bert.product.errors import Refusal
+from lit_bert.product.messages import Error, Health, Info, Limits, Prediction, Predictions, parse
 
 HEAD = (
     b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
@@ -119,10 +122,7 @@ def test_the_page_and_the_documentation_ask_nothing_of_other_hosts(server: Runni
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert answer.headers["x-content-type-options"] == "nosniff"
     page = server.ask("GET", "/")
-    if (ROOT / "lit_bert" / "page.html").is_file():
-        assert "connect-src 'self'" in page.headers["content-security-policy"]
-    else:
-        error_of(page, 404)
+    assert "connect-src 'self'" in page.headers["content-security-policy"]
 
 
 def test_the_document_of_the_api_is_true(server: Running) -> None:
@@ -145,6 +145,27 @@ def test_the_document_of_the_api_is_true(server: Running) -> None:
         assert answer.json.keys() == shapes[name]["value"].keys()
     prediction = document["components"]["schemas"]["Prediction"]
     assert prediction["properties"].keys() == server.predict("happy", explain=True).json.keys()
+
+
+def test_answers_and_examples_are_what_the_models_say(server: Running) -> None:
+    one, several = server.predict("happy", explain=True), server.predict(["happy", "sad"])
+    Prediction.model_validate_json(one.content, strict=True)
+    Predictions.model_validate_json(several.content, strict=True)
+    Error.model_validate_json(server.predict([]).content, strict=True)
+    Health.model_validate_json(server.ask("GET", "/health").content, strict=True)
+    info = server.ask("GET", "/info")
+    Info.model_validate_json(info.content, strict=True)
+    assert info.json.keys() == Info.model_fields.keys()
+    document = server.ask("GET", "/openapi.json").json
+    operation, schemas = document["paths"]["/predict"]["post"], document["components"]["schemas"]
+    said = operation["responses"]["200"]["content"]["application/json"]["examples"]
+    Prediction.model_validate(said["explained"]["value"], strict=True)
+    Predictions.model_validate(said["several"]["value"], strict=True)
+    text, texts = schemas["Request"]["properties"]["text"]["oneOf"]
+    assert (text["maxLength"], texts["maxItems"], texts["items"]) == (500, 20, text)
+    assert schemas["Prediction"]["properties"]["label"]["enum"] == info.json["labels"]
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert references == schemas.keys()
 
 
 # --- bad input
@@ -206,8 +227,6 @@ def test_a_field_that_comes_twice_is_named(server: Running, body: bytes, name: s
 
 
 def test_many_fields_of_which_one_comes_twice_are_refused_at_once() -> None:
-    from lit_bert.product.door import Limits, Refusal, parse
-
     body = json.dumps({f"{n}": 0 for n in range(200_000)})[:-1] + ', "199999": 0}'
     before = time.monotonic()
     with pytest.raises(Refusal, match="comes twice"):
@@ -418,7 +437,7 @@ def test_the_process_holds_no_torch(server: Running) -> None:
         pytest.skip("needs /proc")
     assert "onnxruntime" in maps.read_text()
     assert "torch" not in maps.read_text()
-    code = "import sys, lit_bert.server, lit_bert.serve; print(*sys.modules)"
+    code = "import sys, lit_bert.product.server, lit_bert.verbs.serve; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "lightning"} & set(done.stdout.split())
 
@@ -471,7 +490,7 @@ def test_ugly_names_are_one_line_at_the_start_and_escaped_in_pages(
     docs = ugly.ask("GET", "/docs").content.decode()
     assert not re.search(r"<(script|img|!--)|alert\(1\)<", docs)
     assert all(each.isprintable() or each in "\n" + JOINERS for each in docs)
-    assert ugly.ask("GET", "/").content == (ROOT / "lit_bert" / "page.html").read_bytes()
+    assert ugly.ask("GET", "/").content == (ROOT / "lit_bert" / "product" / "page.html").read_bytes()
     folder = tmp_path / "x\n\x1b[31m<b>" / "exported"
     shutil.copytree(exported_ugly, folder)
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -490,9 +509,7 @@ def test_ugly_names_are_one_line_at_the_start_and_escaped_in_pages(
 
 
 def test_lone_surrogates_in_names_can_be_written() -> None:
-    page = openapi.page(
-        openapi.document(["\ud800", "a\udfffb"], {"characters": 1, "texts": 1, "bytes": 1}, False)
-    )
+    page = openapi.page(openapi.document(["\ud800", "a\udfffb"], Limits(1, 1, 1, 1, 1), False))
     assert r"\ud800" in page.encode().decode()
 
 
@@ -877,7 +894,7 @@ def test_a_changed_file_is_refused_at_the_start(
 def test_a_folder_without_its_files_is_refused(
     exported: Path, tmp_path: Path, refused: Callable[..., str]
 ) -> None:
-    assert "README.md" in refused("serve", tmp_path)
+    assert "SHA256SUMS" in refused("serve", tmp_path)
     folder = tmp_path / "half"
     shutil.copytree(exported, folder)
     (folder / "tokenizer.json").unlink()

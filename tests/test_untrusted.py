@@ -434,9 +434,10 @@ def test_a_header_of_a_terabyte_takes_no_memory():
     code = """
 import sys
 from pathlib import Path
-from lit_bert import UserError, untrusted
+from lit_bert import UserError
+from lit_bert.io import safetensors_files
 try:
-    untrusted.check_safetensors(Path(sys.argv[1]))
+    safetensors_files.check_safetensors(Path(sys.argv[1]))
 except UserError as error:
     print(error)
 """

@@ -6,7 +6,7 @@ python -m lit_bert fit --config subset.yaml
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -118,15 +118,3 @@ def _flat(mapping: dict[str, Any], above: str = "") -> Iterator[str]:
             yield from _flat(value, f"{above}{key}.")
         else:
             yield f"{above}{key}"
-
-
-def names_setting(given: Iterable[str], setting: str) -> bool:
-    """Whether one of the given settings is `setting`, a part of it, or has it as a part."""
-    return any(
-        name == setting or name.startswith(f"{setting}.") or setting.startswith(f"{name}.") for name in given
-    )
-
-
-def only_prints(arguments: list[str]) -> bool:
-    """Whether a verb prints something about itself, and ends."""
-    return not {"--help", "-h", "--print_config"}.isdisjoint(each.split("=")[0] for each in arguments)

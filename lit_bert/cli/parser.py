@@ -6,7 +6,6 @@ import contextlib
 import difflib
 import json
 import re
-import sys
 from typing import Any, NoReturn
 
 import yaml
@@ -48,22 +47,21 @@ class Parser(LightningArgumentParser):
     """Its errors are one line, shown by the front door."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        verb = sys.argv[1]
+        verb = self.prog.rpartition(" ")[2]
         text = re.sub(r"\s+", " ", message).strip().rstrip(".")
         text = re.sub(r'Parser key "([^"]+)":', r"--\1:", re.sub(r"<class '(\w+)'>", r"\1", text))
+        text = re.sub(r"Group '([\w.]+)' does not accept option '", r"there is no setting '\1.", text)
+        text = re.sub(r"Option ('[\w.]+') is not accepted", r"there is no setting \1", text)
+        text = re.sub(r" `\S+\.py --help` lists what is accepted\.", "", text)  # of a parser within this one
         near = ""
-        unknown = re.search(r"(?:unrecognized arguments: --|does not accept option ')([\w.]+)", text)
+        unknown = re.search(r"(?:unrecognized arguments: --|there is no setting ')([\w.]+)", text)
         if unknown:
-            parser = getattr(ex, "subcommand_parser", None) or self
-            flags = [option[2:] for action in parser._actions for option in action.option_strings]
-            for action in parser._actions:  # the flags of the verb, where this is the parser above it
-                for below in action.choices.values() if isinstance(action.choices, dict) else ():
-                    flags += [option[2:] for each in below._actions for option in each.option_strings]
+            flags = list(self.get_defaults(skip_validation=True).keys())
             close = difflib.get_close_matches(unknown[1], flags, 1)
             near = f" Did you mean --{close[0]}?" if close else ""
         elif verb == "predict" and text.startswith("unrecognized"):
             near = " Texts stand right after the verb."
-        raise UserError(f"{text[:600]}.{near} `python -m lit_bert {verb} --help` lists what is accepted.")
+        raise UserError(f"{text[:600]}.{near} `{self.prog} --help` lists what is accepted.")
 
 
 class Quoting(yaml.SafeDumper):

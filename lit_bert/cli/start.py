@@ -8,6 +8,8 @@ import sys
 import threading
 import warnings
 
+from lit_bert.train.processes import is_first_process
+
 log = logging.getLogger("lit_bert")  # of the whole package: each module logs to one below it
 
 
@@ -32,8 +34,7 @@ def prepare_process() -> None:
     log.handlers = [handler]
     log.propagate = False
     threading.excepthook = _thread_failed
-    first = all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID"))
-    log.setLevel(logging.INFO if first else logging.ERROR)
+    log.setLevel(logging.INFO if is_first_process() else logging.ERROR)
     from huggingface_hub.utils import disable_progress_bars
 
     if not sys.stderr.isatty():

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from lit_bert.data.cache import chunked
 from lit_bert.data.cells import Numbered, text_of
+from lit_bert.data.padding import pad
 from lit_bert.io import tokenizers
 
 GROUP_BATCHES = 50  # batches sorted by length together in training
@@ -27,13 +28,10 @@ def collate(items: list[dict[str, Any]], pad_token_id: int = 0) -> Batch:
         `input_ids` and `attention_mask`: int64 (B, T), right-padded; every other key of the items: int64
         (B,).
     """
-    lengths = np.array([len(item["input_ids"]) for item in items])
-    mask = np.arange(lengths.max()) < lengths[:, None]  # (B, T)
-    input_ids = np.full(mask.shape, pad_token_id, dtype=np.int64)
-    input_ids[mask] = np.concatenate([item["input_ids"] for item in items])
+    input_ids, attention_mask = pad([item["input_ids"] for item in items], pad_token_id)
     batch = {
         "input_ids": torch.from_numpy(input_ids),
-        "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+        "attention_mask": torch.from_numpy(attention_mask),
     }
     for key in items[0].keys() - {"input_ids"}:
         batch[key] = torch.from_numpy(np.array([item[key] for item in items], dtype=np.int64))

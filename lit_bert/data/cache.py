@@ -5,21 +5,19 @@ The folder of a file is named by everything that changes what is in it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from torch.utils.data import Dataset
 
 from lit_bert import UserError
 from lit_bert.data.counts import Skipped
+from lit_bert.io import files
 
 
 def cache_root() -> Path:
@@ -167,33 +165,14 @@ def remembered(file: Path, find: Callable[[], Any]) -> Any:
     """Plain values that are the same for the same text, found once."""
     if not file.is_file():
         found = json.dumps(find())
-        write_atomically(file, lambda partial: partial.write_text(found, encoding="utf-8"))
+        write_to_cache(file, lambda partial: partial.write_text(found, encoding="utf-8"))
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def write_atomically(final: Path, write: Callable[[Path], Any]) -> None:
-    """Lets `write` make a file or folder beside `final`, then renames it; whoever comes first wins.
-
-    The lock only saves work: file systems that ignore locks still get whole results.
-    """
+def write_to_cache(final: Path, write: Callable[[Path], Any]) -> None:
+    """Has `write` make a file or folder of the cache, unless it is there already."""
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(FileLock(f"{final}.lock"))
-            if final.exists():
-                return
-            partial = final.with_name(f".{final.name}.{os.getpid()}")
-            try:
-                shutil.rmtree(partial, ignore_errors=True)
-                write(partial)
-                try:
-                    partial.rename(final)
-                except OSError:
-                    if not final.exists():
-                        raise
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.unlink(missing_ok=True)
+        files.make_once(final, write)
     except OSError as error:
         raise UserError(
             f"cannot write the token cache {final.parent}: {error.strerror or error}. Make room, or choose "

@@ -218,8 +218,9 @@ class ClassIndex:
         order = f", and data.label_names is {listed(given)}" if given else ""
         return UserError(
             f"the labels in split {self.split} of {self.corpus.source.name} are {listed(labels)}; the "
-            f"classes are {listed(self.names)}{order}. Nothing says which code means which class: give the names in "
-            "the order of the codes 0, 1, 2, … with --data.label_names, or write names into the file."
+            f"classes are {listed(self.names)}{order}. Nothing says which code means which class: give the "
+            "names in the order of the codes 0, 1, 2, … with --data.label_names, or write names into "
+            "the file."
         )
 
     def notes(self) -> list[str]:

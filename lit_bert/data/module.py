@@ -6,14 +6,9 @@ python -m lit_bert fit --data.dataset reviews.csv --data.text_column review --da
 from __future__ import annotations
 
 import hashlib
-import itertools
-import json
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterable
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -24,33 +19,20 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 from lit_bert import UserError
 from lit_bert.data.batches import LengthGroupedSampler, PredictionBatches, TrainingLoader, collate
 from lit_bert.data.cache import (
-    TOKENIZE_ROWS,
     TokenizedRows,
-    cache_key,
-    cache_root,
-    chunked,
-    remembered,
-    text_hash,
-    write_atomically,
 )
 from lit_bert.data.cells import Numbered
-from lit_bert.data.corpus import SAMPLE, Corpus, find_corpus
-from lit_bert.data.counts import RowCounts, Skipped
+from lit_bert.data.corpus import SAMPLE, Corpus
 from lit_bert.data.delimited import QUOTING
 from lit_bert.data.labels import (
-    ClassIndex,
-    RowSettings,
-    SplitReader,
-    class_names_of,
-    is_whole_number,
-    listed,
     parse_names,
-    refused_row,
 )
-from lit_bert.data.splits import assign_folds, by_length, carve
-from lit_bert.io import escape, tokenizers
+from lit_bert.data.splits import RunSplits
+from lit_bert.data.tokens import TokenizedCorpus
+from lit_bert.io import escape
 from lit_bert.sources.hub import Source
 from lit_bert.sources.weights import Weights
+from lit_bert.task.kinds import task_of
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +53,7 @@ class EmotionDataModule(LightningDataModule):
             has codes for labels: a list, or the names with commas between them (a name with a comma in
             quotes, as in CSV). null takes them from the data (its ClassLabel feature, else the sorted values
             in the training split).
+        task: kind of task: `single`, each text has one label.
         quoting: how `"` in CSV and TSV files is taken: `csv` for cells in quotes, which may hold line ends;
             `none` for a letter like any other; `auto` reads a file in both ways to find out, and asks where
             both give rows.
@@ -98,7 +81,8 @@ class EmotionDataModule(LightningDataModule):
         weights: whose tokenizer to use.
 
     Attributes:
-        counts: what became of the rows of each part (`train`, `validation`, `test`) that was set up.
+        text: the corpus, its splits as tokens.
+        splits: which of its rows are for training, validation and test.
     """
 
     if TYPE_CHECKING:
@@ -111,6 +95,7 @@ class EmotionDataModule(LightningDataModule):
         text_column: str = "text",
         label_column: str = "label",
         label_names: list[str] | str | None = None,
+        task: str = "single",
         quoting: Literal["auto", "csv", "none"] = "auto",
         missing: Literal["skip", "refuse"] = "skip",
         train_split: str = "train",
@@ -134,10 +119,10 @@ class EmotionDataModule(LightningDataModule):
         # Not to the logger: there the model's `label_names` would meet the unset one here.
         self.save_hyperparameters(ignore=["weights"], logger=False)
         self.weights = weights or Weights()
-        self.counts: dict[str, RowCounts] = {}
         self.skip_batches = 0  # of the first epoch, that an earlier process trained on
-        self._splits: dict[str, TokenizedRows] = {}
-        self._duplicates: np.ndarray | None = None
+        self.task = task_of(task, ()).kind  # refuses what is none
+        self.text = TokenizedCorpus(self.hparams, self.weights)
+        self.splits = RunSplits(self.hparams, self.text)
         self._predict_rows: Iterable[Numbered] | None = None
         self._restored_source: Source | None = None
         for name, least in {"batch_size": 1, "eval_batch_size": 1, "train_rows": 1, "val_rows": 1}.items():
@@ -160,11 +145,10 @@ class EmotionDataModule(LightningDataModule):
 
     # --- what is known of the data ---
 
-    @cached_property
+    @property
     def corpus(self) -> Corpus:
         """The text, found but not read."""
-        settings = self.hparams
-        return find_corpus(settings.dataset, settings.stand_in, self._have_fit_splits, settings.quoting)
+        return self.text.corpus
 
     @property
     def source(self) -> Source:
@@ -174,234 +158,7 @@ class EmotionDataModule(LightningDataModule):
     @property
     def label_names(self) -> list[str]:
         """Class names in the order of their indices: the model's, the given ones, or those in the data."""
-        given = self.hparams.label_names
-        if given and not all(name.strip() for name in given):
-            raise UserError(f"data.label_names is {listed(given)}, with an empty name; expected names.")
-        double = [name for name, count in Counter(given or ()).items() if count > 1]
-        if double:
-            raise UserError(
-                f"data.label_names has '{escape.line(double[0], 100)}' twice; expected different names."
-            )
-        known = self.weights.class_names
-        if given and known and set(given) != set(known):
-            raise UserError(
-                f"data.label_names is {listed(given)}, but the classes of the model are {listed(known)}; "
-                "expected the same names, in the order of the label codes."
-            )
-        names = known or given
-        if not names:
-            fingerprint = self.corpus.fingerprint(self._split_name("train_split"))
-            names = remembered(self._labels_note(fingerprint), self._find_label_names)
-        if given and len(given) < 2:
-            raise UserError(f"data.label_names is {listed(given)}; expected at least two names.")
-        if len(names) < 2:
-            split = self.hparams.train_split
-            raise self._too_few(
-                split, f"only the class '{escape.line(names[0], 100)}'" if names else "no rows"
-            )
-        return names
-
-    def _find_label_names(self) -> list[str]:
-        split = self._split_name("train_split")
-        return class_names_of(self.corpus, split, self.hparams.label_column) or self._names_in_train()
-
-    @property
-    def _row_settings(self) -> RowSettings:
-        settings = self.hparams
-        return RowSettings(
-            settings.text_column, settings.label_column, settings.missing, settings.label_names
-        )
-
-    @property
-    def _split_names(self) -> list[str]:
-        if self.source.kind != "hub" or not self.source.revision:
-            return list(self.corpus.splits)
-        note = self._splits_note(self.corpus.fingerprint(self.hparams.train_split))
-        return remembered(note, lambda: list(self.corpus.splits))
-
-    def _split_name(self, flag: str) -> str:
-        """What the corpus calls the split that a setting names.
-
-        Raises:
-            UserError: there is none, or there are several.
-        """
-        corpus, wanted = self.corpus, self.hparams[flag]
-        name = corpus.own_names.get(wanted, wanted)
-        if corpus.splits and name in corpus.candidates:
-            there = corpus.candidates[name]
-            raise UserError(
-                f"{self.source.name} has {len(there)} splits for {name}: {', '.join(there)}. Move all but "
-                f"one away, or say which it is with --data.{flag}, as in --data.{flag} {there[0]}."
-            )
-        if corpus.splits and name not in corpus.splits:
-            raise self._no_split(flag, wanted, corpus.splits)
-        return name
-
-    def _has_split(self, flag: str) -> bool:
-        corpus, wanted = self.corpus, self.hparams[flag]
-        name = corpus.own_names.get(wanted, wanted)
-        return name in corpus.candidates or name in self._split_names
-
-    def _names_in_train(self) -> list[str]:
-        """The sorted names in the label column; whole numbers in numeric order."""
-        reading = SplitReader(self.corpus, self._split_name("train_split"), self._row_settings)
-        names = {label for _, _, label in reading}
-        whole = all(is_whole_number(name) for name in names)
-        return sorted(names, key=lambda name: (int(name) if whole else 0, name))
-
-    def _no_split(self, flag: str, wanted: str, there: Iterable[str]) -> UserError:
-        there = sorted(there)
-        has = f"it has {', '.join(escape.line(name, 100) for name in there)}"
-        one = f"Name another with --data.{flag}, for example --data.{flag} {there[0]}."
-        if flag == "test_split":  # best are rows that were not trained on
-            one = (
-                f"Name another with --data.test_split, score the validation rows with --data.test_split "
-                f"{self.hparams.val_split}, or other rows with --data.dataset FILE --data.test_split train."
-            )
-        return UserError(f"{self.source.name} has no split '{wanted}'; {has}. {one}")
-
-    # --- the cache ---
-
-    def _labels_note(self, fingerprint: str) -> Path:
-        # The text column, too: a row without a text is skipped with its label.
-        parts = (fingerprint, self.hparams.train_split, self.hparams.text_column, self.hparams.label_column)
-        return cache_root() / "labels" / f"{cache_key(parts)}.json"
-
-    def _splits_note(self, fingerprint: str) -> Path:
-        return cache_root() / "splits" / f"{cache_key((fingerprint,))}.json"
-
-    def _split_folder(self, fingerprint: str, split: str, label_names: list[str]) -> Path:
-        tokenizer = self.weights.tokenizer_files["tokenizer.json"]
-        columns = (self.hparams.text_column, self.hparams.label_column, label_names, self._codes)
-        key = cache_key((fingerprint, split, *columns, tokenizer, self.hparams.max_length))
-        return cache_root() / "tokens" / key
-
-    def _have_fit_splits(self, fingerprint: str) -> bool:
-        """Whether training needs nothing but the cache."""
-        notes = [self._labels_note(fingerprint), self._splits_note(fingerprint)]
-        if not all(note.is_file() for note in notes):
-            return False
-        found, splits = (json.loads(note.read_text(encoding="utf-8")) for note in notes)
-        if self.hparams.train_split not in splits or self.hparams.val_split not in (*splits, "validation"):
-            return False  # by another name, which only the data knows
-        wanted = {self.hparams.train_split}
-        if not self.hparams.folds:
-            wanted |= {self.hparams.val_split} & set(splits)
-        names = self.weights.class_names or self.hparams.label_names or found
-        return all(self._split_folder(fingerprint, split, names).is_dir() for split in wanted)
-
-    @property
-    def _codes(self) -> list[str] | None:
-        """The given order of label codes, where it is not that of the classes."""
-        return self.hparams.label_names if self.weights.class_names else None
-
-    def _tokenized(self, flag: str) -> TokenizedRows:
-        """A split as the data has it, tokenized now if it never was."""
-        split = self._split_name(flag)
-        if split not in self._splits:
-            folder = self._split_folder(self.corpus.fingerprint(split), split, self.label_names)
-            if not folder.is_dir():
-                if split not in self._readers():
-                    raise self._no_split(flag, split, self.corpus.splits)
-                self._tokenize(split, folder)
-            facts = json.loads((folder / "split.json").read_text(encoding="utf-8"))
-            skipped = {reason: Skipped(**each) for reason, each in facts["skipped"].items()}
-            if facts["order"] not in (None, self.hparams.label_names):  # given when it was tokenized, not now
-                self._readers()
-                raise ClassIndex(
-                    self.corpus, split, self._row_settings, self.label_names
-                ).codes_beside_names()
-            if skipped and self.hparams.missing == "refuse":
-                reason, each = next(iter(skipped.items()))
-                raise refused_row(
-                    f"row {each.first[0]} of split {split}", reason, self.corpus, self._row_settings
-                )
-            for note in facts["notes"]:
-                log.info(note)
-            if facts["truncated"]:
-                log.info(
-                    f"{facts['truncated']:,} of {facts['rows']:,} texts of split {split} are cut at "
-                    f"{self.hparams.max_length} tokens (--data.max_length)"
-                )
-            rows = TokenizedRows(folder / "rows.arrow")
-            rows.skipped = skipped
-            self._splits[split] = rows
-        return self._splits[split]
-
-    def _readers(self) -> dict[str, Callable[[], Iterator[Numbered]]]:
-        """The corpus's splits, to be read."""
-        if not self.corpus.splits:  # found by its pinned revision alone: now it has to be asked for
-            self.__dict__["corpus"] = find_corpus(self.hparams.dataset, None, quoting=self.hparams.quoting)
-        return self.corpus.splits
-
-    def _tokenize(self, split: str, folder: Path) -> None:
-        """Writes `rows.arrow` (tokens, labels and the columns of an audit) and `split.json` (counts)."""
-        from datasets import ClassLabel, Features, List, Value
-        from datasets.arrow_writer import ArrowWriter
-
-        tokenizer = self.weights.tokenizer(self.hparams.max_length)
-        names = self.label_names
-        labels = ClassIndex(self.corpus, split, self._row_settings, names)
-        features = Features(
-            {
-                "row": Value("int64"),
-                "text": Value("string"),
-                "input_ids": List(Value("int32")),
-                "labels": ClassLabel(names=names),
-                "hash": Value("uint64"),
-                "truncated": Value("bool"),
-            }
-        )
-        reading = SplitReader(self.corpus, split, self._row_settings)
-        kept = truncated = 0
-
-        def write(partial: Path) -> None:
-            nonlocal kept, truncated
-            partial.mkdir()
-            with ArrowWriter(path=str(partial / "rows.arrow"), features=features) as writer:
-                for rows in chunked(reading, TOKENIZE_ROWS):
-                    texts = [text for _, text, _ in rows]
-                    encodings = tokenizers.encode(tokenizer, texts)
-                    cut = [bool(each.overflowing) for each in encodings]
-                    truncated += sum(cut)
-                    kept += len(rows)
-                    batch = {
-                        "row": np.array([index for (index, _), _, _ in rows]),
-                        "text": texts,
-                        "input_ids": [np.array(each.ids, dtype=np.int32) for each in encodings],
-                        "labels": [labels.index(numbered, label) for (_, numbered), _, label in rows],
-                        "hash": np.array([text_hash(text) for text in texts], dtype=np.uint64),
-                        "truncated": np.array(cut),
-                    }
-                    writer.write_batch(batch)
-                if not kept:
-                    raise self._no_rows(split, reading)
-                writer.finalize()
-            assert reading.read == kept + sum(each.count for each in reading.skipped.values())
-            facts = {
-                "rows": kept,
-                "truncated": truncated,
-                "read": reading.read,
-                "skipped": {reason: asdict(each) for reason, each in reading.skipped.items()},
-                "order": self.hparams.label_names if labels.translated else None,
-                "notes": [*self.corpus.notes(split), *reading.notes(), *labels.notes()],
-            }
-            (partial / "split.json").write_text(json.dumps(facts), encoding="utf-8")
-
-        write_atomically(folder, write)
-
-    def _no_rows(self, split: str, reading: SplitReader) -> UserError:
-        why = "".join(f", {each} {reason}" for reason, each in reading.skipped.items())
-        return UserError(
-            f"split {split} of {self.source.name} has no rows to use: {reading.read:,} read{why}. Add rows, "
-            "or name other columns with --data.text_column and --data.label_column."
-        )
-
-    def _too_few(self, split: str, found: str) -> UserError:
-        return UserError(
-            f"split {split} of {self.source.name} has {found}; expected at least two classes. "
-            "Add rows, or name another column with --data.label_column."
-        )
+        return self.text.label_names
 
     # --- LightningDataModule ---
 
@@ -411,22 +168,18 @@ class EmotionDataModule(LightningDataModule):
             return
         stage = self.trainer.state.fn if self.trainer else "fit"
         if stage == "fit":
-            self._train_part()
+            self.splits.train()
         if stage in ("fit", "validate"):
-            self._val_part()
+            self.splits.validation()
         if stage == "test":
-            self._test_part()
+            self.splits.test()
 
     def setup(self, stage: str) -> None:
         """Maps the splits that the stage needs, and counts what became of their rows."""
         if stage == "fit":
-            part = self._train_part()
-            self.train_rows = self._subset(part, self.hparams.train_rows)
-            self._count_train(part)
+            self.train_rows = self.splits.train_rows()
         if stage in ("fit", "validate"):
-            part = self._val_part()
-            self.val_rows = by_length(self._subset(part, self.hparams.val_rows))
-            self._count_val(part)
+            self.val_rows = self.splits.val_rows()
         if stage == "fit":
             classes = np.unique(self.val_rows.labels)
             if len(classes) == 1:
@@ -436,156 +189,7 @@ class EmotionDataModule(LightningDataModule):
                     "the other classes"
                 )
         if stage == "test":
-            part = self._test_part()
-            self.test_rows = by_length(part)
-            if self._test_is_val:
-                self._count_val(part, "test", len(part))
-            else:
-                self._count("test", self._split_name("test_split"), {}, len(part))
-
-    def _count(self, part: str, split: str, left_out: dict[str, int], used: int) -> None:
-        whole = self._splits[split]
-        read = len(whole) + sum(each.count for each in whole.skipped.values())
-        left_out = {why: count for why, count in left_out.items() if count}
-        self.counts[part] = RowCounts(split, read, whole.skipped, left_out, used)
-
-    def _count_train(self, part: TokenizedRows) -> None:
-        split = self._split_name("train_split")
-        before = len(self._carved()[0]) if self._carves else len(self.whole())
-        left_out = {
-            self.carving: len(self.whole()) - before,
-            "data.deduplicate": before - len(part),
-            "data.train_rows": len(part) - len(self.train_rows),
-        }
-        self._count("train", split, left_out, len(self.train_rows))
-
-    def _count_val(self, part: TokenizedRows, name: str = "validation", used: int | None = None) -> None:
-        flag = "train_split" if self._carves else "val_split"
-        used = len(self.val_rows) if used is None else used
-        whole = self._splits[self._split_name(flag)]
-        left_out = {self.carving: len(whole) - len(part), "data.val_rows": len(part) - used}
-        self._count(name, self._split_name(flag), left_out, used)
-
-    @property
-    def carving(self) -> str:
-        """The setting by which the training split gives rows to validation."""
-        return "data.folds" if self.hparams.folds else "data.val_fraction"
-
-    @property
-    def val_name(self) -> str:
-        """What the validation part is called."""
-        folds, fold = self.hparams.folds, self.hparams.fold
-        return f"fold {fold} of {folds} of {self.hparams.train_split}" if folds else self.hparams.val_split
-
-    def parts(self) -> dict[str, TokenizedRows]:
-        """All rows of the training, validation and (where there is one) test part, by their names.
-
-        Tokenizes what never was, the test split too: for an audit, not for training.
-        """
-        train = self._carved()[0] if self._carves else self.whole()
-        train.skipped = self.whole().skipped
-        found = {self.hparams.train_split: train, self.val_name: self._val_part()}
-        if self._has_split("test_split") and self.hparams.test_split not in found:
-            found[self.hparams.test_split] = self._tokenized("test_split")
-        return found
-
-    def whole(self) -> TokenizedRows:
-        """The training split as the data has it, which folds are cut from."""
-        return self._tokenized("train_split")
-
-    @property
-    def _carves(self) -> bool:
-        """Whether the validation part is a part of the training split."""
-        wanted = self.hparams.val_split
-        if self.hparams.folds:
-            return True
-        if self._has_split("val_split"):
-            return False
-        if wanted != "validation":  # asked for by name, so not made up
-            raise self._no_split("val_split", wanted, self._split_names)
-        return True
-
-    def _train_part(self) -> TokenizedRows:
-        rows = self._carved()[0] if self._carves else self.whole()
-        if self.hparams.deduplicate:
-            rows = rows.view(self._not_elsewhere(rows))
-        if np.count_nonzero(np.bincount(rows.labels)) < 2:
-            only = [escape.line(self.label_names[index], 100) for index in np.unique(rows.labels)]
-            raise UserError(
-                f"less than two classes are left in split {self.hparams.train_split} of {self.source.name} "
-                f"to train on ({', '.join(only) or 'no rows'}). Add rows, or change --data.folds or "
-                "--data.deduplicate."
-            )
-        return rows
-
-    def _val_part(self) -> TokenizedRows:
-        if not self._carves:
-            return self._tokenized("val_split")
-        rows = self._carved()[1]
-        if not len(rows):
-            raise UserError(
-                f"{self.source.name} has too few rows to carve a validation split from: at most one of "
-                "each class. Add rows, or a file for --data.val_split."
-            )
-        return rows
-
-    @property
-    def _test_is_val(self) -> bool:
-        return self.hparams.test_split == self.hparams.val_split
-
-    def _test_part(self) -> TokenizedRows:
-        return self._val_part() if self._test_is_val else self._tokenized("test_split")
-
-    def _carved(self) -> tuple[TokenizedRows, TokenizedRows]:
-        rows, folds, seed = self.whole(), self.hparams.folds, self.hparams.subset_seed
-        if not folds:
-            train, val = carve(rows.labels, self.hparams.val_fraction, seed)
-            return rows.view(train), rows.view(val)
-        if folds > len(rows):
-            raise UserError(
-                f"data.folds is {folds}, but split {self.hparams.train_split} of {self.source.name} has only "
-                f"{len(rows)} rows; expected at most that many."
-            )
-        is_val = assign_folds(rows.labels, folds, seed) == self.hparams.fold
-        return rows.view(np.flatnonzero(~is_val)), rows.view(np.flatnonzero(is_val))
-
-    def _not_elsewhere(self, train: TokenizedRows) -> np.ndarray:
-        """Indices of the training rows whose text stands neither in the validation nor in the test part.
-
-        Looked for once. Of the test split only the texts are read, so that its labels, which may be missing,
-        decide nothing.
-        """
-        if self._duplicates is None:
-            val, test = self._val_part(), self.hparams.test_split
-            apart = self._has_split("test_split") and test not in (self.hparams.train_split, self.val_name)
-            others = f"{self.val_name} or {test}" if apart else self.val_name
-            parts: tuple[Any, ...] = (train.fingerprint, val.fingerprint, self.hparams.text_column)
-            split = self._split_name("test_split") if apart else ""
-            parts += (self.corpus.fingerprint(split), split) if apart else ()
-
-            def find() -> list[int]:
-                texts = itertools.chain(val.all_texts(), self._texts_of(split) if apart else ())
-                return train.found_in(texts).tolist()
-
-            note = cache_root() / "duplicates" / f"{cache_key(parts)}.json"
-            self._duplicates = np.array(remembered(note, find), dtype=np.int64)
-            log.info(
-                f"{len(self._duplicates):,} of {len(train):,} rows of split {self.hparams.train_split} are "
-                f"left out of training: their texts also stand in {others} (--data.deduplicate)"
-            )
-        keep = np.ones(len(train), dtype=bool)
-        keep[self._duplicates] = False
-        return np.flatnonzero(keep)
-
-    def _texts_of(self, split: str) -> Iterator[str]:
-        """The texts of a split, straight from the data."""
-        self._readers()
-        return (text for _, text, _ in SplitReader(self.corpus, split, self._row_settings, labelled=False))
-
-    def _subset(self, rows: TokenizedRows, count: int | None) -> TokenizedRows:
-        if count is None or count >= len(rows):
-            return rows
-        return rows.view(np.random.default_rng(self.hparams.subset_seed).permutation(len(rows))[:count])
+            self.test_rows = self.splits.test_rows()
 
     def train_dataloader(self) -> DataLoader:
         trainer, batch_size = self.trainer, self.hparams.batch_size
@@ -645,7 +249,7 @@ class EmotionDataModule(LightningDataModule):
             "label_names": self.label_names,
             "source": self.source.as_dict(),
             "tokenizer": self.weights.tokenizer_files,
-            "rows": {part: counts.as_dict() for part, counts in self.counts.items()},
+            "rows": {part: counts.as_dict() for part, counts in self.splits.counts.items()},
             "hyper_parameters": {**self.hparams, **resolved},
             "code_order": self.hparams.label_names,
             "fingerprint": self.fingerprint if hasattr(self, "train_rows") else None,

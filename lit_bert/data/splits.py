@@ -1,10 +1,209 @@
-"""Which rows of a split are for training and which for validation."""
+"""Which rows a run trains on, validates on and tests on, and what became of the others."""
 
 from __future__ import annotations
 
+import itertools
+import logging
+from typing import Any
+
 import numpy as np
 
-from lit_bert.data.cache import TokenizedRows
+from lit_bert import UserError
+from lit_bert.data.cache import TokenizedRows, cache_key, cache_root, remembered
+from lit_bert.data.counts import RowCounts
+from lit_bert.data.tokens import TokenizedCorpus
+from lit_bert.io import escape
+
+log = logging.getLogger(__name__)
+
+
+class RunSplits:
+    """The training, validation and test rows of a run.
+
+    Args:
+        settings: the arguments of EmotionDataModule, by attribute.
+        text: the corpus that the rows are of.
+
+    Attributes:
+        counts: what became of the rows of each part (`train`, `validation`, `test`) that was asked for.
+    """
+
+    def __init__(self, settings: Any, text: TokenizedCorpus) -> None:
+        self.settings, self.text = settings, text
+        self.counts: dict[str, RowCounts] = {}
+        self._duplicates: np.ndarray | None = None
+
+    @property
+    def source_name(self) -> str:
+        """What messages call the data."""
+        return self.text.corpus.source.name
+
+    # --- the rows of each part of a run ---
+
+    def train_rows(self) -> TokenizedRows:
+        """The rows that a fit trains on, in the order of the data."""
+        part = self.train()
+        rows = self._subset(part, self.settings.train_rows)
+        before = len(self._carved()[0]) if self.carves else len(self.whole())
+        left_out = {
+            self.carving: len(self.whole()) - before,
+            "data.deduplicate": before - len(part),
+            "data.train_rows": len(part) - len(rows),
+        }
+        self._count("train", "train_split", left_out, len(rows))
+        return rows
+
+    def val_rows(self) -> TokenizedRows:
+        """The rows that are validated on, longest first."""
+        part = self.validation()
+        rows = by_length(self._subset(part, self.settings.val_rows))
+        self._count_validation("validation", len(part), len(rows))
+        return rows
+
+    def test_rows(self) -> TokenizedRows:
+        """The rows that `test` scores, longest first."""
+        part = self.test()
+        if self._test_is_validation:
+            self._count_validation("test", len(part), len(part))
+        else:
+            self._count("test", "test_split", {}, len(part))
+        return by_length(part)
+
+    # --- all rows of a part ---
+
+    def train(self) -> TokenizedRows:
+        """All rows that a fit may train on."""
+        rows = self._carved()[0] if self.carves else self.whole()
+        if self.settings.deduplicate:
+            rows = rows.view(self._not_elsewhere(rows))
+        if np.count_nonzero(np.bincount(rows.labels)) < 2:
+            only = [escape.line(self.text.label_names[index], 100) for index in np.unique(rows.labels)]
+            raise UserError(
+                f"less than two classes are left in split {self.settings.train_split} of "
+                f"{self.source_name} to train on ({', '.join(only) or 'no rows'}). Add rows, or change "
+                "--data.folds or --data.deduplicate."
+            )
+        return rows
+
+    def validation(self) -> TokenizedRows:
+        """All rows of the validation part: a split of its own, or a part of the training split."""
+        if not self.carves:
+            return self.text.tokenized("val_split")
+        rows = self._carved()[1]
+        if not len(rows):
+            raise UserError(
+                f"{self.source_name} has too few rows to carve a validation split from: at most one "
+                "of each class. Add rows, or a file for --data.val_split."
+            )
+        return rows
+
+    @property
+    def _test_is_validation(self) -> bool:
+        return self.settings.test_split == self.settings.val_split
+
+    def test(self) -> TokenizedRows:
+        """All rows of the test part."""
+        return self.validation() if self._test_is_validation else self.text.tokenized("test_split")
+
+    @property
+    def carves(self) -> bool:
+        """Whether the validation part is a part of the training split."""
+        wanted = self.settings.val_split
+        if self.settings.folds:
+            return True
+        if self.text.has_split("val_split"):
+            return False
+        if wanted != "validation":  # asked for by name, so not made up
+            raise self.text.unknown_split("val_split", wanted, self.text.split_names)
+        return True
+
+    def _carved(self) -> tuple[TokenizedRows, TokenizedRows]:
+        rows, folds, seed = self.whole(), self.settings.folds, self.settings.subset_seed
+        if not folds:
+            train, val = carve(rows.labels, self.settings.val_fraction, seed)
+            return rows.view(train), rows.view(val)
+        if folds > len(rows):
+            raise UserError(
+                f"data.folds is {folds}, but split {self.settings.train_split} of {self.source_name} has "
+                f"only {len(rows)} rows; expected at most that many."
+            )
+        is_val = assign_folds(rows.labels, folds, seed) == self.settings.fold
+        return rows.view(np.flatnonzero(~is_val)), rows.view(np.flatnonzero(is_val))
+
+    def _not_elsewhere(self, train: TokenizedRows) -> np.ndarray:
+        """Indices of the training rows whose text stands neither in the validation nor in the test part.
+
+        Looked for once. Of the test split only the texts are read, so that its labels, which may be missing,
+        decide nothing.
+        """
+        if self._duplicates is None:
+            val, test = self.validation(), self.settings.test_split
+            apart = self.text.has_split("test_split") and test not in (
+                self.settings.train_split,
+                self.val_name,
+            )
+            others = f"{self.val_name} or {test}" if apart else self.val_name
+            parts: tuple[Any, ...] = (train.fingerprint, val.fingerprint, self.settings.text_column)
+            split = self.text.split_name("test_split") if apart else ""
+            parts += (self.text.corpus.fingerprint(split), split) if apart else ()
+
+            def find() -> list[int]:
+                texts = itertools.chain(val.all_texts(), self.text.texts_of(split) if apart else ())
+                return train.found_in(texts).tolist()
+
+            note = cache_root() / "duplicates" / f"{cache_key(parts)}.json"
+            self._duplicates = np.array(remembered(note, find), dtype=np.int64)
+            log.info(
+                f"{len(self._duplicates):,} of {len(train):,} rows of split {self.settings.train_split} are "
+                f"left out of training: their texts also stand in {others} (--data.deduplicate)"
+            )
+        keep = np.ones(len(train), dtype=bool)
+        keep[self._duplicates] = False
+        return np.flatnonzero(keep)
+
+    def _subset(self, rows: TokenizedRows, count: int | None) -> TokenizedRows:
+        if count is None or count >= len(rows):
+            return rows
+        return rows.view(np.random.default_rng(self.settings.subset_seed).permutation(len(rows))[:count])
+
+    def _count(self, part: str, flag: str, left_out: dict[str, int], used: int) -> None:
+        whole = self.text.tokenized(flag)
+        read = len(whole) + sum(each.count for each in whole.skipped.values())
+        left_out = {why: count for why, count in left_out.items() if count}
+        self.counts[part] = RowCounts(self.text.split_name(flag), read, whole.skipped, left_out, used)
+
+    def _count_validation(self, part: str, available: int, used: int) -> None:
+        flag = "train_split" if self.carves else "val_split"
+        whole = self.text.tokenized(flag)
+        left_out = {self.carving: len(whole) - available, "data.val_rows": available - used}
+        self._count(part, flag, left_out, used)
+
+    @property
+    def carving(self) -> str:
+        """The setting by which the training split gives rows to validation."""
+        return "data.folds" if self.settings.folds else "data.val_fraction"
+
+    @property
+    def val_name(self) -> str:
+        """What the validation part is called."""
+        folds, fold = self.settings.folds, self.settings.fold
+        return f"fold {fold} of {folds} of {self.settings.train_split}" if folds else self.settings.val_split
+
+    def parts(self) -> dict[str, TokenizedRows]:
+        """All rows of the training, validation and (where there is one) test part, by their names.
+
+        Tokenizes what never was, the test split too: for an audit, not for training.
+        """
+        train = self._carved()[0] if self.carves else self.whole()
+        train.skipped = self.whole().skipped
+        found = {self.settings.train_split: train, self.val_name: self.validation()}
+        if self.text.has_split("test_split") and self.settings.test_split not in found:
+            found[self.settings.test_split] = self.text.tokenized("test_split")
+        return found
+
+    def whole(self) -> TokenizedRows:
+        """The training split as the data has it, which folds are cut from."""
+        return self.text.tokenized("train_split")
 
 
 def by_length(rows: TokenizedRows) -> TokenizedRows:

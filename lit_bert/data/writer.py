@@ -5,14 +5,13 @@ python -m lit_bert predict --input tweets.csv --output labelled.parquet
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import json
 import logging
 import math
-import os
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +20,7 @@ from lit_bert import UserError
 from lit_bert.data.cells import Row
 from lit_bert.data.delimited import delimiter_of
 from lit_bert.data.rows import PARQUET_ROWS, first_line
-from lit_bert.io import escape
+from lit_bert.io import escape, files
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +55,7 @@ class RowWriter:
         self._csv: Any = None
         self._parquet: Any = None
         self._held: list[Row] = []
+        self._whole = contextlib.ExitStack()  # ends with the file under its name, or with nothing
 
     def __enter__(self) -> RowWriter:
         if self.path is None:
@@ -66,11 +66,10 @@ class RowWriter:
         try:
             if self.path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "is a folder")
-            handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
+            self._partial = self._whole.enter_context(files.whole(self.path))
+            self._stream = self._partial.open("w", encoding="utf-8", newline="")
         except OSError as error:
             raise self._cannot(error) from None
-        self._partial = Path(name)
-        self._stream = os.fdopen(handle, "w", encoding="utf-8", newline="")
         return self
 
     def _cannot(self, error: OSError) -> UserError:
@@ -158,33 +157,37 @@ class RowWriter:
                 f"({first_line(error)}). Write .jsonl instead."
             ) from None
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
         if self.path is None:
             return
         try:
-            suffix = self.path.suffix.lower()
-            if kind is None and suffix == ".parquet" and (self._held or self._parquet is None):
-                self._write_parquet(len(self._held))
-            if kind is None and suffix in (".csv", ".tsv"):
-                self._write_header()  # of a file without rows
-            if self._parquet is not None:
-                self._parquet.close()
-            self._stream.close()
-            if kind is None:
-                self._partial.chmod(0o666 & ~_umask())
-                self._partial.replace(self.path)
-            if kind is None and self._escaped:
-                one = self._escaped == 1
-                log.info(
-                    f"{self._escaped:,} cell{'s' * (not one)} of {self.path} that a spreadsheet would run as "
-                    f"a formula now begin{'s' * one} with an apostrophe"
-                    + " (--formulas keep leaves them as they are)"
-                    * (self.formulas is not None)
-                )
-        except OSError as error:
-            raise self._cannot(error) from None
-        finally:
-            self._partial.unlink(missing_ok=True)
+            with self._stream:
+                if kind is None:
+                    self._finish(self.path.suffix.lower())
+                if self._parquet is not None:
+                    self._parquet.close()
+            self._whole.__exit__(kind, error, trace)
+        except OSError as failure:
+            self._whole.__exit__(type(failure), failure, None)
+            raise self._cannot(failure) from None
+        except UserError as failure:
+            self._whole.__exit__(type(failure), failure, None)
+            raise
+        if kind is None and self._escaped:
+            one = self._escaped == 1
+            log.info(
+                f"{self._escaped:,} cell{'s' * (not one)} of {self.path} that a spreadsheet would run as "
+                f"a formula now begin{'s' * one} with an apostrophe"
+                + " (--formulas keep leaves them as they are)"
+                * (self.formulas is not None)
+            )
+
+    def _finish(self, suffix: str) -> None:
+        """Writes what is held back, and the header of a file without rows."""
+        if suffix == ".parquet" and (self._held or self._parquet is None):
+            self._write_parquet(len(self._held))
+        if suffix in (".csv", ".tsv"):
+            self._write_header()
 
 
 def _check_no_bytes(row: Row) -> None:
@@ -209,12 +212,6 @@ def _plain(value: Any) -> str:
             ".parquet file, or leave the column out."
         )
     return str(value)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _typed(values: list[Any], type_: Any) -> Any:

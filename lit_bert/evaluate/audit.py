@@ -1,7 +1,7 @@
-"""What is wrong with labelled text: repeats, contradictions, leaks between splits, labels that look wrong.
+"""Flaws of labelled text: repeated texts, conflicting labels, leaks between splits, suspected label errors.
 
-`fit` shows a summary of its training and validation rows when it starts; the verb `audit` tells all of it, of
-the test split too, and with folds ranks the labels that models trained on the other rows do not believe.
+`fit` shows a summary of its training and validation rows when it starts; the verb `audit` shows all of it, of
+the test split too, and with folds ranks the labels that models trained on the other rows find improbable.
 
     python -m lit_bert audit --folds 3
 """
@@ -24,17 +24,17 @@ from lit_bert.evaluate.predictions import Predictions
 
 OUT_OF_FOLD = "out_of_fold.parquet"  # in the folder of an audit: predictions of every training row
 SUSPECTS = "suspects.csv"  # there as well
-RARE_ROWS = 10  # fewer rows of a class teach little, and what is scored on them is mostly chance
-RARE_SHARE = 0.1  # so is less than that of an equal share of the rows
-READ_ROWS = 4096  # texts held at a time
-PLACES = 8  # rows kept of a text that stands more than once
+RARE_ROWS = 10  # of a class; fewer teach little, and their F1 is mostly chance
+RARE_SHARE = 0.1  # of an equal share of the rows; less is rare as well
+CHUNK_ROWS = 4096  # texts in memory at a time
+KEPT_OCCURRENCES = 8  # rows kept of a text that occurs more than once
 
 
 # --- findings ---
 
 
-class Place(NamedTuple):
-    """Where a text stands: the split, the row of its file from 0, the index of its class."""
+class Occurrence(NamedTuple):
+    """Where a text occurs: the split, the row of its file from 0, the index of its class."""
 
     split: str
     row: int
@@ -42,24 +42,24 @@ class Place(NamedTuple):
 
 
 @dataclass
-class Repeat:
-    """A text that stands more than once.
+class RepeatedText:
+    """A text that occurs more than once.
 
     Attributes:
         counts: its rows by split and class.
-        places: the first of them.
+        occurrences: the first of them.
     """
 
     text: str
     counts: Counter[tuple[str, int]] = field(default_factory=Counter)
-    places: list[Place] = field(default_factory=list)
+    occurrences: list[Occurrence] = field(default_factory=list)
 
     def rows(self, *splits: str) -> int:
-        """How many there are in some splits."""
+        """How many rows of these splits have the text."""
         return sum(count for (split, _), count in self.counts.items() if split in splits)
 
-    def differs(self, *splits: str) -> bool:
-        """Whether they have several labels there."""
+    def has_several_labels(self, *splits: str) -> bool:
+        """Whether its rows of these splits have different labels."""
         return len({label for split, label in self.counts if split in splits}) > 1
 
 
@@ -72,9 +72,9 @@ class SplitFindings:
         truncated: rows whose text is cut at max_length.
         blank: rows beside them without a text (empty, or white space only), which are skipped.
         unlabelled: rows beside them with a text but without a label, which are skipped.
-        repeated: different texts that stand in it more than once, letter by letter the same.
-        surplus: rows beyond the first of each such text.
-        differing: those of the repeated texts that have several labels in it.
+        repeated: distinct texts that occur in it more than once, character by character the same.
+        extra_rows: rows beyond the first of each of them.
+        conflicting: those of them that have several labels in it.
         classes: rows of each class, C of them.
     """
 
@@ -84,8 +84,8 @@ class SplitFindings:
     classes: list[int]
     unlabelled: int = 0
     repeated: int = 0
-    surplus: int = 0
-    differing: int = 0
+    extra_rows: int = 0
+    conflicting: int = 0
 
     @property
     def rare(self) -> list[int]:
@@ -98,17 +98,17 @@ class SplitFindings:
 
 @dataclass
 class Shared:
-    """Texts that stand in two splits.
+    """Texts that occur in two splits.
 
     Attributes:
-        texts: how many different ones.
-        differing: those of them that have several labels there.
+        texts: how many distinct ones.
+        conflicting: those of them whose rows in these splits have several labels.
     """
 
     first: str
     second: str
     texts: int = 0
-    differing: int = 0
+    conflicting: int = 0
 
 
 @dataclass
@@ -119,8 +119,9 @@ class Findings:
         class_names: C of them.
         splits: by name.
         shared: for each pair of splits.
-        differing: texts with several labels in one split, by their first row, as many as were asked for;
-            `agreeing` likewise with one label several times in one split, `crossing` those of several splits.
+        conflicting: texts with several labels in one split, by their first row, as many as were asked for;
+            `consistent` likewise with one label several times in one split, `across_splits` those that occur
+            in several splits.
         totals: how many there are of each of these.
         blanks: the first rows without a text, by split, as they are numbered in the file.
         unlabelled: likewise those with a text but without a label.
@@ -129,18 +130,18 @@ class Findings:
     class_names: list[str]
     splits: dict[str, SplitFindings]
     shared: list[Shared]
-    differing: list[Repeat] = field(default_factory=list)
-    agreeing: list[Repeat] = field(default_factory=list)
-    crossing: list[Repeat] = field(default_factory=list)
+    conflicting: list[RepeatedText] = field(default_factory=list)
+    consistent: list[RepeatedText] = field(default_factory=list)
+    across_splits: list[RepeatedText] = field(default_factory=list)
     totals: Counter[str] = field(default_factory=Counter)
     blanks: dict[str, list[str]] = field(default_factory=dict)
     unlabelled: dict[str, list[str]] = field(default_factory=dict)
 
 
 def find_flaws(splits: dict[str, TokenizedRows], class_names: list[str], examples: int = 0) -> Findings:
-    """Looks through all rows.
+    """Repeated, truncated and empty texts, missing labels and rare classes of some splits.
 
-    Takes some 30 bytes a row while it looks, however long the texts are and however many are found.
+    Takes some 30 bytes of memory a row, however long the texts are and however many of them are repeated.
 
     Args:
         splits: their rows by name.
@@ -155,21 +156,21 @@ def find_flaws(splits: dict[str, TokenizedRows], class_names: list[str], example
     for name, rows in splits.items():
         found.blanks[name] = _first_skipped(rows, NO_TEXT, examples)
         found.unlabelled[name] = _first_skipped(rows, NO_LABEL, examples)
-    for repeat in repeats(splits):
-        here = [name for name in splits if repeat.rows(name) > 1]
-        for name in here:
+    for repeat in repeated_texts(splits):
+        repeated_in = [name for name in splits if repeat.rows(name) > 1]
+        for name in repeated_in:
             split = found.splits[name]
             split.repeated += 1
-            split.surplus += repeat.rows(name) - 1
-            split.differing += repeat.differs(name)
+            split.extra_rows += repeat.rows(name) - 1
+            split.conflicting += repeat.has_several_labels(name)
         for pair in found.shared:
             if repeat.rows(pair.first) and repeat.rows(pair.second):
                 pair.texts += 1
-                pair.differing += repeat.differs(pair.first, pair.second)
+                pair.conflicting += repeat.has_several_labels(pair.first, pair.second)
         kinds = {
-            "differing": any(repeat.differs(name) for name in here),
-            "agreeing": any(not repeat.differs(name) for name in here),
-            "crossing": len({split for split, _ in repeat.counts}) > 1,
+            "conflicting": any(repeat.has_several_labels(name) for name in repeated_in),
+            "consistent": any(not repeat.has_several_labels(name) for name in repeated_in),
+            "across_splits": len({split for split, _ in repeat.counts}) > 1,
         }
         for kind in (kind for kind, is_one in kinds.items() if is_one):
             found.totals[kind] += 1
@@ -192,10 +193,10 @@ def _first_skipped(rows: TokenizedRows, reason: str, examples: int) -> list[str]
     return rows.skipped[reason].first[:examples] if reason in rows.skipped else []
 
 
-def repeats(splits: dict[str, TokenizedRows]) -> Iterator[Repeat]:
-    """Every text that stands more than once, by its first place.
+def repeated_texts(splits: dict[str, TokenizedRows]) -> Iterator[RepeatedText]:
+    """Every text that occurs more than once, in the order of its first row.
 
-    Equal hashes only say where to look: the texts themselves are compared.
+    Equal hashes only propose candidates: the texts themselves are compared.
     """
     hashes = np.concatenate([rows.hashes for rows in splits.values()])  # (N,) of all splits
     order = hashes.argsort()
@@ -211,31 +212,31 @@ def repeats(splits: dict[str, TokenizedRows]) -> Iterator[Repeat]:
     by_first = np.lexsort((order, first))
     order, first = order[by_first], first[by_first]
 
-    like: dict[str, Repeat] = {}  # texts of the current hash
+    same_hash: dict[str, RepeatedText] = {}  # texts of the current hash
     current = -1
-    for start in range(0, len(order), READ_ROWS):
-        piece = slice(start, start + READ_ROWS)
-        for (place, text), group in zip(_read(splits, order[piece]), first[piece].tolist(), strict=True):
+    for start in range(0, len(order), CHUNK_ROWS):
+        chunk = slice(start, start + CHUNK_ROWS)
+        for (occurrence, text), group in zip(_read(splits, order[chunk]), first[chunk].tolist(), strict=True):
             if group != current:
-                yield from (each for each in like.values() if each.counts.total() > 1)
-                like, current = {}, group
-            repeat = like.setdefault(text, Repeat(text))
-            repeat.counts[place.split, place.label] += 1
-            if len(repeat.places) < PLACES:
-                repeat.places.append(place)
-    yield from (each for each in like.values() if each.counts.total() > 1)
+                yield from (each for each in same_hash.values() if each.counts.total() > 1)
+                same_hash, current = {}, group
+            repeat = same_hash.setdefault(text, RepeatedText(text))
+            repeat.counts[occurrence.split, occurrence.label] += 1
+            if len(repeat.occurrences) < KEPT_OCCURRENCES:
+                repeat.occurrences.append(occurrence)
+    yield from (each for each in same_hash.values() if each.counts.total() > 1)
 
 
-def _read(splits: dict[str, TokenizedRows], indices: np.ndarray) -> list[tuple[Place, str]]:
-    """Places and texts of some rows, which are counted through all splits."""
+def _read(splits: dict[str, TokenizedRows], indices: np.ndarray) -> list[tuple[Occurrence, str]]:
+    """Occurrences and texts of some rows, whose indices count through all splits."""
     found: list[Any] = [None] * len(indices)
     start = 0
     for name, rows in splits.items():
-        mine = np.flatnonzero((indices >= start) & (indices < start + len(rows)))
-        some = rows.view(indices[mine] - start)
-        places = zip(some.rows.tolist(), some.labels.tolist(), some.texts(some.rows), strict=True)
-        for index, (row, label, text) in zip(mine.tolist(), places, strict=True):
-            found[index] = Place(name, row, label), text
+        in_split = np.flatnonzero((indices >= start) & (indices < start + len(rows)))
+        some = rows.view(indices[in_split] - start)
+        content = zip(some.rows.tolist(), some.labels.tolist(), some.texts(some.rows), strict=True)
+        for index, (row, label, text) in zip(in_split.tolist(), content, strict=True):
+            found[index] = Occurrence(name, row, label), text
         start += len(rows)
     return found
 
@@ -243,7 +244,7 @@ def _read(splits: dict[str, TokenizedRows], indices: np.ndarray) -> list[tuple[P
 # --- labels that look wrong ---
 
 
-def merged(folds: Sequence[Predictions], labels: np.ndarray) -> Predictions:
+def merge_folds(folds: Sequence[Predictions], labels: np.ndarray) -> Predictions:
     """The predictions of all folds as one, in the order of the file.
 
     Args:
@@ -273,7 +274,9 @@ def merged(folds: Sequence[Predictions], labels: np.ndarray) -> Predictions:
     return whole
 
 
-def check_from(predictions: Predictions, rows: TokenizedRows, class_names: list[str], folder: Path) -> None:
+def check_same_training_rows(
+    predictions: Predictions, rows: TokenizedRows, class_names: list[str], folder: Path
+) -> None:
     """Raises a UserError where earlier predictions are of other rows than `rows`."""
     same = (
         predictions.class_names == class_names

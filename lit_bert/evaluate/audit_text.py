@@ -13,11 +13,13 @@ from lit_bert import UserError
 from lit_bert.data.cache import TokenizedRows, cache_key, cache_root, remembered
 from lit_bert.data.writer import RowWriter
 from lit_bert.evaluate.audit import RARE_ROWS, RARE_SHARE, Findings, Shared, SplitFindings, find_flaws
+from lit_bert.evaluate.evidence import counted
 from lit_bert.evaluate.predictions import PROBABILITY, Predictions
 from lit_bert.io import escape
 
-SHOWN_SUSPECTS = 20
-SHOWN_LETTERS = 100  # of a text
+FINDINGS_FORMAT = 2  # of what is stored beside the cache; another one is computed anew
+LISTED_SUSPECTS = 20
+EXCERPT = 100  # characters of a text
 
 
 # --- the summary, for a fit ---
@@ -28,30 +30,32 @@ def dataset_summary(
 ) -> list[str]:
     """What is notable of the training and the validation rows, a line each; [] where nothing is.
 
-    Looked for once: the findings are kept beside the cache of the same rows.
+    Computed once: the findings are stored beside the token cache of the same rows.
 
     Args:
         splits: training rows, validation rows.
         class_names: in the order of their indices.
         deduplicated: whether texts of the validation split were left out of training.
     """
-    key = cache_key((class_names, *((name, rows.fingerprint) for name, rows in splits.items())))
-    note = cache_root() / "audits" / f"{key}.json"
-    found: dict[str, Any] = {}
+    key = cache_key(
+        (FINDINGS_FORMAT, class_names, *((name, rows.fingerprint) for name, rows in splits.items()))
+    )
+    stored = cache_root() / "audits" / f"{key}.json"
+    findings: dict[str, Any] = {}
 
-    def look() -> dict[str, Any]:
+    def compute() -> dict[str, Any]:
         flaws = find_flaws(splits, class_names)
-        found["splits"] = {name: asdict(each) for name, each in flaws.splits.items()}
-        found["shared"] = [asdict(each) for each in flaws.shared]
-        return found
+        findings["splits"] = {name: asdict(each) for name, each in flaws.splits.items()}
+        findings["shared"] = [asdict(each) for each in flaws.shared]
+        return findings
 
     with contextlib.suppress(UserError):  # a cache that may only be read
-        found = remembered(note, look)
+        findings = remembered(stored, compute)
     return _summary_lines(
         Findings(
             class_names,
-            {name: SplitFindings(**each) for name, each in found["splits"].items()},
-            [Shared(**each) for each in found["shared"]],
+            {name: SplitFindings(**each) for name, each in findings["splits"].items()},
+            [Shared(**each) for each in findings["shared"]],
         ),
         deduplicated,
     )
@@ -62,24 +66,24 @@ def _summary_lines(findings: Findings, deduplicated: bool) -> list[str]:
     for name, split in findings.splits.items():
         if split.repeated:
             lines.append(
-                f"{_texts(split.repeated)} of {name} stand{'s' * (split.repeated == 1)} there more than once"
-                + _differing(split.repeated, split.differing)
+                f"{counted(split.repeated, 'text')} of {name} "
+                f"occur{'s' * (split.repeated == 1)} more than once"
+                + _conflict_note(split.repeated, split.conflicting)
             )
     for pair in findings.shared:
         if pair.texts:
             remedy = "" if deduplicated else "; --data.deduplicate true leaves such rows out of training"
             lines.append(
-                f"{_texts(pair.texts)} of {pair.second} also stand{'s' * (pair.texts == 1)} in {pair.first}"
-                + _differing(pair.texts, pair.differing)
-                + remedy
+                f"{counted(pair.texts, 'text')} of {pair.second} also occur{'s' * (pair.texts == 1)} "
+                f"in {pair.first}" + _conflict_note(pair.texts, pair.conflicting) + remedy
             )
     lines += [
-        f"{_texts(split.blank)} of {name} {'is' if split.blank == 1 else 'are'} empty"
+        f"{counted(split.blank, 'text')} of {name} {'is' if split.blank == 1 else 'are'} empty"
         for name, split in findings.splits.items()
         if split.blank
     ]
     lines += [
-        f"{_texts(split.unlabelled)} of {name} {'has' if split.unlabelled == 1 else 'have'} no label"
+        f"{counted(split.unlabelled, 'text')} of {name} {'has' if split.unlabelled == 1 else 'have'} no label"
         for name, split in findings.splits.items()
         if split.unlabelled
     ]
@@ -94,26 +98,23 @@ def _summary_lines(findings: Findings, deduplicated: bool) -> list[str]:
     return lines
 
 
-def _texts(count: int) -> str:
-    return f"{count:,} text{'s' * (count != 1)}"
-
-
-def _differing(texts: int, differing: int) -> str:
-    if not differing:
+def _conflict_note(texts: int, conflicting: int) -> str:
+    if not conflicting:
         return ""
-    return ", with different labels" if texts == 1 else f", {differing:,} of them with different labels"
+    return ", with different labels" if texts == 1 else f", {conflicting:,} of them with different labels"
 
 
 # --- all of it, for the verb ---
 
 
 def findings_text(findings: Findings) -> str:
-    """Tables and examples. Rows are counted from 1, as a person would look for them in the file."""
+    """Tables and examples. Rows are counted from 1, as a person would compute for them in the file."""
     lines = [
         *_split_table(findings),
         "",
         *(
-            f"in {pair.first} and {pair.second}: {_texts(pair.texts)}{_differing(pair.texts, pair.differing)}"
+            f"in {pair.first} and {pair.second}: {counted(pair.texts, 'text')}"
+            + _conflict_note(pair.texts, pair.conflicting)
             for pair in findings.shared
         ),
         "",
@@ -121,19 +122,21 @@ def findings_text(findings: Findings) -> str:
     ]
     names = escape.names(findings.class_names)
     for kind, title in {
-        "differing": "one text, several labels in a split",
-        "agreeing": "one text, several times the same label in a split",
-        "crossing": "one text, several splits",
+        "conflicting": "one text, several labels in a split",
+        "consistent": "one text, several times the same label in a split",
+        "across_splits": "one text, several splits",
     }.items():
         examples, total = getattr(findings, kind), findings.totals[kind]
         if total:
             first = f", the first {len(examples):,} (--examples)" if len(examples) < total else ""
-            lines += ["", f"{title}: {_texts(total)}{first}"]
+            lines += ["", f"{title}: {counted(total, 'text')}{first}"]
         for repeat in examples:
-            places = [f"{each.split} row {each.row + 1} {names[each.label]}" for each in repeat.places]
-            more = repeat.counts.total() - len(repeat.places)
-            where = ", ".join(places) + (f", and {more:,} more" if more else "")
-            lines.append(f"  {where} | {_short(repeat.text)}")
+            rows_text = [
+                f"{each.split} row {each.row + 1} {names[each.label]}" for each in repeat.occurrences
+            ]
+            more = repeat.counts.total() - len(repeat.occurrences)
+            where = ", ".join(rows_text) + (f", and {more:,} more" if more else "")
+            lines.append(f"  {where} | {_excerpt(repeat.text)}")
     for name, split in findings.splits.items():
         for what, count, rows in (
             ("empty", split.blank, findings.blanks.get(name)),
@@ -153,8 +156,8 @@ def _split_table(findings: Findings) -> list[str]:
             f"{each.truncated:,} {_share(each.truncated, each.rows)}",
             f"{each.blank:,}",
             f"{each.repeated:,}",
-            f"{each.differing:,}",
-            f"{each.surplus:,}",
+            f"{each.conflicting:,}",
+            f"{each.extra_rows:,}",
         ]
         for name, each in findings.splits.items()
     ]
@@ -198,46 +201,46 @@ def _share(count: int, of: int) -> str:
     return f"{100 * count / max(of, 1):5.1f} %"
 
 
-def _short(text: str) -> str:
-    return escape.line(" ".join(text.split()), SHOWN_LETTERS)
+def _excerpt(text: str) -> str:
+    return escape.line(" ".join(text.split()), EXCERPT)
 
 
 def suspects_text(predictions: Predictions, suspects: np.ndarray) -> str:
-    """How many labels are wrong, about, by class; and the least believed.
+    """How many labels are suspected to be wrong, by class, and those with the least probable label.
 
     Args:
-        suspects: indices (S,), the least believed first.
+        suspects: indices (S,), the least probable label first.
     """
-    believed = predictions.probs[np.arange(len(predictions.labels)), predictions.labels]
+    label_probs = predictions.probs[np.arange(len(predictions.labels)), predictions.labels]
     names, labels, preds = escape.names(predictions.class_names), predictions.labels, predictions.preds
     rows = []
     for index, name in enumerate(names):
-        mine = suspects[labels[suspects] == index]
-        count, others = int((labels == index).sum()), Counter(preds[mine].tolist()).most_common(1)
+        of_label = suspects[labels[suspects] == index]
+        count, others = int((labels == index).sum()), Counter(preds[of_label].tolist()).most_common(1)
         mostly = f"{names[others[0][0]]} {others[0][1]:,}" if others else ""
-        rows.append([name, f"{count:,}", f"{len(mine):,} {_share(len(mine), count)}", mostly])
+        rows.append([name, f"{count:,}", f"{len(of_label):,} {_share(len(of_label), count)}", mostly])
     share = 100 * len(suspects) / len(labels)
     lines = [
-        f"about {len(suspects):,} of {len(labels):,} labels ({share:.1f} %) look wrong to models that "
+        f"about {len(suspects):,} of {len(labels):,} labels ({share:.1f} %) compute wrong to models that "
         "were trained on the other rows",
         "(confident learning; texts that are only hard are among them)",
         "",
-        *_table(["label", "rows", "suspected", "mostly taken for"], rows),
+        *_table(["label", "rows", "suspected", "mostly predicted as"], rows),
     ]
-    shown = suspects[:SHOWN_SUSPECTS].tolist()
+    shown = suspects[:LISTED_SUSPECTS].tolist()
     if shown:
-        lines += ["", f"the {len(shown)} least believed of {len(suspects):,} suspects:"]
+        lines += ["", f"the {len(shown)} least probable of {len(suspects):,} suspected labels:"]
     for index in shown:
         lines.append(
             f"  row {predictions.rows[index] + 1} is {names[labels[index]]} "
-            f"({believed[index]:.3f}), rather {names[preds[index]]} "
-            f"({predictions.probs[index].max():.3f}) | {_short(predictions.texts[index])}"
+            f"({label_probs[index]:.3f}), rather {names[preds[index]]} "
+            f"({predictions.probs[index].max():.3f}) | {_excerpt(predictions.texts[index])}"
         )
     return "\n".join(lines)
 
 
 def write_suspects(predictions: Predictions, suspects: np.ndarray, writer: RowWriter) -> None:
-    """A row each, the least believed first; nothing where there is none."""
+    """Writes a row for each suspect, the least probable label first; nothing where there is none."""
     names, probs = predictions.class_names, predictions.probs.tolist()
     writer.write(
         {

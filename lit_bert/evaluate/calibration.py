@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from lit_bert.task.single import softmax
+
 
 def log_probs(probs: np.ndarray) -> np.ndarray:
     """Logarithms of probabilities, as logits; finite, also of 0."""
@@ -56,9 +58,3 @@ def cross_fitted(logits: np.ndarray, labels: np.ndarray, seed: int = 0) -> np.nd
     for here, there in (halves, halves[::-1]):
         probs[here] = softmax(logits[here] / temperature(logits[there], labels[there]))
     return probs
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities (N, C); rows sum to 1."""
-    p = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    return p / p.sum(1, keepdims=True)

@@ -20,7 +20,7 @@ from lit_bert.evaluate.scores import (
     scorer,
 )
 
-FEWEST_ROWS = 16  # that can show a difference of losses: on fewer, a change of no use is kept too often
+FEWEST_ROWS = 16  # to test a difference of losses on; on fewer, a useless change is kept too often
 
 
 class Comparison(NamedTuple):
@@ -44,20 +44,24 @@ def compare(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> Compar
     Args:
         first: probabilities (N, C) of one classifier, `second` those of the other.
     """
-    a, b = (scorer(probs, labels) for probs in (first, second))
+    score_first, score_second = (scorer(probs, labels) for probs in (first, second))
 
     def differences(times: np.ndarray) -> np.ndarray:
-        return b(times) - a(times)
+        return score_second(times) - score_first(times)
 
-    values, drawn = differences(np.ones(len(labels))), bootstrap(differences, len(labels))
-    a_right, b_right = (probs.argmax(1) == labels for probs in (first, second))
-    only_first, only_second = int((a_right & ~b_right).sum()), int((b_right & ~a_right).sum())
-    found = intervals(values, drawn)
-    return Comparison(found, only_first, only_second, mcnemar(only_first, only_second))
+    values, resampled = differences(np.ones(len(labels))), bootstrap(differences, len(labels))
+    first_right, second_right = (probs.argmax(1) == labels for probs in (first, second))
+    only_first = int((first_right & ~second_right).sum())
+    only_second = int((second_right & ~first_right).sum())
+    p_value = mcnemar(only_first, only_second)
+    return Comparison(intervals(values, resampled), only_first, only_second, p_value)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided p-value (McNemar, 1947): the rows on which one alone is right are fair coin tosses."""
+    """Exact two-sided p-value (McNemar, 1947).
+
+    If both err equally often, which of the two is right where one alone is, is a fair coin toss.
+    """
     tosses, fewer = only_first + only_second, min(only_first, only_second)
     ways = tail = 1  # to come up `count` times, and at most so often; exact, as long integers
     for count in range(1, fewer + 1):
@@ -83,8 +87,8 @@ def loss_change(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> Sc
     if len(changes) < FEWEST_ROWS:
         return None
     mean, error = changes.mean(), changes.std(ddof=1) / math.sqrt(len(changes))
-    reach = _student_quantile((1 + LEVEL) / 2, len(changes) - 1) * error
-    return Score(float(mean), float(mean - reach), float(mean + reach))
+    half_width = _student_quantile((1 + LEVEL) / 2, len(changes) - 1) * error
+    return Score(float(mean), float(mean - half_width), float(mean + half_width))
 
 
 def _student_quantile(share: float, degrees: int) -> float:

@@ -13,7 +13,7 @@ from lit_bert.evaluate.scores import Score, Scores, wilson
 TRAINING = "training"
 CHOOSING, ENDING = "choosing the epoch", "early stopping"  # what rows are used for before they are scored
 
-FEW_POINTS = 0.10  # an interval wider than this tells no two ordinary models apart
+WIDE_INTERVAL = 0.10  # of F1 or accuracy; models that differ by less cannot be told apart
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Evidence:
 
     @classmethod
     def of(cls, probs: np.ndarray, labels: np.ndarray, used_for: Iterable[str] | None = ()) -> Evidence:
-        """That of probabilities (N, C) and labels (N,)."""
+        """The evidence of probabilities (N, C) and labels (N,)."""
         labelled, predicted = (
             tuple(np.bincount(each, minlength=probs.shape[1]).tolist()) for each in (labels, probs.argmax(1))
         )
@@ -58,12 +58,12 @@ class Evidence:
             return ""
         pred = self.predicted[index]
         return "absent: no row has this label" + (
-            f", {_rows(pred)} predicted as it; counts as 0 in macro F1" if pred else ""
+            f", {counted(pred, 'row')} predicted as it; counts as 0 in macro F1" if pred else ""
         )
 
     @property
     def usage_note(self) -> str:
-        """That the rows had a say in what is scored on them; empty where they had none."""
+        """That the rows were used before they were scored, and for what; empty where they were not."""
         if self.used_for is None:
             return (
                 "it is not recorded whether these rows were trained on, chose the epoch or fitted the "
@@ -75,30 +75,30 @@ class Evidence:
         what = f"{', '.join(others)} and {last}" if others else last
         return f"the same rows were used for {what}: scores on new texts are likely to be lower"
 
-    def few_rows_note(self, found: Scores[Score]) -> str:
+    def few_rows_note(self, scores: Scores[Score]) -> str:
         """That there are too few rows to tell models apart, in words; empty where there are enough.
 
-        Resamples of rows that are all right are all right, too, so that the bootstrap knows no doubt there;
-        the interval of Wilson (1927) does.
+        Where every row is predicted right, so is every resample, and the bootstrap interval has no width; the
+        interval of Wilson (1927) has.
         """
-        hits = np.array([found.accuracy.value * self.rows])
+        hits = np.array([scores.accuracy.value * self.rows])
         low, high = wilson(hits, np.array([self.rows]))
-        width = max(float(high[0] - low[0]), found.macro_f1.high - found.macro_f1.low)
-        if width <= FEW_POINTS:
+        width = max(float(high[0] - low[0]), scores.macro_f1.high - scores.macro_f1.low)
+        if width <= WIDE_INTERVAL:
             return ""
         return (
-            f"{_rows(self.rows)} {'is' if self.rows == 1 else 'are'} few: 95 % intervals of F1 (bootstrap) "
-            f"and accuracy (Wilson) are up to {100 * width:.0f} points wide, and models that differ by less "
-            "cannot be told apart"
+            f"{counted(self.rows, 'row')} {'is' if self.rows == 1 else 'are'} few: 95 % intervals of F1 "
+            f"(bootstrap) and accuracy (Wilson) are up to {100 * width:.0f} points wide, and models that "
+            "differ by less cannot be told apart"
         )
 
-    def notes(self, found: Scores[Score] | None = None) -> list[str]:
-        """What a reader has to know beside the scores, a sentence each; none is the best case."""
+    def notes(self, scores: Scores[Score] | None = None) -> list[str]:
+        """What limits the scores, a sentence each, without its full stop; none is the best case."""
         macro = (
             self.macro_note
             and f"macro F1 is the {self.macro_note}: no row has one of the others as label or prediction"
         )
-        few = self.few_rows_note(found) if found and self.rows else ""
+        few = self.few_rows_note(scores) if scores and self.rows else ""
         return [note for note in (macro, self.usage_note, few) if note]
 
     def as_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
@@ -111,5 +111,6 @@ class Evidence:
         }
 
 
-def _rows(count: int) -> str:
-    return f"{count:,} row{'' if count == 1 else 's'}"
+def counted(number: int, noun: str) -> str:
+    """The number with its noun, as in `1,234 texts`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -9,15 +9,17 @@ from torch import Tensor
 
 from lit_bert.data.cells import Numbered
 from lit_bert.data.writer import RowWriter
+from lit_bert.task.base import Task
 
 
 class PredictionWriter(Callback):
-    """Hands each row on with its prediction, in the order of the input, as soon as its window is complete.
+    """Writes each row with its prediction, in the order of the input, as soon as its window is complete.
 
-    Adds `prediction_columns` to the columns of the row. Rows without an answer come in their place, too.
+    Adds the columns of the task to those of the row. Rows without an answer keep their place, with these
+    columns empty.
 
     Args:
-        writer: where rows go.
+        writer: what rows are written with.
         prefix: of the names of the columns that are added.
 
     Attributes:
@@ -30,12 +32,12 @@ class PredictionWriter(Callback):
         self.writer, self.prefix = writer, prefix
         self.rows = self.unanswered = self.truncated = 0
         self._window = 0
-        self._held: list[tuple[Numbered, Tensor]] = []
-        self._without: list[Numbered] = []
+        self._answered: list[tuple[Numbered, Tensor]] = []
+        self._unanswered: list[Numbered] = []
 
     def add_unanswered(self, numbered: Numbered) -> None:
         """Takes a row that has no text or cannot be read; to be called in the order of the input."""
-        self._without.append(numbered)
+        self._unanswered.append(numbered)
 
     def on_predict_batch_end(
         self,
@@ -49,21 +51,23 @@ class PredictionWriter(Callback):
         if batch["window"] != self._window:
             self._write(pl_module)
             self._window = batch["window"]
-        self._held += zip(batch["numbered"], outputs.cpu(), strict=True)
+        self._answered += zip(batch["numbered"], outputs.cpu(), strict=True)
         self.truncated += batch["truncated"]
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(pl_module, is_last=True)
 
     def _write(self, pl_module: LightningModule, is_last: bool = False) -> None:
-        columns = prediction_columns(pl_module.hparams["label_names"], self.prefix)
-        names = pl_module.hparams["label_names"]
-        # The reader is ahead: of the rows without an answer some belong to the next window.
-        last = max((numbered.number for numbered, _ in self._held), default=0)
-        without = self._without if is_last else [each for each in self._without if each.number < last]
-        self._without = self._without[len(without) :]
-        answered = [(numbered, _answer(probs, names)) for numbered, probs in self._held]
-        rows = [*answered, *((numbered, [None] * len(columns)) for numbered in without)]
+        task: Task = pl_module.task  # type: ignore[assignment]
+        columns = [f"{self.prefix}{column}" for column in task.columns()]
+        # The reader is ahead of the model: some rows without an answer belong to the next window.
+        last = max((numbered.number for numbered, _ in self._answered), default=0)
+        unanswered = (
+            self._unanswered if is_last else [each for each in self._unanswered if each.number < last]
+        )
+        self._unanswered = self._unanswered[len(unanswered) :]
+        answered = [(numbered, task.cells(probs.numpy())) for numbered, probs in self._answered]
+        rows = [*answered, *((numbered, [None] * len(columns)) for numbered in unanswered)]
         rows.sort(key=lambda row: row[0].number)
         self.writer.write(
             {
@@ -73,18 +77,5 @@ class PredictionWriter(Callback):
             for numbered, answer in rows
         )
         self.rows += len(rows)
-        self.unanswered += len(without)
-        self._held = []
-
-
-def prediction_columns(names: list[str], prefix: str = "") -> list[str]:
-    """The columns that `predict` adds for classes of these names."""
-    columns = ["predicted_label", "probability", *(f"probability_{name}" for name in names)]
-    return [prefix + column for column in columns]
-
-
-def _answer(probs: Tensor, names: list[str]) -> list[Any]:
-    """The values of `prediction_columns`."""
-    values = [round(value, 6) for value in probs.tolist()]
-    best = int(probs.argmax())
-    return [names[best], values[best], *values]
+        self.unanswered += len(unanswered)
+        self._answered = []

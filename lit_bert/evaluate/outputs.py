@@ -1,4 +1,4 @@
-"""What a validation or test made of each row, gathered from all devices."""
+"""The predictions of a validation or test, gathered from all devices."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lit_bert.evaluate.predictions import Predictions
+from lit_bert.task.base import Task
 
 
 class Outputs(Callback):
-    """Keeps what a validation or test made of each row: all devices, in the order of the data.
+    """Keeps the predictions of the last validation or test: of all devices, in the order of the data.
 
     Attributes:
-        predictions: of the last validation or test; on the first device only.
+        predictions: on the process of rank 0 only.
     """
 
     predictions: Predictions
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def on_validation_batch_end(
         self,
@@ -32,33 +33,36 @@ class Outputs(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._seen.append((outputs["logits"].softmax(-1).cpu(), batch["labels"].cpu(), batch["rows"].cpu()))
+        self._batches.append((outputs["logits"].cpu(), batch["labels"].cpu(), batch["rows"].cpu()))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._gather(trainer, pl_module, trainer.val_dataloaders)
 
     def _gather(self, trainer: Trainer, pl_module: LightningModule, loaders: Any) -> None:
-        parts: list[Any] = [self._seen]
+        by_rank: list[Any] = [self._batches]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            parts = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, self._seen)
-        probs, labels, rows = (
-            torch.cat(each).numpy() for each in zip(*(seen for part in parts for seen in part), strict=True)
+            by_rank = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(by_rank, self._batches)
+        logits, labels, rows = (
+            torch.cat(each).numpy()
+            for each in zip(*(batch for batches in by_rank for batch in batches), strict=True)
         )
-        self._seen = []
+        self._batches = []
         order = rows.argsort(kind="stable")
         if trainer.is_global_zero:
             facts: dict[str, Any] = {}
+            task: Task = pl_module.task  # type: ignore[assignment]
             part = "test" if trainer.state.fn == "test" else "validation"
-            counts = getattr(getattr(trainer, "datamodule", None), "counts", {}).get(part)
+            datamodule: Any = getattr(trainer, "datamodule", None)
+            counts = datamodule.splits.counts.get(part) if datamodule else None
             if counts is not None:  # fewer are scored than could be where batches are limited
                 facts["row_counts"] = {**counts.as_dict(), "scored": len(rows)}
             self.predictions = Predictions(
                 loaders.dataset.texts(rows[order]),
                 rows[order],
                 labels[order],
-                probs[order],
-                list(pl_module.hparams["label_names"]),
+                task.probabilities(logits[order]),
+                list(task.class_names),
                 facts,
             )
 

@@ -1,6 +1,6 @@
-"""What a checkpoint made of labelled rows, as a Parquet file beside it: all that a report needs.
+"""The predictions of a checkpoint for labelled rows, as a Parquet file beside it: all that a report needs.
 
-A hand-over on the journey: `fit`, `validate` and `test` write it, `report` and `audit` read it.
+`fit`, `validate` and `test` write it, `report`, `audit` and `export` read it.
 
     python -m lit_bert validate && python -m lit_bert report
 """
@@ -25,8 +25,8 @@ PROBABILITY = "probability_"  # and the class: one column each, as `predict` wri
 FACTS, CLASSES = b"lit_bert", b"lit_bert classes"  # keys of the file's metadata
 
 MOST_BYTES = 16 << 30  # of a file
-MOST_VALUES = 1 << 31  # probabilities, and bytes of text, that are taken into memory
-UNEVEN = 1e-2  # that a row's probabilities may miss a sum of 1 by
+MOST_VALUES = 1 << 31  # probabilities, and bytes of text, that are read into memory
+SUM_TOLERANCE = 1e-2  # that the sum of a row's probabilities may differ from 1 by
 
 
 def _checked_table(path: Path) -> Any:
@@ -69,7 +69,9 @@ def _checked_table(path: Path) -> Any:
         if numbers.min() < 0 or len(np.unique(numbers)) < rows:
             raise ValueError("a row's number is negative or comes twice")
         probs = np.stack([table.column(name).to_numpy() for name in names], axis=1)
-        if not (np.isfinite(probs).all() and probs.min() >= 0 and np.allclose(probs.sum(1), 1, atol=UNEVEN)):
+        if not (
+            np.isfinite(probs).all() and probs.min() >= 0 and np.allclose(probs.sum(1), 1, atol=SUM_TOLERANCE)
+        ):
             raise ValueError("probabilities that are not finite, negative, or do not sum to 1")
         return table
     except Exception as error:  # Arrow has many of its own
@@ -87,7 +89,7 @@ def _has_type(kind: Any, column: str) -> bool:
 
 
 def _characters(chunk: Any) -> int:
-    """Bytes of a dictionary-encoded column once each value stands for itself."""
+    """Bytes of a dictionary-encoded column once it is decoded."""
     import pyarrow.compute as pc
 
     return int(pc.sum(pc.binary_length(chunk.dictionary).cast("int64").take(chunk.indices)).as_py() or 0)
@@ -103,7 +105,7 @@ class Predictions:
         labels: int64 (N,).
         probs: float32 (N, C); rows sum to 1.
         class_names: C of them.
-        facts: what they rest on, plain values: split, checkpoint, sha256, sources, …; `used_for` says what
+        facts: their origin, plain values: split, checkpoint, sha256, sources, …; `used_for` says what
             these rows decided about the model before they were scored.
     """
 
@@ -121,7 +123,7 @@ class Predictions:
 
     @property
     def evidence(self) -> Evidence:
-        """What scores of these rows rest on."""
+        """How many rows there are of each class, and what they were used for."""
         used_for = self.facts.get("used_for")
         known = isinstance(used_for, list) and all(isinstance(each, str) for each in used_for)
         return Evidence.of(self.probs, self.labels, used_for if known else None)

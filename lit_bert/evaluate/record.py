@@ -1,4 +1,4 @@
-"""The scores of a split: printed with what they rest on, and kept beside the checkpoint."""
+"""The scores of a split: printed with their evidence, and kept beside the checkpoint."""
 
 from __future__ import annotations
 
@@ -30,27 +30,29 @@ def record_scores(
     sources: list[tuple[str, Source]],
     trained: np.ndarray | None,
     notes: Sequence[str] = (),
-) -> None:
-    """Prints the scores of a split and what they rest on; keeps both and the rows by the checkpoint.
+) -> Scores[Score]:
+    """Prints the scores of a split with their evidence; writes both and the rows beside the checkpoint.
 
     Args:
         trained: hashes of the texts that the run trained on, uint64; None where they are not known.
+
+    Returns:
+        The scores with their intervals.
     """
     fit = fit_usage(checkpoint)
     if "used_for" in predictions.facts:  # those of a fit, which has just ended
-        decided: list[str] | None = predictions.facts["used_for"]
+        usage: list[str] | None = predictions.facts["used_for"]
         fit = {
             "checkpoint_sha256": checkpoint.sha256,
             "rows_sha256": predictions.rows_sha256,
             "rows": len(predictions.labels),
-            "used_for": decided,
+            "used_for": usage,
         }
     else:
-        decided = rows_used_for(predictions, checkpoint, fit)
-    if decided is None or trained is None:
-        used_for = None
-    else:
-        used_for = [*trained_on(predictions.texts, trained), *decided]
+        usage = rows_used_for(predictions, checkpoint, fit)
+    used_for = None
+    if usage is not None and trained is not None:
+        used_for = [*trained_on(predictions.texts, trained), *usage]
     predictions = predictions.with_probs(predictions.probs, used_for=used_for)
     evidence = predictions.evidence
     found = scores.with_intervals(predictions.probs, predictions.labels)
@@ -77,10 +79,11 @@ def record_scores(
         files.write_text(checkpoint.run / f"{verb}.json", json.dumps(record, indent=2) + "\n")
     except OSError as error:
         log.info(f"the scores are not kept beside the checkpoint: {error.strerror}")
+    return found
 
 
 def trained_on(texts: list[str], trained: np.ndarray) -> list[str]:
-    """That some of the texts were trained on, and how many; [] if none was.
+    """A note that some of the texts were trained on, and how many; [] if none was.
 
     Args:
         texts: of the rows that are scored.
@@ -111,10 +114,10 @@ def fit_usage(checkpoint: Checkpoint) -> dict[str, Any] | None:
 def rows_used_for(
     predictions: Predictions, checkpoint: Checkpoint, fit: dict[str, Any] | None
 ) -> list[str] | None:
-    """What the rows decided about a checkpoint; None where the fit left no record of it.
+    """What the rows were used for in the fit of a checkpoint; None where the fit left no record of it.
 
-    The epoch and the temperature are those of the best checkpoint; another one of the run, such as the last,
-    had at most its end from these rows.
+    The epoch and the temperature are those of the best checkpoint; for another one of the run, such as the
+    last, the rows decided at most when training stopped.
     """
     if fit is None:
         return None
@@ -132,7 +135,7 @@ def score_table(
     sources: list[tuple[str, Source]],
     notes: Sequence[str] = (),
 ) -> str:
-    """Scores with their intervals as text: the main ones, each class, and what they rest on."""
+    """Scores with their intervals as text: those over all classes, each class, notes and sources."""
     main = {
         "macro F1": found.macro_f1,
         "micro F1": found.micro_f1,

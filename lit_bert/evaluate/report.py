@@ -16,23 +16,23 @@ from lit_bert.data.writer import RowWriter
 from lit_bert.evaluate import compare, scores
 from lit_bert.evaluate.predictions import VALIDATED, Predictions
 from lit_bert.evaluate.scores import Score
-from lit_bert.io import escape, untrusted
+from lit_bert.io import escape, files, untrusted
 
 SEEDS = "seeds.json"  # in a folder of runs that differ in their seed alone: their names
 MOST_SEEDS = 1000
-SHOWN_TEXTS = 20  # where two runs part
+LISTED_DISAGREEMENTS = 20  # rows that two runs label differently
 
 
 def newest(file: str, root: Path = RUNS) -> Path:
     """The run, or the folder of seeds, with the newest predictions."""
-    found = sorted(root.glob(f"**/{file}"), key=lambda path: path.stat().st_mtime_ns)
-    if not found:
+    found = files.newest(root, file)
+    if found is None:
         verb = Path(file).stem
         raise UserError(
             f"no {file} below {root.resolve()}: nothing was scored here yet. Run `python -m lit_bert "
             f"{'fit' if verb == 'validate' else verb}`, or name a run."
         )
-    run = found[-1].parent
+    run = found.parent
     return run.parent if (run.parent / SEEDS).is_file() else run
 
 
@@ -79,10 +79,10 @@ def seed_names(folder: Path) -> list[str]:
 
 
 def seeds_table(folder: Path, file: str = VALIDATED) -> str:
-    """Every run of a folder of seeds, mean and spread, what they score together, and where none is right.
+    """The scores of each run of a folder of seeds, mean and spread, the ensemble, and common errors.
 
-    Together is the average of their probabilities: what an ensemble of them would reach. Rows to which every
-    run gives one and the same other label are those that no further seed is likely to get right.
+    The ensemble averages the probabilities of the runs. Rows to which every run gives one and the same other
+    label are those that no further seed is likely to get right.
     """
     names = seed_names(folder)
     runs = {
@@ -93,40 +93,40 @@ def seeds_table(folder: Path, file: str = VALIDATED) -> str:
     first = next(iter(runs.values()))
     for other in runs.values():
         first.check_same_rows(other)
-    found = {name: scores.all_scores(each.probs, each.labels) for name, each in runs.items()}
-    average = np.mean([each.probs for each in runs.values()], axis=0)
-    together = scores.all_scores(average, first.labels)
+    scores_of = {name: scores.all_scores(each.probs, each.labels) for name, each in runs.items()}
+    mean_probs = np.mean([each.probs for each in runs.values()], axis=0)
+    ensemble = scores.all_scores(mean_probs, first.labels)
     class_names = escape.names(first.class_names)
-    width = escape.width_of([*together.main, *class_names, "mean"]) + 2
-    heads = [*map(escape.line, runs), "mean", "st. dev.", "least", "most", "together"]
+    width = escape.width_of([*ensemble.main, *class_names, "mean"]) + 2
+    heads = [*map(escape.line, runs), "mean", "st. dev.", "min", "max", "ensemble"]
     widths = [max(len(head), 7) + 2 for head in heads]
     lines = [
         f"split {_split(first)}, {len(first.labels):,} rows, {len(runs)} seeds",
         " " * width + "".join(f"{head:>{size}}" for head, size in zip(heads, widths, strict=True)),
     ]
 
-    def add(shown: str, values: list[float], of_all: float) -> None:
+    def add_row(title: str, values: list[float], of_ensemble: float) -> None:
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        row = [*values, statistics.fmean(values), spread, min(values), max(values), of_all]
+        row = [*values, statistics.fmean(values), spread, min(values), max(values), of_ensemble]
         cells = (f"{value:{size}.4f}" for value, size in zip(row, widths, strict=True))
-        lines.append(escape.pad(shown, width) + "".join(cells))
+        lines.append(escape.pad(title, width) + "".join(cells))
 
-    for shown, of_all in together.main.items():
-        add(shown, [each.main[shown] for each in found.values()], of_all)
-    for index, (shown, class_score) in enumerate(zip(class_names, together.by_class, strict=True)):
-        values = [value for each in found.values() if (value := each.by_class[index]) is not None]
+    for title, of_ensemble in ensemble.main.items():
+        add_row(title, [each.main[title] for each in scores_of.values()], of_ensemble)
+    for index, (name, class_score) in enumerate(zip(class_names, ensemble.by_class, strict=True)):
+        values = [value for each in scores_of.values() if (value := each.by_class[index]) is not None]
         if class_score is None:
-            lines.append(escape.pad(shown, width) + "  absent: no row has this label")
+            lines.append(escape.pad(name, width) + "  absent: no row has this label")
         else:
-            add(shown, values, class_score)
-    best = max(found, key=lambda name: found[name].macro_f1)
+            add_row(name, values, class_score)
+    best = max(scores_of, key=lambda name: scores_of[name].macro_f1)
     preds = np.array([each.probs.argmax(1) for each in runs.values()])  # (runs, N)
-    wrong = (preds != first.labels).all(0)
-    agreed = wrong & (preds == preds[0]).all(0)
+    is_wrong = (preds != first.labels).all(0)
+    is_same = is_wrong & (preds == preds[0]).all(0)
     lines += [
         "",
-        "together: the runs' probabilities averaged, at as many times the cost",
-        f"wrong in every run: {wrong.sum():,} rows, {agreed.sum():,} of them with one and the same label",
+        f"ensemble: the mean of the runs' probabilities, at {len(runs)} times the cost",
+        f"wrong in every run: {is_wrong.sum():,} rows, {is_same.sum():,} of them with one and the same label",
         *_notes(*runs.values()),
         f"best by macro F1 of this split: {escape.line(folder / best)}",
     ]
@@ -137,12 +137,12 @@ def seeds_table(folder: Path, file: str = VALIDATED) -> str:
 
 
 def comparison_table(first: Predictions, second: Predictions, names: list[str]) -> str:
-    """What the second run has over the first, and the most confident of the texts labelled differently."""
-    found = compare.compare(first.probs, second.probs, first.labels)
-    own = [scores.all_scores(each.probs, each.labels) for each in (first, second)]
+    """The scores of both runs with their differences, and the rows that they label differently."""
+    comparison = compare.compare(first.probs, second.probs, first.labels)
+    before, after = (scores.all_scores(each.probs, each.labels) for each in (first, second))
     class_names = escape.names(first.class_names)
     titles = [f"F1 {name}" for name in class_names]
-    width = escape.width_of([*own[0].main, *titles]) + 2
+    width = escape.width_of([*before.main, *titles]) + 2
     lines = [
         f"split {_split(first)}, {len(first.labels):,} rows",
         *(f"{order}: {escape.line(name)}" for order, name in zip(("first", "second"), names, strict=True)),
@@ -150,49 +150,54 @@ def comparison_table(first: Predictions, second: Predictions, names: list[str]) 
         f"{'':{width}}   first  second  second less first, 95 % paired bootstrap interval",
     ]
     rows: list[tuple[str, float | None, float | None, Score | None]] = [
-        (shown, own[0].main[shown], own[1].main[shown], difference)
-        for shown, difference in found.differences.main.items()
+        (title, before.main[title], after.main[title], difference)
+        for title, difference in comparison.differences.main.items()
     ]
-    rows += zip(titles, own[0].by_class, own[1].by_class, found.differences.by_class, strict=True)
-    for shown, before, after, difference in rows:
+    rows += zip(titles, before.by_class, after.by_class, comparison.differences.by_class, strict=True)
+    for title, value_before, value_after, difference in rows:
         if difference is None:
             cells = "  absent: no row has this label"
         else:
             cells = (
-                f"{before:8.4f}{after:8.4f}  {difference.value:+.4f}  "
+                f"{value_before:8.4f}{value_after:8.4f}  {difference.value:+.4f}  "
                 f"[{difference.low:+.4f}, {difference.high:+.4f}]"
             )
-        lines.append(escape.pad(shown, width) + cells)
+        lines.append(escape.pad(title, width) + cells)
     lines += [
         "",
-        f"right by the first alone {found.only_first:,}, by the second alone {found.only_second:,}; counts",
-        f"at least so uneven come up with p = {found.p_value:.3g} if both are as good (McNemar's exact test)",
+        f"right by the first alone {comparison.only_first:,}, "
+        f"by the second alone {comparison.only_second:,};",
+        "if both erred equally often, counts at least this uneven would occur with "
+        f"p = {comparison.p_value:.3g}",
+        "(McNemar's exact test)",
         *_notes(first, second),
     ]
-    parting = _parting(first, second)
-    if len(parting):
+    disagreements = _disagreements(first, second)
+    if len(disagreements):
         lines += [
             "",
-            f"{len(parting):,} rows that they label differently"
-            + f", the first {SHOWN_TEXTS}:" * (len(parting) > SHOWN_TEXTS),
+            f"{len(disagreements):,} rows that they label differently"
+            + f", the first {LISTED_DISAGREEMENTS}:" * (len(disagreements) > LISTED_DISAGREEMENTS),
         ]
-    for index in parting[:SHOWN_TEXTS]:
-        says = (f"{class_names[each.preds[index]]} {each.probs[index].max():.2f}" for each in (first, second))
+    for index in disagreements[:LISTED_DISAGREEMENTS]:
+        answers = [
+            f"{class_names[each.preds[index]]} {each.probs[index].max():.2f}" for each in (first, second)
+        ]
         text = escape.line(" ".join(first.texts[index].split()), 100)
         label = class_names[first.labels[index]]
-        lines.append(f"  row {first.rows[index] + 1} is {label}: {' | '.join(says)} | {text}")
+        lines.append(f"  row {first.rows[index] + 1} is {label}: {' | '.join(answers)} | {text}")
     return "\n".join(lines)
 
 
-def _parting(first: Predictions, second: Predictions) -> np.ndarray:
-    """Indices of the rows with different predictions, those first about which the two are surest."""
+def _disagreements(first: Predictions, second: Predictions) -> np.ndarray:
+    """Indices of the rows with different predictions, by falling sum of the two confidences."""
     rows = np.flatnonzero(first.preds != second.preds)
-    sure = first.probs[rows].max(1) + second.probs[rows].max(1)
-    return rows[np.argsort(-sure, kind="stable")]
+    confidence = first.probs[rows].max(1) + second.probs[rows].max(1)
+    return rows[np.argsort(-confidence, kind="stable")]
 
 
-def write_parting(first: Predictions, second: Predictions, writer: RowWriter) -> None:
-    """Writes all rows where two runs part, those first about which the two are surest."""
+def write_disagreements(first: Predictions, second: Predictions, writer: RowWriter) -> None:
+    """Writes all rows that two runs label differently, by falling sum of the two confidences."""
     names = first.class_names
     writer.write(
         {
@@ -204,7 +209,7 @@ def write_parting(first: Predictions, second: Predictions, writer: RowWriter) ->
             "probability_second": round(float(second.probs[index].max()), 6),
             "text": first.texts[index],
         }
-        for index in _parting(first, second)
+        for index in _disagreements(first, second)
     )
 
 

@@ -1,4 +1,4 @@
-"""Scores that say how sure they are: bootstrap intervals, paired comparison, calibration.
+"""Scores with their uncertainty: F1, loss and calibration error, with bootstrap intervals.
 
 Everything here comes from predictions: labels (N,) and probabilities (N, C) of the same rows, as numpy
 arrays. What training logs is torchmetrics'; these are the same numbers with what torchmetrics does not give.
@@ -40,7 +40,7 @@ class Scores(Generic[T]):
     """Scores of some rows, as plain floats or each with its interval; all but `loss_nats` are 0 to 1.
 
     Attributes:
-        macro_f1: mean F1 of the classes that stand in the labels or were predicted, as in scikit-learn's
+        macro_f1: mean F1 of the classes that are a label or were predicted, as in scikit-learn's
             default and in torchmetrics.
         micro_f1: the share of right rows; so is `accuracy`, as each row has one label.
         loss_nats: mean cross-entropy per text.
@@ -58,7 +58,7 @@ class Scores(Generic[T]):
 
     @property
     def main(self) -> dict[str, T]:
-        """Those over all classes by what tables call them, without accuracy, which is micro F1 again."""
+        """The scores over all classes by their titles in tables, without accuracy, which equals micro F1."""
         return {
             "macro F1": self.macro_f1,
             "micro F1": self.micro_f1,
@@ -67,11 +67,11 @@ class Scores(Generic[T]):
         }
 
     def as_dict(self, class_names: Sequence[str], form: Callable[[T], Any] = lambda value: value) -> Any:
-        """Plain values for JSON; class names stand under `by_class`, where they meet no other name.
+        """Plain values for JSON; class names are keys of `by_class`, where they cannot collide with a score.
 
         Args:
             class_names: C of them.
-            form: what becomes of each score.
+            form: what each score is converted with.
         """
         classes = zip(class_names, self.by_class, strict=True)
         return {
@@ -98,21 +98,21 @@ def f1_scores(counts: np.ndarray) -> tuple[float, float, np.ndarray]:
     """
     hits, of_label, of_pred = np.diag(counts), counts.sum(1), counts.sum(0)
     f1 = 2 * hits / np.maximum(of_label + of_pred, 1)
-    there = (of_label + of_pred) > 0
-    macro = f1[there].mean() if there.any() else 0.0
+    counted = (of_label + of_pred) > 0
+    macro = f1[counted].mean() if counted.any() else 0.0
     return float(macro), float(hits.sum() / max(counts.sum(), 1)), np.where(of_label > 0, f1, np.nan)
 
 
-def score_line(shown: str, score: Score | None, width: int, note: str = "") -> str:
-    """A score and its interval as a line of a table whose first column is `width` columns wide."""
+def score_line(title: str, score: Score | None, width: int, note: str = "") -> str:
+    """A score and its interval as a line of a table whose first column has `width` characters."""
     value = f"{score.value:.4f}  [{score.low:.4f}, {score.high:.4f}]" if score else ""
-    return f"  {escape.pad(shown, width)}" + "  ".join(part for part in (value, note) if part)
+    return f"  {escape.pad(title, width)}" + "  ".join(part for part in (value, note) if part)
 
 
 def row_losses(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Cross-entropy of each row in nats, float64 (N,)."""
-    right = probs[np.arange(len(labels)), labels].astype(np.float64)
-    return -log_probs(right)
+    label_probs = probs[np.arange(len(labels)), labels].astype(np.float64)
+    return -log_probs(label_probs)
 
 
 def calibration_error(probs: np.ndarray, labels: np.ndarray) -> float:
@@ -120,11 +120,11 @@ def calibration_error(probs: np.ndarray, labels: np.ndarray) -> float:
 
     Guo et al. (2017), https://arxiv.org/abs/1706.04599.
     """
-    return _calibration_error(*_gaps(probs, labels), np.ones(len(labels)))
+    return _calibration_error(*_calibration_gaps(probs, labels), np.ones(len(labels)))
 
 
-def _gaps(probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each row its bin, int (N,), and how much it adds to accuracy less confidence, float (N,)."""
+def _calibration_gaps(probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The bin of each row, int (N,), and its accuracy (0 or 1) less its confidence, float (N,)."""
     confidence = probs.max(1).astype(np.float64)
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     return bins, (probs.argmax(1) == labels) - confidence
@@ -148,13 +148,13 @@ def _as_scores(vector: np.ndarray) -> Scores[float]:
 def scorer(probs: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Scores as a function of how many times each row counts, float (N,).
 
-    They come as a vector, float64 (5 + C,): the fields of `Scores` in their order, then the classes, NaN for
-    those without a labelled row. What the scores need of a row is worked out once, and not in every
+    The function returns a vector, float64 (5 + C,): the fields of `Scores` in their order, then the classes,
+    NaN for those without a labelled row. What does not depend on the counts is computed once, not in every
     resample: 5 times as fast.
     """
     C = probs.shape[1]
-    cells = labels * C + probs.argmax(1)  # of the confusion matrix
-    losses, (bins, gaps) = row_losses(probs, labels), _gaps(probs, labels)
+    cells = labels * C + probs.argmax(1)  # (N,), of the flattened confusion matrix
+    losses, (bins, gaps) = row_losses(probs, labels), _calibration_gaps(probs, labels)
 
     def score(times: np.ndarray) -> np.ndarray:
         macro, micro, classes = f1_scores(np.bincount(cells, times, minlength=C * C).reshape(C, C))
@@ -167,41 +167,39 @@ def scorer(probs: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.n
 def with_intervals(probs: np.ndarray, labels: np.ndarray) -> Scores[Score]:
     """`all_scores`, each with its percentile bootstrap interval over the rows (Efron, 1979).
 
-    A resample strays from the rows as they stray from the world, and each bin of the calibration error adds
-    up how far, whatever the direction: its draws lie above the value. They are moved down to it. A resample
-    without a row of a class tells nothing of that class, and is left out of its interval.
+    The calibration error is a sum of absolute values, so that resampling biases it upwards: its draws are
+    shifted until their mean is the value. A resample without a row of a class has no F1 for that class, and
+    is left out of its interval.
     """
     score = scorer(probs, labels)
-    values, drawn = score(np.ones(len(labels))), bootstrap(score, len(labels))
-    errors = drawn[:, CALIBRATION_ERROR]
+    values, resampled = score(np.ones(len(labels))), bootstrap(score, len(labels))
+    errors = resampled[:, CALIBRATION_ERROR]
     errors[:] = np.maximum(errors - errors.mean() + values[CALIBRATION_ERROR], 0)
-    return intervals(values, drawn)
+    return intervals(values, resampled)
 
 
 def bootstrap(score: Callable[[np.ndarray], np.ndarray], count: int, seed: int = 0) -> np.ndarray:
-    """What `score` makes of resamples, given how many times each of `count` rows is in it; (RESAMPLES, S)."""
+    """The values of `score`, a vector (S,), for bootstrap resamples of `count` rows; (RESAMPLES, S)."""
     generator = np.random.default_rng(seed)
-    drawn = []
+    resampled = []
     for _ in range(RESAMPLES):
         rows = generator.integers(count, size=count, dtype=np.int32)
-        drawn.append(score(np.bincount(rows, minlength=count).astype(np.float64)))
-    return np.stack(drawn)
+        resampled.append(score(np.bincount(rows, minlength=count).astype(np.float64)))
+    return np.stack(resampled)
 
 
-def interval(value: float, drawn: np.ndarray) -> Score:
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+def interval(value: float, resampled: np.ndarray) -> Score:
+    """The value with the percentile interval of its resamples (R,)."""
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Score(value, float(low), float(high))
 
 
-def intervals(values: np.ndarray, drawn: np.ndarray) -> Scores[Score]:
-    """Values (S,) with the intervals of their resamples (RESAMPLES, S), of those that have a value."""
-    found: list[Any] = []
-    for value, column in zip(values.tolist(), drawn.T, strict=True):
-        if math.isnan(value):
-            found.append(None)
-            continue
-        found.append(interval(value, column[~np.isnan(column)]))
-    macro, micro, accuracy, loss, error, *by_class = found
+def intervals(values: np.ndarray, resampled: np.ndarray) -> Scores[Score]:
+    """Values (S,) with the percentile intervals of their resamples (RESAMPLES, S); None for those of NaN."""
+    scores: list[Any] = []
+    for value, column in zip(values.tolist(), resampled.T, strict=True):
+        scores.append(None if math.isnan(value) else interval(value, column[~np.isnan(column)]))
+    macro, micro, accuracy, loss, error, *by_class = scores
     return Scores(macro, micro, accuracy, loss, error, tuple(by_class))
 
 
@@ -216,24 +214,24 @@ def wilson(hits: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def suspected_labels(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Indices of rows whose label looks wrong, int64, the least probable label first.
 
-    Confident learning (Northcutt et al., 2021, https://arxiv.org/abs/1911.00068) from cleanlab tells how many
-    labels are wrong, and so many of the least probable are taken: of labels changed on purpose that finds as
-    many as cleanlab's default choice of rows, among a fifth fewer suspects. Means something only for rows
+    Confident learning (Northcutt et al., 2021, https://arxiv.org/abs/1911.00068) from cleanlab estimates how
+    many labels are wrong, and that many of the least probable are taken: of labels changed on purpose it
+    finds as many as cleanlab's default choice of rows, among a fifth fewer suspects. Only meaningful for rows
     that were not trained on.
     """
     need("cleanlab", "report")
-    if len(np.unique(labels)) < 2:  # nothing to confuse
+    if len(np.unique(labels)) < 2:  # no other label to suspect
         return np.empty(0, dtype=np.int64)
     from cleanlab.filter import find_label_issues
 
     probs = probs.astype(np.float64)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes that have no row here
-        found = find_label_issues(
+        warnings.simplefilter("ignore")  # about classes without a row
+        suspects = find_label_issues(
             labels,
             probs / probs.sum(1, keepdims=True),
             filter_by="low_self_confidence",
             return_indices_ranked_by="self_confidence",
             n_jobs=1,  # processes would have to be given copies
         )
-    return np.asarray(found, dtype=np.int64)
+    return np.asarray(suspects, dtype=np.int64)

@@ -9,7 +9,7 @@ the loss and updates the metrics of its split; scores are computed once, over th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,6 +32,7 @@ from lit_bert.model.optimizer import DeferredAdamW, take_moments_only
 from lit_bert.model.pretrained import load_network
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.weights import Weights
+from lit_bert.task.kinds import task_of
 
 Batch = dict[str, Any]
 SPLITS = ("train", "val", "test")
@@ -61,14 +62,26 @@ class BertClassifier(LightningModule):
             fastest, for a second pass whose gradient is added (Miyato et al., 2017); doubles the cost of a
             step, 0 makes none. Frozen word embeddings get none either.
         adversarial_start: share of the optimizer steps before the first of these passes.
+        task: kind of task, a key of `task.kinds.KINDS`.
         weights: where architecture and pretrained values come from; None waits for a checkpoint to be loaded.
 
     Attributes:
+        last_weights: the weights as they were trained to the end, beside their average, which the parameters
+            hold; None before the end of a run, or where there is no average.
         keeps_training_weights: whether checkpoints without the optimizer's state, too, hold the weights that
             train beside their average; `fit` compares the two at its end and keeps one.
+        fast_operations: whether a CPU may compute BERT and AdamW in fewer operations (`CpuBert`,
+            `DeferredAdamW`); False leaves both to transformers and torch.
+        objective: mean loss of a training batch, from its logits (B, C) and the batch; None is cross-entropy
+            with `label_smoothing`. A callback may set another one in its `setup`.
+        rate_factor: by the name of a parameter, what its learning rate is multiplied by, beside
+            `head_rate_factor`; None is 1. A callback may set it in its `setup`.
     """
 
     keeps_training_weights = False
+    fast_operations = True
+    objective: Callable[[Tensor, Batch], Tensor] | None = None
+    rate_factor: Callable[[str], float] | None = None
     if TYPE_CHECKING:
         hparams: Any  # Lightning types it as a mapping; it has attributes as well
 
@@ -84,10 +97,12 @@ class BertClassifier(LightningModule):
         average_decay: float = 0.99,
         adversarial_norm: float = 1.0,
         adversarial_start: float = 1 / 3,
+        task: str = "single",
         weights: Weights | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["weights"])
+        self.task = task_of(task, label_names)
         if len(label_names) < 2:
             raise UserError(f"there is one class, {label_names}; a classifier needs at least two.")
         if (learning_rate is not None and learning_rate < 0) or weight_decay < 0:
@@ -116,6 +131,7 @@ class BertClassifier(LightningModule):
         self._loss_check = LossCheck()
         self._adversarial_from = 0.0  # optimizer steps
         self._training_weights: dict[str, Tensor] | None = None  # of the run that is resumed
+        self.last_weights: dict[str, Tensor] | None = None  # as trained, when a run with an average has ended
         # By default they leave out batches whose loss is NaN. This way they ignore weights, and are given a
         # loss for each row.
         self.losses: Any = nn.ModuleDict(
@@ -144,7 +160,7 @@ class BertClassifier(LightningModule):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits, float (B, C), of texts given as int64 (B, T), right-padded."""
         assert self.network is not None, "give BertClassifier weights, or load a checkpoint"
-        if CpuBert.can_run(self.network):
+        if self.fast_operations and CpuBert.can_run(self.network):
             if self._cpu_bert is None or self._cpu_bert.network is not self.network:
                 self._cpu_bert = CpuBert(self.network)
             return self._cpu_bert(input_ids, attention_mask)
@@ -165,9 +181,12 @@ class BertClassifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, logits = self._step(batch, "train")
         self._batch = batch
-        return self._smoothed(logits, batch) if self.hparams.label_smoothing else loss
+        return self.training_loss(logits, batch) if self.objective or self.hparams.label_smoothing else loss
 
-    def _smoothed(self, logits: Tensor, batch: Batch) -> Tensor:
+    def training_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """What training minimises: the objective, in nats per text where none was set."""
+        if self.objective is not None:
+            return self.objective(logits, batch)
         return cross_entropy(logits, batch["labels"], label_smoothing=self.hparams.label_smoothing)
 
     def on_before_backward(self, loss: Tensor) -> None:
@@ -184,7 +203,7 @@ class BertClassifier(LightningModule):
         with moved(table, norm):
             with trainer.precision_plugin.forward_context():
                 logits = self(self._batch["input_ids"], self._batch["attention_mask"]).float()
-            loss = self._smoothed(logits, self._batch) / trainer.accumulate_grad_batches
+                loss = self.training_loss(logits, self._batch) / trainer.accumulate_grad_batches
             before = self._taken_gradients() if trainer.world_size > 1 else {}
             trainer.precision_plugin.pre_backward(loss, self).backward()
             for parameter, gradient in before.items():  # DDP averages the first pass of a batch only
@@ -206,7 +225,8 @@ class BertClassifier(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Class probabilities, float32 (B, C); rows sum to 1."""
-        probs = self(batch["input_ids"], batch["attention_mask"]).float().softmax(dim=-1)
+        logits = self(batch["input_ids"], batch["attention_mask"]).float()
+        probs = torch.from_numpy(self.task.probabilities(logits.cpu().numpy()))
         if not probs.isfinite().all():
             raise UserError(
                 "the model gives a text a probability that is no number; nothing can be labelled with it. "
@@ -259,7 +279,8 @@ class BertClassifier(LightningModule):
         assert self.network is not None
         trainer, groups = self.trainer, self._parameter_groups()
         by_norm = trainer.gradient_clip_algorithm in (None, "norm")
-        if trainer.world_size == 1 and by_norm and CpuBert.can_run(self.network):
+        one_process = trainer.world_size == 1
+        if self.fast_operations and one_process and by_norm and CpuBert.can_run(self.network):
             words = self.network.bert.embeddings.word_embeddings
             return DeferredAdamW(groups, words, self.learning_rate)
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None  # 16-mixed only
@@ -311,7 +332,19 @@ class BertClassifier(LightningModule):
             shared = {"lr": rate, "betas": (0.9, self.hparams.beta2)}
             groups.append({"params": matrices, "weight_decay": self.hparams.weight_decay, **shared})
             groups.append({"params": vectors, "weight_decay": 0.0, **shared})  # biases and LayerNorm
-        return groups
+        return groups if self.rate_factor is None else self._split_by_rate(groups, self.rate_factor)
+
+    def _split_by_rate(
+        self, groups: list[dict[str, Any]], rate_factor: Callable[[str], float]
+    ) -> list[dict[str, Any]]:
+        """The groups, each split into those of one learning rate."""
+        factors = {parameter: rate_factor(name) for name, parameter in self.named_parameters()}
+        split = []
+        for group in groups:
+            for factor in sorted({factors[each] for each in group["params"]}):
+                params = [each for each in group["params"] if factors[each] == factor]
+                split.append({**group, "params": params, "lr": group["lr"] * factor})
+        return split
 
     def on_train_start(self) -> None:
         self._loss_check = LossCheck()
@@ -366,6 +399,9 @@ class BertClassifier(LightningModule):
         for optimizer in self._deferred:
             optimizer.release()
         self._swap_average()
+        if self._average is not None:
+            names = (name for name, _ in self.named_parameters())
+            self.last_weights = dict(zip(names, self._average.values, strict=True))
         self._average = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

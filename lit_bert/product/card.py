@@ -1,50 +1,65 @@
-"""What an exported folder says of itself: facts for programs, a model card for people."""
+"""What an exported folder says of itself: facts for programs, a model card for people, checksums for both.
+
+python -m lit_bert export --to my-classifier
+"""
 
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from lit_bert import __version__
 from lit_bert.evaluate.evidence import Evidence
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import Score, Scores
 from lit_bert.io import escape
-from lit_bert.product.folder import CARD, FACTS, QUICK
-from lit_bert.product.proof import Variant, lost_points, shown_points
+from lit_bert.io.templates import markdown_template
+from lit_bert.product.folder import CARD, CHECKSUMS, FACTS, QUICK, write_checksums
+from lit_bert.product.proof import Variant, lost_points
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.hub import Source
 from lit_bert.sources.schema import TrainerSettings
 from lit_bert.sources.weights import MINILM
 
+TEMPLATE = Path(__file__).with_name("card.jinja")
+NAME_CHARACTERS = 80  # of the names of weights and data in the title
 LICENCES = {MINILM: "apache-2.0", "google-bert/bert-base-uncased": "apache-2.0"}  # of the weights
 
 
-# --- what the folder says of itself ---
+# --- facts ---
 
 
 def describe(
     folder: Path,
     checkpoint: Checkpoint,
     rows: Predictions,
-    own: Scores[Score],
+    scores: Scores[Score],
     evidence: Evidence,
-    found: dict[str, Variant],
+    variants: dict[str, Variant],
     command: str,
     licence: str | None,
 ) -> None:
-    """Writes the facts for programs, then the card for people, with the hash of every other file."""
+    """Writes the facts for programs, the card for people, and the SHA-256 of every file but the card.
+
+    Args:
+        rows: the validation rows.
+        scores: of the checkpoint on these rows; `evidence` is what they rest on.
+        variants: the ONNX files of the folder.
+        command: that made it.
+        licence: of the model, as the Hub names it; None is not stated.
+    """
     weights, data = (public(each.source.as_source()) for each in (checkpoint.weights, checkpoint.data))
-    settings, read = checkpoint.settings, checkpoint.data.settings
+    settings, data_settings = checkpoint.settings, checkpoint.data.settings
     trainer = settings.trainer if settings else TrainerSettings()
     recipe = {
         "seed": settings.seed_everything if settings else None,
-        "batch_size": read.batch_size,
+        "batch_size": data_settings.batch_size,
         **trainer.model_dump(include={"max_epochs", "max_steps", "precision"}),
         **checkpoint.model.model_dump(exclude={"label_names"}),
         "learning_rate": checkpoint.facts.learning_rate or checkpoint.model.learning_rate,
@@ -52,13 +67,15 @@ def describe(
     facts = {
         "lit_bert": __version__,
         "labels": rows.class_names,
-        "max_length": read.max_length,
+        "max_length": data_settings.max_length,
         "split": rows.facts.get("split"),
         "rows": len(rows.labels),
-        "scores": {rows.facts.get("split"): {**evidence.as_dict(rows.class_names), **plain(own, rows)}},
+        "scores": {
+            rows.facts.get("split"): {**evidence.as_dict(rows.class_names), **scores_as_json(scores, rows)}
+        },
         "calibration": rows.facts.get("calibration"),
         "averaging": rows.facts.get("averaging"),
-        "files": {name: _variant(each, rows) for name, each in found.items()},
+        "files": {name: variant_as_json(each, rows) for name, each in variants.items()},
         "weights": weights.as_dict(),
         "data": data.as_dict(),
         "recipe": {name: value for name, value in recipe.items() if value not in (None, -1)},  # what is set
@@ -70,17 +87,17 @@ def describe(
     (folder / FACTS).write_text(
         json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
     )
-    files = file_list(folder)
     try:
-        text = card(facts, own, evidence)
-    except Exception as error:  # the proof is done and stands in the facts: the folder is whole without it
+        text = card(facts, scores, evidence)
+    except Exception as error:  # the proof is done, and the facts have it: the folder is whole without a card
         problem = f"{type(error).__name__}: {escape.line(error, 200)}"
         print(
             f"the model card cannot be written as a whole ({problem}); {FACTS} has the scores",
             file=sys.stderr,
         )
         text = f"# A text classifier\n\nThe model card could not be written. Scores and sources: `{FACTS}`.\n"
-    (folder / CARD).write_text(f"{text}\n{files}", encoding="utf-8")
+    (folder / CARD).write_text(text, encoding="utf-8")
+    write_checksums(folder)
 
 
 def public(source: Source) -> Source:
@@ -89,149 +106,92 @@ def public(source: Source) -> Source:
     return replace(source, name=Path(source.name).name) if local else source
 
 
-def plain(found: Scores[Score], rows: Predictions) -> dict[str, Any]:
-    """Scores with the ends of their intervals, for JSON."""
-    return found.as_dict(rows.class_names, Score._asdict)
+def scores_as_json(scores: Scores[Score], rows: Predictions) -> dict[str, Any]:
+    """Scores with the ends of their intervals."""
+    return scores.as_dict(rows.class_names, Score._asdict)
 
 
-def _variant(found: Variant, rows: Predictions) -> dict[str, Any]:
-    """What is known of an ONNX file, for JSON."""
+def variant_as_json(variant: Variant, rows: Predictions) -> dict[str, Any]:
+    """What is known of an ONNX file."""
     return {
-        "scores": plain(found.scores, rows),
-        "agreement": found.agreement,
-        "difference": found.difference,
-        "texts_per_s": found.texts_per_s,
-        "bytes": found.bytes,
-        "f1_change": list(found.f1_change),
+        "scores": scores_as_json(variant.scores, rows),
+        "agreement": variant.agreement,
+        "difference": variant.difference,
+        "texts_per_s": variant.texts_per_s,
+        "bytes": variant.bytes,
+        "f1_change": list(variant.f1_change),
     }
 
 
-def card(facts: dict[str, Any], found: Scores[Score], evidence: Evidence) -> str:
-    """The model card in the Hub's format, but for the list of files.
+# --- the card ---
+
+
+def card(facts: dict[str, Any], scores: Scores[Score], evidence: Evidence) -> str:
+    """The model card in the Hub's format: YAML between two lines of `---`, then Markdown.
 
     Args:
         facts: as `describe` writes them.
-        found: of the checkpoint; `evidence` is what they rest on.
+        scores: of the checkpoint; `evidence` is what they rest on.
+    """
+    weights, data = Source(**facts["weights"]), Source(**facts["data"])
+    base, dataset = (escape.line(Path(source.name).name, NAME_CHARACTERS) for source in (weights, data))
+    lost = None
+    if QUICK in facts["files"]:
+        f1_change = Score(*facts["files"][QUICK]["f1_change"])
+        lost = Score(*(each + 0.0 for each in lost_points(f1_change)))  # no negative zero
+    return markdown_template(TEMPLATE).render(
+        head=Markup(yaml_head(facts, scores, base, dataset)),
+        title=f"{base} on {dataset}",
+        facts=facts,
+        names=escape.names(facts["labels"]),
+        scores=scores,
+        evidence=evidence,
+        notes=[f"{note[:1].upper()}{note[1:]}." for note in evidence.notes(scores)],
+        lost=lost,
+        int8_file=QUICK,
+        calibration=calibration_text(facts["calibration"]),
+        averaging=averaging_text(facts["averaging"]),
+        weights=weights,
+        data=data,
+        recipe=", ".join(f"{name} {value}" for name, value in facts["recipe"].items()),
+        stand_ins=[source for source in (weights, data) if source.stand_in_for],
+        weights_licence=LICENCES.get(weights.name),
+        checksums_file=CHECKSUMS,
+    )
+
+
+def yaml_head(facts: dict[str, Any], scores: Scores[Score], base: str, dataset: str) -> str:
+    """What the Hub reads of the card: licence, origin and scores.
+
+    Each text is on one line, so that none can hold the line `---` that ends the head.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
     weights, data = Source(**facts["weights"]), Source(**facts["data"])
-    split, labels = facts["split"], facts["labels"]
-    base, dataset = (escape.line(Path(source.name).name, 80) for source in (weights, data))
-    about = ModelCardData(
-        license=facts["licence"] or "other",
+    return ModelCardData(
+        license=escape.line(facts["licence"] or "other"),
         library_name="transformers",
         pipeline_tag="text-classification",
         tags=["lit_bert", "bert", "onnx"],
-        base_model=weights.name if weights.kind == "hub" else None,
-        datasets=[data.name] if data.kind == "hub" else None,
+        base_model=escape.line(weights.name) if weights.kind == "hub" else None,
+        datasets=[escape.line(data.name)] if data.kind == "hub" else None,
         model_name=f"{base} on {dataset}",
         eval_results=[
             EvalResult(
                 "text-classification",
-                data.config_name or data.kind,
+                escape.line(data.config_name or data.kind),
                 dataset,
                 kind,
                 score.value,
-                dataset_split=split,
+                dataset_split=facts["split"] and escape.line(facts["split"]),
                 metric_name=title,
             )
             for title, score, kind in (
-                ("Accuracy", found.accuracy, "accuracy"),
-                ("Macro F1", found.macro_f1, "f1"),
+                ("Accuracy", scores.accuracy, "accuracy"),
+                ("Macro F1", scores.macro_f1, "f1"),
             )
         ],
-    )
-    heading = escape.markdown(f"{base} on {dataset}")
-    names = [escape.markdown(name) for name in escape.names(labels)]
-    lines = ["---", about.to_yaml(), "---", "", f"# {heading}", ""]
-    lines += [
-        f"A BERT text classifier for {len(labels)} classes: {', '.join(names)}. "
-        f"Made with lit_bert {facts['lit_bert']} on {facts['created'][:10]}.",
-        "",
-        "```python",
-        "from transformers import pipeline",
-        'pipeline("text-classification", model="FOLDER")("what a day", truncation=True)',
-        "",
-        "from lit_bert import Predictor  # the same, several times as fast; needs no torch",
-        'Predictor("FOLDER")(["what a day"])',
-        "```",
-        "",
-        "## Scores",
-        "",
-        f"On {evidence.rows:,} rows of the split {escape.markdown_code(split)}. In brackets 95 % bootstrap "
-        "intervals.",
-        *(f"{note[:1].upper()}{note[1:]}." for note in evidence.notes(found)),
-        "",
-        "| score | value |",
-        "| --- | --- |",
-    ]
-    macro = f", {evidence.macro_note}" if evidence.macro_note else ""
-    lines.append(f"| macro F1 | {_cell(found.macro_f1)}{macro} |")
-    others = {"accuracy": found.accuracy, **found.main}
-    del others["macro F1"]
-    lines += [f"| {title} | {_cell(score)} |" for title, score in others.items()]
-    for index, (name, score) in enumerate(zip(names, found.by_class, strict=True)):
-        lines.append(f"| F1 {name} | {_cell(score) if score else evidence.class_note(index)} |")
-    lines += [
-        "",
-        "| file | macro F1 | rows with the checkpoint's label | largest difference of a probability | "
-        "texts/s where it was exported | MB |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, each in facts["files"].items():
-        cells = [name, f"{each['scores']['macro_f1']['value']:.4f}", f"{each['agreement']:.2%}"]
-        cells += [f"{each['difference']:.2g}", f"{each['texts_per_s']:,.0f}", f"{each['bytes'] / 1e6:.1f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    if QUICK in facts["files"]:
-        lost = lost_points(Score(*facts["files"][QUICK]["f1_change"]))
-        lines += ["", f"On those rows `{QUICK}` loses {shown_points(lost)} against the checkpoint."]
-    recipe = ", ".join(f"{name} {value}" for name, value in facts["recipe"].items())
-    lines += ["", "## Calibration", "", calibration_text(facts["calibration"])]
-    lines += [
-        "",
-        "## Data and recipe",
-        "",
-        f"- Weights: {escape.markdown(weights)}",
-        f"- Trained on: {escape.markdown(data)}",
-        f"- Texts are read up to {facts['max_length']} tokens; what is longer is cut.",
-        f"- Recipe: {escape.markdown(recipe)}.",
-        *averaging_lines(facts["averaging"]),
-        f"- Made by {escape.markdown_code(facts['command'])} from a checkpoint with SHA-256 "
-        f"{facts['checkpoint_sha256']}.",
-        "",
-        "## Limits",
-        "",
-        f"It knows the {len(labels)} classes above and gives one of them to any text, in whatever language "
-        "and about whatever it is. Its scores hold for texts like those it was trained on. Labels in that "
-        "data are partly wrong, and what is biased there is biased here.",
-        *(f"A stand-in was used: {escape.markdown(each)}." for each in (weights, data) if each.stand_in_for),
-        "",
-        "## Licence",
-        "",
-        (
-            f"{escape.markdown(facts['licence'])}."
-            if facts["licence"]
-            else "Not stated by whoever exported it."
-        )
-        + (
-            f" The weights it started from are under {LICENCES[weights.name]}."
-            if weights.name in LICENCES
-            else ""
-        ),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def file_list(folder: Path) -> str:
-    """The part of the card that names the folder's files with their SHA-256, as `sha256sum` reads it."""
-    lines = ["## Files", "", f"`sha256sum --check --ignore-missing {CARD}` checks them.", "", "```"]
-    for path in sorted(folder.iterdir()):
-        if path.name != CARD:
-            with path.open("rb") as stream:
-                lines.append(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {path.name}")
-    return "\n".join([*lines, "```"]) + "\n"
+    ).to_yaml()
 
 
 def calibration_text(calibration: dict[str, Any] | None) -> str:
@@ -251,13 +211,9 @@ def calibration_text(calibration: dict[str, Any] | None) -> str:
     )
 
 
-def averaging_lines(averaging: dict[str, Any] | None) -> list[str]:
-    """Which of the two sets of weights of a fit were kept, for the card; [] where that is not known."""
+def averaging_text(averaging: dict[str, Any] | None) -> str:
+    """Which of the two sets of weights of a fit were kept, for the card; empty where that is not known."""
     if not averaging:
-        return []
+        return ""
     kept = "the moving average" if averaging["kept"] else "those that were trained, not their moving average"
-    return [f"- The weights are {kept}, as the validation rows decided."]
-
-
-def _cell(score: Score) -> str:
-    return f"{score.value:.4f} [{score.low:.4f}, {score.high:.4f}]"
+    return f"The weights are {kept}, as the validation rows decided."

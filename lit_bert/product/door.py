@@ -1,92 +1,72 @@
-"""How `serve` speaks HTTP: what it lets in, and the one shape of its errors.
+"""Who may ask the server, and what of a request is read: the checks around all paths.
 
-Everything that can be refused is refused here, before any text is computed: requests under a name, or from a
-page, that is not its own; bodies that are too large, too slow or no JSON; wrong fields; missing tokens.
+Refused here, before anything is computed: requests under a name, or from a page, that is not the server's
+own; missing tokens; bodies that are too large or too slow.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
-import json
+import hmac
 import logging
-import re
+import os
 import time
-import unicodedata
-from collections.abc import Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
-
-from starlette.responses import Response
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from collections.abc import Callable, Collection, MutableMapping
+from typing import Any, NamedTuple
 
 from lit_bert.io import escape
 from lit_bert.product import hosts
-
-if TYPE_CHECKING:
-    from lit_bert.product.server import Server
+from lit_bert.product.connection import AUTHORITY, HEAD_BYTES, head_too_large
+from lit_bert.product.errors import Refusal, internal_error
+from lit_bert.product.messages import Limits
+from lit_bert.product.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-HEAD_BYTES = 65_536  # of a request's first line and headers
-MOST_DIGITS = 1000  # of a whole number in a body, whose conversion takes the square of them
 DRAIN_BYTES = 2**26  # read and dropped of a refused body, as a client that is still sending hears no answer
-IDLE_S = 60.0  # a connection without a request is closed after it
-OPEN_TO_ALL = ("/", "/health", "/docs", "/openapi.json")  # asked without a token
-# Asked under any name, as probes and load balancers use addresses that we do not know; it says no more than.
+WITHOUT_TOKEN = ("/", "/health", "/docs", "/openapi.json")
+# Under any name, as probes and load balancers use addresses that we do not know. It tells nothing else.
 UNDER_ANY_NAME = ("/health",)
+BODY = "lit_bert.body"  # in a request's scope, of type Body
+_HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]  # of every response
 
 
-class Limits(NamedTuple):
-    """What a request may ask for.
+class Access(NamedTuple):
+    """Who may ask.
 
     Attributes:
-        bytes: of a request's body.
-        texts: in one request.
-        characters: Unicode code points of one text.
-        seconds: from a request's head to its answer, its body's arrival included.
-        queue: texts that wait or are being computed, of all requests; past it requests are refused.
+        own: the names that the server answers to.
+        token: that requests have to bring; None where they need none.
     """
 
-    bytes: int
-    texts: int
-    characters: int
-    seconds: float
-    queue: int
+    own: hosts.Hosts
+    token: str | None
 
 
-class Refusal(Exception):
-    """An answer that is an error; the message says what came, what was expected and what to do."""
-
-    def __init__(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.headers = status, code, headers or {}
-
-    def response(self) -> Response:
-        """The answer, in the shape of all errors."""
-        body = {"error": {"code": self.code, "message": str(self)}}
-        return reply(body, self.status, self.headers)
-
-
-def internal() -> Refusal:
-    """Says no more than that it is our fault."""
-    return Refusal(500, "internal_error", "The server failed at this request; its log says why.")
-
-
-def reply(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """JSON in ASCII, so that nothing in it can fail to be written as UTF-8."""
-    return Response(json.dumps(body).encode(), status, headers, "application/json")
+class HangUp(Exception):
+    """The client is gone; there is nobody to answer."""
 
 
 class Body:
-    """A request's body as it arrives, `receive` being ASGI's."""
+    """A request's body as it arrives.
+
+    Args:
+        headers: of the request.
+        receive: of ASGI.
+        limit: bytes, at most.
+        seconds: from now until all of it is here.
+    """
 
     def __init__(self, headers: dict[bytes, bytes], receive: Callable, limit: int, seconds: float) -> None:
         self.receive, self.limit, self.seconds = receive, limit, seconds
-        self.deadline = time.monotonic() + seconds
+        self.begin = time.monotonic()
         self.length = headers.get(b"content-length", b"")
         self.expects = headers.get(b"expect", b"").lower() == b"100-continue"
         self.more = b"transfer-encoding" in headers or self.length not in (b"", b"0")
+
+    def elapsed_s(self) -> float:
+        """Seconds since the request's head."""
+        return time.monotonic() - self.begin
 
     async def read(self) -> bytes:
         """The whole body.
@@ -98,7 +78,7 @@ class Body:
             raise self._too_large(int(self.length))
         pieces, size = [], 0
         try:
-            async with asyncio.timeout_at(asyncio.get_running_loop().time() + self.seconds):
+            async with asyncio.timeout(self.seconds - self.elapsed_s()):
                 while self.more:
                     piece = await self._piece()
                     size += len(piece)
@@ -116,8 +96,8 @@ class Body:
         return b"".join(pieces)
 
     async def drain(self) -> None:
-        """Drops what is left, for a while: a client that is still sending does not hear an answer."""
-        if self.expects:  # and has not been told to go on
+        """Reads and drops what is left, within the limits of time and of `DRAIN_BYTES`."""
+        if self.expects:  # the client sends it only once it is told to
             return
         size = 0
         try:
@@ -128,7 +108,7 @@ class Body:
             return
 
     async def gone(self) -> None:
-        """Waits for the client to hang up."""
+        """Returns when the client hangs up."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
 
@@ -148,42 +128,53 @@ class Body:
         return Refusal(413, "body_too_large", message)
 
 
-class HangUp(Exception):
-    """The client is gone; there is nobody to answer."""
-
-
 class Door:
-    """ASGI middleware around everything: who may ask, the shape of errors, headers, the count of requests."""
+    """ASGI middleware around all paths: the checks above, the shape of errors, and the count of requests.
 
-    def __init__(self, app: Callable, server: Server) -> None:
-        self.app, self.server = app, server
+    Args:
+        app: that it lets requests through to.
+        access: who may ask.
+        limits: bytes of a body, and seconds of a request.
+        metrics: where requests are counted.
+        paths: those that are counted by name.
+    """
+
+    def __init__(
+        self,
+        app: Callable,
+        access: Access,
+        limits: Limits,
+        metrics: Metrics,
+        paths: Collection[str],
+    ) -> None:
+        self.app, self.own, self.limits, self.metrics, self.paths = app, access.own, limits, metrics, paths
+        self.token = None if access.token is None else os.fsencode(access.token)
 
     async def __call__(self, scope: dict[str, Any], receive: Callable, send: Callable) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        server, path = self.server, scope["path"]
-        headers = dict(scope["headers"])
-        body = Body(headers, receive, server.limits.bytes, server.limits.seconds)
-        scope["lit_bert.body"] = body
+        path, headers = scope["path"], dict(scope["headers"])
+        scope[BODY] = body = Body(headers, receive, self.limits.bytes, self.limits.seconds)
         status = 499
 
         async def sending(message: MutableMapping[str, Any]) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *HEADERS]
+                message["headers"] = [*message["headers"], *_HEADERS]
             await send(message)
 
         try:
             try:
-                check_host(scope, server.hosts)
-                check_origin(scope, server.hosts)
-                if path not in OPEN_TO_ALL:
-                    server.check_token(headers)
-                await self.app(scope, body.receive, sending)
+                check_head(scope)
+                check_host(scope, self.own)
+                check_origin(scope, self.own)
+                if self.token is not None and path not in WITHOUT_TOKEN:
+                    check_token(headers, self.token)
+                await self.app(scope, receive, sending)
             except Refusal as refusal:
-                server.metrics.rejected.labels(refusal.code).inc()
+                self.metrics.rejected.labels(refusal.code).inc()
                 await body.drain()
                 await refusal.response()(scope, receive, sending)
             except (HangUp, asyncio.CancelledError):
@@ -191,12 +182,12 @@ class Door:
             except Exception:
                 logger.exception("%s %s failed", scope["method"], escape.line(path, 200))
                 if status == 499:
-                    await internal().response()(scope, receive, sending)
+                    await internal_error().response()(scope, receive, sending)
         except HangUp:
             pass
         finally:
-            known = path if path in server.paths else "other"
-            server.metrics.requests.labels(known, status).inc()
+            known = path if path in self.paths else "other"
+            self.metrics.requests.labels(known, status).inc()
 
 
 def _values(scope: dict[str, Any], name: bytes) -> list[str]:
@@ -208,18 +199,35 @@ def _reached(scope: dict[str, Any]) -> str | None:
     return scope["server"][0] if scope.get("server") else None
 
 
-def check_host(scope: dict[str, Any], allowed: hosts.Hosts) -> None:
-    """Raises a Refusal where the request is addressed to a host that is not this server's.
+def check_head(scope: dict[str, Any]) -> None:
+    """Checks the size of a head that came in one read, which `connection` lets through.
 
-    That is what its Host header says and, of a request line with a whole address, that too. X-Forwarded-Host
-    and its like say nothing here, as anybody can send them.
+    Raises:
+        Refusal: 431.
+    """
+    size = len(scope["raw_path"]) + len(scope["query_string"])
+    for name, value in scope["headers"]:
+        size += len(name) + len(value) + 4
+    if size > HEAD_BYTES:
+        raise head_too_large()
+
+
+def check_host(scope: dict[str, Any], own: hosts.Hosts) -> None:
+    """Checks that the request is addressed to this server.
+
+    The Host header counts and, where the request's first line has a whole address, that too. X-Forwarded-Host
+    and the like do not count, as anybody can send them.
+
+    Raises:
+        Refusal: 400 or 421.
     """
     values = _values(scope, b"host")
     if len(values) != 1:
         raise Refusal(
             400, "host_invalid", f"{len(values) or 'No'} Host headers came; send one, with the server's name."
         )
-    for value in [*values, *scope.get("lit_bert.authority", [])]:
+    authority = scope[AUTHORITY]
+    for value in values if authority is None else [*values, authority]:
         asked = hosts.parse(value)
         if asked is None:
             raise Refusal(
@@ -228,7 +236,7 @@ def check_host(scope: dict[str, Any], allowed: hosts.Hosts) -> None:
                 f"The host '{escape.line(value, 100)}' is no name or address; expected one such as "
                 "localhost:8000.",
             )
-        if scope["path"] not in UNDER_ANY_NAME and not allowed.allows(asked.host, _reached(scope)):
+        if scope["path"] not in UNDER_ANY_NAME and not own.allows(asked.host, _reached(scope)):
             raise Refusal(
                 421,
                 "host_not_allowed",
@@ -237,14 +245,17 @@ def check_host(scope: dict[str, Any], allowed: hosts.Hosts) -> None:
             )
 
 
-def check_origin(scope: dict[str, Any], allowed: hosts.Hosts) -> None:
-    """Raises a Refusal where a browser says that a page of another site asks.
+def check_origin(scope: dict[str, Any], own: hosts.Hosts) -> None:
+    """Checks that no browser says that a page of another site asks.
 
-    Of another site, only links to our pages may be followed, as that tells it nothing.
+    Links to our pages may be followed from anywhere, as that tells the other site nothing.
+
+    Raises:
+        Refusal: 403.
     """
     for value in _values(scope, b"origin"):
         host = hosts.parse_origin(value)
-        if host is None or not allowed.allows(host, _reached(scope)):
+        if host is None or not own.allows(host, _reached(scope)):
             remedy = f"; if {host} is this server's name, start it with --allow-host {host}" if host else ""
             raise Refusal(
                 403,
@@ -263,90 +274,30 @@ def check_origin(scope: dict[str, Any], allowed: hosts.Hosts) -> None:
         )
 
 
-HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+def check_token(headers: dict[bytes, bytes], token: bytes) -> None:
+    """Checks that the request brings the token.
 
-
-class Protocol(HttpToolsProtocol):
-    """HTTP of a connection as uvicorn speaks it, with bounds where it has none: heads and silence."""
-
-    seconds = 10.0
-    head_bytes = -1  # while no head is being read
-    timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self.timeout_keep_alive_task = self.loop.call_later(IDLE_S, self.timeout_keep_alive_handler)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.head_bytes >= 0:
-            self.head_bytes += len(data)
-            if self.head_bytes > HEAD_BYTES and not self.transport.is_closing():
-                self._refuse(
-                    431, "head_too_large", f"The headers have more than {HEAD_BYTES} bytes; send fewer."
-                )
-        elif (
-            self.timeout_keep_alive_task
-            is None  # uvicorn stops it at any byte, line ends before a request too
-            and self.timer is None
-            and (self.cycle is None or self.cycle.response_complete)
-            and not self.transport.is_closing()
-        ):
-            self.timeout_keep_alive_task = self.loop.call_later(IDLE_S, self.timeout_keep_alive_handler)
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.head_bytes = 0
-        self._start_timer()
-
-    def on_headers_complete(self) -> None:
-        self.head_bytes = -1
-        self._stop_timer()
-        # A whole address as the target of the request, of which uvicorn keeps the path alone, and needs one.
-        if whole := re.match(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)", self.url):
-            rest = self.url[whole.end() :]
-            self.url = whole[0] + (rest if rest.startswith(b"/") else b"/" + rest)
-            self.scope["lit_bert.authority"] = [whole[1].decode("latin-1")]  # type: ignore[typeddict-unknown-key]
-        super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        self._stop_timer()
-        super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self.cycle.more_body and not self.transport.is_closing():  # answered before the body was here
-            self._start_timer()
-
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(
-            400,
-            "not_http",
-            "This is no HTTP request that can be read; send one such as GET /health HTTP/1.1.",
+    Raises:
+        Refusal: 401.
+    """
+    scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+    # Compared before the scheme is looked at, in the same time whatever came.
+    right = hmac.compare_digest(given.strip(), token)
+    if scheme.lower() != b"bearer" or not right:
+        raise Refusal(
+            401,
+            "token_wrong",
+            f"The token is {'wrong' if given else 'missing'}; send the header Authorization: Bearer TOKEN.",
+            {"WWW-Authenticate": "Bearer"},
         )
 
-    def _refuse(self, status: int, code: str, message: str) -> None:
-        response = Refusal(status, code, message, {"Connection": "close"}).response()
-        lines = b"".join(name + b": " + value + b"\r\n" for name, value in response.raw_headers)
-        self.transport.write(b"HTTP/1.1 %d Refused\r\n%s\r\n%s" % (status, lines, response.body))
-        self.transport.close()
 
-    def _start_timer(self) -> None:
-        self._stop_timer()
-        self.timer = self.loop.call_later(self.seconds, self.timeout_keep_alive_handler)
+def check_content(scope: MutableMapping[str, Any]) -> None:
+    """Checks that the head of a POST announces JSON in UTF-8, and asks for nothing in its path.
 
-    def _stop_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-
-
-def check_content(scope: dict[str, Any]) -> None:
-    """Raises a Refusal where the head of a POST says that its body is no JSON in UTF-8, or asks for more."""
+    Raises:
+        Refusal: 415 or 422.
+    """
     headers = dict(scope["headers"])
     kind, *settings = headers.get(b"content-type", b"").decode("latin-1").lower().split(";")
     if kind.strip() != "application/json":
@@ -369,141 +320,3 @@ def check_content(scope: dict[str, Any]) -> None:
         raise Refusal(
             422, "unknown_field", "The path has a query and takes none; send the fields in the body."
         )
-
-
-def parse(content: bytes, limits: Limits) -> tuple[list[str], bool, bool]:
-    """Texts, whether a list came, and whether words are asked for.
-
-    Raises:
-        Refusal: 400 or 422.
-    """
-    try:
-        request = _DECODER.decode(content.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise Refusal(
-            400, "not_utf8", f"The body is not UTF-8 at byte {error.start}; encode the JSON as UTF-8."
-        ) from None
-    except RecursionError:
-        raise Refusal(400, "not_json", 'The JSON is nested too deeply; expected {"text": "…"}.') from None
-    except ValueError as error:
-        what = str(error)[:100]
-        raise Refusal(400, "not_json", f'The body is not JSON ({what}); expected {{"text": "…"}}.') from None
-    if not isinstance(request, dict):
-        raise _wrong("the body", request, 'an object as in {"text": "…"}')
-    if "text" not in request:
-        raise Refusal(
-            422, "text_missing", 'The field text is missing; expected {"text": "…"} or a list of texts.'
-        )
-    unknown = [name for name in request if name not in ("text", "explain")]
-    if unknown:
-        raise Refusal(
-            422,
-            "unknown_field",
-            f"There is no field {ascii(unknown[0])[:100]}; expected text, and maybe explain.",
-        )
-    text, explain = request["text"], request.get("explain", False)
-    if not isinstance(explain, bool):
-        raise _wrong("explain", explain, "true or false")
-    if not isinstance(text, str | list):
-        raise _wrong("text", text, "a string or a list of strings")
-    several = isinstance(text, list)
-    if several and explain:
-        raise Refusal(
-            422, "explain_one", "explain works on one text and a list came; send its texts one by one."
-        )
-    texts = text if isinstance(text, list) else [text]
-    if not texts:
-        raise Refusal(422, "no_texts", "The field text is an empty list; send one text or more.")
-    if len(texts) > limits.texts:
-        raise Refusal(
-            422,
-            "too_many_texts",
-            f"{len(texts)} texts came and {limits.texts} are allowed; send them in parts.",
-        )
-    for index, each in enumerate(texts):
-        name = f"text[{index}]" if several else "text"
-        if not isinstance(each, str):
-            raise _wrong(name, each, "a string")
-        if len(each) > limits.characters:
-            raise Refusal(
-                422,
-                "text_too_long",
-                f"{name} has {len(each)} characters and {limits.characters} are allowed; shorten it.",
-            )
-        _check_characters(name, each)
-    return texts, several, explain
-
-
-def _check_characters(name: str, text: str) -> None:
-    """Raises a Refusal of what the model can only read as something else, or as nothing.
-
-    Control characters within a text are let through: the tokenizer drops them, as it did in training.
-    """
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise Refusal(
-            422,
-            "lone_surrogate",
-            f"{name} has a lone surrogate, {ascii(text[error.start])[1:-1]}, at character {error.start}; "
-            "send whole characters.",
-        ) from None
-    # The first character mostly settles it.
-    if all(each.isspace() or unicodedata.category(each) in _INVISIBLE for each in text):
-        what = "is empty" if not text else "has only white space and invisible characters"
-        raise Refusal(422, "empty_text", f"{name} {what}; send a text with words, or leave it out.")
-
-
-_INVISIBLE = ("Cc", "Cf")  # control and format characters
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON value")
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > MOST_DIGITS:
-        raise ValueError(f"a number has {len(digits)} characters")
-    return int(digits)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise Refusal(
-                422,
-                "repeated_field",
-                f"The field {ascii(name)[:100]} comes twice in an object; send it once.",
-            )
-        found[name] = value
-    return found
-
-
-# Made once, as making it takes as long as reading a body.
-_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_int=_integer, object_pairs_hook=_object)
-
-
-KINDS = {
-    str: "a string",
-    bool: "true or false",
-    int: "a number",
-    float: "a number",
-    list: "a list",
-    dict: "an object",
-}
-
-
-def _wrong(field: str, value: Any, expected: str) -> Refusal:
-    return Refusal(422, "wrong_type", f"{field} is {KINDS.get(type(value), 'null')}; expected {expected}.")
-
-
-def policy(page: str) -> str:
-    """A Content-Security-Policy for a page in one file: no other hosts, no script but its own."""
-    scripts = re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL)
-    sums = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    allowed = " ".join(f"'sha256-{each}'" for each in sums) or "'none'"
-    return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src 'self' data:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-    )

@@ -13,22 +13,21 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import sys
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from lit_bert import UserError
 from lit_bert.evaluate import scores
 from lit_bert.evaluate.evidence import Evidence
 from lit_bert.evaluate.predictions import VALIDATED, Predictions
-from lit_bert.io import tokenizers
+from lit_bert.io import files, tokenizers
 from lit_bert.model.pretrained import load_network
 from lit_bert.product.card import describe
 from lit_bert.product.folder import EXACT, FACTS, QUICK
 from lit_bert.product.proof import (
     SAME,
+    ProofError,
     Variant,
     checkpoint_probs,
     lost_points,
@@ -70,34 +69,26 @@ def check_target(target: Path) -> None:
 
 
 @contextlib.contextmanager
-def folder_beside(target: Path) -> Any:
-    """A folder on the same disk, removed at the end if it was not renamed."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        partial.chmod(0o755)
-    except OSError as error:
-        raise UserError(f"cannot write {target}: {error.strerror}. Name another folder with --to.") from None
-    try:
-        yield partial
-    except Exception as error:
-        if not (found := re.search(r"\(os error (\d+)\)", str(error))):
-            raise
-        # What is written in Rust has errors of its own for a full disk.
-        raise OSError(int(found[1]), os.strerror(int(found[1])), str(target)) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder that takes the place of `target` when the block ends without an error.
 
-
-def replace_folder(partial: Path, target: Path) -> None:
-    """Renames, with an earlier export out of the way first."""
-    if target.is_dir():
-        earlier = partial.with_name(f"{partial.name}.earlier")
-        target.rename(earlier)
-        partial.rename(target)
-        shutil.rmtree(earlier, ignore_errors=True)
-    else:
-        partial.rename(target)
+    Raises:
+        UserError: nothing can be written there.
+        OSError: the disk is full, also where a library in Rust says so with an error of its own.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            partial = stack.enter_context(files.whole_folder(target))
+        except OSError as error:
+            raise UserError(
+                f"cannot write {target}: {error.strerror}. Name another folder with --to."
+            ) from None
+        try:
+            yield partial
+        except Exception as error:
+            if not (found := re.search(r"\(os error (\d+)\)", str(error))):
+                raise
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(target)) from None
 
 
 def write(
@@ -107,11 +98,14 @@ def write(
     int8_loss: float,
     command: str,
     licence: str | None,
-) -> tuple[dict[str, Variant], str | None]:
+) -> dict[str, Variant]:
     """Fills the folder and proves it.
 
     Returns:
-        The ONNX files that were kept, and why the folder must not be used, if so.
+        The ONNX files that were kept.
+
+    Raises:
+        ProofError: the folder must not be used.
     """
     from transformers.utils import logging
 
@@ -125,8 +119,8 @@ def write(
     (folder / "model.safetensors").chmod(0o644)
     tokenizer = weights.tokenizer(max_length)
     tokenizer.save(str(folder / "tokenizer.json"))
-    files = checked_tokenizer_files(checkpoint.tokenizer, str(checkpoint.path))
-    settings = json.loads(files["tokenizer_config.json"])
+    tokenizer_files = checked_tokenizer_files(checkpoint.tokenizer, str(checkpoint.path))
+    settings = json.loads(tokenizer_files["tokenizer_config.json"])
     settings["model_max_length"] = max_length
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
@@ -148,7 +142,7 @@ def write(
     exact, quick = found[EXACT], found[QUICK]
     if exact.agreement < 1 or exact.difference > SAME:
         apart = round((1 - exact.agreement) * len(rows.texts))
-        return {}, (
+        raise ProofError(
             f"{EXACT} is not the checkpoint: {apart} of {len(rows.texts):,} rows have another label, and a "
             f"probability differs by {exact.difference:.2g}. Nothing was kept."
         )
@@ -163,4 +157,4 @@ def write(
         (folder / QUICK).unlink()
         del found[QUICK]
     describe(folder, checkpoint, rows, own, evidence, found, command, licence)
-    return found, None
+    return found

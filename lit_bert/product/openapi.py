@@ -1,181 +1,158 @@
-"""What the HTTP API of `serve` is, as an OpenAPI document and as a page that asks nothing of other hosts."""
+"""The HTTP API as an OpenAPI 3.1 document, and that as a page without a script.
+
+Schemas come from the models in messages.py, statuses from errors.py. The usual pages for such a document
+load scripts from another host, which the server's Content-Security-Policy forbids.
+"""
 
 from __future__ import annotations
 
 import json
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from lit_bert import __version__
 from lit_bert.io.escape import JOINERS
+from lit_bert.product.door import WITHOUT_TOKEN
+from lit_bert.product.errors import STATUSES
+from lit_bert.product.messages import Error, Health, Info, Limits, Prediction, Predictions, request_model
 
-ERRORS = {
-    400: "The body is not JSON or not UTF-8; or the request has no Host header, or one that is no name.",
-    401: "A token is set, and it did not come or another did.",
-    403: "A browser says that a page of another site asks (headers Origin and Sec-Fetch-Site).",
-    404: "There is nothing at this path.",
-    405: "The path takes another method.",
-    408: "The body did not arrive within the time limit.",
-    413: "The body is larger than the limit.",
-    415: "The content type is not application/json, its charset not UTF-8, or the body is compressed.",
-    421: "The server does not answer to this Host; --allow-host names more.",
-    422: "A field has another type, comes twice or is unknown; there are no or too many texts; or a text is "
-    "empty, too long or has a lone surrogate.",
-    429: "This client's address has its share of the queue already; see Retry-After.",
-    500: "The server failed; its log says why.",
-    503: "The queue is full, or the server is starting or shutting down; see Retry-After.",
-    504: "There was no answer within the time limit.",
-}
-
-ANY_PATH = (400, 403, 421)  # may come from each path
+_ANY_PATH = (400, 403, 421, 431)  # errors that may come from each path
+_REFERENCE = "#/components/schemas/{model}"
 
 
-def document(labels: list[str], limits: dict[str, float], token: bool) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of a server with these classes and limits."""
-    first, rest = 0.9, round(0.1 / max(1, len(labels) - 1), 4)
-    probabilities = {label: rest if index else first for index, label in enumerate(labels)}
+class Operation(NamedTuple):
+    """What a path does.
+
+    Attributes:
+        method: of HTTP.
+        path: as in a request.
+        summary: a line.
+        answer: what comes with 200.
+        content: of that answer, by its media type.
+        errors: statuses beside those that may come from each path.
+        description: more than the summary.
+        request: the request's body.
+    """
+
+    method: str
+    path: str
+    summary: str
+    answer: str
+    content: dict[str, dict[str, Any]]
+    errors: tuple[int, ...] = ()
+    description: str = ""
+    request: dict[str, Any] | None = None
+
+
+def operations(labels: list[str], limits: Limits) -> list[Operation]:
+    """All of a server with these classes and limits."""
+    html = {"text/html": {"schema": {"type": "string"}}}
+    figures = {"text/plain": {"schema": {"type": "string"}}}
+    document = {"application/json": {"schema": {"type": "object"}}}
+    return [
+        _predict(labels, limits),
+        Operation(
+            "GET",
+            "/health",
+            "Whether texts can be labelled",
+            "They can.",
+            _json("Health", ok={"status": "ok"}),
+            (503,),
+            "Under any Host, as probes may not know the server's name.",
+        ),
+        Operation(
+            "GET",
+            "/info",
+            "Classes, file, sha256 of the folder's files, scores and limits",
+            "What is served.",
+            _json("Info"),
+            (401,),
+        ),
+        Operation("GET", "/metrics", "Figures for Prometheus", "In its text format.", figures, (401,)),
+        Operation("GET", "/openapi.json", "This document", "In OpenAPI 3.1.", document),
+        Operation("GET", "/docs", "This document as a page", "A page without a script.", html),
+        Operation("GET", "/", "A page to try texts on", "A page that asks this server alone.", html),
+    ]
+
+
+def _predict(labels: list[str], limits: Limits) -> Operation:
+    rest = round(0.1 / max(1, len(labels) - 1), 4)
+    probabilities = {label: rest if index else 0.9 for index, label in enumerate(labels)}
     prediction = {
         "label": labels[0],
-        "probability": first,
+        "probability": 0.9,
         "probabilities": probabilities,
         "truncated": False,
     }
     explained = {**prediction, "words": [{"start": 7, "end": 10, "weight": 0.42}]}
-    text = {"type": "string", "minLength": 1, "maxLength": limits["characters"]}
-    predict = {
-        "summary": "Label one text, or several",
-        "description": "Labels are the same whether a text comes alone or with others. Of a text longer than "
-        "the model reads, the beginning counts, and truncated is true.",
-        "requestBody": {
-            "required": True,
-            "description": f"At most {limits['bytes']} bytes.",
-            "content": {
-                "application/json": {
-                    "schema": {"$ref": "#/components/schemas/Request"},
-                    "examples": {
-                        "one": {"value": {"text": "what a day"}},
-                        "explained": {"value": {"text": "what a day", "explain": True}},
-                        "several": {"value": {"text": ["what a day", "oh no"]}},
-                    },
-                }
-            },
-        },
-        "responses": {
-            "200": {
-                "description": "A prediction for a text; predictions, in order, for a list.",
-                "content": {
-                    "application/json": {
-                        "schema": {
-                            "oneOf": [
-                                {"$ref": "#/components/schemas/Prediction"},
-                                {"$ref": "#/components/schemas/Predictions"},
-                            ]
-                        },
-                        "examples": {
-                            "one": {"value": prediction},
-                            "explained": {"value": explained},
-                            "several": {"value": {"predictions": [prediction, prediction]}},
-                        },
-                    }
-                },
-            },
-            **_errors(401, 408, 413, 415, 422, 429, 500, 503, 504),
-        },
-    }
-    schemas = {
-        "Request": {
-            "type": "object",
-            "required": ["text"],
-            "additionalProperties": False,
-            "properties": {
-                "text": {
-                    "oneOf": [
-                        text,
-                        {"type": "array", "items": text, "minItems": 1, "maxItems": limits["texts"]},
-                    ]
-                },
-                "explain": {
-                    "type": "boolean",
-                    "default": False,
-                    "description": "Also say which words mattered; of one text only, not of a list.",
-                },
-            },
-        },
-        "Prediction": {
-            "type": "object",
-            "required": ["label", "probability", "probabilities", "truncated"],
-            "properties": {
-                "label": {"type": "string", "enum": labels},
-                "probability": {"type": "number", "minimum": 0, "maximum": 1},
-                "probabilities": {
-                    "type": "object",
-                    "required": labels,
-                    "properties": {label: {"type": "number", "minimum": 0, "maximum": 1} for label in labels},
-                },
-                "truncated": {"type": "boolean"},
-                "words": {"type": "array", "items": {"$ref": "#/components/schemas/Word"}},
-            },
-        },
-        "Predictions": {
-            "type": "object",
-            "required": ["predictions"],
-            "properties": {
-                "predictions": {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}}
-            },
-        },
-        "Word": {
-            "type": "object",
-            "description": "Where a word is in the text, in Unicode code points, and by how many nats it "
-            "raises the log-odds of the label; negative where it speaks against it.",
-            "required": ["start", "end", "weight"],
-            "properties": {
-                "start": {"type": "integer"},
-                "end": {"type": "integer"},
-                "weight": {"type": "number"},
-            },
-        },
-        "Error": {
-            "type": "object",
-            "required": ["error"],
-            "properties": {
-                "error": {
-                    "type": "object",
-                    "required": ["code", "message"],
-                    "properties": {"code": {"type": "string"}, "message": {"type": "string"}},
-                }
-            },
-        },
-    }
-    paths = {
-        "/predict": {"post": predict},
-        "/health": {
-            "get": {
-                "summary": "Whether texts can be labelled",
-                "security": [],
-                "description": "Under any Host, as probes may not know the server's name.",
-                "responses": {"200": _json("It can.", {"status": "ok"}), **_errors(503)},
-            }
-        },
-        "/info": {
-            "get": {
-                "summary": "Classes, file, sha256 of the folder's files, scores and limits",
-                "responses": {
-                    "200": _json("What is served.", {"labels": labels, "limits": limits}),
-                    **_errors(401),
-                },
-            }
-        },
-        "/metrics": {"get": _text("Figures for Prometheus", "text/plain", 401)},
-        "/openapi.json": {
-            "get": {
-                "summary": "This document",
-                "security": [],
-                "responses": {"200": _json("OpenAPI 3.1.", {"openapi": "3.1.0"}), **_errors()},
-            }
-        },
-        "/docs": {"get": {**_text("This document as a page", "text/html"), "security": []}},
-        "/": {"get": {**_text("A page to try texts on", "text/html"), "security": []}},
-    }
+    several = {"predictions": [prediction, prediction]}
+    body = _json(
+        "Request",
+        one={"text": "what a day"},
+        explained={"text": "what a day", "explain": True},
+        several={"text": ["what a day", "oh no"]},
+    )
+    return Operation(
+        "POST",
+        "/predict",
+        "Label one text, or several",
+        "A prediction for a text; predictions, in order, for a list.",
+        _json("Prediction", "Predictions", one=prediction, explained=explained, several=several),
+        (401, 408, 413, 415, 422, 429, 500, 503, 504),
+        "Labels are the same whether a text comes alone or with others. Of a text longer than the model "
+        "reads, the beginning counts, and truncated is true.",
+        {"required": True, "description": f"At most {limits.bytes} bytes.", "content": body},
+    )
+
+
+def _json(*models: str, **examples: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Content that is one of some models, with examples by their names."""
+    references = [{"$ref": _REFERENCE.format(model=model)} for model in models]
+    schema = references[0] if len(references) == 1 else {"oneOf": references}
+    named = {name: {"value": value} for name, value in examples.items()}
+    return {"application/json": {"schema": schema, "examples": named}}
+
+
+class _Plain(GenerateJsonSchema):
+    """Schemas without a title for each field, which would only repeat its name."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+
+def document(labels: list[str], limits: Limits, token: bool) -> dict[str, Any]:
+    """The OpenAPI document of a server with these classes and limits.
+
+    Args:
+        labels: the classes.
+        limits: of a request.
+        token: whether requests need one.
+    """
+    request = request_model(limits.texts, limits.characters)
+    models: list[type[BaseModel]] = [request, Prediction, Predictions, Info, Health, Error]
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in models], ref_template=_REFERENCE, schema_generator=_Plain
+    )
+    schemas = definitions["$defs"]
+    fields = schemas["Prediction"]["properties"]
+    fields["label"]["enum"] = labels
+    fields["probabilities"]["required"] = labels
+    paths: dict[str, dict[str, Any]] = {}
+    for each in operations(labels, limits):
+        answers = {"200": {"description": each.answer, "content": each.content}, **_errors(each.errors)}
+        said: dict[str, Any] = {
+            "summary": each.summary,
+            "description": each.description,
+            "responses": answers,
+        }
+        if each.request is not None:
+            said["requestBody"] = each.request
+        if each.path in WITHOUT_TOKEN:
+            said["security"] = []
+        paths.setdefault(each.path, {})[each.method.lower()] = said
     whole: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
@@ -192,30 +169,18 @@ def document(labels: list[str], limits: dict[str, float], token: bool) -> dict[s
     return whole
 
 
-def _json(description: str, example: Any) -> dict[str, Any]:
-    content = {"application/json": {"schema": {"type": "object"}, "example": example}}
-    return {"description": description, "content": content}
-
-
-def _text(summary: str, kind: str, *refused: int) -> dict[str, Any]:
-    content = {kind: {"schema": {"type": "string"}}}
-    return {
-        "summary": summary,
-        "responses": {"200": {"description": summary, "content": content}, **_errors(*refused)},
-    }
-
-
-def _errors(*statuses: int) -> dict[str, Any]:
-    schema = {"$ref": "#/components/schemas/Error"}
+def _errors(statuses: tuple[int, ...]) -> dict[str, Any]:
     example = {"error": {"code": "a_word", "message": "What came, what was expected and what to do."}}
-    content = {"application/json": {"schema": schema, "example": example}}
+    content = _json("Error", any=example)
     return {
-        str(status): {"description": ERRORS[status], "content": content}
-        for status in sorted({*statuses, *ANY_PATH})
+        str(status): {"description": STATUSES[status], "content": content}
+        for status in sorted({*statuses, *_ANY_PATH})
     }
 
 
-STYLE = """
+# --- the page
+
+_STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; padding: 0 1rem }
 pre { overflow: auto; padding: .6rem; border: 1px solid #8886; border-radius: .3rem }
@@ -224,19 +189,19 @@ dt { font-weight: bold }
 
 
 def page(document: dict[str, Any]) -> str:
-    """The document as HTML without a script."""
+    """The document as HTML."""
     info = document["info"]
     parts = [
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(info['title'])} API</title>",
         "<link rel='icon' href='data:,'><meta name='viewport' content='width=device-width'>",
-        f"<style>{STYLE}</style><main>",
+        f"<style>{_STYLE}</style><main>",
         f"<h1>{escape(info['title'])} {escape(info['version'])}</h1><p>{escape(info['description'])}",
         " The same for programs: <a href='openapi.json'>openapi.json</a>.</p>",
     ]
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             parts.append(f"<h2>{method.upper()} {escape(path)}</h2><p>{escape(operation['summary'])}.")
-            parts.append(f" {escape(operation.get('description', ''))}</p>")
+            parts.append(f" {escape(operation['description'])}</p>")
             if "requestBody" in operation:
                 parts.append(f"<h3>Request</h3><p>{escape(operation['requestBody']['description'])}</p>")
                 parts.append(_examples(operation["requestBody"]["content"]))
@@ -253,9 +218,8 @@ def page(document: dict[str, Any]) -> str:
 
 
 def _examples(content: dict[str, Any]) -> str:
-    each = content.get("application/json", {})
-    values = [example["value"] for example in each.get("examples", {}).values()]
-    return "".join(_shown(value) for value in values or [each[key] for key in ("example",) if key in each])
+    named = content.get("application/json", {}).get("examples", {})
+    return "".join(_shown(example["value"]) for example in named.values())
 
 
 def _shown(value: Any) -> str:

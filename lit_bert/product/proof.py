@@ -20,6 +20,10 @@ BASELINE_BATCH = 32  # texts
 SAME = 1e-3  # most that a probability of the 32-bit file may differ by
 
 
+class ProofError(Exception):
+    """An exported file is not the model that was to be exported; the message says how it differs."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """What an ONNX file makes of the validation rows.

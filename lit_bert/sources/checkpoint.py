@@ -28,6 +28,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lit_bert import RUNS, UserError
+from lit_bert.io import files
 from lit_bert.io.escape import line
 from lit_bert.sources.checkpoint_file import read_file, write_file
 from lit_bert.sources.checkpoint_v1 import START, read_v1
@@ -354,13 +355,13 @@ def find(which: str | None, root: Path = RUNS) -> Path:
         if not path.is_file():
             raise UserError(f"no checkpoint {path}; expected a file, or `best` or `last` of the newest fit.")
         return path
-    times = {path: path.stat().st_mtime_ns for kind in (BEST, LAST) for path in root.glob(f"**/{kind}")}
-    if not times:
+    newest = files.newest(root, BEST, LAST)
+    if newest is None:
         raise UserError(
             f"no {name} below {root.resolve()}: nothing was trained here yet. Run `python -m lit_bert fit`, "
             "or name a file with --ckpt_path."
         )
-    newest = max(times, key=lambda path: times[path]).with_name(name)
-    if newest not in times:
-        raise UserError(f"the newest fit, {newest.parent}, has no {name}; name a file with --ckpt_path.")
-    return newest
+    found = newest.with_name(name)
+    if not found.is_file():
+        raise UserError(f"the newest fit, {found.parent}, has no {name}; name a file with --ckpt_path.")
+    return found

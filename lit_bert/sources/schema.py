@@ -62,6 +62,7 @@ class ModelSettings(Plain):
     average_decay: float = 0.99
     adversarial_norm: float = 1.0
     adversarial_start: float = 1 / 3
+    task: Text = "single"
 
     @field_validator("label_names")
     @classmethod
@@ -79,6 +80,7 @@ class DataSettings(Plain):
     text_column: Text = "text"
     label_column: Text = "label"
     label_names: Annotated[list[Text], Field(max_length=MOST_CLASSES)] | None = None
+    task: Text = "single"
     quoting: Literal["auto", "csv", "none"] = "auto"
     missing: Literal["skip", "refuse"] = "skip"
     train_split: Text = "train"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.types import _PATH
 from safetensors import SafetensorError
+from torch import Tensor
 
 from lit_bert import UserError
 from lit_bert.io import files
@@ -130,15 +132,21 @@ def apply_temperature(path: Path, temperature: float) -> None:
     write_checkpoint(replace(checkpoint, facts=facts, state_dict={**checkpoint.state_dict, **head}), path)
 
 
-def keep_weights(path: Path, average: bool, val_f1: float | None) -> None:
+def replace_training_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """Has the best checkpoint of a fit hold other trained weights beside their average."""
+    write_checkpoint(replace(Checkpoint.read(path), training_weights=weights), path)
+
+
+def keep_weights(path: Path, choice: Mapping[str, Any]) -> None:
     """Leaves one of the two sets of weights in the best checkpoint of a fit.
 
     Args:
-        average: whether the moving average stays; else the weights that were trained take its place.
-        val_f1: validation macro F1 of those that stay.
+        choice: `kept`, whether the moving average stays, else the weights that were trained take its place;
+            `val_f1`, validation macro F1 of those that stay; `epoch` and `global_step` that they are of.
     """
     checkpoint = Checkpoint.read(path)
-    trained = {} if average or checkpoint.training_weights is None else checkpoint.training_weights
-    facts = checkpoint.facts.model_copy(update={"val_f1": val_f1})
+    trained = {} if choice["kept"] or checkpoint.training_weights is None else checkpoint.training_weights
+    place = {name: choice[name] for name in ("val_f1", "epoch", "global_step")}
+    facts = checkpoint.facts.model_copy(update=place)
     weights = {**checkpoint.state_dict, **trained}
     write_checkpoint(replace(checkpoint, facts=facts, state_dict=weights, training_weights=None), path)

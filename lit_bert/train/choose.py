@@ -7,6 +7,7 @@ from typing import Any
 from lit_bert.evaluate import calibration, compare, scores
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.sources.checkpoint import Checkpoint
+from lit_bert.task.single import softmax
 from lit_bert.train.checkpoint_io import apply_temperature
 
 # What is chosen or fitted on the validation rows when a fit ends, by the fact that says how.
@@ -44,7 +45,7 @@ def calibrate(checkpoint: Checkpoint, predictions: Predictions) -> Predictions:
         "after": after,
         "loss_change": None if change is None else list(change),
     }
-    probs = calibration.softmax(logits / fitted) if kept else predictions.probs
+    probs = softmax(logits / fitted) if kept else predictions.probs
     return predictions.with_probs(probs, calibration=found)
 
 
@@ -82,7 +83,9 @@ def choice_notes(facts: dict[str, Any]) -> list[str]:
     lines = []
     if found := facts.get("averaging"):
         said = "kept" if found["kept"] else "not kept"
-        lines.append(f"averaging {said}: with the average of the weights {_shown_change(found)}")
+        step = found.get("global_step")  # earlier versions did not say
+        which = "" if found["kept"] or step is None else f"; kept are the trained ones of step {step:,}"
+        lines.append(f"averaging {said}: with the average of the weights {_shown_change(found)}{which}")
     if found := facts.get("calibration"):
         errors = (
             f"expected calibration error {found['before']:.4f} before, {found['after']:.4f} after, on rows "

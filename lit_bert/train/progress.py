@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any
@@ -13,6 +14,7 @@ from rich.progress import BarColumn
 from torch import Tensor
 
 from lit_bert.train.keep import chooses_epoch
+from lit_bert.train.result import EventFile, Validation
 
 
 class Throughput(Callback):
@@ -111,15 +113,33 @@ class ProgressLines(Callback):
     """One line per validation on standard error, where that is not a terminal."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.is_global_zero:
-            return
-        scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        rows = validated_rows(pl_module)
-        print(
-            f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}: "
-            + ", ".join(f"{name} {scores[name]:.4f}" for name in ("val/loss_nats", "val/f1", "val/f1_micro"))
-            + f" on {rows:,} row{'s' * (rows != 1)}"
-            + ", which choose the epoch" * chooses_epoch(trainer),
-            file=sys.stderr,
-            flush=True,
-        )
+        if validation := _validation(trainer, pl_module):
+            print(validation, file=sys.stderr, flush=True)
+
+
+class ProgressEvents(Callback):
+    """One event per validation, for another process."""
+
+    def __init__(self, events: EventFile) -> None:
+        self.events = events
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if validation := _validation(trainer, pl_module):
+            self.events.write(validation)
+
+
+def _validation(trainer: Trainer, pl_module: LightningModule) -> Validation | None:
+    """What the validation of a fit came to; None on other devices than the first and in other stages."""
+    if trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.is_global_zero:
+        return None
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    return Validation(
+        epoch=trainer.current_epoch + 1,
+        step=trainer.global_step,
+        loss_nats=finite.get("val/loss_nats"),
+        f1=finite.get("val/f1"),
+        f1_micro=finite.get("val/f1_micro"),
+        rows=validated_rows(pl_module),
+        chooses_epoch=chooses_epoch(trainer),
+    )

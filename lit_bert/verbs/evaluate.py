@@ -1,26 +1,54 @@
-"""The verbs `validate` and `test`: score a checkpoint on a split."""
+"""The verbs `validate` and `test`: score a checkpoint on a split.
+
+python -m lit_bert test --ckpt_path best
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from lit_bert.cli.arguments import checked_configs, only_prints, strip_flag
-from lit_bert.cli.evaluate import Test, Validate
-from lit_bert.cli.lightning import Verb
+from lit_bert.cli.lightning import NO_FILES, VerbParser, command_with_checkpoint
 from lit_bert.cli.start import prepare_process
-from lit_bert.sources.checkpoint import Checkpoint, find
+from lit_bert.evaluate.announce import announce, checkpoint_sources
+from lit_bert.evaluate.outputs import Outputs
+from lit_bert.evaluate.predictions import TRAINED, read_hashes
+from lit_bert.evaluate.record import fit_usage, record_scores
+from lit_bert.train.processes import SameCheckpoint, shared_checkpoint
+
+DESCRIPTION = "Score a checkpoint on the {} split; without --ckpt_path the best of the newest fit."
+USAGE = "[--config FILE ...] [OPTIONS]"
+VALIDATE = VerbParser("validate", USAGE, DESCRIPTION.format("validation"), trainer_defaults=NO_FILES)
+TEST = VerbParser("test", USAGE, DESCRIPTION.format("test"), trainer_defaults=NO_FILES)
 
 
 def validate(arguments: list[str]) -> int:
-    return from_checkpoint(Validate, arguments)
+    """The verb."""
+    return _score(VALIDATE, arguments)
 
 
 def test(arguments: list[str]) -> int:
-    return from_checkpoint(Test, arguments)
+    """The verb."""
+    return _score(TEST, arguments)
 
 
-def from_checkpoint(kind: Callable[..., Verb], arguments: list[str]) -> int:
+def _score(verb: VerbParser, arguments: list[str]) -> int:
+    """Prints the scores, what they rest on, and keeps them as JSON beside the checkpoint."""
     prepare_process()
-    arguments, which = strip_flag(checked_configs(arguments), "--ckpt_path", "best, last or a file")
-    cli = kind(arguments, None if only_prints(arguments) else Checkpoint.open(find(which)))
-    return 1 if getattr(cli, "bad_rows", 0) else 0
+    command, checkpoint = command_with_checkpoint(verb, arguments)
+    outputs = Outputs()
+    command.build([outputs, SameCheckpoint(checkpoint), *command.progress_bar()])
+    trainer, data = command.trainer, command.datamodule
+    data.setup(verb.name)  # what is wrong with the rows shows first
+    trained = read_hashes(checkpoint.run / TRAINED)
+    announce(trainer, [])
+    # The weights came with `weights.checkpoint`: nothing is left to load.
+    with shared_checkpoint(checkpoint):
+        getattr(trainer, verb.name)(command.model, datamodule=data, verbose=False)
+    if trainer.is_global_zero:
+        print(f"checkpoint {checkpoint.path}\nsha256     {checkpoint.sha256}")
+        if checkpoint.facts.val_f1 is not None:
+            fit = fit_usage(checkpoint)
+            rows = f", on {fit['rows']:,} rows" if fit else ""
+            print(f"validation macro F1 when it was saved: {checkpoint.facts.val_f1:.4f}{rows}")
+        split = data.splits.val_name if verb is VALIDATE else data.hparams.test_split
+        sources = [*checkpoint_sources(checkpoint), ("scored on", data.source)]
+        record_scores(checkpoint, verb.name, split, outputs.predictions, sources, trained)
+    return 0

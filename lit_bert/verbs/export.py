@@ -16,12 +16,12 @@ from lit_bert.product.export import (
     EXPORTED,
     INT8_LOSS,
     check_target,
-    folder_beside,
-    replace_folder,
+    new_folder,
     validation_rows,
     write,
 )
 from lit_bert.product.folder import QUICK
+from lit_bert.product.proof import ProofError
 from lit_bert.product.push import check_name, push
 from lit_bert.sources.checkpoint import Checkpoint, find
 
@@ -62,12 +62,12 @@ def export(arguments: list[str]) -> int:
     rows = validation_rows(checkpoint)
     target = (args.to or checkpoint.run / EXPORTED).resolve()  # `.` and links cannot be renamed
     check_target(target)
-    with folder_beside(target) as partial:
-        kept, problem = write(checkpoint, rows, partial, args.int8_loss, shown(arguments), args.license)
-        if problem:
-            print(f"lit_bert export: {problem}", file=sys.stderr)
-            return 1
-        replace_folder(partial, target)
+    try:
+        with new_folder(target) as partial:
+            kept = write(checkpoint, rows, partial, args.int8_loss, shown(arguments), args.license)
+    except ProofError as error:
+        print(f"lit_bert export: {error}", file=sys.stderr)
+        return 1
     print(f"\n{target}" + ("" if QUICK in kept else f", without {QUICK}"))
     if args.push:
         print(push(target, args.push, args.private))

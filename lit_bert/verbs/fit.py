@@ -5,58 +5,143 @@ python -m lit_bert fit --config configs/base.yaml --trainer.max_epochs 1
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import yaml
+from lightning.pytorch import Callback
+from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_bert import UserError
-from lit_bert.cli.arguments import checked_configs, configs, only_prints, strip_flag
-from lit_bert.cli.fit import Fit, no_seeds_in
+from lit_bert.cli.arguments import checked_configs, strip_flag
+from lit_bert.cli.lightning import CommandLine, VerbParser
+from lit_bert.cli.run_arguments import add_run_arguments, root_of_runs, settings_of_run
 from lit_bert.cli.start import prepare_process
 from lit_bert.evaluate.report import SEEDS, seeds_table
-from lit_bert.sources.checkpoint import Checkpoint, find
-from lit_bert.train.runs import fit_each, has_accelerator, next_folder
+from lit_bert.io import files
+from lit_bert.sources.checkpoint import Checkpoint
+from lit_bert.sources.settings import composition
+from lit_bert.train.fit import run_fit
+from lit_bert.train.processes import SameCheckpoint, find_checkpoint, shared_checkpoint
+from lit_bert.train.progress import ProgressEvents
+from lit_bert.train.result import EventFile, RunResult, fit_with_result
+from lit_bert.train.resume import take_settings
+from lit_bert.train.run import FitRun, RunCallbacks
+from lit_bert.train.runs import fit_each, next_folder, runs_on_cpu
 
 
 def fit(arguments: list[str]) -> int:
+    """The verb."""
     prepare_process()
     arguments, which = strip_flag(checked_configs(arguments), "--ckpt_path", "best, last or a file")
     arguments, seeds = strip_flag(arguments, "--seeds", "a number of seeds")
-    if seeds is not None and not only_prints(arguments):
-        _fit_seeds(arguments, seeds, which)
-        return 0
-    checkpoint = Checkpoint.open(find(which)) if which else None
-    Fit(arguments, checkpoint, configs() / "base.yaml")
+    arguments, result = strip_flag(arguments, "--result", "a folder")
+    if seeds is not None:
+        _fit_seeds(arguments, seeds, which, result)
+    elif result is not None:
+        fit_with_result(Path(result), partial(_fit, arguments, which))
+    else:
+        _fit(arguments, which)
     return 0
 
 
-def _fit_seeds(arguments: list[str], seeds: str, which: str | None) -> None:
-    """Fits that differ in their seed alone, in a folder of their own, and what they come to."""
+# --- arguments ---
+
+
+def _add_arguments(parser: LightningArgumentParser) -> None:
+    parser.add_argument(
+        "--seeds",
+        type=int | None,
+        default=None,
+        help="train that many times, with seeds counting up from seed_everything, and show mean and "
+        "spread; on the command line only",
+    )
+    parser.add_argument(
+        "--result",
+        type=str | None,
+        default=None,
+        help="folder for result.json (how the run ended: status, message, checkpoint, scores) and "
+        "events.jsonl (messages and validations as they come), for programs that start runs; on the command "
+        "line only",
+    )
+    add_run_arguments(parser)
+
+
+FIT = VerbParser(
+    "fit",
+    "[--config FILE ...] [OPTIONS]",
+    "Train; keep the best epoch (best.ckpt) and the last (last.ckpt).",
+    checkpoint_help="run to go on with, in its folder: last (that of the newest fit) or its last.ckpt; "
+    "without it, a new run",
+    add_arguments=_add_arguments,
+    starts_from_base=True,
+    keeps_config=True,
+)
+
+
+def parsed(arguments: list[str]) -> CommandLine:
+    """The settings of a fit.
+
+    Raises:
+        UserError: the parser refuses them, or a configuration has what only a command line can say.
+    """
+    command = CommandLine(FIT, arguments)
+    for name, example in (("seeds", "5"), ("result", "results")):
+        if command.config[name] is not None:
+            raise UserError(
+                f"{name} stands in a configuration; give it on the command line, as --{name} {example}."
+            )
+    return command
+
+
+# --- one run ---
+
+
+def _fit(arguments: list[str], which: str | None, events: EventFile | None = None) -> RunResult | None:
+    run = prepared(parsed(arguments), which, [ProgressEvents(events)] if events else [])
+    with shared_checkpoint(run.resumed.checkpoint if run.resumed else None):
+        return run_fit(run)
+
+
+def prepared(command: CommandLine, which: str | None, callbacks: list[Callback]) -> FitRun:
+    """The run of a parsed command, built.
+
+    Args:
+        which: the checkpoint that it goes on from; None takes that of its configuration, if there is one.
+        callbacks: further ones.
+    """
+    which, resumed, config = which or command.config["ckpt_path"], None, command.config
     if which is not None:
+        command.checkpoint = Checkpoint.open(find_checkpoint(which))
+        composed = composition(command.settings)
+        resumed = take_settings(config, command.given, composed, command.checkpoint)
+        callbacks = [*callbacks, SameCheckpoint(command.checkpoint)]
+    own = RunCallbacks(config, command.progress_bar(), callbacks)
+    command.build(own.all)
+    return FitRun(command.trainer, command.model, command.datamodule, command.settings, own, resumed)
+
+
+# --- several seeds ---
+
+
+def _fit_seeds(arguments: list[str], seeds: str, which: str | None, result: str | None) -> None:
+    """Fits that differ in their seed alone, in a folder of their own, and what they come to."""
+    command = parsed(arguments)
+    if which is not None or command.config["ckpt_path"] is not None:
         raise UserError("got --seeds and --ckpt_path; a run that goes on has its seed already.")
+    if result is not None:
+        raise UserError("got --seeds and --result; each of several runs has a result.json in its folder.")
     if not seeds.isdecimal() or int(seeds) < 1:
         raise UserError(f"--seeds is {seeds}; expected how many, at least 1.")
-    settings = _settings(arguments)
-    no_seeds_in(settings)
-    first, logger = settings["seed_everything"], settings["trainer"]["logger"]
+    first = command.seed_asked_for
     if type(first) is not int:
         raise UserError(f"--seed_everything is {first}; with --seeds, expected the number of the first one.")
-    if not isinstance(logger, dict) or not (root := logger["init_args"].get("save_dir")):
-        raise UserError("trainer.logger keeps no folder for each run; with --seeds, leave it as it is.")
-    folder = next_folder(Path(root), "seeds")
-    each = {f"seed_{seed}": [f"--seed_everything={seed}"] for seed in range(first, first + int(seeds))}
-    on_cpu = settings["trainer"]["accelerator"] == "cpu" or not has_accelerator()
-    fit_each(arguments, each, folder, on_cpu)
-    (folder / SEEDS).write_text(json.dumps(list(each)) + "\n", encoding="utf-8")
+    settings = command.settings
+    folder = next_folder(root_of_runs(settings, "--seeds"), "seeds")
+    each = {
+        f"seed_{seed}": settings_of_run(settings, seed_everything=seed)
+        for seed in range(first, first + int(seeds))
+    }
+    fit_each(each, folder, runs_on_cpu(settings))
+    files.write_text(folder / SEEDS, json.dumps(list(each)) + "\n")
     print(seeds_table(folder))
-
-
-def _settings(arguments: list[str]) -> dict[str, Any]:
-    """What `fit` would run with. Refuses what its parser refuses."""
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
-        Fit([*arguments, "--print_config"], None, configs() / "base.yaml")
-    return yaml.safe_load(out.getvalue())

@@ -18,7 +18,7 @@ from lit_bert.evaluate.report import (
     newest,
     predictions_of,
     seeds_table,
-    write_parting,
+    write_disagreements,
 )
 
 
@@ -57,7 +57,7 @@ def report(arguments: list[str]) -> int:
         first.check_same_rows(second)
         if args.output:
             with RowWriter(args.output) as writer:  # opened first: what cannot be written shows at once
-                write_parting(first, second, writer)
+                write_disagreements(first, second, writer)
         print(comparison_table(first, second, names=[str(run) for run in runs]))
         if args.output:
             print(f"{args.output} has all of the rows that they label differently", file=sys.stderr)

@@ -1,6 +1,6 @@
 """An exported folder over HTTP: POST /predict, a page, and the rest that a service needs.
 
-Step 8 of the journey. Here are the flags and the start; server.py computes, door.py speaks HTTP.
+Step 8 of the journey. Here are the flags and the socket; product/server.py is the rest.
 
     python -m lit_bert serve exported --port 8000
     curl http://127.0.0.1:8000/predict --json '{"text": "what a day"}'
@@ -33,10 +33,12 @@ def serve(arguments: list[str]) -> int:
         0 after SIGTERM or Ctrl-C, with everything in flight answered; 1 where a worker died.
     """
     args = _parser().parse_args(arguments)
-    for library in ("litserve", "prometheus_client"):
+    for library in ("starlette", "uvicorn", "httptools", "prometheus_client"):
         need(library, "serve")
-    from lit_bert.product.door import Limits
-    from lit_bert.product.server import Server
+    from lit_bert.product.app import Served
+    from lit_bert.product.door import Access
+    from lit_bert.product.messages import Limits
+    from lit_bert.product.server import run
 
     limits = Limits(args.bytes, args.texts, args.characters, args.seconds, args.queue)
     token = args.token or os.environ.get(TOKEN)
@@ -47,10 +49,10 @@ def serve(arguments: list[str]) -> int:
     predictor = Predictor(folder, args.file, threads=1)
     listener = _listen(args.host, args.port)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))  # until uvicorn has its own
+        signal.signal(number, lambda *_: sys.exit(0))  # until `run` has its own
     _allow_connections()
-    own = hosts.Hosts(args.host, args.allow_host)
-    return Server(predictor, limits, sums, own, token, args.threads).serve_until_stopped(listener)
+    access = Access(hosts.Hosts(args.host, args.allow_host), token)
+    return run(Served(predictor, sums), limits, access, args.threads, listener)
 
 
 def _parser() -> Parser:

@@ -1,0 +1,262 @@
+"""The application of `serve`: its paths, over a predictor and a queue, in ASGI.
+
+Starlette, and not FastAPI: measured on a core of an AMD EPYC, FastAPI takes 24 µs more for a request, 16
+MB and 0.2 s at the start, and its checks of a body could not be used: they follow a decoder that lets fields
+come twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import prometheus_client
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from lit_bert import __version__
+from lit_bert.product import openapi
+from lit_bert.product.door import BODY, Access, Body, Door, HangUp, check_content
+from lit_bert.product.errors import Refusal, internal_error, json_response
+from lit_bert.product.folder import facts
+from lit_bert.product.messages import Limits, parse
+from lit_bert.product.metrics import Metrics
+from lit_bert.product.predictor import WORD, Prediction, Predictor, Word
+from lit_bert.product.queue import BatchQueue, ComputeFailed, Job, QueueFull, ShareFull
+
+PAGE = Path(__file__).with_name("page.html")
+
+
+class Served(NamedTuple):
+    """What is served.
+
+    Attributes:
+        predictor: of the exported folder.
+        sums: SHA-256 of the folder's files, by their names.
+    """
+
+    predictor: Predictor
+    sums: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """The name of the run, as the folder itself is mostly named exported."""
+        folder = self.predictor.folder.resolve()
+        return folder.parent.name if folder.name == "exported" and folder.parent.name else folder.name
+
+
+def create_app(
+    served: Served,
+    limits: Limits,
+    access: Access,
+    threads: int,
+    on_start: Callable[[], None],
+    on_death: Callable[[], None],
+) -> Starlette:
+    """The application.
+
+    Args:
+        served: what is served.
+        limits: of requests and of the queue.
+        access: who may ask.
+        threads: number of workers.
+        on_start: called when the workers are starting; from then on requests are taken.
+        on_death: called when a worker has ended without being asked to.
+    """
+    metrics = Metrics(lambda: queue.length)
+    predictor = served.predictor
+
+    def predict(texts: list[str]) -> list[bytes]:
+        return [encode(prediction) for prediction in predictor(texts)]
+
+    def explain(text: str) -> bytes:
+        return encode(predictor([text])[0], predictor.explain(text))
+
+    queue = BatchQueue(predict, explain, limits.queue, threads, metrics.batch.observe, on_death)
+    paths = Paths(served, limits, queue, metrics, access.token is not None)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        queue.start()
+        on_start()
+        yield
+        queue.stop()
+
+    routes = paths.routes()
+    names = {route.path for route in routes}
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(Door, access=access, limits=limits, metrics=metrics, paths=names)],
+        exception_handlers={HTTPException: paths.no_route},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def encode(prediction: Prediction, words: list[Word] | None = None) -> bytes:
+    """A prediction as JSON, as messages.Prediction describes it."""
+    fields: dict[str, Any] = prediction._asdict()
+    if words is not None:
+        fields["words"] = [word._asdict() for word in words]
+    return json.dumps(fields).encode()
+
+
+class Paths:
+    """What the paths answer.
+
+    Args:
+        served: what is served.
+        limits: of a request.
+        queue: that computes.
+        metrics: of the server.
+        token: whether requests need one.
+    """
+
+    def __init__(
+        self, served: Served, limits: Limits, queue: BatchQueue, metrics: Metrics, token: bool
+    ) -> None:
+        self.limits, self.queue, self.metrics = limits, queue, metrics
+        predictor = served.predictor
+        self.max_length = predictor.max_length
+        # Of the keys of messages.Info.
+        self.facts = {
+            "name": served.name,
+            "labels": predictor.labels,
+            "max_length": predictor.max_length,
+            "file": predictor.file,
+            "sha256": served.sums,
+            "scores": facts(predictor.folder).get("scores", {}),
+            "limits": limits._asdict(),
+            "version": __version__,
+        }
+        self.document = openapi.document(predictor.labels, limits, token)
+        self.pages = {"/docs": openapi.page(self.document), "/": PAGE.read_text(encoding="utf-8")}
+        self.policies = {path: policy(page) for path, page in self.pages.items()}
+
+    def routes(self) -> list[Route]:
+        """All of them."""
+        return [
+            Route("/predict", self.predict, methods=["POST"]),
+            Route("/health", self.health),
+            Route("/info", self.info),
+            Route("/metrics", self.figures),
+            Route("/openapi.json", self.openapi),
+            Route("/docs", self.page),
+            Route("/", self.page),
+        ]
+
+    async def predict(self, request: Request) -> Response:
+        """Labels of the texts in the body."""
+        scope, body = request.scope, request.scope[BODY]
+        client = scope["client"][0] if scope["client"] else ""
+        check_content(scope)
+        content = await body.read()
+        try:
+            self.queue.check(client)  # before any work
+            texts, several, explain = parse(content, self.limits)
+            # To explain is to compute once more for each word that is read, without it.
+            cost = 1 + min(len(WORD.findall(texts[0])), self.max_length) if explain else len(texts)
+            job = Job(texts, client, explain, cost)
+            self.queue.put(job)
+        except QueueFull:
+            message = f"{self.queue.length} texts are waiting and {self.queue.limit} may"
+            raise _try_again(503, "queue_full", message) from None
+        except ShareFull:
+            waiting = self.queue.by_client[client]
+            message = f"{waiting} texts of your address are waiting and {self.queue.share} may"
+            raise _try_again(429, "too_many_requests", message) from None
+        answers = await self._answers(job, body)
+        self.metrics.texts.inc(len(texts))
+        self.metrics.latency.observe(body.elapsed_s())
+        joined = b'{"predictions": [' + b", ".join(answers) + b"]}" if several else answers[0]
+        return Response(joined, media_type="application/json")
+
+    async def _answers(self, job: Job, body: Body) -> list[bytes]:
+        """JSON of each text of a job.
+
+        Raises:
+            Refusal: 504 not in time, 500 not computable.
+            HangUp: the client is gone.
+        """
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(body.seconds - body.elapsed_s(), _give_up, job, self.limits.seconds)
+        watch = loop.create_task(body.gone())
+        watch.add_done_callback(lambda _: job.answers.cancel())
+        try:
+            return await job.answers
+        except ComputeFailed:
+            raise internal_error() from None
+        except asyncio.CancelledError:
+            if watch.done():
+                raise HangUp from None
+            raise
+        finally:
+            timer.cancel()
+            watch.cancel()
+
+    async def health(self, request: Request) -> Response:
+        """Whether the workers are ready."""
+        if not self.queue.ready():
+            raise _try_again(503, "not_ready", "The model is not ready")
+        return json_response({"status": "ok"})
+
+    async def info(self, request: Request) -> Response:
+        """What is served."""
+        return json_response(self.facts)
+
+    async def figures(self, request: Request) -> Response:
+        """The metrics."""
+        return Response(self.metrics.text(), media_type=prometheus_client.CONTENT_TYPE_LATEST)
+
+    async def openapi(self, request: Request) -> Response:
+        """The document."""
+        return json_response(self.document)
+
+    async def page(self, request: Request) -> Response:
+        """A page that a browser holds to its own host."""
+        path = request.scope["path"]
+        headers = {"Content-Security-Policy": self.policies[path]}
+        return Response(self.pages[path], headers=headers, media_type="text/html")
+
+    async def no_route(self, request: Request, error: Exception) -> Response:
+        """The answer to another path or method."""
+        assert isinstance(error, HTTPException)
+        path, method = request.scope["path"], request.method
+        if error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "")
+            message = f"{path} takes {allowed} and {method} came; use that."
+            raise Refusal(405, "wrong_method", message, {"Allow": allowed})
+        raise Refusal(404, "not_found", f"There is nothing at {ascii(path)[:200]}; /docs lists what is.")
+
+
+def _try_again(status: int, code: str, message: str) -> Refusal:
+    return Refusal(status, code, f"{message}; try again in a second.", {"Retry-After": "1"})
+
+
+def _give_up(job: Job, seconds: float) -> None:
+    if not job.answers.done():
+        message = f"There was no answer within {seconds:g} seconds; send fewer texts."
+        job.answers.set_exception(Refusal(504, "too_slow", message))
+
+
+def policy(page: str) -> str:
+    """A Content-Security-Policy for a page in one file: no other hosts, no script but its own."""
+    scripts = re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL)
+    sums = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{each}'" for each in sums) or "'none'"
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src 'self' data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    )

@@ -1,0 +1,281 @@
+"""What the server takes and answers: models for pydantic, and the checks of a body before pydantic.
+
+The models give both the checks of a request and the schemas of the OpenAPI document. Before them, the body
+is decoded here: json and pydantic take the last of two equal keys, and numbers of any number of digits.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from functools import cache
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from lit_bert.product.errors import Refusal
+
+MOST_DIGITS = 1000  # of a whole number; converting it takes time that grows with the square of its digits
+_INVISIBLE = ("Cc", "Cf")  # Unicode categories: control and format characters
+
+
+class Limits(NamedTuple):
+    """What a request may ask for.
+
+    Attributes:
+        bytes: of a request's body.
+        texts: in one request.
+        characters: Unicode code points of one text.
+        seconds: from the end of a request's head to its answer, the arrival of its body included.
+        queue: texts that wait or are being computed, of all requests together.
+    """
+
+    bytes: int
+    texts: int
+    characters: int
+    seconds: float
+    queue: int
+
+
+class Query(NamedTuple):
+    """A request that passed all checks.
+
+    Attributes:
+        texts: one or more, each with something visible.
+        several: whether they came as a list.
+        explain: whether the weights of words are asked for; then there is one text.
+    """
+
+    texts: list[str]
+    several: bool
+    explain: bool
+
+
+# --- the models
+
+
+def _check_visible(text: str) -> str:
+    """The text; control characters within it are accepted, as the tokenizer drops them in training too."""
+    if all(each.isspace() or unicodedata.category(each) in _INVISIBLE for each in text):
+        raise PydanticCustomError("invisible", "only white space and invisible characters")
+    return text
+
+
+def _check_explain(request: Any) -> Any:
+    if request.explain and isinstance(request.text, list):
+        raise PydanticCustomError("explain_one", "explain works on one text")
+    return request
+
+
+@cache
+def request_model(texts: int, characters: int) -> type[BaseModel]:
+    """The model of a request's body.
+
+    Args:
+        texts: in one request, at most.
+        characters: of one text, at most.
+    """
+    text: Any = Annotated[str, Field(min_length=1, max_length=characters), AfterValidator(_check_visible)]
+    several: Any = Annotated[list[text], Field(min_length=1, max_length=texts, fail_fast=True)]
+    # Without the discriminator, an error would be reported for each of the two.
+    either: Any = Annotated[
+        Annotated[text, Tag("one")] | Annotated[several, Tag("several")],
+        Discriminator(lambda value: "several" if isinstance(value, list) else "one"),
+    ]
+    explain = "Also say which words mattered; of one text only, not of a list."
+    check: Any = model_validator(mode="after")(_check_explain)
+    fields: dict[str, Any] = {"text": (either, ...), "explain": (bool, Field(False, description=explain))}
+    return create_model(
+        "Request",
+        __config__=ConfigDict(extra="forbid", strict=True),
+        __validators__={"check_explain": check},
+        **fields,
+    )
+
+
+class Word(BaseModel):
+    """Where a word is in the text, and by how many nats it raises the log-odds of the label."""
+
+    start: int = Field(description="of its first character, in Unicode code points")
+    end: int = Field(description="after its last character")
+    weight: float = Field(description="negative where the word speaks against the label")
+
+
+class Prediction(BaseModel):
+    """What the model says of a text."""
+
+    label: str = Field(description="the most probable class")
+    probability: float = Field(ge=0, le=1, description="of that class")
+    probabilities: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(description="of every class")
+    truncated: bool = Field(description="whether the text has more tokens than the model reads")
+    words: list[Word] = Field(default=[], description="only where explain is true")
+
+
+class Predictions(BaseModel):
+    """Of each text of a list, in order."""
+
+    predictions: list[Prediction]
+
+
+class Info(BaseModel):
+    """What is served."""
+
+    name: str = Field(description="of the run, or of the exported folder")
+    labels: list[str] = Field(description="the classes, in the order of the model")
+    max_length: int = Field(description="tokens that the model reads of a text, special ones included")
+    file: str = Field(description="that is run")
+    sha256: dict[str, str] = Field(description="of the folder's files, by their names")
+    scores: dict[str, Any] = Field(description="as lit_bert.json has them, by the name of the split")
+    limits: dict[str, float] = Field(description="of a request, and of the queue in texts")
+    version: str = Field(description="of lit_bert")
+
+
+class Health(BaseModel):
+    """That texts can be labelled."""
+
+    status: Literal["ok"]
+
+
+class Problem(BaseModel):
+    """What is wrong."""
+
+    code: str = Field(description="for programs; does not change")
+    message: str = Field(description="for people: what came, what was expected and what to do")
+
+
+class Error(BaseModel):
+    """The body of every answer that is not 200."""
+
+    error: Problem
+
+
+# --- from bytes to a query
+
+
+def parse(content: bytes, limits: Limits) -> Query:
+    """The query that a body holds.
+
+    Raises:
+        Refusal: 400 where the body is no JSON in UTF-8, 422 where it is another JSON than `request_model`'s.
+    """
+    request = _decode(content)
+    model = request_model(limits.texts, limits.characters)
+    if isinstance(request, dict):
+        # Here, as pydantic would collect an error for each: a body of 1 MB can hold 100,000 unknown fields.
+        unknown = next((name for name in request if name not in model.model_fields), None)
+        if unknown is not None and "text" in request:
+            message = f"There is no field {ascii(unknown)[:100]}; expected text, and maybe explain."
+            raise Refusal(422, "unknown_field", message)
+        request = request if unknown is None else {}
+    try:
+        valid: Any = model.model_validate(request)
+    except ValidationError as error:
+        raise _refusal(error.errors(include_url=False)[0]) from None
+    several = isinstance(valid.text, list)
+    return Query(valid.text if several else [valid.text], several, valid.explain)
+
+
+def _decode(content: bytes) -> Any:
+    try:
+        return _DECODER.decode(content.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise Refusal(
+            400, "not_utf8", f"The body is not UTF-8 at byte {error.start}; encode the JSON as UTF-8."
+        ) from None
+    except RecursionError:
+        raise Refusal(400, "not_json", 'The JSON is nested too deeply; expected {"text": "…"}.') from None
+    except ValueError as error:
+        what = str(error)[:100]
+        raise Refusal(400, "not_json", f'The body is not JSON ({what}); expected {{"text": "…"}}.') from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a number has {len(digits)} characters")
+    return int(digits)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise Refusal(
+                422,
+                "repeated_field",
+                f"The field {ascii(name)[:100]} comes twice in an object; send it once.",
+            )
+        found[name] = value
+    return found
+
+
+# Made once: making it takes as long as decoding a short body.
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_int=_integer, object_pairs_hook=_object)
+
+
+# --- from pydantic's errors to ours
+
+_KINDS = {
+    str: "a string",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def _refusal(error: ErrorDetails) -> Refusal:
+    """The 422 of an error that `request_model` found."""
+    place, value = error["loc"], error["input"]
+    # Places are (), (field,), ("text", "one" or "several"), and ("text", "several", index).
+    alone = place == ("text", "one")
+    name = "the body" if not place else f"text[{place[2]}]" if len(place) == 3 else str(place[0])
+    match error["type"]:
+        case "missing":
+            code = "text_missing"
+            message = 'The field text is missing; expected {"text": "…"} or a list of texts.'
+        case "string_type" | "bool_type" | "model_type" as kind:
+            string = "a string or a list of strings" if alone else "a string"
+            objects = 'an object as in {"text": "…"}'
+            expected = {"string_type": string, "bool_type": "true or false", "model_type": objects}[kind]
+            code, message = "wrong_type", f"{name} is {_KINDS.get(type(value), 'null')}; expected {expected}."
+        case "explain_one":
+            code = "explain_one"
+            message = "explain works on one text and a list came; send its texts one by one."
+        case "too_short":
+            code, message = "no_texts", "The field text is an empty list; send one text or more."
+        case "too_long":
+            most = error["ctx"]["max_length"]
+            code = "too_many_texts"
+            message = f"{len(value)} texts came and {most} are allowed; send them in parts."
+        case "string_too_long":
+            most = error["ctx"]["max_length"]
+            code = "text_too_long"
+            message = f"{name} has {len(value)} characters and {most} are allowed; shorten it."
+        case "string_unicode":
+            at = next(index for index, each in enumerate(value) if "\ud800" <= each <= "\udfff")
+            code = "lone_surrogate"
+            shown = f"{ascii(value[at])[1:-1]}, at character {at}"
+            message = f"{name} has a lone surrogate, {shown}; send whole characters."
+        case "string_too_short" | "invisible" as kind:
+            invisible = "has only white space and invisible characters"
+            what = invisible if kind == "invisible" else "is empty"
+            code, message = "empty_text", f"{name} {what}; send a text with words, or leave it out."
+        case kind:
+            raise NotImplementedError(f"an error of pydantic without a code of ours: {kind}")
+    return Refusal(422, code, message)

@@ -1,0 +1,122 @@
+"""The weights that a run could keep: their average, and the trained ones of the best epoch and of the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lit_bert.evaluate.outputs import Outputs
+from lit_bert.evaluate.predictions import VALIDATED, Predictions
+from lit_bert.sources.checkpoint import Checkpoint
+from lit_bert.train.checkpoint_io import keep_weights, replace_training_weights
+from lit_bert.train.choose import choose_weights
+from lit_bert.train.run import FitRun
+
+
+def keep_better_weights(
+    run: FitRun, best: Path | None, predictions: Predictions | None
+) -> Predictions | None:
+    """Keeps the average of the weights where it is better than those that train, beyond chance.
+
+    Those that train are taken of the best epoch of the average or of the end of the run, whichever scores
+    higher: while the learning rate is high the average is far ahead of them, and its best epoch need not be
+    theirs. The predictions are written before the checkpoint, so that a process that ends in between leaves
+    what the next one can finish.
+
+    Args:
+        best: the best checkpoint; None on other devices than the first, which only help to validate.
+        predictions: of the average.
+
+    Returns:
+        Those of the weights that are kept.
+    """
+    checkpoint = Checkpoint.open(best) if best is not None and predictions is not None else None
+    trained = checkpoint.training_weights if checkpoint else None
+    chosen = predictions.facts.get("averaging") if predictions else None
+    if best is not None and trained is not None and chosen:
+        keep_weights(best, chosen)
+        trained = None
+    trained = run.trainer.strategy.broadcast(trained)
+    if trained is None:
+        return predictions
+    plain = _trained_candidate(run, trained, checkpoint)
+    if best is None or checkpoint is None or predictions is None or plain.predictions is None:
+        return predictions
+    if not np.array_equal(plain.predictions.rows, predictions.rows):
+        raise RuntimeError("the validation rows changed within a fit")
+    if plain.weights is not trained:
+        replace_training_weights(best, plain.weights)
+    chosen = choose_weights(predictions, plain.predictions)
+    if chosen["kept"]:
+        facts = checkpoint.facts
+        chosen |= {"val_f1": facts.val_f1, "epoch": facts.epoch, "global_step": facts.global_step}
+    else:
+        chosen |= {"val_f1": plain.scores["val/f1"], "epoch": plain.epoch, "global_step": plain.global_step}
+        record = run.callbacks.record
+        # Those of a run that goes on may have a score that this version does not know.
+        record.best = {name: plain.scores[name] for name in record.best if name in plain.scores}
+    probs = (predictions if chosen["kept"] else plain.predictions).probs
+    predictions = predictions.with_probs(probs, averaging=chosen, global_step=chosen["global_step"])
+    predictions.write(best.with_name(VALIDATED))
+    keep_weights(best, chosen)
+    return predictions
+
+
+@dataclass
+class _Candidate:
+    """Trained weights, and what they make of the validation rows.
+
+    Attributes:
+        predictions: None on other devices than the first.
+        scores: by the names that are logged.
+        epoch, global_step: that the weights are of.
+    """
+
+    weights: dict[str, torch.Tensor]
+    predictions: Predictions | None
+    scores: dict[str, float]
+    epoch: int
+    global_step: int
+
+
+def _trained_candidate(
+    run: FitRun, trained: dict[str, torch.Tensor], checkpoint: Checkpoint | None
+) -> _Candidate:
+    """The better of the trained weights of the best epoch and of the end of the run, by the score watched.
+
+    Args:
+        trained: those of the best epoch.
+        checkpoint: of the best epoch; None on other devices than the first.
+    """
+    trainer, record = run.trainer, run.callbacks.record
+    at_best = (checkpoint.facts.epoch, checkpoint.facts.global_step) if checkpoint else (0, 0)
+    epoch, step = trainer.strategy.broadcast(at_best)
+    found = _Candidate(trained, *_predictions_with(run, trained), epoch, step)
+    last = run.model.last_weights
+    if last is None or step == trainer.global_step or record.monitor not in found.scores:
+        return found
+    at_end = _Candidate(
+        last, *_predictions_with(run, last), max(trainer.current_epoch - 1, 0), trainer.global_step
+    )
+    is_better = record.sign * at_end.scores[record.monitor] > record.sign * found.scores[record.monitor]
+    return at_end if is_better else found
+
+
+def _predictions_with(
+    run: FitRun, weights: dict[str, torch.Tensor]
+) -> tuple[Predictions | None, dict[str, float]]:
+    """What other weights make of the validation rows (None but on the first device), and their scores."""
+    trainer, model, outputs, loggers = run.trainer, run.model, Outputs(), run.trainer.loggers
+    own = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    model.load_state_dict(weights, strict=False)
+    trainer.loggers = []  # it is no validation of the run
+    trainer.callbacks.append(outputs)  # type: ignore[attr-defined]
+    trainer.validate(model, datamodule=run.data, verbose=False)
+    trainer.callbacks.remove(outputs)  # type: ignore[attr-defined]
+    trainer.loggers = loggers
+    model.load_state_dict(own, strict=False)
+    found = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    return (outputs.predictions if trainer.is_global_zero else None), found

@@ -1,0 +1,252 @@
+"""One run of `fit`: what is checked before it starts, the training, and what is chosen when it has ended.
+
+python -m lit_bert fit --config configs/debug.yaml
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from lit_bert import UserError
+from lit_bert.evaluate.announce import announce
+from lit_bert.evaluate.audit_text import dataset_summary
+from lit_bert.evaluate.evidence import TRAINING
+from lit_bert.evaluate.predictions import TRAINED, VALIDATED, Predictions, read_hashes
+from lit_bert.evaluate.record import record_scores
+from lit_bert.io import escape
+from lit_bert.sources.checkpoint import Checkpoint
+from lit_bert.train.candidates import keep_better_weights
+from lit_bert.train.choose import CHOICES, calibrate, choice_notes
+from lit_bert.train.keep import KeepBest
+from lit_bert.train.result import RunResult, storable
+from lit_bert.train.resume import check_finite, check_resumed
+from lit_bert.train.run import FitRun
+from lit_bert.train.runs import next_folder
+
+log = logging.getLogger(__name__)
+
+
+def run_fit(run: FitRun) -> RunResult | None:
+    """Trains, keeps the best epoch and the last, and prints what came of it.
+
+    Returns:
+        What it came to; None on other devices than the first.
+
+    Raises:
+        UserError: something does not fit; nothing was written where it shows before the training.
+    """
+    _check(run)
+    _claim_folder(run.trainer, run.settings)
+    _say_what_is_used(run)
+    run.callbacks.dashboard.facts = _facts(run)
+    # Only the checkpoint of a best epoch is looked at again when the fit ends.
+    run.model.keeps_training_weights = run.settings["checkpoint"]["monitor"] is not None
+    start = time.perf_counter()
+    ckpt_path = str(run.resumed.checkpoint.path) if run.resumed else None
+    run.trainer.fit(run.model, datamodule=run.data, ckpt_path=ckpt_path)
+    return _finish(run, (time.perf_counter() - start) / 60)
+
+
+# --- before the training ---
+
+
+def _check(run: FitRun) -> None:
+    """Raises a UserError where settings, weights and rows do not fit each other."""
+    trainer = run.trainer
+    if run.resumed:
+        check_finite(run.resumed)
+    if trainer.max_epochs == -1 and trainer.max_steps == -1:
+        raise UserError("the run has no end; set --trainer.max_epochs or --trainer.max_steps.")
+    for section in ("checkpoint", "early_stopping"):
+        if (monitor := run.settings[section]["monitor"]) is not None:
+            _check_monitor(run, section, monitor)
+    run.model.configure_model()  # what is wrong with weights or rows shows before anything is written
+    run.data.setup("fit")
+    if run.resumed:
+        check_resumed(run.resumed, trainer, run.model, run.data)
+
+
+def _check_monitor(run: FitRun, section: str, monitor: str) -> None:
+    """Raises a UserError where a score is to be watched that is never logged."""
+    names = run.model.score_names
+    if monitor not in names:
+        raise UserError(
+            f"{section}.monitor is {escape.line(monitor, 100)}; expected one of {_shortened(names, 20)}."
+        )
+    split, _, score = monitor.partition("/")
+    if split == "train" and run.settings[section].get("save_on_train_epoch_end") is False:
+        raise UserError(
+            f"{section}.monitor is {monitor}, which is not known when an epoch is validated and kept. "
+            f"Add --{section}.save_on_train_epoch_end true, or watch val/{score}."
+        )
+    if score not in run.model.class_tags:
+        return
+    run.data.setup("fit")
+    rows = run.data.val_rows if split == "val" else run.data.train_rows
+    if not (rows.labels == run.model.class_tags.index(score)).any():
+        raise UserError(
+            f"{section}.monitor is {monitor}, but no row of that split has this label, so that there is "
+            "nothing to watch. Choose another score."
+        )
+
+
+def _claim_folder(trainer: Trainer, settings: Mapping[str, Any]) -> None:
+    """Gives the run a folder of its own, whatever else starts in the same moment."""
+    logger, rank_0 = trainer.logger, trainer.is_global_zero
+    asked = settings["trainer"]["logger"]
+    if rank_0 and isinstance(logger, TensorBoardLogger | CSVLogger) and isinstance(asked, dict):
+        arguments = asked["init_args"]
+        if arguments["version"] is None:
+            folder = next_folder(Path(logger.root_dir), "version")
+            trainer.logger = type(logger)(**{**arguments, "version": folder.name})
+    if not trainer.log_dir:
+        return
+    run = Path(trainer.log_dir)
+    if rank_0:
+        _make_writable(run)
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = str(run)  # Lightning would put one more folder `checkpoints` in between
+
+
+def _make_writable(folder: Path) -> None:
+    """Makes the folder of a run, or says that nothing can be kept there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write checkpoints into {folder}: {error.strerror}. Choose another folder with "
+            "--trainer.logger.init_args.save_dir."
+        ) from None
+
+
+def _say_what_is_used(run: FitRun) -> None:
+    """Logs device, sources, model, rows, classes and the folder."""
+    trainer, model, data = run.trainer, run.model, run.data
+    announce(trainer, run.sources)
+    size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    log.info(f"model      {size:.1f}M parameters, highest learning rate {model.learning_rate:g}")
+    carved = data.splits.counts["validation"].split == data.splits.counts["train"].split
+    split = data.splits.counts["train"]
+    whole = f", of the {split.read:,} of split {escape.line(split.split)}" if carved else ""
+    log.info(f"rows       {len(data.train_rows):,} to train on, {len(data.val_rows):,} to validate on{whole}")
+    for part, counts in data.splits.counts.items():
+        if counts.skipped or set(counts.left_out) - {data.splits.carving}:
+            log.info(f"           {part}: {counts}")
+    log.info(f"classes    {len(data.label_names)}: {_shortened(data.label_names)}")
+    if trainer.is_global_zero:
+        used = {data.hparams.train_split: data.train_rows, data.splits.val_name: data.val_rows}
+        for finding in dataset_summary(used, data.label_names, data.hparams.deduplicate):
+            log.info(f"audit      {finding}")
+    if trainer.log_dir:
+        log.info(f"run        {Path(trainer.log_dir)}")
+    for change in run.resumed.changes if run.resumed else ():
+        log.info(f"resumed    {change}")
+
+
+def _facts(run: FitRun) -> dict[str, Any]:
+    """What the dashboard shows of a run: sources and settings."""
+    settings = run.settings
+    facts: dict[str, Any] = {role: str(source) for role, source in run.sources}
+    facts |= {name: settings["data"][name] for name in ("batch_size", "max_length")}
+    facts |= {name: value for name, value in settings["model"].items() if name != "learning_rate"}
+    facts |= {name: settings["trainer"][name] for name in ("max_epochs", "precision")}
+    return {**facts, "seed": settings["seed_everything"]}
+
+
+# --- after the training ---
+
+
+def _finish(run: FitRun, minutes: float) -> RunResult | None:
+    """Chooses weights and temperature by the validation rows, and prints and keeps the scores."""
+    trainer = run.trainer
+    if run.resumed and trainer.global_step == run.resumed.checkpoint.facts.global_step:
+        log.info(
+            f"{run.resumed.checkpoint.path} stands at the end of its run already, so nothing was trained. "
+            "Give it more with --trainer.max_epochs."
+        )
+    kept = [each for each in trainer.checkpoint_callbacks if isinstance(each, KeepBest) and each.monitor]
+    best = Path(kept[0].best_model_path) if kept else None
+    if best is not None and not (trainer.is_global_zero and best.is_file()):
+        best = None
+    predictions = keep_better_weights(run, best, _validated(best) if best else None)
+    if not trainer.is_global_zero:
+        return None
+    run.callbacks.dashboard.log_settings(trainer, run.model)
+    if best is None:
+        return RunResult(status="done", steps=trainer.global_step, minutes=minutes)
+    scores = _score(run, best, predictions) if predictions is not None else {}
+    print(f"took       {minutes:.1f} minutes for {trainer.global_step:,} optimizer steps")
+    print(f"\nbest epoch: {best}")
+    test, splits = run.data.hparams.test_split, run.data.corpus.splits
+    if splits and test not in splits:
+        print("score it:   python -m lit_bert test --data.dataset FILE --data.test_split train")
+        print(f"            with rows that it has not seen: the data has no split '{test}'")
+    else:
+        print("score it:   python -m lit_bert test")
+    print(f"its errors: python -m lit_bert report {best.parent}")
+    print(f"look at it: tensorboard --logdir {best.parent.parent}")
+    path, steps = storable(str(best)), trainer.global_step
+    return RunResult(status="done", checkpoint=path, scores=scores, steps=steps, minutes=minutes)
+
+
+def _validated(best: Path) -> Predictions | None:
+    """What the best checkpoint made of the validation rows; None, with a line, if that is not there."""
+    checkpoint, file = Checkpoint.open(best), best.with_name(VALIDATED)
+    predictions = Predictions.read(file) if file.is_file() else None
+    facts = predictions.facts if predictions else {}
+    scored = facts.get("sha256")  # by the fit that was resumed; None for those of an epoch just trained
+    # Of weights that were chosen where a process ended before the checkpoint had them.
+    chosen = "averaging" in facts and checkpoint.training_weights is not None
+    if (
+        predictions is None
+        or not (chosen or facts.get("global_step") == checkpoint.facts.global_step)
+        or scored not in (None, checkpoint.sha256)
+    ):  # another verb has written there since
+        log.info(
+            f"the scores of {best} are no longer beside it; "
+            f"`python -m lit_bert validate --ckpt_path {best}` finds them again."
+        )
+        return None
+    return predictions
+
+
+def _score(run: FitRun, best: Path, predictions: Predictions) -> dict[str, float]:
+    """Calibrates the best checkpoint, prints its scores on the validation split and keeps them."""
+    checkpoint = Checkpoint.open(best)
+    scored = predictions.facts.get("sha256")
+    if scored is None and (run.settings["calibrate"] or checkpoint.facts.temperature is not None):
+        predictions = calibrate(checkpoint, predictions)
+    predictions = _with_usage(run, predictions, predictions.facts.get("used_for") if scored else None)
+    split, notes = run.data.splits.val_name, choice_notes(predictions.facts)
+    trained = read_hashes(best.with_name(TRAINED))
+    found = record_scores(Checkpoint.open(best), "validate", split, predictions, run.sources, trained, notes)
+    main = found.as_dict(predictions.class_names, lambda score: score.value)
+    return {name: value for name, value in main.items() if isinstance(value, float)}
+
+
+def _with_usage(run: FitRun, predictions: Predictions, earlier: list[str] | None) -> Predictions:
+    """The predictions of the best epoch, with what their rows were used for as a fact that stays.
+
+    Args:
+        earlier: what they had been used for by the fit that this one resumes.
+    """
+    used_for = run.callbacks.record.used_for(run.trainer)
+    used_for += [what for fact, what in CHOICES.items() if predictions.facts.get(fact)]
+    decided = [each for each in earlier or () if not each.startswith(TRAINING)]
+    used_for = list(dict.fromkeys([*decided, *used_for]))
+    return predictions.with_probs(predictions.probs, used_for=used_for)
+
+
+def _shortened(names: list[str], most: int = 10) -> str:
+    return ", ".join(escape.names(names[:most])) + (", …" if len(names) > most else "")

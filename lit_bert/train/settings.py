@@ -1,0 +1,64 @@
+"""Settings by their name on the command line: which of them a command gives, and which a checkpoint does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lit_bert import UserError
+from lit_bert.io.escape import line
+
+if TYPE_CHECKING:
+    from lit_bert.sources.checkpoint import Checkpoint
+
+log = logging.getLogger(__name__)
+
+FILE_SETTINGS = {"data.label_names", "data.quoting"}  # hold for the files that they were given with
+
+
+def names_setting(given: Iterable[str], setting: str) -> bool:
+    """Whether one of the given settings is `setting`, a part of it, or has it as a part."""
+    return any(
+        name == setting or name.startswith(f"{setting}.") or setting.startswith(f"{name}.") for name in given
+    )
+
+
+def checkpoint_settings(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The settings of model, data and weights that a checkpoint answers for, by name."""
+    model = checkpoint.model.model_dump(exclude={"label_names", "task"})
+    data = checkpoint.data.settings.model_dump(exclude={"order_seed"})
+    weights = {**checkpoint.weights.request.model_dump(), "checkpoint": str(checkpoint.path)}
+    sections = {"model": model, "data": data, "weights": weights}
+    return {
+        f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()
+    }
+
+
+def take_checkpoint_settings(
+    config: Any, given: Mapping[str, bool], checkpoint: Checkpoint, verb: str
+) -> None:
+    """Fills in what a command that uses a checkpoint as it is does not say, with the checkpoint's own values.
+
+    Args:
+        config: the parsed settings, read and written by dotted names; no parser sees the values.
+        given: settings that the command names; true where a flag does it, false where a configuration does.
+
+    Raises:
+        UserError: a flag would change the model or its weights.
+    """
+    other_data = names_setting(given, "data.dataset") or names_setting(given, "input")
+    for name, value in checkpoint_settings(checkpoint).items():
+        if name.startswith(("model.", "weights.")):  # a configuration may be that of another fit
+            if names_setting(given, name) and config[name] not in (value, None):
+                log.info(f"{name} is that of the checkpoint, {line(value, 100)}, not of the configuration")
+            config[name] = value
+        # How quotes and codes were read in one file says nothing of another.
+        elif not names_setting(given, name) and not (other_data and name in FILE_SETTINGS):
+            config[name] = value
+    for name, is_flag in given.items():
+        if is_flag and name.startswith(("model.", "weights.")):
+            raise UserError(
+                f"--{name} would change nothing: `{verb}` takes the model of {checkpoint.path} as it is. "
+                "Leave the flag out."
+            )

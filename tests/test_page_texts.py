@@ -1,0 +1,100 @@
+"""Which texts the error report shows and explains, and the segments that they are cut into."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_error_report import made
+
+from lit_bert.evaluate import page_texts, scores
+from lit_bert.evaluate.attribution import Attribution
+from lit_bert.evaluate.page_texts import (
+    Explanations,
+    confident_errors,
+    embedded_rows,
+    rows_to_explain,
+    script_data,
+    text_segments,
+)
+from lit_bert.evaluate.predictions import Predictions
+
+pytest.importorskip("cleanlab")
+
+
+def test_errors_come_with_the_most_confident_first() -> None:
+    predictions = made(4, 200)
+    errors = confident_errors(predictions)
+    assert (predictions.preds[errors] != predictions.labels[errors]).all()
+    assert len(errors) == (predictions.preds != predictions.labels).sum()
+    confidence = predictions.probs[errors].max(1)
+    assert (np.diff(confidence) <= 0).all()
+
+
+def test_rows_worth_explaining_are_on_the_page_once_and_lists_come_first() -> None:
+    predictions = made(4, 400)
+    errors = confident_errors(predictions)
+    suspects = scores.suspected_labels(predictions.probs, predictions.labels)
+    order = rows_to_explain(predictions, errors, suspects, embedded_rows(predictions, errors, suspects))
+    assert len(order) == len(set(order)) <= page_texts.EXPLAINED_TEXTS
+    assert order[0] == errors[0]
+    assert set(errors[:50].tolist()) <= set(order)
+    assert set(order) <= set(embedded_rows(predictions, errors, suspects).tolist())
+
+
+def test_segments_join_to_the_text_again() -> None:
+    text = "oh, happy day"
+    first = Attribution([(0, 2), (2, 3), (4, 9)], np.array([0.1, 0.0, 1.23456], np.float32), 0.0)
+    second = Attribution(first.spans, np.array([-0.1, 0.5, 0.25], np.float32), 0.0)
+    found = text_segments(text, [first, second])
+    assert found == [["oh", 0.1, -0.1], [",", 0.0, 0.5], " ", ["happy", 1.235, 0.25], " day"]
+    assert text_segments(text, []) == [text]
+    cut = text_segments("x" * 2500, [])
+    assert cut[0] == "x" * 2000
+    assert "500 more" in cut[1]
+
+
+def test_of_right_rows_the_least_confident_of_each_class_are_embedded() -> None:
+    N, C = 900, 3
+    labels = np.arange(N) % C
+    confidence = np.linspace(0.5, 0.99, N)
+    probs = np.repeat(((1 - confidence) / (C - 1))[:, None], C, axis=1).astype(np.float32)
+    probs[np.arange(N), labels] = confidence
+    predictions = Predictions(["x"] * N, np.arange(N), labels, probs, ["a", "b", "c"])
+    none = np.empty(0, dtype=np.int64)
+    embedded = embedded_rows(predictions, none, none)
+    # 200 over all classes: the first 66 of each, as confidence rises with the row.
+    assert embedded.tolist() == list(range(3 * 66))
+    assert embedded_rows(predictions, none, np.array([899]))[-1] == 899
+
+
+def test_rows_to_explain_take_the_lists_in_turn() -> None:
+    labels = np.zeros(6, dtype=np.int64)
+    probs = np.array([[0.1, 0.9], [0.2, 0.8], [0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]], np.float32)
+    predictions = Predictions(["x"] * 6, np.arange(6), labels, probs, ["a", "b"])
+    order = rows_to_explain(predictions, np.array([0, 1]), np.array([5, 0]), np.arange(6))
+    assert order == [0, 5, 1, 2, 3, 4]  # the rest cell by cell, the most confident first
+    assert rows_to_explain(predictions, np.array([0, 1]), np.array([5, 0]), np.array([0, 1, 5])) == [0, 5, 1]
+
+
+def test_the_script_is_given_the_likeliest_classes_and_always_the_labelled_one() -> None:
+    labels = np.array([4, 0])
+    probs = np.array([[0.4, 0.3, 0.2, 0.07, 0.03], [0.6, 0.1, 0.1, 0.1, 0.1]], np.float32)
+    predictions = Predictions(["one", "two"], np.array([7, 9]), labels, probs, list("abcde"))
+    attribution = Attribution([(0, 3)], np.array([0.5], np.float32), 0.0)
+    counts = np.zeros((5, 5), dtype=np.int64)
+    counts[4, 0] = counts[0, 0] = 1
+    errors, none = np.array([0]), np.empty(0, dtype=np.int64)
+    explanations = Explanations({(0, 0): attribution, (0, 4): attribution}, "")
+    data = script_data(predictions, errors, none, np.array([0, 1]), explanations, counts)
+    wrong, right = data["rows"]
+    assert wrong == {
+        "n": 8,
+        "y": 4,
+        "p": 0,
+        "q": [[0, 0.4], [1, 0.3], [2, 0.2], [4, 0.03]],
+        "t": [["one", 0.5, 0.5]],
+        "k": [0, 4],
+    }
+    assert (right["n"], right["t"], "k" in right) == (10, ["two"], False)
+    assert data["cells"] == {"4-0": 1, "0-0": 1}
+    assert (data["errors"], data["suspects"]) == ([0], [])
