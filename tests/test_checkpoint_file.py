@@ -410,13 +410,15 @@ def test_a_checkpoint_of_format_1_says_the_same_in_format_2(file):
     checkpoint = Checkpoint.open(file)
     facts = checkpoint.facts
     assert (facts.epoch, facts.global_step) == (before["epoch"], before["global_step"])
-    assert facts.model.model_dump() == before["hyper_parameters"]
+    assert facts.model.model_dump(include=set(before["hyper_parameters"])) == before["hyper_parameters"]
     assert facts.weights.architecture == before["weights"]["architecture"]
     assert facts.settings.trainer.max_epochs == 8
     assert facts.settings.early_stopping.patience == before["config"]["early_stopping"]["patience"]
     assert facts.settings.composition["trainer.callbacks"] == "null"
     data = before["EmotionDataModule"]
     assert (facts.data.fingerprint, checkpoint.tokenizer) == (data.get("fingerprint"), data["tokenizer"])
+    if "callbacks" in before:  # the record of epochs has a callback of its own by now
+        before["callbacks"]["EpochRecord"] = before["callbacks"].pop("Dashboard")
     SafeCheckpointIO().save_checkpoint(checkpoint.as_lightning(), "again.ckpt")
     assert read_file("again.ckpt")[0]["format"] == 2
     again = Checkpoint.open("again.ckpt")
