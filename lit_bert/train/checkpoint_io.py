@@ -50,7 +50,7 @@ class SafeCheckpointIO(CheckpointIO):
         """The content as Lightning knows it; nothing is ever unpickled, whatever `weights_only` says."""
         if self._opened and Path(path).resolve() == self._opened.path:
             return self._opened.as_lightning()
-        return Checkpoint.open(Path(path)).as_lightning()
+        return Checkpoint.read(Path(path)).as_lightning()
 
     def remove_checkpoint(self, path: _PATH) -> None:
         """Removes a file that this run wrote; leaves links, folders and other files where they are."""
