@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +128,6 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     monkeypatch.setenv("LIT_BERT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sys, "argv", list(sys.argv))
     hub._hub_is_down.clear()
 
 
@@ -187,7 +185,6 @@ def trained(quick: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIT_BERT_CACHE", str(folder / "cache"))
-        patch.setattr(sys, "argv", list(sys.argv))
         assert main(["fit", *quick, f"--trainer.logger.init_args.save_dir={folder / 'checkpoints'}"]) == 0
     return folder / "checkpoints" / "version_0"
 
@@ -198,7 +195,6 @@ def able(quick: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("able")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIT_BERT_CACHE", str(folder / "cache"))
-        patch.setattr(sys, "argv", list(sys.argv))
         flags = ["--trainer.max_epochs=30", "--model.average_decay=0", "--early_stopping.patience=30"]
         place = f"--trainer.logger.init_args.save_dir={folder / 'checkpoints'}"
         assert main(["fit", *quick, *flags, place]) == 0
@@ -210,10 +206,8 @@ def exported(able: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as `export` writes it, with both ONNX files."""
     pytest.importorskip("onnxruntime")
     folder = tmp_path_factory.mktemp("run") / "exported"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", list(sys.argv))
-        flags = [f"--ckpt_path={able / 'best.ckpt'}", f"--to={folder}", "--int8_loss=100"]
-        assert main(["export", *flags]) == 0
+    flags = [f"--ckpt_path={able / 'best.ckpt'}", f"--to={folder}", "--int8_loss=100"]
+    assert main(["export", *flags]) == 0
     return folder
 
 

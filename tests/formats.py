@@ -36,7 +36,7 @@ def write_content(content: dict[str, Any], file: Path | str) -> Path:
 
 
 def checksum(text: str, tensors: dict[str, torch.Tensor]) -> str:
-    """As README.md describes it."""
+    """As the module of the file describes it."""
     parts = [text.encode()]
     for name in sorted(tensors):
         values = tensors[name]

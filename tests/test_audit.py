@@ -337,6 +337,7 @@ def test_audit_takes_a_single_file_and_says_that_there_is_no_test_split(run, fla
         (["--folds=2", "--output=found.txt"], ["found.txt", ".csv"]),
         (["--folds=2", "--output=nowhere/found.csv"], ["nowhere/found.csv", "No such file"]),
         (["--folds=2", "--reuse=audit_0"], ["--folds and --reuse"]),
+        (["--folds=2", "--trainer.logger=false"], ["trainer.logger keeps no folder", "--folds"]),
         (["--reuse=audit_0"], ["audit_0"]),
         (["--config=settings.yaml"], ["folds stands in a configuration"]),
         (["--data.dataset=gone.csv"], ["gone.csv"]),

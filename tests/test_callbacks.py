@@ -97,7 +97,6 @@ def shown(tiny_bert, corpus, quick, tmp_path_factory):
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIT_BERT_CACHE", str(place / "cache"))
-        patch.setattr(sys, "argv", list(sys.argv))
         patch.setattr(sys, "stdout", out)
         assert main(["fit", *flags]) == 0
     run = place / "checkpoints" / "version_0"
@@ -436,6 +435,7 @@ def test_sources_are_written_to_the_dashboard(run, tiny_bert):
     assert facts["weights"] == f"{tiny_bert} (folder)"
     assert facts["trained on"] == "sample (packaged), STANDING IN for nobody/tweets: HF_HUB_OFFLINE is set"
     assert (facts["seed"], facts["batch size"]) == ("0", "32")
+    assert facts["precision"] in ("bf16-mixed", "32-true")
     assert facts["validation rows"] == "12"
     assert facts["validation rows used for"] == "choosing the epoch"
 

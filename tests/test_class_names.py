@@ -290,7 +290,6 @@ def ugly(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Ugly:
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIT_BERT_CACHE", str(place / "cache"))
-        patch.setattr(sys, "argv", list(sys.argv))
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
         flags = [f"--weights.pretrained={tiny_bert}", f"--data.dataset={place / 'data'}"]

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import types
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from conftest import CLASSES, files, texts_of, write_csv
 from formats import content_of, write_content
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_bert.__main__ import VERBS, main
+from lit_bert.__main__ import VERBS, Verb, main
 from lit_bert.cli.lightning import native_precision
 from lit_bert.data.module import EmotionDataModule
 from lit_bert.evaluate.calibration import temperature
@@ -118,7 +119,6 @@ def learned(tiny_bert, corpus, quick, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setenv("LIT_BERT_CACHE", str(place / "cache"))
-        patch.setattr(sys, "argv", list(sys.argv))
         fit = prepared(parsed(flags), None, [])
         assert run_fit(fit).status == "done"
         last = scored(fit)
@@ -203,6 +203,52 @@ def test_every_verb_of_the_trainer_has_help_with_every_default(printed, verb):
     assert len(checkpoint) == (verb != "audit")
     silent = [option for option in options if "(type: " in option and "default: " not in option]
     assert silent == []
+
+
+# --- verbs are functions
+
+MADE_UP = """
+from lightning.pytorch import Trainer
+
+from lit_bert import UserError
+from lit_bert.cli.lightning import NO_FILES, VerbParser, command_with_checkpoint
+from lit_bert.cli.start import prepare_process
+
+
+def add_arguments(parser):
+    parser.add_argument("--times", type=int, default=2, help="how often to count them")
+
+
+COUNT = VerbParser("count", "[OPTIONS]", "Count.", add_arguments=add_arguments, trainer_defaults=NO_FILES)
+
+
+def count(arguments):
+    prepare_process()
+    command, checkpoint = command_with_checkpoint(COUNT, arguments)
+    if command.config["times"] < 1:
+        raise UserError(f"--times is {command.config['times']}; expected at least 1.")
+    command.build([])
+    command.model.configure_model()
+    counted = sum(parameter.numel() for parameter in command.model.parameters())
+    print(counted * command.config["times"], checkpoint.path.name)
+    return 7
+"""
+
+
+def test_a_new_verb_is_a_file_and_a_line_of_the_table(run, refused, printed, learned, home, monkeypatch):
+    module = types.ModuleType("lit_bert.verbs.count")
+    exec(MADE_UP, module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(VERBS, "count", Verb("count", "count", "count the parameters of a checkpoint"))
+    tensors = torch.load(learned.best, weights_only=True)["state_dict"]
+    counted = sum(tensor.numel() for name, tensor in tensors.items() if "position_ids" not in name)
+    outcome = run("count", "--times=3", "--ckpt_path=last")
+    assert (outcome.code, outcome.out) == (7, f"{3 * counted} last.ckpt\n")
+    assert module.count([]) == 7
+    assert "  count     count the parameters" in run("--help").out
+    assert "--times TIMES" in printed("count", "--help")
+    assert "--times is 0; expected at least 1." in refused("count", "--times=0")
+    assert "`python -m lit_bert count --help` lists" in refused("count", "--tims=0")
 
 
 # --- configurations
@@ -700,7 +746,6 @@ def with_and_without(learned, tiny_bert, tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(place)
             patch.setenv("LIT_BERT_CACHE", str(place / "cache"))
-            patch.setattr(sys, "argv", list(sys.argv))
             patch.setattr(sys, "stdout", out)
             flags = [*learned.flags, f"--weights.pretrained={tiny_bert}"]
             assert main(["fit", *flags, f"--calibrate={wanted}"]) == 0
@@ -978,6 +1023,20 @@ def test_fit_then_test_equals_test_from_the_checkpoint(run, learned, home, which
     record = json.loads((home / "test.json").read_text())
     assert record["scores"] == getattr(learned, f"{which}_scores")
     assert record["checkpoint"] == str((home / f"{which}.ckpt").resolve())
+
+
+def test_the_checkpoint_of_a_configuration_is_used(run, learned, home):
+    Path("mine.yaml").write_text(f"ckpt_path: {home / 'last.ckpt'}\n")
+    wanted = {"": "last.ckpt", "--ckpt_path=best": "best.ckpt"}  # a flag wins
+    for flag, name in wanted.items():
+        outcome = run("test", *[flag] * bool(flag), "--config=mine.yaml")
+        assert outcome.out.startswith(f"checkpoint {(home / name).resolve()}\n")
+
+
+def test_no_verb_changes_the_arguments_of_its_process(run, learned, home):
+    before = list(sys.argv)
+    assert run("test").code == 0
+    assert sys.argv == before
 
 
 def test_a_checkpoint_alone_is_enough(run, learned):

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +151,6 @@ def runs(trained, quick, tmp_path_factory):
     other = write_csv(place / "other.csv", rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LIT_BERT_CACHE", str(place / "cache"))
-        patch.setattr(sys, "argv", list(sys.argv))
         for flags in (["--seed_everything=1"], [f"--data.dataset={other}"]):
             where = f"--trainer.logger.init_args.save_dir={place / 'checkpoints'}"
             assert main(["fit", *quick, "--trainer.max_epochs=1", *flags, where]) == 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from formats import content_of
 
 from lit_bert.model.module import BertClassifier
@@ -56,6 +57,42 @@ def test_a_run_goes_on_with_the_rows_that_are_left_of_its_epoch(run, quick, trai
     assert trained_batches == whole[step:]
     goes_on = f"epoch {step // BATCHES + 1} goes on after batch {step % BATCHES} of {BATCHES}"
     assert (goes_on in outcome.err) == bool(step % BATCHES)
+
+
+def test_a_run_goes_on_in_the_order_of_its_own_seed(run, quick, trained_batches):
+    flags = [*quick, *EVERY_STEP, "--trainer.max_epochs=2"]
+    assert run("fit", *flags, "--seed_everything=7").code == 0
+    whole = list(trained_batches)
+    for step in (3, BATCHES):  # within an epoch and at the end of one
+        trained_batches.clear()
+        outcome = run("fit", f"--ckpt_path=checkpoints/version_0/step={step}.ckpt", *flags)
+        assert outcome.code == 0, outcome.err
+        assert trained_batches == whole[step:]
+
+
+@pytest.mark.parametrize("flag", [[], ["--ckpt_path=last"]])
+def test_a_run_goes_on_from_the_checkpoint_of_its_configuration(run, quick, flag):
+    assert run("fit", *quick, "--trainer.max_epochs=1").code == 0
+    assert run("fit", *quick, "--trainer.max_epochs=1").code == 0
+    first = "checkpoints/version_0/last.ckpt"
+    Path("mine.yaml").write_text(f"ckpt_path: {first}\ntrainer: {{max_epochs: 2}}\n")
+    outcome = run("fit", *flag, "--config=mine.yaml")
+    assert outcome.code == 0, outcome.err
+    epochs = [content_of(f"checkpoints/version_{number}/last.ckpt")["epoch"] for number in (0, 1)]
+    assert epochs == ([0, 1] if flag else [1, 0])  # a flag wins
+
+
+def test_the_best_scores_of_an_earlier_version_stay_known(run, quick):
+    """It kept them as the state of the dashboard."""
+    still = ["--model.learning_rate=0", "--model.average_decay=0", "--calibrate=false"]
+    assert run("fit", *quick, *still, "--trainer.max_epochs=1").code == 0
+    content = content_of("checkpoints/version_0/last.ckpt")
+    content["callbacks"]["Dashboard"] = content["callbacks"].pop("EpochRecord")
+    torch.save(content, "checkpoints/version_0/last.ckpt")  # a file of format 1
+    assert run("fit", "--ckpt_path=last", "--trainer.max_epochs=2").code == 0
+    record = content_of("checkpoints/version_0/last.ckpt")["callbacks"]["EpochRecord"]
+    assert record["validations"] == 2
+    assert record["best"]["val/f1"] == pytest.approx(content["callbacks"]["Dashboard"]["best"]["val/f1"])
 
 
 def test_an_epoch_that_a_limit_cut_short_is_said_to_be_over(run, quick, trained_batches):
@@ -132,6 +169,14 @@ def test_changed_texts_are_not_the_rows_of_the_run(run, quick, corpus, tmp_path)
     outcome = run("fit", "--ckpt_path=last", "--trainer.max_epochs=3", f"--data.dataset={moved}")
     assert outcome.code == 2
     assert "the rows to train on are not those of" in outcome.err
+
+
+def test_a_strategy_that_cannot_read_a_checkpoint_is_refused(refused, trained, monkeypatch):
+    from lightning.pytorch.strategies import SingleDeviceStrategy
+
+    monkeypatch.setattr("lit_bert.cli.fit.SHARDED", (SingleDeviceStrategy,))  # the others need a GPU
+    line = refused("fit", f"--ckpt_path={trained / 'last.ckpt'}", "--trainer.max_epochs=9")
+    assert "SingleDeviceStrategy reads no checkpoint of lit_bert" in line
 
 
 # --- a folder for each run ---

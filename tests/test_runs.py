@@ -238,6 +238,23 @@ def test_a_fit_that_is_refused_leaves_the_reason(run, quick):
     assert outcome.err == f"lit_bert fit: {result.message}\n"
 
 
+def test_a_fit_that_fails_leaves_the_error(run, quick, monkeypatch):
+    def fails(*arguments):
+        raise RuntimeError("what?")
+
+    monkeypatch.setattr("lit_bert.verbs.fit.run_fit", fails)
+    with pytest.raises(RuntimeError, match="what"):
+        run("fit", *quick, "--result=told")
+    assert RunResult.read(Path("told")) == RunResult(status="failed", message="RuntimeError: what?")
+
+
+def test_a_place_for_a_result_that_is_none_is_refused(refused, quick):
+    Path("told").write_text("not a folder")
+    assert "--result told: File exists; expected a folder to write into" in refused(
+        "fit", *quick, "--result=told"
+    )
+
+
 # --- real fits
 
 
@@ -251,7 +268,6 @@ def seeded(quick, tmp_path_factory):
         patch.setenv("PYTHONPATH", str(ROOT))
         # One thread each, as the fits of other tests have: with more, sums come in another order.
         patch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
-        patch.setattr(sys, "argv", list(sys.argv))
         streams = {name: (place / name).open("w+") for name in ("stdout", "stderr")}
         for name, stream in streams.items():
             patch.setattr(sys, name, stream)
@@ -340,6 +356,8 @@ def test_seeds_without_a_number_are_refused(refused):
 def test_a_run_that_goes_on_has_its_seed_already(refused, trained):
     line = refused("fit", "--seeds=2", f"--ckpt_path={trained / 'last.ckpt'}")
     assert "got --seeds and --ckpt_path; a run that goes on has its seed already" in line
+    Path("mine.yaml").write_text(f"ckpt_path: {trained / 'last.ckpt'}\n")
+    assert refused("fit", "--seeds=2", "--config=mine.yaml") == line
 
 
 def test_several_runs_have_no_common_result(refused, quick):

@@ -24,9 +24,10 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lit_bert import UserError
-from lit_bert.cli.arguments import configs, given_settings
+from lit_bert.cli.arguments import checked_configs, configs, given_settings, strip_flag
 from lit_bert.cli.parser import PARSER_MODE, Parser, Quoting, plain_settings
 from lit_bert.cli.renamed import with_new_names
+from lit_bert.cli.run_arguments import settings_of_run
 from lit_bert.data.module import EmotionDataModule
 from lit_bert.io import files
 from lit_bert.model.module import BertClassifier
@@ -34,9 +35,11 @@ from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.settings import run_settings
 from lit_bert.sources.weights import Weights
 from lit_bert.train.checkpoint_io import SafeCheckpointIO
+from lit_bert.train.processes import find_checkpoint
 from lit_bert.train.progress import Progress
+from lit_bert.train.settings import take_checkpoint_settings
 
-OF_THE_COMMAND = ("ckpt_path", "seeds", "result")  # arguments that are no settings of a run
+NO_FILES: dict[str, Any] = {"logger": False, "enable_checkpointing": False}  # of a trainer that keeps none
 
 
 class KeepConfig(SaveConfigCallback):
@@ -47,8 +50,7 @@ class KeepConfig(SaveConfigCallback):
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        settings = plain_settings(self.parser, self.config)
-        settings = {name: value for name, value in settings.items() if name not in OF_THE_COMMAND}
+        settings = settings_of_run(plain_settings(self.parser, self.config))
         pl_module.config = run_settings(settings)
         if self.folder:
             Path(self.folder).mkdir(parents=True, exist_ok=True)
@@ -143,6 +145,7 @@ class CommandLine(LightningCLI):
         )
         parser.link_arguments("weights", "model.weights", apply_on="instantiate")
         parser.link_arguments("data.label_names", "model.label_names", apply_on="instantiate")
+        parser.link_arguments("data.task", "model.task", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.order_seed", compute_fn=int)
 
     def with_checkpoint(self, weights: Weights) -> Weights:
@@ -204,6 +207,16 @@ class CommandLine(LightningCLI):
         """A bar, where standard error is a terminal and the settings do not forbid it."""
         wanted = sys.stderr.isatty() and self.config["trainer"]["enable_progress_bar"] is not False
         return [Progress()] if wanted else []
+
+
+def command_with_checkpoint(verb: VerbParser, arguments: list[str]) -> tuple[CommandLine, Checkpoint]:
+    """The parsed command with the checkpoint that it uses as it is, and the settings of both."""
+    arguments, which = strip_flag(checked_configs(arguments), "--ckpt_path", "best, last or a file")
+    command = CommandLine(verb, arguments)
+    checkpoint = Checkpoint.open(find_checkpoint(which or command.config["ckpt_path"]))
+    take_checkpoint_settings(command.config, command.given, checkpoint, verb.name)
+    command.checkpoint = checkpoint
+    return command, checkpoint
 
 
 def native_precision(accelerator: str) -> str:

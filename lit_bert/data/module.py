@@ -32,6 +32,7 @@ from lit_bert.data.tokens import TokenizedCorpus
 from lit_bert.io import escape
 from lit_bert.sources.hub import Source
 from lit_bert.sources.weights import Weights
+from lit_bert.task.kinds import task_of
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class EmotionDataModule(LightningDataModule):
             has codes for labels: a list, or the names with commas between them (a name with a comma in
             quotes, as in CSV). null takes them from the data (its ClassLabel feature, else the sorted values
             in the training split).
+        task: kind of task: `single`, each text has one label.
         quoting: how `"` in CSV and TSV files is taken: `csv` for cells in quotes, which may hold line ends;
             `none` for a letter like any other; `auto` reads a file in both ways to find out, and asks where
             both give rows.
@@ -93,6 +95,7 @@ class EmotionDataModule(LightningDataModule):
         text_column: str = "text",
         label_column: str = "label",
         label_names: list[str] | str | None = None,
+        task: str = "single",
         quoting: Literal["auto", "csv", "none"] = "auto",
         missing: Literal["skip", "refuse"] = "skip",
         train_split: str = "train",
@@ -117,6 +120,7 @@ class EmotionDataModule(LightningDataModule):
         self.save_hyperparameters(ignore=["weights"], logger=False)
         self.weights = weights or Weights()
         self.skip_batches = 0  # of the first epoch, that an earlier process trained on
+        self.task = task_of(task, ()).kind  # refuses what is none
         self.text = TokenizedCorpus(self.hparams, self.weights)
         self.splits = RunSplits(self.hparams, self.text)
         self._predict_rows: Iterable[Numbered] | None = None

@@ -52,12 +52,17 @@ BEST, LAST = "best.ckpt", "last.ckpt"
 
 MOST_TOKENIZER_BYTES = 64 << 20  # of each of its files
 WEIGHTS = ("state_dict", "training_weights")
-PROGRESS = {"loops", "callbacks", "optimizer_states", "lr_schedulers", "MixedPrecision"}
+PROGRESS = ("loops", "callbacks", "optimizer_states", "lr_schedulers", "MixedPrecision")
 # What Lightning writes and nobody needs.
 UNUSED = {"hparams_name", "hparams_type", "datamodule_hparams_name", "datamodule_hyper_parameters"}
-# Facts by the name that Lightning has for them, where that is another one.
-LIGHTNING = {"hyper_parameters": "model", "config": "settings", "pytorch-lightning_version": "lightning"}
-SHARED = {"epoch", "global_step", "weights", "learning_rate", "devices", "val_f1", "temperature"}
+# Facts by the name that Lightning and the hooks of BertClassifier have for them.
+LIGHTNING = {
+    "hyper_parameters": "model",
+    "config": "settings",
+    "pytorch-lightning_version": "lightning",
+    **{each: each for each in ("epoch", "global_step", "weights", "learning_rate", "devices")},
+    **{each: each for each in ("val_f1", "temperature")},
+}
 DATA = "EmotionDataModule"  # Lightning's name for the state of the data module
 NEEDED = ("state_dict", "hyper_parameters", "weights", "global_step", "epoch")
 
@@ -130,19 +135,7 @@ class Checkpoint:
                 lit_bert says.
         """
         what = line(shown or path)
-        try:
-            place = Path(path).resolve(strict=True)
-            if not place.is_file():
-                raise UserError(f"{what} is no regular file; expected a checkpoint that `fit` wrote.")
-            with place.open("rb") as stream:
-                start = stream.read(len(START))
-        except FileNotFoundError:
-            raise UserError(
-                f"no checkpoint {what}. Run `python -m lit_bert fit` or check --ckpt_path."
-            ) from None
-        except (OSError, RuntimeError, ValueError) as error:  # no right to; links in a circle; NUL in a name
-            why = getattr(error, "strerror", None) or type(error).__name__
-            raise UserError(f"cannot read {what}: {why}. Check its rights.") from None
+        place, start = _opened(Path(path), what)
         if start == START:
             return cls.from_lightning(read_v1(place, what), place, what)
         values, tensors = read_file(place, what)
@@ -189,8 +182,6 @@ class Checkpoint:
                 values["data"] = state.facts()
             elif key in LIGHTNING:
                 values[LIGHTNING[key]] = value
-            elif key in SHARED:
-                values[key] = value
             elif key not in PROGRESS and key not in WEIGHTS and key not in UNUSED:
                 raise UserError(
                     f"{what}: {line(key, 200)} is not a key that lit_bert knows. Give a file that it wrote."
@@ -222,8 +213,8 @@ class Checkpoint:
             check_same_shapes(self.training_weights, self.state_dict, f"training_weights of {what}")
         if (self.facts.data is None) != ("tokenizer.json" not in self.tokenizer):
             raise UserError(f"{what} has data without a tokenizer, or a tokenizer without data.")
-        if not isinstance(self.progress, dict) or not self.progress.keys() <= PROGRESS:
-            raise UserError(f"{what}: progress has other parts than {', '.join(sorted(PROGRESS))}.")
+        if not isinstance(self.progress, dict) or not self.progress.keys() <= set(PROGRESS):
+            raise UserError(f"{what}: progress has other parts than {', '.join(PROGRESS)}.")
         return self
 
     def as_lightning(self) -> dict[str, Any]:
@@ -292,6 +283,21 @@ class Checkpoint:
         """Hex digest of the file."""
         with self.path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _opened(path: Path, what: str) -> tuple[Path, bytes]:
+    """Where a file really lies, and its first bytes."""
+    try:
+        place = path.resolve(strict=True)
+        if not place.is_file():
+            raise UserError(f"{what} is no regular file; expected a checkpoint that `fit` wrote.")
+        with place.open("rb") as stream:
+            return place, stream.read(len(START))
+    except FileNotFoundError:
+        raise UserError(f"no checkpoint {what}. Run `python -m lit_bert fit` or check --ckpt_path.") from None
+    except (OSError, RuntimeError, ValueError) as error:  # no right to; links in a circle; NUL in a name
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise UserError(f"cannot read {what}: {why}. Check its rights.") from None
 
 
 def _taken(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -74,6 +74,9 @@ def read_v1(path: Path, what: str) -> dict[str, Any]:
     config = content.get("config")
     if isinstance(config, dict) and "composition" not in config:
         content["config"] = _translated_settings(config, what)
+    callbacks = content.get("callbacks")
+    if isinstance(callbacks, dict) and "Dashboard" in callbacks:  # which kept the best scores, too
+        callbacks["EpochRecord"] = callbacks.pop("Dashboard")
     return content
 
 

@@ -80,6 +80,7 @@ class DataSettings(Plain):
     text_column: Text = "text"
     label_column: Text = "label"
     label_names: Annotated[list[Text], Field(max_length=MOST_CLASSES)] | None = None
+    task: Text = "single"
     quoting: Literal["auto", "csv", "none"] = "auto"
     missing: Literal["skip", "refuse"] = "skip"
     train_split: Text = "train"

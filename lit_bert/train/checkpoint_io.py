@@ -90,7 +90,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
             f"cannot write the checkpoint {line(path)}: {why}. Make room, or choose another folder with "
             "--trainer.logger.init_args.save_dir. Earlier checkpoints are whole."
         ) from error
-    except (UserError, ValueError, RecursionError) as error:
+    except (UserError, ValueError, RuntimeError) as error:  # RuntimeError: torch cannot copy a tensor
         why = line(error, 500) or type(error).__name__
         raise UserError(f"cannot write the checkpoint {line(path)}: {why}") from error
 

@@ -35,11 +35,14 @@ class Dashboard(Callback):
 
     Args:
         record: holds the predictions that are drawn; it stands before this callback.
-        facts: what the run rests on: sources, seed, batch size, …
+
+    Attributes:
+        facts: what the run rests on: sources, seed, batch size, …; set before it starts.
     """
 
-    def __init__(self, record: EpochRecord, facts: dict[str, Any]) -> None:
-        self.record, self.facts = record, facts
+    def __init__(self, record: EpochRecord) -> None:
+        self.record = record
+        self.facts: dict[str, Any] = {}
         self._guard = record.errors.guard
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

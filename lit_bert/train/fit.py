@@ -46,6 +46,7 @@ def run_fit(run: FitRun) -> RunResult | None:
     _check(run)
     _claim_folder(run.trainer, run.settings)
     _say_what_is_used(run)
+    run.callbacks.dashboard.facts = _facts(run)
     # Only the checkpoint of a best epoch is looked at again when the fit ends.
     run.model.keeps_training_weights = run.settings["checkpoint"]["monitor"] is not None
     start = time.perf_counter()
@@ -78,7 +79,7 @@ def _check_monitor(run: FitRun, section: str, monitor: str) -> None:
     names = run.model.score_names
     if monitor not in names:
         raise UserError(
-            f"{section}.monitor is {escape.line(monitor, 100)}; expected one of {_some(names, 20)}."
+            f"{section}.monitor is {escape.line(monitor, 100)}; expected one of {_shortened(names, 20)}."
         )
     split, _, score = monitor.partition("/")
     if split == "train" and run.settings[section].get("save_on_train_epoch_end") is False:
@@ -132,10 +133,6 @@ def _make_writable(folder: Path) -> None:
 def _say_what_is_used(run: FitRun) -> None:
     """Logs device, sources, model, rows, classes and the folder."""
     trainer, model, data = run.trainer, run.model, run.data
-    run.callbacks.dashboard.facts = {
-        **{role: str(source) for role, source in run.sources},
-        **run.callbacks.dashboard.facts,
-    }
     announce(trainer, run.sources)
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     log.info(f"model      {size:.1f}M parameters, highest learning rate {model.learning_rate:g}")
@@ -146,7 +143,7 @@ def _say_what_is_used(run: FitRun) -> None:
     for part, counts in data.splits.counts.items():
         if counts.skipped or set(counts.left_out) - {data.splits.carving}:
             log.info(f"           {part}: {counts}")
-    log.info(f"classes    {len(data.label_names)}: {_some(data.label_names)}")
+    log.info(f"classes    {len(data.label_names)}: {_shortened(data.label_names)}")
     if trainer.is_global_zero:
         used = {data.hparams.train_split: data.train_rows, data.splits.val_name: data.val_rows}
         for finding in dataset_summary(used, data.label_names, data.hparams.deduplicate):
@@ -155,6 +152,16 @@ def _say_what_is_used(run: FitRun) -> None:
         log.info(f"run        {Path(trainer.log_dir)}")
     for change in run.resumed.changes if run.resumed else ():
         log.info(f"resumed    {change}")
+
+
+def _facts(run: FitRun) -> dict[str, Any]:
+    """What the dashboard shows of a run: sources and settings."""
+    settings = run.settings
+    facts: dict[str, Any] = {role: str(source) for role, source in run.sources}
+    facts |= {name: settings["data"][name] for name in ("batch_size", "max_length")}
+    facts |= {name: value for name, value in settings["model"].items() if name != "learning_rate"}
+    facts |= {name: settings["trainer"][name] for name in ("max_epochs", "precision")}
+    return {**facts, "seed": settings["seed_everything"]}
 
 
 # --- after the training ---
@@ -241,5 +248,5 @@ def _with_usage(run: FitRun, predictions: Predictions, earlier: list[str] | None
     return predictions.with_probs(predictions.probs, used_for=used_for)
 
 
-def _some(names: list[str], most: int = 10) -> str:
+def _shortened(names: list[str], most: int = 10) -> str:
     return ", ".join(escape.names(names[:most])) + (", …" if len(names) > most else "")

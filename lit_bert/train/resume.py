@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from lit_bert import UserError
@@ -27,7 +28,6 @@ from lit_bert.train.settings import checkpoint_settings, names_setting
 # What a resumed run may change of its data: where the rows are, if they are the same ones, and how many are
 # evaluated at a time.
 CHANGEABLE_DATA = {"data.dataset", "data.stand_in", "data.eval_batch_size"}
-FORMER_KEYS = {"EpochRecord": "Dashboard"}  # under which earlier versions kept the state of a callback
 
 
 @dataclass
@@ -77,7 +77,7 @@ def take_settings(
                 f"give --{name}, or a configuration, such as --config {checkpoint.run / 'config.yaml'}."
             )
     logger = config["trainer.logger"]
-    if hasattr(logger, "get") and "version" in logger.get("init_args", {}):
+    if isinstance(logger, Namespace) and "version" in logger.get("init_args", {}):
         _place_run(logger["init_args"], given, resumed)
     return resumed
 
@@ -131,6 +131,12 @@ def check_resumed(resumed: Resumed, trainer: Trainer, model: BertClassifier, dat
     """
     checkpoint = resumed.checkpoint
     what, progress = str(checkpoint.path), checkpoint.progress
+    if isinstance(trainer.strategy, SHARDED):  # which open files of torch alone, past any plugin
+        raise UserError(
+            f"{type(trainer.strategy).__name__} reads no checkpoint of lit_bert, so no run can go "
+            "on with it. Choose --trainer.strategy ddp, or start a new run from these weights with "
+            f"--weights.checkpoint {what}."
+        )
     if links := [path.name for path in checkpoint.run.iterdir() if path.is_symlink()]:
         raise UserError(
             f"{checkpoint.run} holds a link, {line(links[0], 100)}, and a resumed run writes into that "
@@ -155,9 +161,8 @@ def check_resumed(resumed: Resumed, trainer: Trainer, model: BertClassifier, dat
     states = progress.get("optimizer_states")
     if not (isinstance(states, list) and len(states) == 1 and isinstance(states[0], dict)):
         raise UserError(f"{what}: optimizer_states is not a list with the state of one optimizer.")
-    if not isinstance(trainer.strategy, SHARDED):
-        groups: Any = model.parameters_by_group
-        checked_moments(states[0], groups)  # before the folder is written into
+    groups: Any = model.parameters_by_group
+    checked_moments(states[0], groups)  # before the folder is written into
     progress["callbacks"] = _checked_states(progress.get("callbacks", {}), trainer, what)
 
 
@@ -208,8 +213,7 @@ def _checked_states(states: Any, trainer: Trainer, what: str) -> dict[str, Any]:
     found = {}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         key = callback.state_key
-        state = states.get(key, states.get(FORMER_KEYS.get(key, key)))
-        if state is not None:
+        if (state := states.get(key)) is not None:
             try:
                 callback.load_state_dict(state)
             except UserError:

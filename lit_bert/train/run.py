@@ -30,12 +30,8 @@ class RunCallbacks:
     """
 
     def __init__(self, config: Any, bar: Sequence[Callback], more: Sequence[Callback] = ()) -> None:
-        facts = {name: config["data"][name] for name in ("batch_size", "max_length")}
-        facts |= {name: value for name, value in config["model"].items() if name != "learning_rate"}
-        facts |= {name: config["trainer"][name] for name in ("max_epochs", "precision")}
-        facts["seed"] = config["seed_everything"]
         self.record = EpochRecord(config["checkpoint"]["monitor"] or "val/f1", config["checkpoint"]["mode"])
-        self.dashboard = Dashboard(self.record, facts)
+        self.dashboard = Dashboard(self.record)
         last = KeepBest(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
         self.all = [Throughput(), self.record, self.dashboard, *(bar or [ProgressLines()]), *more, last]
 

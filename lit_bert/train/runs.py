@@ -169,8 +169,9 @@ def next_folder(root: Path, kind: str) -> Path:
     raise AssertionError
 
 
-def has_accelerator() -> bool:
-    """Whether there is a GPU."""
+def runs_on_cpu(settings: Mapping[str, Any]) -> bool:
+    """Whether a run with these settings computes on the CPU: it is asked to, or there is nothing else."""
     import torch
 
-    return torch.cuda.is_available() or torch.backends.mps.is_available()
+    other = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return settings["trainer"]["accelerator"] == "cpu" or not other

@@ -26,7 +26,7 @@ def names_setting(given: Iterable[str], setting: str) -> bool:
 
 def checkpoint_settings(checkpoint: Checkpoint) -> dict[str, Any]:
     """The settings of model, data and weights that a checkpoint answers for, by name."""
-    model = checkpoint.model.model_dump(exclude={"label_names"})
+    model = checkpoint.model.model_dump(exclude={"label_names", "task"})
     data = checkpoint.data.settings.model_dump(exclude={"order_seed"})
     weights = {**checkpoint.weights.request.model_dump(), "checkpoint": str(checkpoint.path)}
     sections = {"model": model, "data": data, "weights": weights}

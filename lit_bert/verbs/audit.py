@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lit_bert import RUNS, UserError, need
 from lit_bert.cli.arguments import checked_configs, strip_flag
 from lit_bert.cli.lightning import CommandLine, VerbParser
+from lit_bert.cli.run_arguments import add_run_arguments, root_of_runs, settings_of_run
 from lit_bert.cli.start import prepare_process
 from lit_bert.data.writer import RowWriter
 from lit_bert.evaluate import scores
@@ -22,8 +23,7 @@ from lit_bert.evaluate.announce import announce
 from lit_bert.evaluate.audit import OUT_OF_FOLD, SUSPECTS, check_same_training_rows, find_flaws, merge_folds
 from lit_bert.evaluate.audit_text import findings_text, suspects_text, write_suspects
 from lit_bert.evaluate.predictions import TRAINED, VALIDATED, Predictions
-from lit_bert.train.runs import LOG, fit_each, has_accelerator, next_folder
-from lit_bert.verbs.fit import add_run_arguments, run_settings_of
+from lit_bert.train.runs import LOG, fit_each, next_folder, runs_on_cpu
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def audit(arguments: list[str]) -> int:
             "      python -m lit_bert audit --folds 3 and the same flags"
         )
         return 0
-    folder = reuse or next_folder(_root_of_audits(command), "audit")
+    folder = reuse or next_folder(root_of_runs(command.settings, "--folds"), "audit")
     output = Path(config["output"] or folder / SUSPECTS)
     with RowWriter(output) as writer:  # opened first, so that no training is in vain
         predictions = earlier or _train_folds(command.settings, folds, folder, rows.labels)
@@ -126,18 +126,13 @@ def _parsed(arguments: list[str]) -> CommandLine:
             f"--reuse {config['reuse']} has no {OUT_OF_FOLD}; expected the folder of an audit with "
             f"folds, such as {RUNS / 'audit_0'}."
         )
+    if folds:
+        root_of_runs(command.settings, "--folds")
     if folds or config["reuse"]:
         need("cleanlab", "report")
     elif config["output"]:
         raise UserError("--output is for labels that look wrong; add --folds 3, which looks for them.")
     return command
-
-
-def _root_of_audits(command: CommandLine) -> Path:
-    """Where the folder of an audit with folds goes: where the runs of `fit` would."""
-    logger = command.settings["trainer"]["logger"]
-    found = logger["init_args"].get("save_dir") if isinstance(logger, dict) else None
-    return Path(found or RUNS)
 
 
 def _train_folds(settings: dict[str, Any], folds: int, folder: Path, labels: np.ndarray) -> Predictions:
@@ -147,13 +142,13 @@ def _train_folds(settings: dict[str, Any], folds: int, folder: Path, labels: np.
     if by_epochs and trainer["val_check_interval"] in (None, 1.0):
         # One validation, at the end: the fold that is held out chooses no epoch.
         trainer["check_val_every_n_epoch"] = trainer["max_epochs"]
-    kept = {name: value for name, value in run_settings_of(settings).items() if name not in OWN}
+    kept = {name: value for name, value in settings_of_run(settings).items() if name not in OWN}
     each = {}
     for fold in range(folds):
         data = {**settings["data"], "folds": folds, "fold": fold, "val_rows": None}
         each[f"fold_{fold}"] = {**kept, "trainer": trainer, "data": data}
     log.info(f"training {folds} models, each without one of {folds} parts; {folder}/fold_*/{LOG} say more")
-    runs = fit_each(each, folder, on_cpu=not has_accelerator(), quiet=True)
+    runs = fit_each(each, folder, on_cpu=runs_on_cpu(settings), quiet=True)
     predictions = merge_folds([Predictions.read(run / VALIDATED) for run in runs], labels)
     predictions.write(folder / OUT_OF_FOLD)
     for run in runs:  # parts of an audit, which `report` and `test` would take for the newest fit

@@ -5,20 +5,14 @@ python -m lit_bert test --ckpt_path best
 
 from __future__ import annotations
 
-from typing import Any
-
-from lit_bert.cli.arguments import checked_configs, strip_flag
-from lit_bert.cli.lightning import CommandLine, VerbParser
+from lit_bert.cli.lightning import NO_FILES, VerbParser, command_with_checkpoint
 from lit_bert.cli.start import prepare_process
 from lit_bert.evaluate.announce import announce, checkpoint_sources
 from lit_bert.evaluate.outputs import Outputs
 from lit_bert.evaluate.predictions import TRAINED, read_hashes
 from lit_bert.evaluate.record import fit_usage, record_scores
-from lit_bert.sources.checkpoint import Checkpoint
-from lit_bert.train.processes import SameCheckpoint, find_checkpoint, shared_checkpoint
-from lit_bert.train.settings import take_checkpoint_settings
+from lit_bert.train.processes import SameCheckpoint, shared_checkpoint
 
-NO_FILES: dict[str, Any] = {"logger": False, "enable_checkpointing": False}  # of the trainer
 DESCRIPTION = "Score a checkpoint on the {} split; without --ckpt_path the best of the newest fit."
 USAGE = "[--config FILE ...] [OPTIONS]"
 VALIDATE = VerbParser("validate", USAGE, DESCRIPTION.format("validation"), trainer_defaults=NO_FILES)
@@ -38,7 +32,7 @@ def test(arguments: list[str]) -> int:
 def _score(verb: VerbParser, arguments: list[str]) -> int:
     """Prints the scores, what they rest on, and keeps them as JSON beside the checkpoint."""
     prepare_process()
-    command, checkpoint = with_checkpoint(verb, arguments)
+    command, checkpoint = command_with_checkpoint(verb, arguments)
     outputs = Outputs()
     command.build([outputs, SameCheckpoint(checkpoint), *command.progress_bar()])
     trainer, data = command.trainer, command.datamodule
@@ -58,13 +52,3 @@ def _score(verb: VerbParser, arguments: list[str]) -> int:
         sources = [*checkpoint_sources(checkpoint), ("scored on", data.source)]
         record_scores(checkpoint, verb.name, split, outputs.predictions, sources, trained)
     return 0
-
-
-def with_checkpoint(verb: VerbParser, arguments: list[str]) -> tuple[CommandLine, Checkpoint]:
-    """The parsed command with the checkpoint that it uses as it is, and the settings of both."""
-    arguments, which = strip_flag(checked_configs(arguments), "--ckpt_path", "best, last or a file")
-    command = CommandLine(verb, arguments)
-    checkpoint = Checkpoint.open(find_checkpoint(which or command.config["ckpt_path"]))
-    take_checkpoint_settings(command.config, command.given, checkpoint, verb.name)
-    command.checkpoint = checkpoint
-    return command, checkpoint

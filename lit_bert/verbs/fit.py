@@ -8,27 +8,26 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_bert import UserError
 from lit_bert.cli.arguments import checked_configs, strip_flag
-from lit_bert.cli.lightning import OF_THE_COMMAND, CommandLine, VerbParser
+from lit_bert.cli.lightning import CommandLine, VerbParser
+from lit_bert.cli.run_arguments import add_run_arguments, root_of_runs, settings_of_run
 from lit_bert.cli.start import prepare_process
 from lit_bert.evaluate.report import SEEDS, seeds_table
 from lit_bert.io import files
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.settings import composition
 from lit_bert.train.fit import run_fit
-from lit_bert.train.keep import EarlyStop, KeepBest
 from lit_bert.train.processes import SameCheckpoint, find_checkpoint, shared_checkpoint
 from lit_bert.train.progress import ProgressEvents
 from lit_bert.train.result import EventFile, RunResult, fit_with_result
 from lit_bert.train.resume import take_settings
 from lit_bert.train.run import FitRun, RunCallbacks
-from lit_bert.train.runs import fit_each, has_accelerator, next_folder
+from lit_bert.train.runs import fit_each, next_folder, runs_on_cpu
 
 
 def fit(arguments: list[str]) -> int:
@@ -47,35 +46,6 @@ def fit(arguments: list[str]) -> int:
 
 
 # --- arguments ---
-
-
-def add_run_arguments(parser: LightningArgumentParser) -> None:
-    """Adds what may stand in the configuration of a run beside the sections that all verbs have."""
-    parser.add_argument(
-        "--calibrate",
-        type=bool,
-        default=True,
-        help="whether to fit a temperature on the validation split and fold it into the classifier of "
-        "the best checkpoint, so that its probabilities can be taken at their word (Guo et al., 2017), "
-        "where rows that it was not fitted on show that it helps",
-    )
-    parser.add_lightning_class_args(KeepBest, "checkpoint")
-    parser.add_lightning_class_args(EarlyStop, "early_stopping")
-    parser.set_defaults(
-        {
-            "checkpoint.monitor": "val/f1",
-            "checkpoint.mode": "max",
-            "checkpoint.filename": "best",
-            # A third of the size; last.ckpt has the optimizer's state.
-            "checkpoint.save_weights_only": True,
-            "checkpoint.enable_version_counter": False,
-            # At validation: last.ckpt then knows of it on resume.
-            "checkpoint.save_on_train_epoch_end": False,
-            "early_stopping.monitor": "val/f1",
-            "early_stopping.mode": "max",
-            "early_stopping.strict": False,  # a run may end before its first validation
-        }
-    )
 
 
 def _add_arguments(parser: LightningArgumentParser) -> None:
@@ -157,7 +127,7 @@ def prepared(command: CommandLine, which: str | None, callbacks: list[Callback])
 def _fit_seeds(arguments: list[str], seeds: str, which: str | None, result: str | None) -> None:
     """Fits that differ in their seed alone, in a folder of their own, and what they come to."""
     command = parsed(arguments)
-    if which is not None:
+    if which is not None or command.config["ckpt_path"] is not None:
         raise UserError("got --seeds and --ckpt_path; a run that goes on has its seed already.")
     if result is not None:
         raise UserError("got --seeds and --result; each of several runs has a result.json in its folder.")
@@ -167,25 +137,11 @@ def _fit_seeds(arguments: list[str], seeds: str, which: str | None, result: str 
     if type(first) is not int:
         raise UserError(f"--seed_everything is {first}; with --seeds, expected the number of the first one.")
     settings = command.settings
-    folder = next_folder(_root_of_runs(settings), "seeds")
+    folder = next_folder(root_of_runs(settings, "--seeds"), "seeds")
     each = {
-        f"seed_{seed}": run_settings_of(settings, seed_everything=seed)
+        f"seed_{seed}": settings_of_run(settings, seed_everything=seed)
         for seed in range(first, first + int(seeds))
     }
-    on_cpu = settings["trainer"]["accelerator"] == "cpu" or not has_accelerator()
-    fit_each(each, folder, on_cpu)
+    fit_each(each, folder, runs_on_cpu(settings))
     files.write_text(folder / SEEDS, json.dumps(list(each)) + "\n")
     print(seeds_table(folder))
-
-
-def run_settings_of(settings: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """The settings of one of several runs: those of a command without what is no setting of a run."""
-    kept = {name: value for name, value in settings.items() if name not in OF_THE_COMMAND}
-    return {**kept, **changes}
-
-
-def _root_of_runs(settings: dict[str, Any]) -> Path:
-    logger = settings["trainer"]["logger"]
-    if not isinstance(logger, dict) or not (root := logger["init_args"].get("save_dir")):
-        raise UserError("trainer.logger keeps no folder for each run; with --seeds, leave it as it is.")
-    return Path(root)

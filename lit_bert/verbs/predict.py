@@ -15,7 +15,7 @@ from typing import Literal
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_bert import UserError
-from lit_bert.cli.lightning import CommandLine, VerbParser
+from lit_bert.cli.lightning import NO_FILES, CommandLine, VerbParser, command_with_checkpoint
 from lit_bert.cli.start import prepare_process
 from lit_bert.data.cells import (
     BadRow,
@@ -31,7 +31,6 @@ from lit_bert.data.rows import column_names, read_rows
 from lit_bert.data.writer import RowWriter
 from lit_bert.evaluate.labelling import PredictionWriter
 from lit_bert.io.escape import line
-from lit_bert.verbs.evaluate import NO_FILES, with_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ def predict(arguments: list[str]) -> int:
         texts.append(arguments[0])
         arguments = arguments[1:]
     prepare_process()
-    command, checkpoint = with_checkpoint(PREDICT, arguments)
+    command, checkpoint = command_with_checkpoint(PREDICT, arguments)
     output = command.config["output"]
     # No bar across the predictions themselves.
     command.build(command.progress_bar() if output is not None else [])

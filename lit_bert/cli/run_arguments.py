@@ -1,0 +1,61 @@
+"""The settings of a run beside the sections that all verbs have: for `fit`, and for `audit` with folds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lit_bert import UserError
+from lit_bert.train.keep import EarlyStop, KeepBest
+
+OF_THE_COMMAND = ("ckpt_path", "seeds", "result")  # arguments that are no settings of a run
+
+
+def add_run_arguments(parser: LightningArgumentParser) -> None:
+    """Adds what may stand in the configuration of a run beside the sections that all verbs have."""
+    parser.add_argument(
+        "--calibrate",
+        type=bool,
+        default=True,
+        help="whether to fit a temperature on the validation split and fold it into the classifier of "
+        "the best checkpoint, so that its probabilities can be taken at their word (Guo et al., 2017), "
+        "where rows that it was not fitted on show that it helps",
+    )
+    parser.add_lightning_class_args(KeepBest, "checkpoint")
+    parser.add_lightning_class_args(EarlyStop, "early_stopping")
+    parser.set_defaults(
+        {
+            "checkpoint.monitor": "val/f1",
+            "checkpoint.mode": "max",
+            "checkpoint.filename": "best",
+            # A third of the size; last.ckpt has the optimizer's state.
+            "checkpoint.save_weights_only": True,
+            "checkpoint.enable_version_counter": False,
+            # At validation: last.ckpt then knows of it on resume.
+            "checkpoint.save_on_train_epoch_end": False,
+            "early_stopping.monitor": "val/f1",
+            "early_stopping.mode": "max",
+            "early_stopping.strict": False,  # a run may end before its first validation
+        }
+    )
+
+
+def settings_of_run(settings: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
+    """Those of a command without what is no setting of a run, and with some changes."""
+    kept = {name: value for name, value in settings.items() if name not in OF_THE_COMMAND}
+    return {**kept, **changes}
+
+
+def root_of_runs(settings: Mapping[str, Any], flag: str) -> Path:
+    """The folder below which several runs get a folder of their own.
+
+    Raises:
+        UserError: the logger has no such folder; the message names the flag that needs one.
+    """
+    logger = settings["trainer"]["logger"]
+    if not isinstance(logger, dict) or not (root := logger.get("init_args", {}).get("save_dir")):
+        raise UserError(f"trainer.logger keeps no folder for each run; with {flag}, leave it as it is.")
+    return Path(root)
