@@ -33,30 +33,40 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT, machine_facts
-from benchmarks.report import PREFIX, Check, Contestant, Report, Run, paired, runs_of, spread, values
+from benchmarks.report import (
+    PREFIX,
+    Check,
+    Contestant,
+    Report,
+    Run,
+    median_and_range,
+    paired_ratios,
+    runs_of,
+    values,
+)
 
 __all__ = [
     "Check",
     "Contestant",
     "Report",
     "Run",
-    "chosen",
+    "checked_flags",
     "data_folder",
-    "inner",
     "machine_facts",
     "measure",
-    "once",
-    "paired",
+    "median_and_range",
+    "module_contestant",
+    "paired_ratios",
     "parser",
-    "place",
+    "prepare",
+    "print_figures",
     "round_number",
     "run",
     "runs_of",
     "schedule",
-    "settled",
+    "scratch_folder",
+    "selected",
     "since_start",
-    "spread",
-    "tell",
     "values",
 ]
 
@@ -68,13 +78,13 @@ ROUND = "LIT_BERT_BENCH_ROUND"  # its number; 0 warms up
 # --- contestants ---
 
 
-def inner(part: str, name: str, *arguments: object, **settings: Any) -> Contestant:
+def module_contestant(part: str, name: str, *arguments: object, **settings: Any) -> Contestant:
     """A contestant that is a function of `benchmarks.<part>`, in a process of its own."""
     command = [sys.executable, "-m", f"benchmarks.{part}", "--contestant", name, *map(str, arguments)]
     return Contestant(name, tuple(command), **settings)
 
 
-def tell(figures: dict[str, Any]) -> int:
+def print_figures(figures: dict[str, Any]) -> int:
     """The last thing a contestant's own process does. Returns its exit code."""
     print(json.dumps(figures), flush=True)
     return 0
@@ -201,7 +211,7 @@ def _plain(terminal: str) -> str:
     return "\n".join(line.rsplit("\r", 1)[-1] for line in text.splitlines()).strip()
 
 
-def once(contestant: Contestant, place: Path) -> dict[str, Any]:
+def prepare(contestant: Contestant, place: Path) -> dict[str, Any]:
     """The figures of a preparation, which is not measured. Ends the benchmark if it fails."""
     _say(f"preparing: {contestant.name}")
     done = run(contestant, place)
@@ -247,7 +257,7 @@ def measure(
 
 
 @contextlib.contextmanager
-def place() -> Iterator[Path]:
+def scratch_folder() -> Iterator[Path]:
     """A folder for caches and files of one part, removed at the end."""
     with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
         yield Path(folder)
@@ -276,7 +286,7 @@ def parser(part: str, doc: str | None, rounds: int = 5) -> argparse.ArgumentPars
     return flags
 
 
-def settled(args: argparse.Namespace) -> argparse.Namespace:
+def checked_flags(args: argparse.Namespace) -> argparse.Namespace:
     """The flags with their consequences: a partial run never overwrites the tables of a whole one."""
     if args.rounds < 1:
         raise SystemExit(f"--rounds is {args.rounds}; expected at least 1.")
@@ -285,7 +295,7 @@ def settled(args: argparse.Namespace) -> argparse.Namespace:
     return args
 
 
-def chosen(contestants: Sequence[Contestant], only: Sequence[str]) -> list[Contestant]:
+def selected(contestants: Sequence[Contestant], only: Sequence[str]) -> list[Contestant]:
     """Those that `--only` names; all without it."""
     names = [each.name for each in contestants]
     for name in only:

@@ -30,7 +30,7 @@ from typing import Any
 
 from benchmarks import harness
 from benchmarks.generator import CONNECTIONS, LATE_MS
-from benchmarks.harness import Check, Contestant, Run, inner, paired, values
+from benchmarks.harness import Check, Contestant, Run, module_contestant, paired_ratios, values
 
 OURS, THEIRS = "lit_bert", "fastapi + pipeline"
 TWICE_IT = "twice it"  # what the table calls the run at twice the highest rate
@@ -56,16 +56,16 @@ def main(argv: list[str] | None = None) -> int:
     flags.add_argument("--minutes", type=float, default=10, help="for lit_bert's server (default 10)")
     flags.add_argument("--place", type=Path, help=argparse.SUPPRESS)
     flags.add_argument("--port", type=int, help=argparse.SUPPRESS)
-    args = harness.settled(flags.parse_args(argv))
+    args = harness.checked_flags(flags.parse_args(argv))
     if args.contestant == "app":
         return app(args)
     if args.contestant:
-        return harness.tell(WORK[args.contestant](args))
+        return harness.print_figures(WORK[args.contestant](args))
     if not 0 < args.minutes < math.inf:
         raise SystemExit(f"--minutes is {args.minutes:g}; expected more than 0.")
     args.minutes = 0.2 if args.quick else args.minutes
-    with harness.place() as place:
-        contestants = harness.chosen(line_up(args, place), args.only)
+    with harness.scratch_folder() as place:
+        contestants = harness.selected(line_up(args, place), args.only)
         prepare(args, place)
         runs = spread_out(harness.measure(contestants, args.rounds, place, warmup=False), args.quick)
     rows = list(dict.fromkeys(run.contestant for run in runs))
@@ -126,7 +126,9 @@ def notes(args: argparse.Namespace) -> list[str]:
 def line_up(args: argparse.Namespace, place: Path) -> list[Contestant]:
     """Both servers, each with what loads it."""
     flags = ("--place", place, "--minutes", args.minutes, *["--quick"] * args.quick)
-    return [inner("load", name, *flags, timeout_s=600 + 360 * args.minutes) for name in (OURS, THEIRS)]
+    return [
+        module_contestant("load", name, *flags, timeout_s=600 + 360 * args.minutes) for name in (OURS, THEIRS)
+    ]
 
 
 def prepare(args: argparse.Namespace, place: Path) -> None:
@@ -139,7 +141,7 @@ def prepare(args: argparse.Namespace, place: Path) -> None:
             )
         (place / "exported").symlink_to(folder)
     flags = ("--place", place, *["--quick"] * args.quick)
-    harness.once(inner("load", "files", *flags, timeout_s=3600), place)
+    harness.prepare(module_contestant("load", "files", *flags, timeout_s=3600), place)
 
 
 def spread_out(runs: Sequence[Run], quick: bool = False) -> list[Run]:
@@ -170,13 +172,18 @@ def checks(runs: list[Run]) -> list[Check]:
 
     before, after = f"{OURS}, half of it before", f"{OURS}, half of it after"
     return [
-        Check(f"requests/s, {OURS} to {THEIRS}", paired(runs, "rate", OURS, THEIRS), 5),
+        Check(f"requests/s, {OURS} to {THEIRS}", paired_ratios(runs, "rate", OURS, THEIRS), 5),
         Check("ms at the highest rate, 99th percentile", of("", "p99_ms"), LIMIT_MS, at_least=False),
         Check("twice the rate: lost, or neither 200, 429 nor 503", of(TWICE_IT, "wrong"), 0, False),
         Check("memory, growth in % from warm-up to the end", of("", "memory_growth"), 10, False),
         Check("memory, growth in % at twice the rate", of("", "memory_growth_twice")),
         *(
-            Check(f"half the rate: {what}, after to before", paired(runs, figure, after, before), 1.2, False)
+            Check(
+                f"half the rate: {what}, after to before",
+                paired_ratios(runs, figure, after, before),
+                1.2,
+                False,
+            )
             for figure, what in (("p50_ms", "median"), ("p99_ms", "99th percentile"))
         ),
         Check(f"labels that differ in a list of {LISTED}", of("", "differ_listed"), 0, False),
@@ -260,7 +267,7 @@ class Server:
             time.sleep(0.1)
         raise SystemExit(f"the server did not answer\n{self.said()}")
 
-    def settle(self, usual_s: float, timeout_s: float = 60) -> None:
+    def wait_until_idle(self, usual_s: float, timeout_s: float = 60) -> None:
         """Until it answers about as fast as it does alone: the baseline computes what is left, for nobody."""
         limit = time.monotonic() + timeout_s
         while time.monotonic() < limit:
@@ -366,7 +373,7 @@ class Load:
     def holds(self, rate: float, seconds: float) -> bool:
         """Whether all answers are 200 and their 99th percentile is within the limit."""
         figures = self.offer(rate, max(seconds, self.least / rate), LIMIT_MS, seed=len(self.trials))
-        self.server.settle(self.usual_s)
+        self.server.wait_until_idle(self.usual_s)
         return held(figures)
 
     def warm_up(self, seconds: float) -> float:
@@ -382,7 +389,7 @@ class Load:
         self.usual_s = statistics.median(times)
         rate = max(1 / self.usual_s, 2 * BEGIN)
         self.offer(2 * rate, seconds)  # more than one waits at a time, as it will be: memory grows until then
-        self.server.settle(self.usual_s)
+        self.server.wait_until_idle(self.usual_s)
         return rate
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.harness import Check, Contestant, Run, inner, paired
+from benchmarks.harness import Check, Contestant, Run, module_contestant, paired_ratios
 
 PROBED = (8, 16, 32, 64)  # batch sizes
 LATENCY_TEXTS = 100
@@ -34,15 +34,15 @@ def main(argv: list[str] | None = None) -> int:
     flags.add_argument("--subset", type=int, default=2_000, help="of them in a pipeline's round")
     flags.add_argument("--calls", type=int, default=200, help="single texts for the latency (default 200)")
     flags.add_argument("--batch_size", type=int, default=1, help=argparse.SUPPRESS)
-    args = harness.settled(flags.parse_args(argv))
+    args = harness.checked_flags(flags.parse_args(argv))
     if args.contestant:
-        return harness.tell(WORK[args.contestant](args))
+        return harness.print_figures(WORK[args.contestant](args))
     if args.quick:
         args.texts, args.subset, args.calls = 200, 40, 10
-    with harness.place() as place:
-        harness.chosen(line_up(args, place, 1), args.only)  # a wrong name shows before minutes of preparing
+    with harness.scratch_folder() as place:
+        harness.selected(line_up(args, place, 1), args.only)  # a wrong name shows before minutes of preparing
         best = prepare(args, place)
-        contestants = harness.chosen(line_up(args, place, best), args.only)
+        contestants = harness.selected(line_up(args, place, best), args.only)
         runs = harness.measure(contestants, args.rounds, place)
         agreement = same_labels(place)
     add_rates(runs, args.texts)
@@ -73,8 +73,8 @@ def prepare(args: argparse.Namespace, place: Path) -> int:
     """Puts checkpoint, exported folder and texts into `place`. Returns the pipeline's best batch size."""
     common = ("--place", place, "--texts", args.texts, "--subset", args.subset, *["--quick"] * args.quick)
     given = ("--checkpoint", args.checkpoint.resolve()) if args.checkpoint else ()
-    harness.once(inner("predict", "files", *common, *given, timeout_s=3600), place)
-    rates = harness.once(inner("predict", "probe", *common), place)
+    harness.prepare(module_contestant("predict", "files", *common, *given, timeout_s=3600), place)
+    rates = harness.prepare(module_contestant("predict", "probe", *common), place)
     return int(max(rates.keys() - {"wall_s", "peak_mb"}, key=lambda size: rates[size]))
 
 
@@ -85,14 +85,14 @@ def line_up(args: argparse.Namespace, place: Path, best: int) -> list[Contestant
     last = ("--ckpt_path", str(place / "best.ckpt"))
     files = ("--input", str(place / "texts.jsonl"), "--output", str(place / "lit_bert.csv"))
     return [
-        inner("predict", "pipeline, all", *common, rounds=0, timeout_s=3600),
-        inner("predict", "pipeline", *common),
-        inner("predict", "pipeline-best", *common, "--batch_size", best),
-        inner("predict", "pipeline-sorted", *common, "--batch_size", 64),
+        module_contestant("predict", "pipeline, all", *common, rounds=0, timeout_s=3600),
+        module_contestant("predict", "pipeline", *common),
+        module_contestant("predict", "pipeline-best", *common, "--batch_size", best),
+        module_contestant("predict", "pipeline-sorted", *common, "--batch_size", 64),
         Contestant("lit_bert", (*predict, *files, *last), reports=False),
         Contestant("lit_bert, one text", (*predict, "i feel so happy", *last), reports=False),
-        inner("predict", "pipeline, latency", *common),
-        inner("predict", "lit_bert, latency", *common),
+        module_contestant("predict", "pipeline, latency", *common),
+        module_contestant("predict", "lit_bert, latency", *common),
     ]
 
 
@@ -123,13 +123,15 @@ def same_labels(place: Path) -> list[float]:
 def checks(runs: list[Run], agreement: list[float]) -> list[Check]:
     """The targets."""
     found = [
-        Check(f"texts/s, lit_bert to {other}", paired(runs, "texts_per_s", "lit_bert", other), target)
+        Check(f"texts/s, lit_bert to {other}", paired_ratios(runs, "texts_per_s", "lit_bert", other), target)
         for other, target in (("pipeline", 5), ("pipeline-best", 2), ("pipeline-sorted", None))
     ]
     found.append(Check("rows with the label of the pipeline", agreement, 0.999))
     latencies = ("lit_bert, latency", "pipeline, latency")
     for figure, what in (("median_ms", "median"), ("p99_ms", "99th percentile")):
-        found.append(Check(f"ms a text, {what}, lit_bert to pipeline", paired(runs, figure, *latencies)))
+        found.append(
+            Check(f"ms a text, {what}, lit_bert to pipeline", paired_ratios(runs, figure, *latencies))
+        )
     return found
 
 

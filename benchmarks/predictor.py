@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.harness import Check, Contestant, Run, inner, paired, since_start
+from benchmarks.harness import Check, Contestant, Run, module_contestant, paired_ratios, since_start
 from benchmarks.predict import latency, subset_of, texts_of
 
 PIPELINE, QUICK, EXACT = "pipeline", "Predictor, int8", "Predictor, 32-bit"
@@ -34,13 +34,13 @@ def main(argv: list[str] | None = None) -> int:
     flags.add_argument("--texts", type=int, default=20_000, help="texts to label (default 20,000)")
     flags.add_argument("--subset", type=int, default=2_000, help="of them in a pipeline's round")
     flags.add_argument("--calls", type=int, default=200, help="single texts for the latency (default 200)")
-    args = harness.settled(flags.parse_args(argv))
+    args = harness.checked_flags(flags.parse_args(argv))
     if args.contestant:
-        return harness.tell(WORK[args.contestant.removesuffix(FIRST)](args))
+        return harness.print_figures(WORK[args.contestant.removesuffix(FIRST)](args))
     if args.quick:
         args.texts, args.subset, args.calls = 200, 40, 10
-    with harness.place() as place:
-        contestants = harness.chosen(line_up(args, place), args.only)
+    with harness.scratch_folder() as place:
+        contestants = harness.selected(line_up(args, place), args.only)
         prepare(args, place)
         runs = harness.measure(contestants, args.rounds, place)
     notes = [
@@ -70,21 +70,21 @@ def prepare(args: argparse.Namespace, place: Path) -> None:
     if args.folder:
         (place / "exported").symlink_to(args.folder.resolve())
     flags = ("--place", place, "--texts", args.texts, *["--quick"] * args.quick)
-    harness.once(inner("predictor", "files", *flags, timeout_s=3600), place)
+    harness.prepare(module_contestant("predictor", "files", *flags, timeout_s=3600), place)
 
 
 def line_up(args: argparse.Namespace, place: Path) -> list[Contestant]:
     """All contestants."""
     common = ("--place", place, "--subset", args.subset, "--calls", args.calls)
     names = [PIPELINE, QUICK, EXACT]
-    return [inner("predictor", name + what, *common) for what in ("", FIRST) for name in names]
+    return [module_contestant("predictor", name + what, *common) for what in ("", FIRST) for name in names]
 
 
 def checks(runs: list[Run]) -> list[Check]:
     """The targets."""
 
     def ratios(of: str, figure: str, what: str = "") -> list[float]:
-        return paired(runs, figure, of + what, PIPELINE + what)
+        return paired_ratios(runs, figure, of + what, PIPELINE + what)
 
     found = []
     for name, texts_per_s in ((QUICK, 12), (EXACT, 4)):

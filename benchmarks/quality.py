@@ -18,7 +18,7 @@ import sys
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.harness import Check, Contestant, Run, inner
+from benchmarks.harness import Check, Contestant, Run, module_contestant
 
 RATES = ("1e-4", "5e-5")  # the better one for a model of this size, and the Trainer's default
 TARGETS = {"default": 1 / 10, "best": 1 / 3}
@@ -30,11 +30,11 @@ def main(argv: list[str] | None = None) -> int:
     flags.add_argument("--threshold", type=float, default=0.925, help="micro F1 to reach (default 0.925)")
     flags.add_argument("--limit_s", type=float, default=math.inf, help=argparse.SUPPRESS)
     flags.add_argument("--fit_flags", default="", help="more flags of lit_bert fit, in one string")
-    args = harness.settled(flags.parse_args(argv))
+    args = harness.checked_flags(flags.parse_args(argv))
     if args.contestant:
-        return harness.tell(contest(args))
-    with harness.place() as place:
-        contestants = harness.chosen(line_up(args), args.only)
+        return harness.print_figures(contest(args))
+    with harness.scratch_folder() as place:
+        contestants = harness.selected(line_up(args), args.only)
         first = [each for each in contestants if not each.name.endswith(RATES[1])]
         runs = harness.measure(first, args.rounds, place, warmup=False) if first else []
         for each in contestants:
@@ -72,7 +72,7 @@ def line_up(args: argparse.Namespace) -> list[Contestant]:
     flags += [f"--fit_flags={args.fit_flags}", *["--quick"] * args.quick]
     names = ["lit_bert", *(f"{variant}@{rate}" for rate in RATES for variant in TARGETS)]
     return [
-        inner(
+        module_contestant(
             "quality",
             name,
             *flags,

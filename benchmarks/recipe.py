@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.harness import Check, Contestant, Run, inner
+from benchmarks.harness import Check, Contestant, Run, module_contestant
 from lit_bert import cores
 
 KEPT = "kept"
@@ -82,11 +82,11 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the part, or one contestant of it."""
     flags = harness.parser("recipe", __doc__, rounds=3)
     flags.add_argument("--more", action="store_true", help="run only what the table lacks of these rounds")
-    args = harness.settled(flags.parse_args(argv))
+    args = harness.checked_flags(flags.parse_args(argv))
     if args.contestant:
-        return harness.tell(contest(args))
+        return harness.print_figures(contest(args))
     os.environ["OMP_NUM_THREADS"] = "1"
-    contestants = harness.chosen(line_up(args), args.only)
+    contestants = harness.selected(line_up(args), args.only)
     runs = harness.runs_of("recipe", args.results) if args.more else []
     there = {(each.round, each.contestant) for each in runs if not each.failure}
     missing = [
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     ]
     harness.machine_facts()  # before this benchmark itself is what the machine is busy with
     code = publish(args, contestants, runs) if runs else 0  # the table lists those chosen
-    with harness.place() as place, ThreadPoolExecutor(cores()) as pool:
+    with harness.scratch_folder() as place, ThreadPoolExecutor(cores()) as pool:
         for done in as_completed(pool.submit(harness.run, each, place, number) for number, each in missing):
             runs.append(done.result())
             print(f"{len(runs)} runs", file=sys.stderr, flush=True)
@@ -120,7 +120,7 @@ def publish(args: argparse.Namespace, contestants: list[Contestant], runs: list[
 def line_up(args: argparse.Namespace) -> list[Contestant]:
     """The kept recipe and its rivals."""
     quick = ["--quick"] * args.quick
-    return [inner("recipe", name, *quick, timeout_s=3 * 3600) for name in LEADS]
+    return [module_contestant("recipe", name, *quick, timeout_s=3 * 3600) for name in LEADS]
 
 
 def checks(runs: list[Run]) -> list[Check]:

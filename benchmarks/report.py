@@ -78,13 +78,13 @@ def values(runs: Sequence[Run], contestant: str, figure: str) -> dict[int, float
     }
 
 
-def paired(runs: Sequence[Run], figure: str, of: str, to: str) -> list[float]:
+def paired_ratios(runs: Sequence[Run], figure: str, of: str, to: str) -> list[float]:
     """The ratio of two contestants' figures, for each counted round that both took part in."""
     above, below = values(runs, of, figure), values(runs, to, figure)
     return [above[number] / below[number] for number in sorted(above.keys() & below.keys())]
 
 
-def spread(numbers: Sequence[float]) -> str:
+def median_and_range(numbers: Sequence[float]) -> str:
     """`median [least–most]`, three digits, five just below 1; a single number stands alone."""
     if not numbers:
         return "–"
@@ -131,7 +131,7 @@ class Check:
         if not self.values:
             return f"| {self.what} | not measured | {wanted} | |"
         verdict = {True: "yes", False: "**no**", None: ""}[self.reached]
-        return f"| {self.what} | {self.bound}{spread(self.values)} | {wanted} | {verdict} |"
+        return f"| {self.what} | {self.bound}{median_and_range(self.values)} | {wanted} | {verdict} |"
 
 
 @dataclass
@@ -180,7 +180,7 @@ class Report:
             failed = sum(bool(each.failure) for each in own)
             counted = sum(bool(each.round) and not each.failure for each in own)
             cells = [
-                spread(list(values(self.runs, contestant.name, figure).values()))
+                median_and_range(list(values(self.runs, contestant.name, figure).values()))
                 for figure in self.columns.values()
             ]
             rounds = f"{counted}{f', {failed} failed' if failed else ''}"

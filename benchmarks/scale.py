@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.harness import Check, Contestant, Run, inner, paired
+from benchmarks.harness import Check, Contestant, Run, module_contestant, paired_ratios
 
 SIZES = (20_000, 200_000, 2_000_000)
 QUICK_SIZES = (200, 400, 800)
@@ -34,14 +34,16 @@ def main(argv: list[str] | None = None) -> int:
     flags.add_argument("--big_rounds", type=int, default=1, help="rounds of the largest size (default 1)")
     flags.add_argument("--rows", type=int, help=argparse.SUPPRESS)
     flags.add_argument("--place", type=Path, help=argparse.SUPPRESS)
-    args = harness.settled(flags.parse_args(argv))
+    args = harness.checked_flags(flags.parse_args(argv))
     if args.contestant:
-        return harness.tell(WORK[args.contestant.split()[0]](args))
+        return harness.print_figures(WORK[args.contestant.split()[0]](args))
     sizes = QUICK_SIZES if args.quick else SIZES
-    with harness.place() as place:
-        contestants = harness.chosen(line_up(sizes, place, args.big_rounds), args.only)
+    with harness.scratch_folder() as place:
+        contestants = harness.selected(line_up(sizes, place, args.big_rounds), args.only)
         for rows in sizes:
-            harness.once(inner("scale", "make", "--rows", rows, "--place", place, timeout_s=3600), place)
+            harness.prepare(
+                module_contestant("scale", "make", "--rows", rows, "--place", place, timeout_s=3600), place
+            )
         runs = harness.measure(contestants, args.rounds, place, warmup=not args.quick)
     notes = [
         f"Rows made from the words of {harness.data_folder().name}, as Parquet; MiniLM's tokenizer. The "
@@ -70,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 def line_up(sizes: tuple[int, ...], place: Path, big_rounds: int) -> list[Contestant]:
     """Both processes for each size; a size's cache is made in the first round that it takes part in."""
     return [
-        inner(
+        module_contestant(
             "scale",
             f"{step} {rows:,}",
             "--rows",
@@ -107,7 +109,7 @@ def checks(runs: list[Run], sizes: tuple[int, ...]) -> list[Check]:
             )
         )
     for size in (middle, big):
-        ratios = paired(runs, "us_per_row", f"cache {size}", f"cache {small}")
+        ratios = paired_ratios(runs, "us_per_row", f"cache {size}", f"cache {small}")
         found.append(Check(f"cache: cost a row, {size} to {small} rows", ratios, 1.1, at_least=False))
     return found
 

@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.harness import Check, Contestant, Run, inner
+from benchmarks.harness import Check, Contestant, Run, module_contestant
 
 MOST_POINTS = 0.2  # of F1 that speed may cost
 
@@ -25,11 +25,11 @@ def main(argv: list[str] | None = None) -> int:
     flags.add_argument(
         "--more", action="store_true", help="add rounds to those of the table, with other seeds"
     )
-    args = harness.settled(flags.parse_args(argv))
+    args = harness.checked_flags(flags.parse_args(argv))
     if args.contestant:
-        return harness.tell(contest(args))
-    with harness.place() as place:
-        contestants = harness.chosen(line_up(args), args.only)
+        return harness.print_figures(contest(args))
+    with harness.scratch_folder() as place:
+        contestants = harness.selected(line_up(args), args.only)
         earlier = harness.runs_of("seeds", args.results) if args.more else []
         runs = harness.measure(contestants, args.rounds, place, warmup=False, earlier=earlier)
     notes = [
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 def line_up(args: argparse.Namespace) -> list[Contestant]:
     """Both contestants."""
     quick = ["--quick"] * args.quick
-    return [inner("seeds", name, *quick, timeout_s=3600) for name in ("lit_bert", "plain")]
+    return [module_contestant("seeds", name, *quick, timeout_s=3600) for name in ("lit_bert", "plain")]
 
 
 def checks(runs: list[Run]) -> list[Check]:

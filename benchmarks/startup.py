@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.harness import Check, Contestant, Run, inner, paired
+from benchmarks.harness import Check, Contestant, Run, module_contestant, paired_ratios
 
 LIBRARIES = "import lightning, transformers"
 
@@ -20,13 +20,15 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the part, or one contestant of it."""
     flags = harness.parser("startup", __doc__)
     flags.add_argument("--checkpoint", type=Path, help="checkpoint to predict with (default: one is made)")
-    args = harness.settled(flags.parse_args(argv))
+    args = harness.checked_flags(flags.parse_args(argv))
     if args.contestant:
-        return harness.tell(contest(args))
-    with harness.place() as place:
-        contestants = harness.chosen(line_up(args.checkpoint or place / "best.ckpt"), args.only)
+        return harness.print_figures(contest(args))
+    with harness.scratch_folder() as place:
+        contestants = harness.selected(line_up(args.checkpoint or place / "best.ckpt"), args.only)
         if not args.checkpoint and any(each.name == "predict" for each in contestants):
-            harness.once(inner("startup", "checkpoint", "--checkpoint", place / "best.ckpt"), place)
+            harness.prepare(
+                module_contestant("startup", "checkpoint", "--checkpoint", place / "best.ckpt"), place
+            )
         runs = harness.measure(contestants, args.rounds, place, warmup=not args.quick)
     notes = [
         "fit: MiniLM, tokens cached, from the start of the process to the end of the first optimizer step. "
@@ -56,14 +58,14 @@ def line_up(checkpoint: Path) -> list[Contestant]:
         command("help", "-m", "lit_bert", "--help"),
         command("fit help", "-m", "lit_bert", "fit", "--help"),
         command("predict", "-m", "lit_bert", "predict", "i feel so happy", "--ckpt_path", checkpoint),
-        inner("startup", "fit"),
+        module_contestant("startup", "fit"),
     ]
 
 
 def checks(runs: list[Run]) -> list[Check]:
     """The targets."""
     return [
-        Check(f"seconds, {of} to {to}", paired(runs, "wall_s", of, to), target, at_least=False)
+        Check(f"seconds, {of} to {to}", paired_ratios(runs, "wall_s", of, to), target, at_least=False)
         for of, to, target in (
             ("help", "import torch", 0.5),
             ("fit help", LIBRARIES, 1.3),

@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 from benchmarks import harness
-from benchmarks.harness import Check, Contestant, Run, inner, paired
+from benchmarks.harness import Check, Contestant, Run, module_contestant, paired_ratios
 from benchmarks.steps import Shape, StepClock, peak_gflops
 
 LEARNING_RATE = 2e-4
@@ -28,16 +28,16 @@ def main(argv: list[str] | None = None) -> int:
     flags.add_argument("--warmup", type=int, default=10, help="steps before the clock starts (default 10)")
     flags.add_argument("--steps", type=int, default=150, help="steps counted (default 150)")
     flags.add_argument("--batch_size", type=int, default=32, help="texts a step (default 32)")
-    args = harness.settled(flags.parse_args(argv))
+    args = harness.checked_flags(flags.parse_args(argv))
     if args.contestant:
-        return harness.tell(contest(args))
+        return harness.print_figures(contest(args))
     if args.quick:
         args.warmup, args.steps, args.batch_size = 1, 2, 8
-    with harness.place() as place:
-        harness.chosen(line_up(args), args.only)  # a wrong name shows first
-        rows = harness.once(inner("train", "rows"), place)["rows"]
+    with harness.scratch_folder() as place:
+        harness.selected(line_up(args), args.only)  # a wrong name shows first
+        rows = harness.prepare(module_contestant("train", "rows"), place)["rows"]
         args.steps = min(args.steps, rows // args.batch_size - args.warmup)  # the sample is small
-        contestants = harness.chosen(line_up(args), args.only)
+        contestants = harness.selected(line_up(args), args.only)
         runs = harness.measure(contestants, args.rounds, place, warmup=not args.quick)
     add_fractions(runs)
     notes = [
@@ -72,11 +72,11 @@ def line_up(args: argparse.Namespace) -> list[Contestant]:
     counted = ("--warmup", args.warmup, "--steps", args.steps, *common)
     fewer = ("--warmup", args.warmup, "--steps", min(args.steps, DEFAULT_STEPS), *common)
     return [
-        inner("train", "tutorial", "--warmup", 1, "--steps", TUTORIAL_STEPS, *common),
-        inner("train", "default", *fewer),
-        inner("train", "best", *counted),
-        inner("train", "lit_bert", *counted),
-        inner("train", "peak"),
+        module_contestant("train", "tutorial", "--warmup", 1, "--steps", TUTORIAL_STEPS, *common),
+        module_contestant("train", "default", *fewer),
+        module_contestant("train", "best", *counted),
+        module_contestant("train", "lit_bert", *counted),
+        module_contestant("train", "peak"),
     ]
 
 
@@ -94,7 +94,11 @@ def checks(runs: list[Run]) -> list[Check]:
     ratios = {"tutorial": 170, "default": 5, "best": 1.3}
     return [
         *(
-            Check(f"samples/s, lit_bert to {other}", paired(runs, "samples_per_s", "lit_bert", other), target)
+            Check(
+                f"samples/s, lit_bert to {other}",
+                paired_ratios(runs, "samples_per_s", "lit_bert", other),
+                target,
+            )
             for other, target in ratios.items()
         ),
         Check("lit_bert's fraction of the bf16 peak", fractions, 0.55),

@@ -18,7 +18,16 @@ import torch
 
 from benchmarks import generator, harness, hf, load, predict, quality, scale, seeds, startup, train
 from benchmarks.generator import Generator, arrivals, percentile
-from benchmarks.harness import Check, Contestant, Report, Run, inner, paired, schedule, spread
+from benchmarks.harness import (
+    Check,
+    Contestant,
+    Report,
+    Run,
+    median_and_range,
+    module_contestant,
+    paired_ratios,
+    schedule,
+)
 from benchmarks.steps import Shape, StepClock, training_flops
 from lit_bert import EmotionDataModule, Weights
 from lit_bert.sources.weights import MINILM
@@ -52,14 +61,14 @@ def test_rounds_alternate_and_start_with_another_contestant_each() -> None:
 def test_ratios_are_taken_within_a_round_and_the_warm_up_does_not_count() -> None:
     runs = [*runs_of("ours", 1000, 20, 30, 44), *runs_of("theirs", 1, 10, 10, 11)]
     runs[-1].failure = "exit code 1"  # of round 3, which then has no pair
-    assert paired(runs, "speed", "ours", "theirs") == [2, 3]
-    assert paired(runs, "speed", "ours", "nobody") == []
+    assert paired_ratios(runs, "speed", "ours", "theirs") == [2, 3]
+    assert paired_ratios(runs, "speed", "ours", "nobody") == []
 
 
 def test_the_median_decides() -> None:
-    assert spread([3, 1, 2]) == "2 [1–3]"
-    assert spread([1234.4]) == "1,234"
-    assert spread([0.9998]) == "0.9998"
+    assert median_and_range([3, 1, 2]) == "2 [1–3]"
+    assert median_and_range([1234.4]) == "1,234"
+    assert median_and_range([0.9998]) == "0.9998"
     assert Check("", [1, 5, 6], target=5).reached
     assert not Check("", [1, 4, 6], target=5).reached
     assert Check("", [0.1, 0.3, 9], target=0.3, at_least=False).reached
@@ -123,7 +132,7 @@ def test_a_failing_contestant_is_shown_and_the_others_run(tmp_path: Path) -> Non
 
 
 def test_tables_are_free_of_the_paths_of_a_machine(tmp_path: Path) -> None:
-    with harness.place() as place:
+    with harness.scratch_folder() as place:
         tells = python("tells", f"import sys; sys.exit('no {place}/a.csv for {harness.ROOT}/b.py')")
         runs = harness.measure([tells], rounds=1, place=place, warmup=False)
     report = Report("part", "Title", [tells], runs, {"seconds": "wall_s"}, [])
@@ -136,11 +145,11 @@ def test_tables_are_free_of_the_paths_of_a_machine(tmp_path: Path) -> None:
 
 def test_a_partial_run_does_not_overwrite_the_tables() -> None:
     flags = harness.parser("train", None)
-    assert harness.settled(flags.parse_args([])).results == harness.RESULTS
-    assert harness.settled(flags.parse_args(["--quick"])).results != harness.RESULTS
-    assert harness.settled(flags.parse_args(["--only", "best"])).results != harness.RESULTS
+    assert harness.checked_flags(flags.parse_args([])).results == harness.RESULTS
+    assert harness.checked_flags(flags.parse_args(["--quick"])).results != harness.RESULTS
+    assert harness.checked_flags(flags.parse_args(["--only", "best"])).results != harness.RESULTS
     with pytest.raises(SystemExit, match="expected some of a"):
-        harness.chosen([Contestant("a", ())], ["b"])
+        harness.selected([Contestant("a", ())], ["b"])
 
 
 def test_a_part_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,7 +265,7 @@ def test_every_inner_contestant_is_known(tmp_path: Path) -> None:
         assert contestant.command[1:3] == ("-m", "lit_bert") or contestant.name in predict.WORK
     for contestant in load.line_up(argparse.Namespace(minutes=1, quick=True), tmp_path):
         assert contestant.name in load.WORK
-    assert inner("scale", "cache 1", "--rows", 1).command[1:] == (
+    assert module_contestant("scale", "cache 1", "--rows", 1).command[1:] == (
         *("-m", "benchmarks.scale", "--contestant", "cache 1", "--rows", "1"),
     )
 

@@ -102,6 +102,14 @@ def test_each_score_has_its_interval_and_each_file_its_row() -> None:
     assert QUICK not in text
 
 
+def test_a_folder_without_onnx_files_has_neither_their_table_nor_the_predictor() -> None:
+    text = made(files={})
+    assert "Predictor" not in text
+    assert "texts/s where it was exported" not in text
+    assert text.count("| --- |") == 1  # of the scores
+    assert "truncation=True)\n```\n" in text
+
+
 def test_what_the_8_bit_file_loses_is_said_with_its_interval() -> None:
     variant = {
         "scores": {"macro_f1": {"value": 0.5, "low": 0.4, "high": 0.6}},

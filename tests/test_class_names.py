@@ -9,7 +9,6 @@ import re
 import sys
 import warnings
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,9 @@ import yaml
 from conftest import WORDS, Run
 from hypothesis import given
 from hypothesis import strategies as st
-from markdown_it import MarkdownIt
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugin_util import markdown_to_safe_html
 from tensorboard.util.tensor_util import make_ndarray
+from test_escape import ACTIVE, Cells, common_mark, tensorboard
 from ugly import UGLY
 
 import lit_bert
@@ -38,8 +36,6 @@ from lit_bert.io import escape
 from lit_bert.task.single import softmax
 from lit_bert.train.dashboard import confusion_figure, errors_table
 
-ACTIVE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-
 
 def some(names: list[str], seed: int = 0, **facts: Any) -> Predictions:
     """Predictions of three rows a class, most of them right, except that no row is labelled as the last."""
@@ -50,93 +46,6 @@ def some(names: list[str], seed: int = 0, **facts: Any) -> Predictions:
     texts = [f"{names[n % C]} | {n}" for n in range(3 * C)]
     facts = {"split": "validation", "used_for": [], **facts}
     return Predictions(texts, np.arange(3 * C), labels, softmax(logits).astype("f4"), names, facts)
-
-
-# --- encoders
-
-LISTS = {
-    "ugly": UGLY,
-    "alike once cleaned": ["a b", "a+b", "a_b", "a_b_0", "a_b_1", "a/b", "_", "", " ", "/", "//"],
-    "long and alike": ["x" * 300, "x" * 301, "x" * 59 + "1", "x" * 60],
-    "a name like an index": ["a b", "a+b", "a_b_1", "a_b_1_", "a_b_0"],
-}
-
-
-@pytest.mark.parametrize("case", LISTS)
-def test_tags_are_distinct_short_and_of_safe_characters(case: str) -> None:
-    tags = escape.tags(LISTS[case])
-    # As older versions of torch.utils.tensorboard clean tags, and as a file system without case may.
-    cleaned = [re.sub(r"[^-/\w.]", "_", f"val/f1_class/{tag}").lstrip("/") for tag in tags]
-    assert len(set(cleaned)) == len(tags) == len(set(tags))
-    assert all(re.fullmatch(r"[-\w.]{1,60}", tag) for tag in tags)
-
-
-def test_names_that_are_tags_keep_them() -> None:
-    names = ["joy", "a_b", "a b", "漢字"]
-    assert escape.tags(names) == ["joy", "a_b", "a_b_2", "漢字"]
-
-
-@pytest.mark.parametrize("case", LISTS)
-def test_shown_names_are_distinct_and_one_line(case: str) -> None:
-    shown = escape.names(LISTS[case])
-    assert len(set(shown)) == len(shown)
-    assert all(0 < len(name) <= 40 and name.strip() and not ACTIVE.search(name) for name in shown)
-
-
-@pytest.mark.fuzz
-@given(st.lists(st.text(max_size=80), min_size=1, max_size=12, unique=True))
-def test_any_names_have_distinct_tags_and_shown_forms(names: list[str]) -> None:
-    for shown, most in ((escape.tags(names), 60), (escape.names(names), 40), (escape.names(names, 8), 8)):
-        assert len(set(shown)) == len(names)
-        assert all(0 < len(each) <= most for each in shown)
-
-
-def tensorboard(table: str) -> str:
-    return str(markdown_to_safe_html(table))
-
-
-def common_mark(table: str) -> str:
-    return str(MarkdownIt("commonmark", {"html": True}).enable("table").render(table))
-
-
-class Cells(HTMLParser):
-    """The text of each cell of a table's body, and the tags that stand anywhere."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.cells: list[str] = []
-        self.tags: set[str] = set()
-        self.inside = False
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.tags.add(tag)
-        self.inside = tag == "td"
-        self.cells += [""] * self.inside
-
-    def handle_endtag(self, tag: str) -> None:
-        self.inside = self.inside and tag != "td"
-
-    def handle_data(self, data: str) -> None:
-        if self.inside:
-            self.cells[-1] += data
-
-
-@pytest.mark.parametrize("render", [tensorboard, common_mark])
-@pytest.mark.parametrize("name", UGLY)
-def test_a_name_in_markdown_is_read_as_it_is(render: Any, name: str) -> None:
-    found = Cells(render(f"| a | b |\n| --- | --- |\n| {escape.markdown(name)} | end |\n"))
-    assert found.tags <= {"table", "thead", "tbody", "tr", "th", "td"}
-    wanted = escape.line(name).strip(" \u00a0\u3000")
-    assert [cell.strip(" \u00a0\u3000") for cell in found.cells] == [wanted, "end"]
-
-
-@pytest.mark.parametrize("name", UGLY)
-def test_a_name_in_a_code_span_of_markdown_is_read_as_it_is(name: str) -> None:
-    found = common_mark(f"a {escape.markdown_code(name)} b")
-    code = re.fullmatch(r"<p>a <code>(.*)</code> b</p>\n", found)
-    assert code
-    assert html.unescape(code[1]).strip() == escape.line(name).strip()
 
 
 # --- terminal

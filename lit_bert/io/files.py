@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -70,6 +68,8 @@ def make_once(final: Path, write: Callable[[Path], Any]) -> None:
     Raises:
         OSError: there is no room, or no right to.
     """
+    from filelock import FileLock  # here, as the predictor imports this module and needs no other package
+
     final.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{final}.lock"):
         if final.exists():
