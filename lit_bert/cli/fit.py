@@ -183,7 +183,11 @@ class Fit(Verb):
         run = Path(str(self.trainer.log_dir))
         announce(self.trainer, self.sources())
         size = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
-        log.info(f"model      {size:.1f}M parameters, highest learning rate {self.model.learning_rate:g}")
+        kind = self.model.encoder.model_type
+        log.info(
+            f"model      {kind}, {size:.1f}M parameters, highest learning rate {self.model.learning_rate:g}"
+        )
+        log.info(f"           computed by {self.model.path(self.trainer)}")
         data = self.datamodule
         carved = data.counts["validation"].split == data.counts["train"].split
         split = data.counts["train"]

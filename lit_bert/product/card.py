@@ -21,6 +21,11 @@ from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.hub import Source
 from lit_bert.sources.weights import MINILM
 
+_PREDICTOR = (  # where there is an ONNX file
+    "",
+    "from lit_bert import Predictor  # the same, several times as fast; needs no torch",
+    'Predictor("FOLDER")(["what a day"])',
+)
 LICENCES = {MINILM: "apache-2.0", "google-bert/bert-base-uncased": "apache-2.0"}  # of the weights
 
 
@@ -51,6 +56,7 @@ def describe(
     facts = {
         "lit_bert": __version__,
         "labels": rows.class_names,
+        "architecture": checkpoint.weights["architecture"]["model_type"],
         "max_length": read["max_length"],
         "split": rows.facts.get("split"),
         "rows": len(rows.labels),
@@ -121,7 +127,7 @@ def card(facts: dict[str, Any], found: Scores[Score], evidence: Evidence) -> str
         license=facts["licence"] or "other",
         library_name="transformers",
         pipeline_tag="text-classification",
-        tags=["lit_bert", "bert", "onnx"],
+        tags=["lit_bert", facts["architecture"], *(["onnx"] if facts["files"] else [])],
         base_model=weights.name if weights.kind == "hub" else None,
         datasets=[data.name] if data.kind == "hub" else None,
         model_name=f"{base} on {dataset}",
@@ -145,15 +151,13 @@ def card(facts: dict[str, Any], found: Scores[Score], evidence: Evidence) -> str
     names = [escape.markdown(name) for name in escape.names(labels)]
     lines = ["---", about.to_yaml(), "---", "", f"# {heading}", ""]
     lines += [
-        f"A BERT text classifier for {len(labels)} classes: {', '.join(names)}. "
+        f"A text classifier ({facts['architecture']}) for {len(labels)} classes: {', '.join(names)}. "
         f"Made with lit_bert {facts['lit_bert']} on {facts['created'][:10]}.",
         "",
         "```python",
         "from transformers import pipeline",
         'pipeline("text-classification", model="FOLDER")("what a day", truncation=True)',
-        "",
-        "from lit_bert import Predictor  # the same, several times as fast; needs no torch",
-        'Predictor("FOLDER")(["what a day"])',
+        *(_PREDICTOR if facts["files"] else ()),
         "```",
         "",
         "## Scores",
@@ -172,12 +176,16 @@ def card(facts: dict[str, Any], found: Scores[Score], evidence: Evidence) -> str
     lines += [f"| {title} | {_cell(score)} |" for title, score in others.items()]
     for index, (name, score) in enumerate(zip(names, found.by_class, strict=True)):
         lines.append(f"| F1 {name} | {_cell(score) if score else evidence.class_note(index)} |")
-    lines += [
-        "",
-        "| file | macro F1 | rows with the checkpoint's label | largest difference of a probability | "
-        "texts/s where it was exported | MB |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    lines += (
+        []
+        if not facts["files"]
+        else [
+            "",
+            "| file | macro F1 | rows with the checkpoint's label | largest difference of a probability | "
+            "texts/s where it was exported | MB |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+    )
     for name, each in facts["files"].items():
         cells = [name, f"{each['scores']['macro_f1']['value']:.4f}", f"{each['agreement']:.2%}"]
         cells += [f"{each['difference']:.2g}", f"{each['texts_per_s']:,.0f}", f"{each['bytes'] / 1e6:.1f}"]

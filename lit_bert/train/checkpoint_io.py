@@ -14,6 +14,7 @@ from lightning.fabric.utilities.types import _PATH
 from lit_bert import UserError
 from lit_bert.io import files
 from lit_bert.io.escape import line
+from lit_bert.model.encoder import ENCODERS
 from lit_bert.sources.checkpoint import UNUSED, Checkpoint, load
 from lit_bert.sources.finite import RESUMED, first_not_finite, tensors_in
 
@@ -98,13 +99,15 @@ def check_progress(found: Any, own: Any, what: str) -> None:
 
 
 def apply_temperature(path: Path, temperature: float) -> None:
-    """Divides the logits of a checkpoint by `temperature` for good: in the classifier's weight and bias.
+    """Divides the logits of a checkpoint by `temperature` for good: in the last layer's weight and bias.
 
     So every program that loads the weights has calibrated probabilities. Labels stay the same.
     """
     content = load(path)
-    for name in ("network.classifier.weight", "network.classifier.bias"):
-        content["state_dict"][name] = content["state_dict"][name] / temperature
+    encoder = ENCODERS[content["weights"]["architecture"]["model_type"]]
+    for name, value in content["state_dict"].items():
+        if encoder.in_logits(name.removeprefix("network.")):
+            content["state_dict"][name] = value / temperature
     content["temperature"] = content.get("temperature", 1.0) * temperature
     SafeCheckpointIO().save_checkpoint(content, path)
 
