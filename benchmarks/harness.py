@@ -114,7 +114,7 @@ def data_folder() -> Path:
             f"LIT_BERT_BENCH_DATA is {given}; expected a folder with train and validation files."
         )
     emotion = Path(given).resolve() if given else ROOT.parent / "shared" / "emotion"
-    return emotion if emotion.is_dir() else ROOT / "lit_bert" / "sample"
+    return emotion if emotion.is_dir() else ROOT / "lit_bert" / "data" / "sample"
 
 
 # --- processes ---
@@ -360,6 +360,7 @@ class Report:
         checks: the targets.
         notes: what else a reader has to know.
         quick: whether this was a smoke run.
+        table: lines of a further table, above the targets.
     """
 
     part: str
@@ -370,6 +371,7 @@ class Report:
     checks: list[Check]
     notes: list[str] = field(default_factory=list)
     quick: bool = False
+    table: list[str] = field(default_factory=list)
 
     def markdown(self, machine: dict[str, Any]) -> str:
         """The tables."""
@@ -398,6 +400,8 @@ class Report:
             ]
             rounds = f"{counted}{f', {failed} failed' if failed else ''}"
             lines.append(f"| {contestant.name} | {' | '.join(cells)} | {rounds} |")
+        if self.table:
+            lines += ["", *self.table]
         if self.checks:
             lines += ["", "| ratio or figure | measured | target | reached |", "| --- | --- | --- | --- |"]
             lines += [check.row() for check in self.checks]

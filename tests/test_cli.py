@@ -1371,6 +1371,7 @@ def test_a_fit_says_nothing_on_standard_error_that_it_does_not_mean(processes):
         r"device +1 × CPU, 1 thread, precision (bf16-mixed|32-true)",
         r"(weights|trained on) +\S+ \(folder\)",
         r"model +bert, \d+\.\dM parameters, highest learning rate 0\.003",
+        r" +computed by BERT on a CPU in fewer operations",
         r"rows +60 to train on, 24 to validate on",
         r"classes +3: anger, joy, sadness",
         r"run +checkpoints/version_0",

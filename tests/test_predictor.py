@@ -79,7 +79,7 @@ def mixed(count=60, seed=0):
 
 def sample(count):
     """Texts of the packaged data."""
-    with (ROOT / "lit_bert" / "sample" / "train.csv").open(encoding="utf-8") as stream:
+    with (ROOT / "lit_bert" / "data" / "sample" / "train.csv").open(encoding="utf-8") as stream:
         return [row["text"] for row in csv.DictReader(stream)][:count]
 
 

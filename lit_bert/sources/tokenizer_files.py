@@ -155,6 +155,10 @@ def read_tokenizer_files(folder: Path, model_type: str) -> dict[str, str]:
             "room, or set TMPDIR to another one."
         ) from None
     settings = {key: value for key, value in tokenizer.init_kwargs.items() if _is_plain(value)}
+    # How a special token takes white space stands in tokenizer.json.
+    settings |= {
+        name: str(token) for name, token in tokenizer.special_tokens_map.items() if name in SPECIAL_TOKENS
+    }
     settings["tokenizer_class"] = type(tokenizer).__name__
     kept = {key: value for key, value in settings.items() if key in TOKENIZER_SETTINGS}
     tokenizers.tokenizer(text, f"the tokenizer in {shown}")
