@@ -240,7 +240,7 @@ class EmotionDataModule(LightningDataModule):
 
     @property
     def _pad_token_id(self) -> int:
-        return self.weights.architecture.get("pad_token_id") or 0
+        return self.weights.pad_token_id
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to find and tokenize the same rows again, in plain values."""

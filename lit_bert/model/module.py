@@ -1,4 +1,4 @@
-"""BERT with a classification head, its loss, its metrics and its optimizer.
+"""An encoder with a classification head, its loss, its metrics and its optimizer.
 
 Step 4 of the journey: `input_ids` and `attention_mask` (B, T) in, logits (B, C) out. The one shared step adds
 the loss and updates the metrics of its split; scores are computed once, over the whole split and all devices.
@@ -8,25 +8,24 @@ the loss and updates the metrics of its split; scores are computed once, over th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassStatScores
-from transformers import BertForSequenceClassification
 
 from lit_bert import UserError
 from lit_bert.io import escape
 from lit_bert.model.average import WeightAverage
 from lit_bert.model.bert import CpuBert
+from lit_bert.model.encoder import Encoder, encoder_of, exact_logits
 from lit_bert.model.loss_check import LossCheck, check_saved, refuse_scores
 from lit_bert.model.optimizer import DeferredAdamW, take_moments_only
 from lit_bert.model.pretrained import load_network
@@ -38,16 +37,15 @@ Batch = dict[str, Any]
 SPLITS = ("train", "val", "test")
 SHARDED = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 TINY = 1e-12  # keeps a gradient of zeros from being divided by zero
-HEAD = re.compile(r"network\.(classifier|bert\.pooler)\.")  # parameters above the encoder
 
 
 class BertClassifier(LightningModule):
-    """A BertForSequenceClassification that trains itself.
+    """A classifier of transformers, such as BertForSequenceClassification, that trains itself.
 
     Args:
         label_names: class names in the order of their indices.
-        learning_rate: highest learning rate of AdamW; null takes what suits the size of the BERT: 5e-5 for
-            bert-base, 2e-4 for MiniLM.
+        learning_rate: highest learning rate of AdamW; null takes what suits architecture and size: 5e-5 for
+            bert-base, 3e-5 for roberta-base, 2e-4 for MiniLM.
         head_rate_factor: learning rate of the classifier, which starts from nothing, and of the pooler below
             it, as a multiple of `learning_rate`.
         beta2: decay of AdamW's second moment.
@@ -125,7 +123,7 @@ class BertClassifier(LightningModule):
             raise UserError(f"model.adversarial_norm is {adversarial_norm}; expected no negative number.")
         self.weights = weights
         self.config: dict[str, Any] | None = None  # the run's settings, kept in its checkpoints
-        self.network: BertForSequenceClassification | None = None
+        self.network: Any = None
         self._cpu_bert: CpuBert | None = None
         self._average: WeightAverage | None = None  # while it trains
         self._loss_check = LossCheck()
@@ -164,11 +162,19 @@ class BertClassifier(LightningModule):
             if self._cpu_bert is None or self._cpu_bert.network is not self.network:
                 self._cpu_bert = CpuBert(self.network)
             return self._cpu_bert(input_ids, attention_mask)
-        pooled = self.network.bert(input_ids=input_ids, attention_mask=attention_mask).pooler_output
-        head = self.network.classifier
-        # In 32 bits a temperature in its weights divides exactly.
-        with torch.autocast(pooled.device.type, enabled=False):
-            return head(self.network.dropout(pooled.to(head.weight.dtype)))
+        return exact_logits(self.network, input_ids, attention_mask)
+
+    @property
+    def encoder(self) -> Encoder:
+        """What the network's architecture says of itself."""
+        return encoder_of(self.network)
+
+    def path(self, trainer: Trainer) -> str:
+        """Which code will compute the network in a run, in words."""
+        whole = trainer.precision in ("32-true", "16-mixed", "bf16-mixed")  # weights stay in 32 bits
+        if trainer.strategy.root_device.type == "cpu" and whole and CpuBert.can_run(self.network):
+            return "BERT on a CPU in fewer operations"
+        return "the modules of transformers"
 
     def _step(self, batch: Batch, split: str) -> tuple[Tensor, Tensor]:
         """Mean loss in nats per text, and logits (B, C); the split's metrics have seen both."""
@@ -196,8 +202,7 @@ class BertClassifier(LightningModule):
     def on_after_backward(self) -> None:
         """Adds the gradient at the word embeddings for which the batch has the highest loss, close by."""
         norm, trainer = self.hparams.adversarial_norm, self.trainer
-        assert self.network is not None
-        table = self.network.bert.embeddings.word_embeddings.weight
+        table = self.encoder.words_of(self.network).weight
         if not norm or trainer.global_step < self._adversarial_from or table.grad is None:
             return
         with moved(table, norm):
@@ -276,12 +281,11 @@ class BertClassifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _optimizer(self) -> torch.optim.AdamW:
-        assert self.network is not None
         trainer, groups = self.trainer, self._parameter_groups()
         by_norm = trainer.gradient_clip_algorithm in (None, "norm")
+        words = self.encoder.words_of(self.network)
         one_process = trainer.world_size == 1
-        if self.fast_operations and one_process and by_norm and CpuBert.can_run(self.network):
-            words = self.network.bert.embeddings.word_embeddings
+        if self.fast_operations and one_process and by_norm and DeferredAdamW.can_run(words):
             return DeferredAdamW(groups, words, self.learning_rate)
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None  # 16-mixed only
         optimizer: Any = torch.optim.AdamW(groups, lr=self.learning_rate, fused=not scaled)
@@ -306,15 +310,14 @@ class BertClassifier(LightningModule):
     def learning_rate(self) -> float:
         """The highest learning rate in use.
 
-        Unset it falls with the size of the BERT: 5e-5, the upper end of Devlin et al. (2019), for the 12
-        layers of 768 of bert-base, and in inverse proportion to layers × hidden size, up to the 3e-4 that
-        Turc et al. (2019) allow their smallest ones.
+        Unset it falls with the size of the encoder: the upper end of what its authors fine-tune 12 layers of
+        768 with (5e-5 for BERT, Devlin et al., 2019), and in inverse proportion to layers × hidden size, up
+        to the 3e-4 that Turc et al. (2019) allow the smallest BERTs.
         """
         if self.hparams.learning_rate is not None:
             return self.hparams.learning_rate
-        assert self.network is not None
         size = self.network.config.num_hidden_layers * self.network.config.hidden_size
-        return min(5e-5 * 12 * 768 / size, 3e-4)
+        return min(self.encoder.learning_rate * 12 * 768 / size, 3e-4)
 
     @property
     def parameters_by_group(self) -> list[list[nn.Parameter]]:
@@ -322,12 +325,12 @@ class BertClassifier(LightningModule):
         return [group["params"] for group in self._parameter_groups()]
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        groups = []
+        groups, encoder = [], self.encoder
         for in_head, rate in (
             (False, self.learning_rate),
             (True, self.learning_rate * self.hparams.head_rate_factor),
         ):
-            own = [p for name, p in self.named_parameters() if bool(HEAD.match(name)) == in_head]
+            own = [p for name, p in self.network.named_parameters() if encoder.in_head(name) == in_head]
             matrices, vectors = [p for p in own if p.ndim >= 2], [p for p in own if p.ndim < 2]
             shared = {"lr": rate, "betas": (0.9, self.hparams.beta2)}
             groups.append({"params": matrices, "weight_decay": self.hparams.weight_decay, **shared})

@@ -63,6 +63,12 @@ class DeferredAdamW(torch.optim.AdamW):
         self.register_state_dict_pre_hook(lambda _: self.catch_up())
         self.register_load_state_dict_post_hook(lambda _: self._forget())
 
+    @staticmethod
+    def can_run(embedding: nn.Embedding) -> bool:
+        """Whether the rows are those of a plain embedding in 32 bits on a CPU."""
+        where = embedding.weight.device.type, embedding.weight.dtype
+        return type(embedding) is nn.Embedding and where == ("cpu", torch.float32)
+
     def _forget(self) -> None:
         """Counts steps from here on: every row is up to date."""
         self._group = next(g for g in self.param_groups if any(p is self._table for p in g["params"]))

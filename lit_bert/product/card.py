@@ -67,6 +67,7 @@ def describe(
     facts = {
         "lit_bert": __version__,
         "labels": rows.class_names,
+        "architecture": checkpoint.weights.architecture["model_type"],
         "max_length": data_settings.max_length,
         "split": rows.facts.get("split"),
         "rows": len(rows.labels),
@@ -172,7 +173,7 @@ def yaml_head(facts: dict[str, Any], scores: Scores[Score], base: str, dataset: 
         license=escape.line(facts["licence"] or "other"),
         library_name="transformers",
         pipeline_tag="text-classification",
-        tags=["lit_bert", "bert", "onnx"],
+        tags=["lit_bert", facts["architecture"], *(["onnx"] if facts["files"] else [])],
         base_model=escape.line(weights.name) if weights.kind == "hub" else None,
         datasets=[escape.line(data.name)] if data.kind == "hub" else None,
         model_name=f"{base} on {dataset}",

@@ -109,11 +109,19 @@ def write(
     """
     from transformers.utils import logging
 
+    from lit_bert.model.graph import graph_of
     from lit_bert.product.onnx import smoothed, write_int8, write_onnx
 
     weights = Weights(checkpoint=str(checkpoint.path))
     logging.disable_progress_bar()
     network = load_network(weights, rows.class_names).eval()
+    names = (EXACT, QUICK) if graph_of(network) is not None else ()
+    if not names:
+        print(
+            f"note       a {weights.described.model_type} of this configuration has no ONNX graph: the "
+            "folder is for transformers alone, without `lit_bert serve` and Predictor",
+            file=sys.stderr,
+        )
     max_length = checkpoint.data.settings.max_length
     network.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
@@ -125,20 +133,35 @@ def write(
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     print(f"export     {checkpoint.path}", file=sys.stderr)
-    write_onnx(network, folder / EXACT)
-    ids = [each.ids for each in tokenizers.encode(tokenizer, rows.texts[:SMOOTHED_ON])]
-    even = folder / "smoothed.onnx"
-    write_onnx(smoothed(network, ids), even)
-    write_int8(even, folder / QUICK, ids)
-    even.unlink()
+    if names:
+        write_onnx(network, folder / EXACT)
+        ids = [each.ids for each in tokenizers.encode(tokenizer, rows.texts[:SMOOTHED_ON])]
+        even = folder / "smoothed.onnx"
+        write_onnx(smoothed(network, ids), even)
+        write_int8(even, folder / QUICK, ids)
+        even.unlink()
 
     print(f"proof      {len(rows.texts):,} rows of split {rows.facts.get('split')}", file=sys.stderr)
     wanted = checkpoint_probs(network, tokenizer, rows.texts)
     own = scores.with_intervals(wanted, rows.labels)
     evidence = Evidence.of(wanted, rows.labels, rows.evidence.used_for)
-    found = {name: measure(folder, name, rows, wanted) for name in (EXACT, QUICK)}
+    found = {name: measure(folder, name, rows, wanted) for name in names}
     print(proof_table(own, found))
     print("".join(f"{note}\n" for note in evidence.notes(own)), end="")
+    if found:
+        check_variants(found, rows, int8_loss)
+    if names and QUICK not in found:
+        (folder / QUICK).unlink()
+    describe(folder, checkpoint, rows, own, evidence, found, command, licence)
+    return found
+
+
+def check_variants(found: dict[str, Variant], rows: Predictions, int8_loss: float) -> None:
+    """Takes the 8-bit file out of `found` where it loses too much.
+
+    Raises:
+        ProofError: the 32-bit file is not the checkpoint.
+    """
     exact, quick = found[EXACT], found[QUICK]
     if exact.agreement < 1 or exact.difference > SAME:
         apart = round((1 - exact.agreement) * len(rows.texts))
@@ -154,7 +177,4 @@ def write(
             f"\n{QUICK} loses {shown_points(lost)}: the rows do not rule out that it is more than "
             f"{int8_loss:g}, so it is left out. More validation rows would tell; --int8_loss allows more."
         )
-        (folder / QUICK).unlink()
         del found[QUICK]
-    describe(folder, checkpoint, rows, own, evidence, found, command, licence)
-    return found

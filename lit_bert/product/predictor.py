@@ -109,6 +109,10 @@ class Predictor:
         for name, value in (("vocab_size", vocab_size), ("max_position_embeddings", positions)):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise UserError(f"config.json has a {name} of {value!r}; expected a whole number above 0")
+        pad: Any = config.get("pad_token_id")
+        if pad is not None and (type(pad) is not int or not 0 <= pad < (vocab_size or pad + 1)):
+            raise UserError(f"config.json has a pad_token_id of {pad!r}; expected the id of a token")
+        self._pad_token_id: int = pad or 0
         text = untrusted.read_text(self.folder / "tokenizer.json", tokenizers.MOST_TOKENIZER_BYTES)
         self._tokenizer: Any = tokenizers.tokenizer(text, "tokenizer.json", vocab_size)
         truncation = self._tokenizer.truncation
@@ -194,7 +198,7 @@ class Predictor:
             start += texts
 
         def run(rows: np.ndarray) -> None:
-            input_ids = np.zeros((len(rows), len(ids[rows[0]])), np.int64)
+            input_ids = np.full((len(rows), len(ids[rows[0]])), self._pad_token_id, np.int64)
             attention_mask = np.zeros_like(input_ids)
             for place, row in enumerate(rows):
                 input_ids[place, : len(ids[row])] = ids[row]

@@ -57,7 +57,7 @@ def checkpoint_probs(network: Any, tokenizer: Any, texts: Sequence[str]) -> np.n
         for start in range(0, len(order), BASELINE_BATCH):
             rows = order[start : start + BASELINE_BATCH]
             ids = [torch.tensor(encodings[row].ids) for row in rows]
-            input_ids = pad_sequence(ids, batch_first=True)
+            input_ids = pad_sequence(ids, batch_first=True, padding_value=network.config.pad_token_id or 0)
             mask = pad_sequence([torch.ones_like(each) for each in ids], batch_first=True)
             probs[rows] = network(input_ids=input_ids, attention_mask=mask).logits.softmax(-1).numpy()
     return probs
