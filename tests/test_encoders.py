@@ -28,7 +28,7 @@ from lit_bert.model.encoder import ENCODERS, Encoder, encoder_of, exact_logits
 from lit_bert.model.graph import graph_of
 from lit_bert.model.optimizer import DeferredAdamW
 from lit_bert.model.pretrained import load_network
-from lit_bert.sources.checkpoint import Checkpoint, load
+from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.encoder_configs import ARCHITECTURES, Bert
 from lit_bert.train.checkpoint_io import apply_temperature
 
@@ -331,7 +331,7 @@ def test_it_trains_resumes_and_answers_the_same_everywhere(folder, runs, run: Ru
     own = "BERT on a CPU in fewer operations" if folder.name in FAST else "the modules of transformers"
     assert f"model      {folder.name}, " in caplog.text
     assert f"computed by {own}" in caplog.text
-    assert load(copy / "last.ckpt")["epoch"] == 4
+    assert Checkpoint.read(copy / "last.ckpt").facts.epoch == 4
 
     tested = run("test", "--ckpt_path", copy / "best.ckpt")
     assert tested.code == 0, tested.err

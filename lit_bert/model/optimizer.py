@@ -185,6 +185,20 @@ class DeferredAdamW(torch.optim.AdamW):
         state["exp_avg_sq"].index_copy_(0, rows, second)
 
 
+def fused_adamw(groups: list[dict[str, Any]], scales_loss: bool) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter, 2019) of torch in one operation for all parameters.
+
+    Args:
+        groups: parameter groups, each with its learning rate.
+        scales_loss: whether the loss is scaled for 16-bit gradients.
+    """
+    optimizer: Any = torch.optim.AdamW(groups, fused=not scales_loss)
+    # A fused optimizer offers to unscale gradients itself, and Lightning then refuses to clip them. Without a
+    # loss scaler there is nothing to unscale.
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
+
+
 def take_moments_only(optimizer: torch.optim.Optimizer) -> None:
     """Has `load_state_dict` take over how far each parameter has come, and no settings."""
 
