@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
@@ -27,7 +26,12 @@ from lit_bert.model.groups import default_learning_rate, parameter_groups, split
 from lit_bert.model.hyperparameters import check_hyperparameters
 from lit_bert.model.loss_check import LossCheck, check_saved, refuse_scores
 from lit_bert.model.metrics import METRICS
-from lit_bert.model.objective import LOSSES, perturbed_embeddings, take_gradients
+from lit_bert.model.objective import (
+    LOSSES,
+    add_averaged_gradients,
+    perturbed_embeddings,
+    take_gradients,
+)
 from lit_bert.model.optimizer import DeferredAdamW, fused_adamw, take_moments_only
 from lit_bert.model.pretrained import load_network
 from lit_bert.sources.checkpoint import Checkpoint
@@ -194,9 +198,7 @@ class BertClassifier(LightningModule):
                 loss = self.training_loss(logits, self._batch) / trainer.accumulate_grad_batches
             before = take_gradients(self.parameters()) if trainer.world_size > 1 else {}
             trainer.precision_plugin.pre_backward(loss, self).backward()
-            for parameter, gradient in before.items():  # DDP averages the first pass of a batch only
-                dist.all_reduce(parameter.grad)
-                parameter.grad.div_(trainer.world_size).add_(gradient)
+            add_averaged_gradients(before, trainer.world_size)  # DDP averages the first pass of a batch only
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         return {"logits": self._step(batch, "val")[1]}
@@ -246,7 +248,6 @@ class BertClassifier(LightningModule):
             raise UserError("the run has no end; set --trainer.max_epochs or --trainer.max_steps.")
         warmup = int(self.hparams.warmup_ratio * steps)
         self._adversarial_from = self.hparams.adversarial_start * steps
-
         optimizer = self._optimizer()
         if not isinstance(self.trainer.strategy, SHARDED):
             take_moments_only(optimizer)
@@ -310,9 +311,8 @@ class BertClassifier(LightningModule):
                 group["lr"] = rate * factor(scheduler.last_epoch)
         named = dict(self.named_parameters())
         if self.hparams.average_decay:
-            self._average = WeightAverage(
-                named.values(), self.hparams.average_decay, self.trainer.global_step
-            )
+            decay, step = self.hparams.average_decay, self.trainer.global_step
+            self._average = WeightAverage(named.values(), decay, step)
         if self._training_weights is not None:  # what was loaded is the average
             with torch.no_grad():
                 for name, parameter in named.items():

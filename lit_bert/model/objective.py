@@ -5,10 +5,11 @@ python -m lit_bert fit --model.adversarial_norm 1 --model.label_smoothing 0.1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -51,3 +52,11 @@ def take_gradients(parameters: Iterable[nn.Parameter]) -> dict[nn.Parameter, Ten
     for each in taken:
         each.grad = None
     return taken
+
+
+def add_averaged_gradients(before: Mapping[nn.Parameter, Tensor], processes: int) -> None:
+    """Averages the gradients of the parameters over all processes, and adds those that they had before."""
+    for parameter, gradient in before.items():
+        now = torch.zeros_like(gradient) if parameter.grad is None else parameter.grad
+        dist.all_reduce(now)
+        parameter.grad = now.div_(processes).add_(gradient)
