@@ -115,11 +115,9 @@ class BertClassifier(LightningModule):
         self._adversarial_from = 0.0  # optimizer steps
         self._training_weights: dict[str, Tensor] | None = None  # of the run that is resumed
         self.last_weights: dict[str, Tensor] | None = None  # as trained, when a run with an average has ended
-        # By default they leave out batches whose loss is NaN. This way they ignore weights, and are given a
-        # loss for each row.
-        self.losses: Any = nn.ModuleDict(
-            {f"{split}_loss": MeanMetric(nan_strategy="disable") for split in SPLITS}
-        )
+        # By default they leave out batches whose loss is NaN. This way they are given a loss for each row.
+        mean = {f"{split}_loss": MeanMetric(nan_strategy="disable") for split in SPLITS}
+        self.losses: Any = nn.ModuleDict(mean)
         metrics = METRICS[self.task.metrics]
         self.metrics: Any = nn.ModuleDict({f"{split}_scores": metrics(len(label_names)) for split in SPLITS})
         # By class, the tag of its F1: a namespace of its own, in which no class can be called like a score.
@@ -328,24 +326,21 @@ class BertClassifier(LightningModule):
         self._loss_check.check(self.trainer)
         self._swap_average()
 
-    def on_validation_end(self) -> None:
-        """Runs after that of every callback: the best checkpoint holds the average."""
+    def on_validation_end(self) -> None:  # after that of every callback: best.ckpt holds the average
         self._swap_average()
 
     def _swap_average(self) -> None:
         if self._average is not None:
-            for optimizer in self._deferred:
-                optimizer.catch_up()
+            for optimizer in self.trainer.optimizers:
+                if isinstance(optimizer, DeferredAdamW):
+                    optimizer.catch_up()
             self._average.swap()
-
-    @property
-    def _deferred(self) -> list[DeferredAdamW]:
-        return [each for each in self.trainer.optimizers if isinstance(each, DeferredAdamW)]
 
     def on_train_end(self) -> None:
         self._loss_check.check(self.trainer)
-        for optimizer in self._deferred:
-            optimizer.release()
+        for optimizer in self.trainer.optimizers:
+            if isinstance(optimizer, DeferredAdamW):
+                optimizer.release()
         self._swap_average()
         if self._average is not None:
             names = (name for name, _ in self.named_parameters())
