@@ -24,6 +24,7 @@ from lit_bert.evaluate.scores import Score
 from lit_bert.product.folder import CARD, CHECKSUMS, EXACT, FACTS, QUICK, facts, verify
 from lit_bert.product.predictor import Predictor
 from lit_bert.sources.checkpoint import Checkpoint
+from lit_bert.task.single import SingleLabel
 
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
@@ -58,7 +59,9 @@ def wanted(network, able):
     from lit_bert.sources.weights import Weights
 
     tokenizer = Weights(checkpoint=str(able / "best.ckpt")).tokenizer(128)
-    return checkpoint_probs(network, tokenizer, [*TEXTS, LONG])
+    return checkpoint_probs(
+        network, tokenizer, SingleLabel.of(network.config.id2label.values()), [*TEXTS, LONG]
+    )
 
 
 @pytest.fixture

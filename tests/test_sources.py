@@ -780,7 +780,17 @@ def test_weights_of_a_model_in_memory_keep_their_source(trained, tiny_bert):
     assert torch.equal(head, content["state_dict"]["network.classifier.weight"])
 
 
-@pytest.mark.parametrize("names", [["sadness", "joy", "anger"], ["no", "yes"]])
+def test_the_head_of_a_checkpoint_is_used_by_the_names_of_its_classes(trained):
+    weights = Weights(checkpoint=str(trained / "best.ckpt"))
+    known = weights.checkpoint.model.label_names
+    own = load_network(weights, known)
+    turned = load_network(weights, known[::-1])
+    assert torch.equal(turned.classifier.weight, own.classifier.weight.flip(0))
+    assert torch.equal(turned.classifier.bias, own.classifier.bias.flip(0))
+    assert turned.config.id2label == dict(enumerate(known[::-1]))
+
+
+@pytest.mark.parametrize("names", [["sadness", "joy", "fear"], ["no", "yes"]])
 def test_a_checkpoint_keeps_its_head_to_itself_when_the_classes_differ(trained, names):
     weights = Weights(checkpoint=str(trained / "best.ckpt"))
     head = weights.checkpoint.state_dict["network.classifier.weight"]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lit_bert import UserError, need
+from lit_bert.data.padding import pad
 from lit_bert.io import escape, tokenizers, untrusted
 from lit_bert.model.encoder import encoder_of
 from lit_bert.model.pretrained import load_network
@@ -112,15 +113,10 @@ class Explainer:
         """Scores of word pieces, float32 (B, T), and the gaps (B,) of one batch."""
         import torch
 
-        B, T = len(encodings), max(len(each.ids) for each in encodings)
-        input_ids = torch.full((B, T), self.pad_token_id)
-        special = torch.ones(B, T, dtype=torch.bool)  # padding, too, is as in the text
-        attention_mask = torch.zeros(B, T, dtype=torch.int64)
-        for row, encoding in enumerate(encodings):
-            size = len(encoding.ids)
-            input_ids[row, :size] = torch.tensor(encoding.ids)
-            special[row, :size] = torch.tensor(encoding.special_tokens_mask, dtype=torch.bool)
-            attention_mask[row, :size] = 1
+        padded = pad([each.ids for each in encodings], self.pad_token_id)
+        input_ids, attention_mask = map(torch.from_numpy, padded)  # (B, T)
+        # Padding, too, is as in the text.
+        special = torch.from_numpy(pad([each.special_tokens_mask for each in encodings], 1)[0]).bool()
         scores, gaps = self._gradients.attribute(
             input_ids,
             baselines=torch.where(special, input_ids, self.baseline_id),

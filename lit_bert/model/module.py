@@ -137,7 +137,7 @@ class BertClassifier(LightningModule):
         one = torch.ones(1)
         one.tanh(), one.sqrt()
         if self.network is None and self.weights is not None:
-            self.network = load_network(self.weights, self.hparams.label_names)
+            self.network = load_network(self.weights, self.hparams.label_names, self.task.problem_type)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits, float (B, C), of texts given as int64 (B, T), right-padded."""

@@ -17,9 +17,12 @@ from lit_bert.sources.checkpoint import check_same_shapes
 from lit_bert.sources.finite import check_weights
 from lit_bert.sources.folder import read_values
 from lit_bert.sources.weights import Weights
+from lit_bert.task.single import SingleLabel
 
 
-def load_network(weights: Weights, label_names: list[str]) -> Any:
+def load_network(
+    weights: Weights, label_names: list[str], problem_type: str = SingleLabel.problem_type
+) -> Any:
     """The network in 32 bit, with a fresh head unless a checkpoint of the same labels provides one.
 
     Draws the head from torch's global generator: seed it before.
@@ -39,14 +42,15 @@ def load_network(weights: Weights, label_names: list[str]) -> Any:
             **architecture,
             "id2label": dict(enumerate(label_names)),
             "label2id": {name: index for index, name in enumerate(label_names)},
-            "problem_type": "single_label_classification",
+            "problem_type": problem_type,
         }
     )
     make = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
     with torch.device("meta"):  # names and shapes alone: what it would take is not known to be there
         expected = make(config)
     if weights.checkpoint:
-        same_classes = label_names == weights.checkpoint.model.label_names
+        known = weights.checkpoint.model.label_names
+        same_classes = sorted(label_names) == sorted(known)
         state = {
             name.removeprefix("network."): value for name, value in weights.checkpoint.state_dict.items()
         }
@@ -57,6 +61,8 @@ def load_network(weights: Weights, label_names: list[str]) -> Any:
         check_same_shapes(found, wanted, str(weights.checkpoint.path))
         network = make(config)
         missing, _ = network.load_state_dict(found, strict=False)
+        if same_classes and known != label_names:
+            _fit_classes(encoder.logits_of(network), known, label_names, config.initializer_range)
     else:
         folder_labels = weights.folder_labels
         network, missing = _from_folder(weights, encoder, make, config, expected)

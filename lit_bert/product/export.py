@@ -38,6 +38,7 @@ from lit_bert.product.proof import (
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.tokenizer_files import checked_tokenizer_files
 from lit_bert.sources.weights import Weights
+from lit_bert.task.kinds import task_of
 
 EXPORTED = "exported"  # folder in that of the run
 SMOOTHED_ON = 256  # texts that show how large activations get
@@ -114,7 +115,8 @@ def write(
 
     weights = Weights(checkpoint=str(checkpoint.path))
     logging.disable_progress_bar()
-    network = load_network(weights, rows.class_names).eval()
+    task = task_of(checkpoint.model.task, rows.class_names)
+    network = load_network(weights, rows.class_names, task.problem_type).eval()
     names = (EXACT, QUICK) if graph_of(network) is not None else ()
     if not names:
         print(
@@ -142,7 +144,7 @@ def write(
         even.unlink()
 
     print(f"proof      {len(rows.texts):,} rows of split {rows.facts.get('split')}", file=sys.stderr)
-    wanted = checkpoint_probs(network, tokenizer, rows.texts)
+    wanted = checkpoint_probs(network, tokenizer, task, rows.texts)
     own = scores.with_intervals(wanted, rows.labels)
     evidence = Evidence.of(wanted, rows.labels, rows.evidence.used_for)
     found = {name: measure(folder, name, rows, wanted) for name in names}
