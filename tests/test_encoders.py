@@ -415,6 +415,34 @@ def test_rows_that_look_mislabelled_are_found_with_another_architecture(folders,
     assert outcome.code == 0, outcome.err
 
 
+# --- variations of these ---
+
+
+@pytest.mark.parametrize("kind", sorted(tiny.OTHERS))
+def test_a_relative_of_these_is_trained_and_labels_as_transformers_does(kind, corpus, tmp_path, run: Run):
+    from transformers import AutoTokenizer
+
+    folder = tiny.write(kind, tmp_path / "folder")
+    flags = [f"--weights.pretrained={folder}", f"--data.dataset={corpus}", "--trainer.max_epochs=1"]
+    outcome = run("fit", *flags, "--data.batch_size=16", f"--data.max_length={tiny.LIMIT}")
+    assert outcome.code == 0, outcome.err
+    network = BertClassifier.load_from_checkpoint("checkpoints/version_0/best.ckpt").eval().network
+    assert CpuBert.can_run(network) == (kind == "data2vec-text")
+    assert (graph_of(network) is not None) == (kind == "data2vec-text")
+    texts = [*TEXTS, "sad", "happy " * 100]
+    batch = AutoTokenizer.from_pretrained(folder)(
+        texts, truncation=True, max_length=tiny.LIMIT, padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        wanted = network(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.softmax(
+            -1
+        )
+    predicted = run("predict", *texts, "--trainer.precision=32-true")
+    rows = [json.loads(line) for line in predicted.out.splitlines()]
+    found = [[row[f"probability_{name}"] for name in NAMES] for row in rows]
+    np.testing.assert_allclose(found, wanted.numpy(), atol=2e-6)
+
+
 # --- what is refused ---
 
 
@@ -433,7 +461,7 @@ def changed(folder: Path, target: Path, **values: Any) -> Path:
         ("t5", "it reads one text and writes another"),
         ("vit", "it reads pictures"),
         ("wav2vec2", "it reads sound"),
-        ("squeezebert", "an encoder that lit_bert has no schema for"),
+        ("deberta", "an encoder that lit_bert has no schema for"),
         ("nothing-like-it", "Give such weights, such as FacebookAI/roberta-base"),
     ],
 )

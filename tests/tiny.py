@@ -51,6 +51,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("eos_token_id", "sep_token_id"), 3),
     },
 }
+# Whose tokenizers and modules are variations of those above.
+OTHERS: dict[str, dict[str, Any]] = {
+    "convbert": {"embedding_size": 16, "num_attention_heads": 4},
+    "data2vec-text": {"max_position_embeddings": LIMIT + 2},
+    "megatron-bert": {},
+    "rembert": {"input_embedding_size": 16},
+    "roberta-prelayernorm": {"max_position_embeddings": LIMIT + 2},
+    "xlm-roberta-xl": {"max_position_embeddings": LIMIT + 2},
+}
 OF_DISTILBERT = {
     "hidden_size": "dim",
     "num_hidden_layers": "n_layers",
@@ -105,11 +114,13 @@ def tokenizer(model_type: str) -> Any:
         "deberta-v2": "DebertaV2Tokenizer",
         "distilbert": "DistilBertTokenizer",
         "mpnet": "MPNetTokenizer",
+        "rembert": "RemBertTokenizer",
         "xlm-roberta": "XLMRobertaTokenizer",
+        "xlm-roberta-xl": "XLMRobertaTokenizer",
     }
     kind: Any = getattr(transformers, names.get(model_type, "BertTokenizer"))
     mask = AddedToken("<mask>", lstrip=True, special=True)  # takes the space before it, as published
-    if model_type == "roberta":
+    if model_type in ("roberta", "roberta-prelayernorm", "data2vec-text"):
         model = json.loads(byte_pairs(OF_ROBERTA).to_str())["model"]
         merges = [tuple(pair) for pair in model["merges"]]
         return transformers.RobertaTokenizer(vocab=model["vocab"], merges=merges, mask_token=mask)
@@ -128,11 +139,11 @@ def tokenizer(model_type: str) -> Any:
         return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **named)
     if model_type == "mpnet":
         return kind(vocab=word_pieces(["<s>", "<pad>", "</s>", "[UNK]", "<mask>"]))
-    if model_type in ("xlm-roberta", "camembert"):
+    if model_type in ("xlm-roberta", "xlm-roberta-xl", "camembert"):
         return kind(vocab=pieces_with_scores(OF_ROBERTA), mask_token=mask)
     if model_type == "albert":
         return kind(vocab=pieces_with_scores(["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]))
-    if model_type == "deberta-v2":
+    if model_type in ("deberta-v2", "rembert"):
         return kind(vocab=pieces_with_scores(OF_BERT))
     return kind(vocab=word_pieces(OF_BERT))
 
@@ -143,7 +154,7 @@ def write(model_type: str, folder: Path, **config: Any) -> Path:
 
     made = tokenizer(model_type)
     made.save_pretrained(folder)
-    values = {**SIZES, **CONFIGS[model_type], **config}
+    values = {**SIZES, **(CONFIGS | OTHERS)[model_type], **config}
     values |= {"vocab_size": len(made), "pad_token_id": made.pad_token_id}
     if model_type == "distilbert":
         values = {OF_DISTILBERT.get(name, name): value for name, value in values.items()}

@@ -304,19 +304,23 @@ def _of_mpnet(network: Any) -> Parts:
 # --- the table ---
 
 _LIKE_ROBERTA: dict[str, Any] = {
-    "base": "roberta",
     "logits": "classifier.out_proj",
     "learning_rate": 3e-5,  # Liu et al. (2019), appendix C
-    "parts": _of_bert,
     "mask_token": "<mask>",
 }
 ENCODERS: Mapping[str, Encoder] = {
     each.model_type: each
     for each in (
         Encoder("bert", "bert", pooler="pooler", parts=_of_bert),
-        Encoder("roberta", **_LIKE_ROBERTA),
-        Encoder("xlm-roberta", **_LIKE_ROBERTA),
-        Encoder("camembert", **_LIKE_ROBERTA),
+        Encoder("megatron-bert", "bert", pooler="pooler"),
+        Encoder("rembert", "rembert", pooler="pooler"),
+        Encoder("roberta", "roberta", parts=_of_bert, **_LIKE_ROBERTA),
+        Encoder("xlm-roberta", "roberta", parts=_of_bert, **_LIKE_ROBERTA),
+        Encoder("camembert", "roberta", parts=_of_bert, **_LIKE_ROBERTA),
+        Encoder("data2vec-text", "data2vec_text", parts=_of_bert, **_LIKE_ROBERTA),
+        Encoder("roberta-prelayernorm", "roberta_prelayernorm", **_LIKE_ROBERTA),
+        Encoder("xlm-roberta-xl", "roberta", **_LIKE_ROBERTA),
+        Encoder("convbert", "convbert", logits="classifier.out_proj"),
         Encoder("electra", "electra", logits="classifier.out_proj", parts=_of_bert),
         Encoder(
             "distilbert",

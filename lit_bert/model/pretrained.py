@@ -46,8 +46,14 @@ def load_network(
         }
     )
     make = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
-    with torch.device("meta"):  # names and shapes alone: what it would take is not known to be there
-        expected = make(config)
+    try:
+        with torch.device("meta"):  # names and shapes alone: what it would take is not known to be there
+            expected = make(config)
+    except Exception as error:  # values that fit their bounds and not each other
+        raise UserError(
+            f"{weights.source.name} describes a {encoder.model_type} that transformers cannot build "
+            f"({type(error).__name__}: {escape.line(error, 200)}). Give other weights."
+        ) from None
     if weights.checkpoint:
         known = weights.checkpoint.model.label_names
         same_classes = sorted(label_names) == sorted(known)

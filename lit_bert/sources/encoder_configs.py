@@ -113,6 +113,74 @@ class Camembert(Roberta):
     vocab_size: Vocabulary = 30522
 
 
+class RobertaPreLayerNorm(Roberta):
+    """RobertaPreLayerNormConfig."""
+
+    model_type: Literal["roberta-prelayernorm"]  # type: ignore[assignment]
+
+
+class Data2VecText(Roberta):
+    """Data2VecTextConfig."""
+
+    model_type: Literal["data2vec-text"]  # type: ignore[assignment]
+    vocab_size: Vocabulary = 30522
+
+
+class XlmRobertaXl(Roberta):
+    """XLMRobertaXLConfig."""
+
+    model_type: Literal["xlm-roberta-xl"]  # type: ignore[assignment]
+    vocab_size: Vocabulary = 250880
+    hidden_size: Width = 2560
+    num_hidden_layers: Count = 36
+    num_attention_heads: Count = 32
+    intermediate_size: InnerWidth = 10240
+    max_position_embeddings: Positions = 514
+    type_vocab_size: TokenTypes = 1
+    layer_norm_eps: Epsilon = 1e-5
+
+
+class MegatronBert(Bert):
+    """MegatronBertConfig."""
+
+    model_type: Literal["megatron-bert"]  # type: ignore[assignment]
+    vocab_size: Vocabulary = 29056
+    hidden_size: Width = 1024
+    num_hidden_layers: Count = 24
+    num_attention_heads: Count = 16
+    intermediate_size: InnerWidth = 4096
+
+
+class RemBert(Bert):
+    """RemBertConfig: word embeddings of a size of their own."""
+
+    without_effect = frozenset({"output_embedding_size", "embedding_size"})
+    model_type: Literal["rembert"]  # type: ignore[assignment]
+    vocab_size: Vocabulary = 250300
+    hidden_size: Width = 1152
+    num_hidden_layers: Count = 32
+    num_attention_heads: Count = 18
+    input_embedding_size: Width = 256
+    intermediate_size: InnerWidth = 4608
+    hidden_dropout_prob: Probability = 0.0
+    attention_probs_dropout_prob: Probability = 0.0
+    classifier_dropout_prob: Probability = 0.1
+
+
+class ConvBert(Bert):
+    """ConvBertConfig: some of the heads are convolutions."""
+
+    without_effect = frozenset(
+        {"summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"}
+    )
+    model_type: Literal["convbert"]  # type: ignore[assignment]
+    pad_token_id: TokenId = 1
+    embedding_size: Width = 768
+    head_ratio: Count = 2
+    conv_kernel_size: Annotated[int, Field(ge=1, le=31)] = 9
+    num_groups: Count = 1
+
+
 class Electra(Bert):
     """ElectraConfig: word embeddings of a size of their own."""
 
@@ -187,34 +255,31 @@ class Albert(Architecture):
 Terms = Literal["c2p", "p2c"]
 
 
-class DebertaV2(Architecture):
-    """DebertaV2Config: relative positions, with terms of their own in the scores of attention."""
+class DebertaV2(Bert):
+    """DebertaV2Config, which is that of DeBERTa-v3 as well: distances have terms of their own in the scores."""
 
     without_effect = frozenset({"legacy", "max_length"})
-    model_type: Literal["deberta-v2"]
+    model_type: Literal["deberta-v2"]  # type: ignore[assignment]
     vocab_size: Vocabulary = 128100
     hidden_size: Width = 1536
     num_hidden_layers: Count = 24
     num_attention_heads: Count = 24
-    attention_head_size: Width = Field(default=None)  # type: ignore[assignment]  # may be left out, not null
     intermediate_size: InnerWidth = 6144
+    attention_head_size: Width = Field(default=None)  # type: ignore[assignment]  # may be left out, not null
     embedding_size: Width = Field(default=None)  # type: ignore[assignment]  # hidden_size where it is left out
-    hidden_act: Activation = "gelu"
-    hidden_dropout_prob: Probability = 0.1
-    attention_probs_dropout_prob: Probability = 0.1
-    cls_dropout: Probability | None = None
-    type_vocab_size: Annotated[int, Field(ge=0, le=1 << 10)] = 0
-    layer_norm_eps: Epsilon = 1e-7
-    relative_attention: bool = False
-    max_relative_positions: Annotated[int, Field(ge=-1, le=1 << 13)] = -1
     position_buckets: Annotated[int, Field(ge=-1, le=1 << 13)] = -1
     norm_rel_ebd: Literal["none", "layer_norm"] = "none"
     share_att_key: bool = False
-    position_biased_input: bool = True
-    pos_att_type: Literal["", "none", "c2p", "p2c", "c2p|p2c", "p2c|c2p"] | list[Terms] | None = None
     conv_kernel_size: Annotated[int, Field(ge=0, le=31)] = 0
     conv_groups: Count = 1
     conv_act: Activation = "tanh"
+    type_vocab_size: Annotated[int, Field(ge=0, le=1 << 10)] = 0
+    layer_norm_eps: Epsilon = 1e-7
+    cls_dropout: Probability | None = None
+    relative_attention: bool = False
+    max_relative_positions: Annotated[int, Field(ge=-1, le=1 << 13)] = -1
+    position_biased_input: bool = True
+    pos_att_type: Literal["", "none", "c2p", "p2c", "c2p|p2c", "p2c|c2p"] | list[Terms] | None = None
     pooler_dropout: Probability = 0.0
     pooler_hidden_act: Activation = "gelu"
     pooler_hidden_size: Width | None = None
@@ -223,9 +288,9 @@ class DebertaV2(Architecture):
         if found := super().problem():
             return found
         head = self.hidden_size // self.num_attention_heads
-        for name, expected in (("pooler_hidden_size", self.hidden_size), ("attention_head_size", head)):
+        for name, expected in (("attention_head_size", head), ("pooler_hidden_size", self.hidden_size)):
             if getattr(self, name) not in (None, expected):
-                return f"a {name} of {getattr(self, name)}; expected {expected}"
+                return f"a value of {getattr(self, name)} for {name}; expected {expected}"
         if self.hidden_size % self.conv_groups or (self.conv_kernel_size and not self.conv_kernel_size % 2):
             return "a convolution whose groups or whose even kernel do not fit its input"
         furthest = self.max_relative_positions if self.max_relative_positions > 0 else self.limit
@@ -299,11 +364,17 @@ ARCHITECTURES: dict[str, type[Architecture]] = {
     "albert": Albert,
     "bert": Bert,
     "camembert": Camembert,
+    "convbert": ConvBert,
+    "data2vec-text": Data2VecText,
     "deberta-v2": DebertaV2,
     "distilbert": DistilBert,
     "electra": Electra,
+    "megatron-bert": MegatronBert,
     "modernbert": ModernBert,
     "mpnet": MPNet,
+    "rembert": RemBert,
     "roberta": Roberta,
+    "roberta-prelayernorm": RobertaPreLayerNorm,
     "xlm-roberta": XlmRoberta,
+    "xlm-roberta-xl": XlmRobertaXl,
 }

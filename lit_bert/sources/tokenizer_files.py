@@ -23,15 +23,8 @@ VOCABULARIES = (
     ("sentencepiece.bpe.model",),  # and as XLM-R and CamemBERT do
 )
 _FAMILIES = (
-    "Albert",
-    "Bert",
-    "Camembert",
-    "DebertaV2",
-    "DistilBert",
-    "Electra",
-    "MPNet",
-    "Roberta",
-    "XLMRoberta",
+    *("Albert", "Bert", "Camembert", "ConvBert", "DebertaV2", "DistilBert", "Electra", "MPNet"),
+    *("RemBert", "Roberta", "XLMRoberta"),
 )
 TOKENIZER_CLASSES = {
     *("PreTrainedTokenizerFast", "TokenizersBackend"),
