@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from lit_bert.model.encoder import encoder_of
 from lit_bert.model.graph import graph_of
+from lit_bert.product.formats import CannotExport, Exportable
 
 OPSET = 20  # the first with Gelu
 SMOOTHING = 0.8  # share of the unevenness that moves from activations to weights
@@ -84,6 +85,34 @@ def _feed_forward(network: Any) -> list[nn.Linear]:
         return [linear for layer in encoder.parts(network).layers for linear in (layer.up, layer.down)]
     linears = [each for each in encoder.layers_of(network).modules() if isinstance(each, nn.Linear)]
     return [each for each in linears if each.in_features != each.out_features]
+
+
+def write_exact_file(model: Exportable, path: Path) -> None:
+    """Writes the network in 32 bits.
+
+    Raises:
+        CannotExport: its architecture has no graph.
+    """
+    _check_graph(model.network)
+    write_onnx(model.network, path)
+
+
+def write_int8_file(model: Exportable, path: Path) -> None:
+    """Writes the network in 8 bits.
+
+    Raises:
+        CannotExport: its architecture has no graph.
+    """
+    _check_graph(model.network)
+    even = path.with_name("smoothed.onnx")
+    write_onnx(smoothed(model.network, model.token_ids), even)
+    write_int8(even, path, model.token_ids)
+    even.unlink()
+
+
+def _check_graph(network: Any) -> None:
+    if graph_of(network) is None:
+        raise CannotExport(f"a {network.config.model_type} of this configuration has no ONNX graph")
 
 
 def write_onnx(network: Any, path: Path) -> None:

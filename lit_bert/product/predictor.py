@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ import numpy as np
 from lit_bert import UserError, cores, need
 from lit_bert.data.padding import pad
 from lit_bert.io import escape, onnx_files, tokenizers, untrusted
-from lit_bert.product.folder import EXACT, QUICK
+from lit_bert.product.formats import EXACT, QUICK
 from lit_bert.task.kinds import task_of_problem
 
 BATCH_SIZE, BATCH_TOKENS = 16, 192  # texts and, padding included, tokens; more takes memory and gains little
@@ -219,6 +219,11 @@ class Predictor:
         if not np.isfinite(logits).all():
             raise UserError(f"{self.folder / self.file} gives logits that are not finite. Export it again.")
         return self.task.probabilities(logits)
+
+
+def probabilities_of(folder: Path, file: str) -> Callable[[Sequence[str]], np.ndarray]:
+    """From texts to their probabilities, float32 (N, C), by an ONNX file of the folder."""
+    return Predictor(folder, file=file).probs
 
 
 def _check_ends(session: Any, classes: int) -> None:

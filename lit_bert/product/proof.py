@@ -15,7 +15,7 @@ from lit_bert.evaluate import compare, scores
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import Score, Scores
 from lit_bert.io import tokenizers
-from lit_bert.product.predictor import Predictor
+from lit_bert.product.formats import Format
 from lit_bert.task.base import Task
 
 BASELINE_BATCH = 32  # texts
@@ -63,19 +63,19 @@ def checkpoint_probs(network: Any, tokenizer: Any, task: Task, texts: Sequence[s
     return task.probabilities(logits)
 
 
-def measure(folder: Path, name: str, rows: Predictions, wanted: np.ndarray) -> Variant:
-    """What an ONNX file of the folder makes of the rows, through what people will use."""
-    predictor = Predictor(folder, file=name)
-    predictor.probs(rows.texts[:32])
+def measure(folder: Path, form: Format, rows: Predictions, wanted: np.ndarray) -> Variant:
+    """What a file of the folder makes of the rows, through what people will use."""
+    probabilities = form.open(folder)
+    probabilities(rows.texts[:32])
     start = time.perf_counter()
-    probs = predictor.probs(rows.texts)
+    probs = probabilities(rows.texts)
     seconds = time.perf_counter() - start
     return Variant(
         scores.with_intervals(probs, rows.labels),
         float((probs.argmax(1) == wanted.argmax(1)).mean()),
         float(np.abs(probs - wanted).max()),
         len(rows.texts) / seconds,
-        (folder / name).stat().st_size,
+        (folder / form.file).stat().st_size,
         compare.macro_f1_change(wanted, probs, rows.labels),
     )
 
