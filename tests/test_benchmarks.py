@@ -16,7 +16,7 @@ import answers
 import pytest
 import torch
 
-from benchmarks import generator, harness, hf, load, predict, quality, scale, seeds, startup, train
+from benchmarks import encoders, generator, harness, hf, load, predict, quality, scale, seeds, startup, train
 from benchmarks.generator import Generator, arrivals, percentile
 from benchmarks.harness import (
     Check,
@@ -169,6 +169,23 @@ def test_all_trainers_get_the_same_rows() -> None:
     assert [data.label_names[each] for each in data.train_rows.labels] == [
         hf.split("train").features["label"].int2str(each) for each in hf.split("train", 20)["label"]
     ]
+
+
+def test_an_architecture_is_compared_with_transformers_and_gets_a_row() -> None:
+    sizes = {"warmup": 1, "steps": 2, "batch_size": 8, "layers": 2, "hidden": 64}
+    figures = encoders.contest(argparse.Namespace(contestant="distilbert values", **sizes))
+    assert figures["path"] == "fewer operations"
+    assert 0 < figures["logits"] < 1e-5
+    assert 0 < figures["gradients"] < 1e-4
+    assert 0 < figures["onnx"] < 1e-5 < figures["int8"] < 0.2
+    runs = [Run("distilbert values", 1, figures)]
+    runs += [
+        Run(f"distilbert {who}", 1, {"samples_per_s": each}) for who, each in (("lit_bert", 6), ("best", 4))
+    ]
+    (row,) = [line for line in encoders.table(runs) if line.startswith("| distilbert ")]
+    assert row.split(" | ")[1] == "fewer operations"
+    assert row.split(" | ")[4] == "1.5"
+    assert [check.reached for check in encoders.checks(runs)] == [True, True, True]
 
 
 @pytest.mark.parametrize("contestant", ["default", "best", "lit_bert"])

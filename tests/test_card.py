@@ -16,7 +16,7 @@ from lit_bert.evaluate.evidence import Evidence
 from lit_bert.evaluate.scores import Score
 from lit_bert.io import escape
 from lit_bert.product.card import averaging_text, calibration_text, card, public
-from lit_bert.product.folder import EXACT, QUICK
+from lit_bert.product.formats import EXACT, QUICK
 from lit_bert.sources.hub import Source
 
 LABELS = ["anger", "joy", "sadness"]
@@ -39,6 +39,7 @@ def made(labels: list[str] = LABELS, used_for: list[str] | None = None, **change
     }
     facts = {
         "lit_bert": "0.1.0",
+        "architecture": "bert",
         "labels": labels,
         "max_length": 128,
         "split": "validation",

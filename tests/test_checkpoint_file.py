@@ -14,10 +14,11 @@ import torch
 from formats import content_of, forge, read_file, write_file
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning import Trainer
 from safetensors.torch import save_file
 from test_checkpoints import content, equal, save
 
-from lit_bert import BertClassifier, UserError
+from lit_bert import BertClassifier, EmotionDataModule, UserError, Weights
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.nested import decoded, encoded
 from lit_bert.train.checkpoint_io import SafeCheckpointIO
@@ -203,6 +204,41 @@ def test_nothing_is_unpickled_by_a_run_that_goes_on(run, quick, monkeypatch):
     assert run("predict", "so glad").code == 0
 
 
+def test_a_trainer_of_ones_own_reads_and_writes_them_by_the_plugin(tiny_bert, corpus):
+    weights = Weights(str(tiny_bert), stand_in=None)
+    data = EmotionDataModule(str(corpus), max_length=16, batch_size=8, weights=weights)
+
+    def trainer(epochs: int) -> Trainer:
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        return Trainer(accelerator="cpu", max_epochs=epochs, plugins=[SafeCheckpointIO()], **quiet)
+
+    def model() -> BertClassifier:
+        torch.manual_seed(0)
+        return BertClassifier(data.label_names, learning_rate=0.003, weights=weights)
+
+    first = trainer(1)
+    first.fit(model(), data)
+    (scores,) = first.test(
+        datamodule=data, ckpt_path=first.checkpoint_callback.best_model_path, verbose=False
+    )
+    path = first.checkpoint_callback.best_model_path
+    assert read_file(path)[0]["epoch"] == 0
+    for weights_only in (None, True, False):
+        found = trainer(1).test(model(), data, ckpt_path=path, verbose=False, weights_only=weights_only)
+        assert found == [scores]
+    second = trainer(2)
+    second.fit(model(), data, ckpt_path=path)
+    assert (second.current_epoch, second.global_step) == (2, 16)
+    loaders = {"train_dataloaders": data.train_dataloader(), "val_dataloaders": data.val_dataloader()}
+    third = trainer(1)
+    third.fit(model(), **loaders)
+    path = third.checkpoint_callback.best_model_path
+    assert read_file(path)[0]["data"] is None
+    fourth = trainer(2)
+    fourth.fit(model(), **loaders, ckpt_path=path)
+    assert fourth.global_step == 16
+
+
 # --- files that hold something else
 
 
@@ -374,13 +410,15 @@ def test_a_checkpoint_of_format_1_says_the_same_in_format_2(file):
     checkpoint = Checkpoint.open(file)
     facts = checkpoint.facts
     assert (facts.epoch, facts.global_step) == (before["epoch"], before["global_step"])
-    assert facts.model.model_dump() == before["hyper_parameters"]
+    assert facts.model.model_dump(include=set(before["hyper_parameters"])) == before["hyper_parameters"]
     assert facts.weights.architecture == before["weights"]["architecture"]
     assert facts.settings.trainer.max_epochs == 8
     assert facts.settings.early_stopping.patience == before["config"]["early_stopping"]["patience"]
     assert facts.settings.composition["trainer.callbacks"] == "null"
     data = before["EmotionDataModule"]
     assert (facts.data.fingerprint, checkpoint.tokenizer) == (data.get("fingerprint"), data["tokenizer"])
+    if "callbacks" in before:  # the record of epochs has a callback of its own by now
+        before["callbacks"]["EpochRecord"] = before["callbacks"].pop("Dashboard")
     SafeCheckpointIO().save_checkpoint(checkpoint.as_lightning(), "again.ckpt")
     assert read_file("again.ckpt")[0]["format"] == 2
     again = Checkpoint.open("again.ckpt")

@@ -357,7 +357,8 @@ def test_tensorboard_has_a_tag_of_its_own_for_each_class(ugly: Ugly) -> None:
 
 
 def test_an_exported_folder_gives_names_letter_for_letter(ugly: Ugly) -> None:
-    from lit_bert.product.folder import EXACT, QUICK, facts
+    from lit_bert.product.folder import facts
+    from lit_bert.product.formats import EXACT, QUICK
     from lit_bert.product.predictor import Predictor
 
     for file in (EXACT, QUICK):

@@ -443,7 +443,7 @@ def test_folders_without_usable_weights_are_refused(refused, tiny_bert, corpus):
         return refused("fit", f"--data.dataset={corpus}", "--weights.pretrained=weights")
 
     Path("weights").mkdir()
-    assert re.search(r"weights has no config\.json; expected a folder with a BERT", line())
+    assert re.search(r"weights has no config\.json; expected a folder with an encoder", line())
     shutil.copytree(tiny_bert, "weights", dirs_exist_ok=True)
     whole = Path("weights/model.safetensors").read_bytes()
     Path("weights/model.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -1432,7 +1432,8 @@ def test_a_fit_says_nothing_on_standard_error_that_it_does_not_mean(processes):
     meant = [
         r"device +1 × CPU, 1 thread, precision (bf16-mixed|32-true)",
         r"(weights|trained on) +\S+ \(folder\)",
-        r"model +\d+\.\dM parameters, highest learning rate 0\.003",
+        r"model +bert, \d+\.\dM parameters, highest learning rate 0\.003",
+        r" +computed by BERT on a CPU in fewer operations",
         r"rows +60 to train on, 24 to validate on",
         r"classes +3: anger, joy, sadness",
         r"run +checkpoints/version_0",

@@ -109,6 +109,16 @@ def test_an_address_without_a_path_is_refused_where_its_line_is_not_read_at_once
         assert json.loads(content.rpartition(b"\r\n\r\n")[2])["error"]["code"] == "not_http"
 
 
+def test_a_text_that_looks_like_such_an_address_is_not_changed(server: Running) -> None:
+    body = b'{"text": "GET http://localhost HTTP/1.1"}'
+    head = POST + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with server.raw(head) as connection:
+        time.sleep(0.1)
+        connection.sendall(body + last(b"http://localhost"))  # read at once
+        content = read_all(connection)
+    assert json.loads(content.rpartition(b"\r\n\r\n")[2])["error"]["code"] == "not_http"
+
+
 # --- two readings of where a request ends
 
 

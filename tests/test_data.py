@@ -742,8 +742,8 @@ def test_the_cache_keeps_what_an_audit_needs(ready, tmp_path):
     assert token_cache.text_hash("i am sad") == 12537103988817765666  # in every process and on every machine
     assert train.view(np.array([2, 0])).truncated.tolist() == [False, True]
     assert list(train.all_texts()) == texts
-    assert train.found_in(iter(["i am sad", "i am", "i am sad"])).tolist() == [1, 3]
-    assert train.view(np.array([3, 2])).found_in(["i am sad"]).tolist() == [0]
+    assert train.indices_of_texts(iter(["i am sad", "i am", "i am sad"])).tolist() == [1, 3]
+    assert train.view(np.array([3, 2])).indices_of_texts(["i am sad"]).tolist() == [0]
 
 
 def test_twenty_thousand_rows_stay_in_the_file(module, many, cache):
@@ -855,7 +855,7 @@ def test_class_label_minus_one_means_no_label(ready, module, tmp_path, cache):
     assert "row 3" in message
     assert "without a label (column 'label')" in message
     assert leftovers(cache) == []
-    whole = ready(file).splits.whole()
+    whole = ready(file).splits.train_split()
     assert (whole.rows.tolist(), whole.labels.tolist()) == ([0, 1, 3, 4], [0, 1, 0, 1])
     assert str(whole.skipped["without a label"]) == "1 (row 3)"
 
@@ -1170,8 +1170,8 @@ def test_deduplicate_looks_once_and_again_when_a_split_changed(ready, leaky, mon
     def first():
         return ready(leaky, deduplicate=True).train_rows.rows.tolist()
 
-    real, looked = TokenizedRows.found_in, []
-    monkeypatch.setattr(TokenizedRows, "found_in", lambda *rest: looked.append(1) or real(*rest))
+    real, looked = TokenizedRows.indices_of_texts, []
+    monkeypatch.setattr(TokenizedRows, "indices_of_texts", lambda *rest: looked.append(1) or real(*rest))
     assert first() == first() == [*range(8), 12]
     assert len(looked) == 1
     put(leaky / "test.csv", [{"text": "happy", "label": "a"}])
@@ -1275,7 +1275,7 @@ def test_bad_rows_are_refused_in_one_line_and_leave_nothing(module, tmp_path, ca
     mended.prepare_data()
     mended.setup("fit")
     mended.setup("test")
-    assert len(mended.text.tokenized(f"{split.replace('validation', 'val')}_split")) == 9
+    assert len(mended.tokenized.rows(f"{split.replace('validation', 'val')}_split")) == 9
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForSequenceClassification
 
-from lit_bert.model.bert import CpuBert, Dropout, _Layer, _LayerFunction
+from lit_bert.model.bert import CpuBert, Dropout, _LayerFunction
 
 LABELS = torch.tensor([0, 2, 1, 2])
 
@@ -63,7 +63,7 @@ def test_bf16_gives_the_logits_of_transformers_under_autocast_and_not_those_of_3
 
 def test_gradients_with_dropout_are_those_of_plain_operations_with_the_same_masks(network):
     B, T, H, A = 4, 6, 32, 2
-    layer = _Layer(network.bert.encoder.layer[0])
+    layer = CpuBert(network).layers[0]
     layer.cast(torch.float32, training=True)
     torch.manual_seed(3)
     padding = torch.zeros(B, 1, 1, T).masked_fill_(torch.arange(T) >= 4, -1e9)

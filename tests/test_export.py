@@ -21,9 +21,11 @@ from test_checkpoints import room_for
 import lit_bert
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import Score
-from lit_bert.product.folder import CARD, CHECKSUMS, EXACT, FACTS, QUICK, facts, verify
+from lit_bert.product.folder import CARD, CHECKSUMS, FACTS, facts, verify
+from lit_bert.product.formats import EXACT, QUICK
 from lit_bert.product.predictor import Predictor
 from lit_bert.sources.checkpoint import Checkpoint
+from lit_bert.task.single import SingleLabel
 
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
@@ -58,7 +60,9 @@ def wanted(network, able):
     from lit_bert.sources.weights import Weights
 
     tokenizer = Weights(checkpoint=str(able / "best.ckpt")).tokenizer(128)
-    return checkpoint_probs(network, tokenizer, [*TEXTS, LONG])
+    return checkpoint_probs(
+        network, tokenizer, SingleLabel.of(network.config.id2label.values()), [*TEXTS, LONG]
+    )
 
 
 @pytest.fixture
@@ -320,10 +324,10 @@ def test_an_8_bit_file_is_kept_where_the_rows_rule_out_that_it_loses_more(
 ):
     from lit_bert.product import proof
 
-    def measure(folder, name, rows, wanted, measure=proof.measure):
-        found = measure(folder, name, rows, wanted)
+    def measure(folder, form, rows, wanted, measure=proof.measure):
+        found = measure(folder, form, rows, wanted)
         # Two of a few rows change sides, one for the better: no points are lost, by the estimate.
-        return replace(found, f1_change=Score(0.0, -0.08, 0.08)) if name == QUICK else found
+        return replace(found, f1_change=Score(0.0, -0.08, 0.08)) if form.file == QUICK else found
 
     monkeypatch.setattr("lit_bert.product.export.measure", measure)
     outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out", f"--int8_loss={allowed}")

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from lit_bert import UserError
 from lit_bert.io.escape import JOINERS
 from lit_bert.model.pretrained import load_network
-from lit_bert.product.folder import EXACT, QUICK, facts, verify
+from lit_bert.product.folder import facts, verify
+from lit_bert.product.formats import EXACT, QUICK
 from lit_bert.product.predictor import Predictor
 from lit_bert.sources import architecture
 from lit_bert.sources.weights import Weights

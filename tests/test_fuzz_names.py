@@ -132,7 +132,8 @@ def test_names_come_out_as_they_went_in(
 ) -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     pytest.importorskip("onnxruntime")
-    from lit_bert.product.folder import EXACT, QUICK, facts
+    from lit_bert.product.folder import facts
+    from lit_bert.product.formats import EXACT, QUICK
     from lit_bert.product.predictor import Predictor
 
     place = tmp_path / "example"

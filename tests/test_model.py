@@ -17,7 +17,8 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from lit_bert import UserError
 from lit_bert.model.bert import CpuBert
-from lit_bert.model.module import BertClassifier, moved
+from lit_bert.model.module import BertClassifier
+from lit_bert.model.objective import perturbed_embeddings
 from lit_bert.model.optimizer import DeferredAdamW
 from lit_bert.sources.weights import Weights
 
@@ -360,6 +361,7 @@ def test_a_cpu_trains_to_the_weights_of_transformers_forward_and_torchs_adamw(
     for own in (True, False):
         if not own:
             monkeypatch.setattr(CpuBert, "can_run", lambda network: False)
+            monkeypatch.setattr(DeferredAdamW, "can_run", lambda embedding: False)
         model = without_dropout(classifier(tiny_bert, learning_rate=0.003))
         batches = [SIX, batch([2, 20, 3], [2, 21, 3], labels=[0, 1])] * 2
         settings = {"gradient_clip_val": 0.5, "accumulate_grad_batches": accumulate}
@@ -379,14 +381,14 @@ def test_rows_move_along_their_gradient_and_come_back(sparse):
     embedding = torch.nn.Embedding(9, 4, sparse=sparse)
     before = embedding.weight.detach().clone()
     (embedding(torch.tensor([1, 5, 1])) ** 2).sum().backward()
-    with moved(embedding.weight, 0.5):
+    with perturbed_embeddings(embedding.weight, 0.5):
         step = embedding.weight.detach() - before
         gradient = embedding.weight.grad.to_dense()
         assert float(step.norm()) == pytest.approx(0.5, rel=1e-5)
         torch.testing.assert_close(step, gradient * (0.5 / gradient.norm()))
         assert step[[0, 2, 3, 4, 6, 7, 8]].count_nonzero() == 0
     assert torch.equal(embedding.weight, before)
-    with pytest.raises(KeyboardInterrupt), moved(embedding.weight, 0.5):
+    with pytest.raises(KeyboardInterrupt), perturbed_embeddings(embedding.weight, 0.5):
         raise KeyboardInterrupt
     assert torch.equal(embedding.weight, before)
 

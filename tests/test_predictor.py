@@ -17,7 +17,7 @@ from conftest import CLASSES, WORDS, texts_of
 
 import lit_bert
 from lit_bert import UserError
-from lit_bert.product.folder import EXACT, QUICK
+from lit_bert.product.formats import EXACT, QUICK
 from lit_bert.product.predictor import Predictor
 
 ROOT = Path(lit_bert.__file__).parent.parent

@@ -17,7 +17,8 @@ import pytest
 from hub import Hub
 
 import lit_bert
-from lit_bert.product.folder import EXACT, verify
+from lit_bert.product.folder import verify
+from lit_bert.product.formats import EXACT
 from lit_bert.product.predictor import Predictor
 
 NAME = "owner/tiny-classifier"

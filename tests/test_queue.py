@@ -210,6 +210,7 @@ def test_an_end_comes_after_what_was_put_before_it() -> None:
         first, second = await on.occupy(), on.put("second")
         threading.Timer(0.1, on.computer.allowed.set).start()
         on.queue.stop()
+        assert not on.queue.workers[0].is_alive()
         assert await first.answers == [b"FIRST"]
         assert await second.answers == [b"SECOND"]
         assert on.deaths == []

@@ -126,10 +126,10 @@ def test_a_tsv_file_with_stray_quotes_keeps_every_line(module, caplog):
     found = rows_of(file)
     assert [f"{row['text']}\t{row['label']}" for row in found] == lines
     made = module(file)
-    assert Counter(made.label_names[label] for label in made.splits.whole().labels) == dict.fromkeys(
+    assert Counter(made.label_names[label] for label in made.splits.train_split().labels) == dict.fromkeys(
         names, 40
     )
-    assert sum('"' in text for text in made.splits.whole().all_texts()) == 6
+    assert sum('"' in text for text in made.splits.train_split().all_texts()) == 6
     said = [record.message for record in caplog.records if "rows.tsv" in record.message]
     assert len(said) == 1
     assert "taken as any other letter" in said[0]
@@ -199,7 +199,7 @@ def test_the_question_stops_a_fit_and_a_prediction_and_a_flag_answers_it(refused
 def test_the_flag_is_part_of_the_cache(module):
     file = put("rows.csv", 'text,label\n"so,x\nsad",y\n' + "a,x\nb,y\n" * 3)
     made = [module(file, quoting=quoting) for quoting in ("none", "csv", "none")]
-    assert [len(each.splits.whole()) for each in made] == [8, 7, 8]
+    assert [len(each.splits.train_split()) for each in made] == [8, 7, 8]
     assert "data.quoting is both" in refusal(module, file, quoting="both")
 
 
@@ -303,7 +303,7 @@ def test_whole_numbers_are_texts_and_dictionary_columns_are_strings(module):
         "label": pa.array(["x", "y", None, "x"] * 2).dictionary_encode(),
     }
     parquet.write_table(pa.table(columns), "rows.parquet")
-    whole = module("rows.parquet").splits.whole()
+    whole = module("rows.parquet").splits.train_split()
     assert list(whole.all_texts()) == ["1", "2", "4"] * 2
     assert whole.rows.tolist() == [0, 1, 3, 4, 5, 7]
 
@@ -837,8 +837,8 @@ def test_a_saved_dataset_is_known_by_its_content(module):
     other = json.loads(Path("two/state.json").read_text())
     Path("two/state.json").write_text(json.dumps({**other, "_fingerprint": state}))
     assert find_corpus("one").fingerprint("train") != find_corpus("two").fingerprint("train")
-    assert module("one").splits.whole().labels.tolist() == [0, 1] * 6
-    assert module("two").splits.whole().labels.tolist() == [0, 0, 1, 1] * 3
+    assert module("one").splits.train_split().labels.tolist() == [0, 1] * 6
+    assert module("two").splits.train_split().labels.tolist() == [0, 0, 1, 1] * 3
     Path("one/state.json").write_text("{")
     assert "cannot be read" in refusal(module, "one")
 
@@ -855,7 +855,7 @@ def test_counts_and_numbers_of_shards_run_through(module):
     put_rows("set/train/part-1.jsonl", [{"text": "", "label": "x"}, *labelled("xyxy")])
     put_rows("set/dev.jsonl", labelled("xy"))
     made = module("set")
-    assert made.splits.whole().rows.tolist() == [0, 1, 4, 5, 6, 7]
+    assert made.splits.train_split().rows.tolist() == [0, 1, 4, 5, 6, 7]
     first = ["3 of train/part-0.jsonl", "1 of train/part-1.jsonl"]
     assert made.splits.counts["train"].skipped == {"without a text": Skipped(2, first)}
 

@@ -31,6 +31,7 @@ from lit_bert.data import corpus
 from lit_bert.data.corpus import find_corpus
 from lit_bert.model.pretrained import load_network
 from lit_bert.sources import architecture, hub, tokenizer_files
+from lit_bert.sources import hub as sources_hub
 from lit_bert.sources.hub import HubAddress, Source
 from lit_bert.sources.weights import MINILM, MINILM_SHA256, Weights
 
@@ -274,7 +275,9 @@ def test_a_fit_is_the_same_whether_its_text_was_tokenized_before_or_now(run, qui
 
 def test_a_folder_without_config_is_an_error(bert_copy):
     (bert_copy / "config.json").unlink()
-    with pytest.raises(UserError, match=rf"{bert_copy} has no config\.json; expected a folder with a BERT"):
+    with pytest.raises(
+        UserError, match=rf"{bert_copy} has no config\.json; expected a folder with an encoder"
+    ):
         load_network(Weights(str(bert_copy)), CLASSES)
 
 
@@ -286,7 +289,10 @@ def test_a_folder_without_weights_is_an_error(bert_copy):
 
 def test_a_config_of_another_model_is_an_error(bert_copy):
     change_json(bert_copy / "config.json", model_type="gpt2")
-    with pytest.raises(UserError, match="describes a model of type 'gpt2'; expected 'bert'"):
+    with pytest.raises(
+        UserError,
+        match=r"describes a model of type 'gpt2' \(a decoder, which writes text\); expected an encoder",
+    ):
         load_network(Weights(str(bert_copy)), CLASSES)
 
 
@@ -601,6 +607,8 @@ def test_heads_of_other_tasks_and_numbered_positions_are_left_behind(tiny_bert, 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "vocab.txt"])
 def test_a_link_out_of_a_folder_of_weights_is_not_followed(bert_copy, tmp_path, name):
+    if name == "vocab.txt":
+        (bert_copy / "tokenizer.json").unlink()  # which is read in its place
     (bert_copy / name).rename(tmp_path / "elsewhere")
     (bert_copy / name).symlink_to(tmp_path / "elsewhere")
     refused(bert_copy, "is a link out of its folder")
@@ -772,7 +780,17 @@ def test_weights_of_a_model_in_memory_keep_their_source(trained, tiny_bert):
     assert torch.equal(head, content["state_dict"]["network.classifier.weight"])
 
 
-@pytest.mark.parametrize("names", [["sadness", "joy", "anger"], ["no", "yes"]])
+def test_the_head_of_a_checkpoint_is_used_by_the_names_of_its_classes(trained):
+    weights = Weights(checkpoint=str(trained / "best.ckpt"))
+    known = weights.checkpoint.model.label_names
+    own = load_network(weights, known)
+    turned = load_network(weights, known[::-1])
+    assert torch.equal(turned.classifier.weight, own.classifier.weight.flip(0))
+    assert torch.equal(turned.classifier.bias, own.classifier.bias.flip(0))
+    assert turned.config.id2label == dict(enumerate(known[::-1]))
+
+
+@pytest.mark.parametrize("names", [["sadness", "joy", "fear"], ["no", "yes"]])
 def test_a_checkpoint_keeps_its_head_to_itself_when_the_classes_differ(trained, names):
     weights = Weights(checkpoint=str(trained / "best.ckpt"))
     head = weights.checkpoint.state_dict["network.classifier.weight"]
@@ -986,7 +1004,7 @@ def while_the_hub_misbehaves(folders: str) -> dict[str, Any]:
         return attempt(lambda: find_corpus(address, stand_in).source.as_dict())
 
     def unreachable() -> dict[str, Any]:
-        hub._hub_is_down.clear()
+        sources_hub._hub_is_down.clear()
         start = time.perf_counter()
         found = {"weights": weights(TWIN), "data": data(f"{PLAIN}@{ZERO}")}
         seconds = time.perf_counter() - start
@@ -1012,7 +1030,7 @@ def while_the_hub_misbehaves(folders: str) -> dict[str, Any]:
         for status in (403, 404):  # 403: behind an agreement
             hub.fail = status
             answer["refused"][status] = [weights(BERT), data(EMOTION)]
-        answer["down after answers"] = list(hub._hub_is_down)
+        answer["down after answers"] = list(sources_hub._hub_is_down)
 
         hub.fail = "truncate"
         hub.truncated = {f"{BERT}/model.safetensors", f"{TWIN}/tokenizer.json"}

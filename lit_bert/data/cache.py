@@ -121,7 +121,7 @@ class TokenizedRows(Dataset):
         for start in range(0, len(self), TOKENIZE_ROWS):
             yield from self.texts(self.rows[start : start + TOKENIZE_ROWS])
 
-    def found_in(self, texts: Iterable[str]) -> np.ndarray:
+    def indices_of_texts(self, texts: Iterable[str]) -> np.ndarray:
         """Indices of the rows of this view whose text is one of `texts`, int64, ascending."""
         hashes = self.hashes
         order = hashes.argsort()
@@ -161,7 +161,7 @@ def cache_key(parts: tuple[Any, ...]) -> str:
     return hashlib.sha256(json.dumps([CACHE_FORMAT, *parts]).encode()).hexdigest()[:32]
 
 
-def remembered(file: Path, find: Callable[[], Any]) -> Any:
+def cached_json(file: Path, find: Callable[[], Any]) -> Any:
     """Plain values that are the same for the same text, found once."""
     if not file.is_file():
         found = json.dumps(find())

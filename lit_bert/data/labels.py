@@ -231,7 +231,7 @@ class ClassIndex:
         return [f"label codes of split {self.split} are read by --data.label_names: {read}"] if pairs else []
 
 
-def parse_names(text: str) -> list[str]:
+def parse_class_names(text: str) -> list[str]:
     """Names with commas between them, as in a line of CSV; brackets around them, as in YAML, are dropped."""
     inner = text.strip()
     if inner.startswith("[") and inner.endswith("]"):

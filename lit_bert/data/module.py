@@ -25,7 +25,7 @@ from lit_bert.data.cells import Numbered
 from lit_bert.data.corpus import SAMPLE, Corpus
 from lit_bert.data.delimited import QUOTING
 from lit_bert.data.labels import (
-    parse_names,
+    parse_class_names,
 )
 from lit_bert.data.splits import RunSplits
 from lit_bert.data.tokens import TokenizedCorpus
@@ -81,7 +81,7 @@ class EmotionDataModule(LightningDataModule):
         weights: whose tokenizer to use.
 
     Attributes:
-        text: the corpus, its splits as tokens.
+        tokenized: the corpus, its splits as tokens.
         splits: which of its rows are for training, validation and test.
     """
 
@@ -115,14 +115,14 @@ class EmotionDataModule(LightningDataModule):
         weights: Weights | None = None,
     ) -> None:
         super().__init__()
-        label_names = parse_names(label_names) if isinstance(label_names, str) else label_names
+        label_names = parse_class_names(label_names) if isinstance(label_names, str) else label_names
         # Not to the logger: there the model's `label_names` would meet the unset one here.
         self.save_hyperparameters(ignore=["weights"], logger=False)
         self.weights = weights or Weights()
         self.skip_batches = 0  # of the first epoch, that an earlier process trained on
         self.task = task_of(task, ()).kind  # refuses what is none
-        self.text = TokenizedCorpus(self.hparams, self.weights)
-        self.splits = RunSplits(self.hparams, self.text)
+        self.tokenized = TokenizedCorpus(self.hparams, self.weights)
+        self.splits = RunSplits(self.hparams, self.tokenized)
         self._predict_rows: Iterable[Numbered] | None = None
         self._restored_source: Source | None = None
         for name, least in {"batch_size": 1, "eval_batch_size": 1, "train_rows": 1, "val_rows": 1}.items():
@@ -148,7 +148,7 @@ class EmotionDataModule(LightningDataModule):
     @property
     def corpus(self) -> Corpus:
         """The text, found but not read."""
-        return self.text.corpus
+        return self.tokenized.corpus
 
     @property
     def source(self) -> Source:
@@ -158,7 +158,7 @@ class EmotionDataModule(LightningDataModule):
     @property
     def label_names(self) -> list[str]:
         """Class names in the order of their indices: the model's, the given ones, or those in the data."""
-        return self.text.label_names
+        return self.tokenized.label_names
 
     # --- LightningDataModule ---
 
@@ -240,7 +240,7 @@ class EmotionDataModule(LightningDataModule):
 
     @property
     def _pad_token_id(self) -> int:
-        return self.weights.architecture.get("pad_token_id") or 0
+        return self.weights.pad_token_id
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to find and tokenize the same rows again, in plain values."""

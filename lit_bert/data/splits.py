@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lit_bert import UserError
-from lit_bert.data.cache import TokenizedRows, cache_key, cache_root, remembered
+from lit_bert.data.cache import TokenizedRows, cache_key, cache_root, cached_json
 from lit_bert.data.counts import RowCounts
 from lit_bert.data.tokens import TokenizedCorpus
 from lit_bert.io import escape
@@ -22,21 +22,21 @@ class RunSplits:
 
     Args:
         settings: the arguments of EmotionDataModule, by attribute.
-        text: the corpus that the rows are of.
+        tokenized: the corpus that the rows are of.
 
     Attributes:
         counts: what became of the rows of each part (`train`, `validation`, `test`) that was asked for.
     """
 
-    def __init__(self, settings: Any, text: TokenizedCorpus) -> None:
-        self.settings, self.text = settings, text
+    def __init__(self, settings: Any, tokenized: TokenizedCorpus) -> None:
+        self.settings, self.tokenized = settings, tokenized
         self.counts: dict[str, RowCounts] = {}
         self._duplicates: np.ndarray | None = None
 
     @property
     def source_name(self) -> str:
         """What messages call the data."""
-        return self.text.corpus.source.name
+        return self.tokenized.corpus.source.name
 
     # --- the rows of each part of a run ---
 
@@ -44,9 +44,9 @@ class RunSplits:
         """The rows that a fit trains on, in the order of the data."""
         part = self.train()
         rows = self._subset(part, self.settings.train_rows)
-        before = len(self._carved()[0]) if self.carves else len(self.whole())
+        before = len(self._carved()[0]) if self.carves else len(self.train_split())
         left_out = {
-            self.carving: len(self.whole()) - before,
+            self.carving: len(self.train_split()) - before,
             "data.deduplicate": before - len(part),
             "data.train_rows": len(part) - len(rows),
         }
@@ -73,11 +73,11 @@ class RunSplits:
 
     def train(self) -> TokenizedRows:
         """All rows that a fit may train on."""
-        rows = self._carved()[0] if self.carves else self.whole()
+        rows = self._carved()[0] if self.carves else self.train_split()
         if self.settings.deduplicate:
             rows = rows.view(self._not_elsewhere(rows))
         if np.count_nonzero(np.bincount(rows.labels)) < 2:
-            only = [escape.line(self.text.label_names[index], 100) for index in np.unique(rows.labels)]
+            only = [escape.line(self.tokenized.label_names[index], 100) for index in np.unique(rows.labels)]
             raise UserError(
                 f"less than two classes are left in split {self.settings.train_split} of "
                 f"{self.source_name} to train on ({', '.join(only) or 'no rows'}). Add rows, or change "
@@ -88,7 +88,7 @@ class RunSplits:
     def validation(self) -> TokenizedRows:
         """All rows of the validation part: a split of its own, or a part of the training split."""
         if not self.carves:
-            return self.text.tokenized("val_split")
+            return self.tokenized.rows("val_split")
         rows = self._carved()[1]
         if not len(rows):
             raise UserError(
@@ -103,7 +103,7 @@ class RunSplits:
 
     def test(self) -> TokenizedRows:
         """All rows of the test part."""
-        return self.validation() if self._test_is_validation else self.text.tokenized("test_split")
+        return self.validation() if self._test_is_validation else self.tokenized.rows("test_split")
 
     @property
     def carves(self) -> bool:
@@ -111,14 +111,14 @@ class RunSplits:
         wanted = self.settings.val_split
         if self.settings.folds:
             return True
-        if self.text.has_split("val_split"):
+        if self.tokenized.has_split("val_split"):
             return False
         if wanted != "validation":  # asked for by name, so not made up
-            raise self.text.unknown_split("val_split", wanted, self.text.split_names)
+            raise self.tokenized.unknown_split("val_split", wanted, self.tokenized.split_names)
         return True
 
     def _carved(self) -> tuple[TokenizedRows, TokenizedRows]:
-        rows, folds, seed = self.whole(), self.settings.folds, self.settings.subset_seed
+        rows, folds, seed = self.train_split(), self.settings.folds, self.settings.subset_seed
         if not folds:
             train, val = carve(rows.labels, self.settings.val_fraction, seed)
             return rows.view(train), rows.view(val)
@@ -138,21 +138,21 @@ class RunSplits:
         """
         if self._duplicates is None:
             val, test = self.validation(), self.settings.test_split
-            apart = self.text.has_split("test_split") and test not in (
+            apart = self.tokenized.has_split("test_split") and test not in (
                 self.settings.train_split,
                 self.val_name,
             )
             others = f"{self.val_name} or {test}" if apart else self.val_name
             parts: tuple[Any, ...] = (train.fingerprint, val.fingerprint, self.settings.text_column)
-            split = self.text.split_name("test_split") if apart else ""
-            parts += (self.text.corpus.fingerprint(split), split) if apart else ()
+            split = self.tokenized.split_name("test_split") if apart else ""
+            parts += (self.tokenized.corpus.fingerprint(split), split) if apart else ()
 
             def find() -> list[int]:
-                texts = itertools.chain(val.all_texts(), self.text.texts_of(split) if apart else ())
-                return train.found_in(texts).tolist()
+                texts = itertools.chain(val.all_texts(), self.tokenized.texts_of(split) if apart else ())
+                return train.indices_of_texts(texts).tolist()
 
             note = cache_root() / "duplicates" / f"{cache_key(parts)}.json"
-            self._duplicates = np.array(remembered(note, find), dtype=np.int64)
+            self._duplicates = np.array(cached_json(note, find), dtype=np.int64)
             log.info(
                 f"{len(self._duplicates):,} of {len(train):,} rows of split {self.settings.train_split} are "
                 f"left out of training: their texts also stand in {others} (--data.deduplicate)"
@@ -167,14 +167,14 @@ class RunSplits:
         return rows.view(np.random.default_rng(self.settings.subset_seed).permutation(len(rows))[:count])
 
     def _count(self, part: str, flag: str, left_out: dict[str, int], used: int) -> None:
-        whole = self.text.tokenized(flag)
+        whole = self.tokenized.rows(flag)
         read = len(whole) + sum(each.count for each in whole.skipped.values())
         left_out = {why: count for why, count in left_out.items() if count}
-        self.counts[part] = RowCounts(self.text.split_name(flag), read, whole.skipped, left_out, used)
+        self.counts[part] = RowCounts(self.tokenized.split_name(flag), read, whole.skipped, left_out, used)
 
     def _count_validation(self, part: str, available: int, used: int) -> None:
         flag = "train_split" if self.carves else "val_split"
-        whole = self.text.tokenized(flag)
+        whole = self.tokenized.rows(flag)
         left_out = {self.carving: len(whole) - available, "data.val_rows": available - used}
         self._count(part, flag, left_out, used)
 
@@ -189,21 +189,21 @@ class RunSplits:
         folds, fold = self.settings.folds, self.settings.fold
         return f"fold {fold} of {folds} of {self.settings.train_split}" if folds else self.settings.val_split
 
-    def parts(self) -> dict[str, TokenizedRows]:
+    def all_parts(self) -> dict[str, TokenizedRows]:
         """All rows of the training, validation and (where there is one) test part, by their names.
 
         Tokenizes what never was, the test split too: for an audit, not for training.
         """
-        train = self._carved()[0] if self.carves else self.whole()
-        train.skipped = self.whole().skipped
+        train = self._carved()[0] if self.carves else self.train_split()
+        train.skipped = self.train_split().skipped
         found = {self.settings.train_split: train, self.val_name: self.validation()}
-        if self.text.has_split("test_split") and self.settings.test_split not in found:
-            found[self.settings.test_split] = self.text.tokenized("test_split")
+        if self.tokenized.has_split("test_split") and self.settings.test_split not in found:
+            found[self.settings.test_split] = self.tokenized.rows("test_split")
         return found
 
-    def whole(self) -> TokenizedRows:
+    def train_split(self) -> TokenizedRows:
         """The training split as the data has it, which folds are cut from."""
-        return self.text.tokenized("train_split")
+        return self.tokenized.rows("train_split")
 
 
 def by_length(rows: TokenizedRows) -> TokenizedRows:

@@ -24,8 +24,8 @@ from lit_bert.data.cache import (
     TokenizedRows,
     cache_key,
     cache_root,
+    cached_json,
     chunked,
-    remembered,
     text_hash,
     write_to_cache,
 )
@@ -85,7 +85,7 @@ class TokenizedCorpus:
         names = known or given
         if not names:
             fingerprint = self.corpus.fingerprint(self.split_name("train_split"))
-            names = remembered(self._labels_note(fingerprint), self._find_label_names)
+            names = cached_json(self._labels_note(fingerprint), self._find_label_names)
         if given and len(given) < 2:
             raise UserError(f"data.label_names is {listed(given)}; expected at least two names.")
         if len(names) < 2:
@@ -111,7 +111,7 @@ class TokenizedCorpus:
         if self.corpus.source.kind != "hub" or not self.corpus.source.revision:
             return list(self.corpus.splits)
         note = self._splits_note(self.corpus.fingerprint(self.settings.train_split))
-        return remembered(note, lambda: list(self.corpus.splits))
+        return cached_json(note, lambda: list(self.corpus.splits))
 
     def split_name(self, flag: str) -> str:
         """What the corpus calls the split that a setting names.
@@ -192,7 +192,7 @@ class TokenizedCorpus:
         """The given order of label codes, where it is not that of the classes."""
         return self.settings.label_names if self.weights.class_names else None
 
-    def tokenized(self, flag: str) -> TokenizedRows:
+    def rows(self, flag: str) -> TokenizedRows:
         """A split as the data has it, tokenized now if it never was."""
         split = self.split_name(flag)
         if split not in self._mapped:

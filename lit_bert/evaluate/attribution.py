@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lit_bert import UserError, need
+from lit_bert.data.padding import pad
 from lit_bert.io import escape, tokenizers, untrusted
+from lit_bert.model.encoder import encoder_of
 from lit_bert.model.pretrained import load_network
 from lit_bert.sources.checkpoint import BEST, Checkpoint
 from lit_bert.sources.weights import Weights
@@ -62,19 +64,20 @@ class Explainer:
     up; the words' scores then add up to what the class gains on that line.
 
     - The class is its logit less the mean of all logits: the softmax does not see what all have in common.
-    - The baseline is the text with [MASK] in the place of every word piece. Pretraining has taught BERT that
-      any word can stand there, so that the line starts from a text like those it knows, of the same length.
-      An attended [PAD] it has never seen. [CLS] and [SEP] stay, and so get exactly 0.
+    - The baseline is the text with the mask token in the place of every word piece. Pretraining has taught
+      the encoder that any word can stand there, so that the line starts from a text like those it knows, of
+      the same length. An attended padding token it has never seen. Special tokens stay, and so get exactly 0.
 
     Args:
-        network: a BertForSequenceClassification.
+        network: a classifier of transformers.
         tokenizer: as `Weights.tokenizer` gives it.
     """
 
     def __init__(self, network: Any, tokenizer: Tokenizer) -> None:
         self.network, self.tokenizer = network.eval().requires_grad_(False), tokenizer
-        known = (tokenizer.token_to_id(token) for token in ("[MASK]", "[UNK]", "[PAD]"))
-        self.baseline_id = next((token for token in known if token is not None), 0)
+        self.encoder, self.pad_token_id = encoder_of(network), network.config.pad_token_id or 0
+        known = (tokenizer.token_to_id(token) for token in (self.encoder.mask_token, "[UNK]", "<unk>"))
+        self.baseline_id = next((token for token in known if token is not None), self.pad_token_id)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Explainer:
@@ -89,7 +92,7 @@ class Explainer:
         for text, encoding in zip(lengths, tokenizers.encode(self.tokenizer, list(lengths)), strict=True):
             lengths[text] = len(encoding.ids)
         # A multiplication and an addition a weight and token, forward and again backward.
-        each = 4 * STEPS * sum(parameter.numel() for parameter in self.network.bert.encoder.parameters())
+        each = 4 * STEPS * self.encoder.layer_weights(self.network)
         spent = np.cumsum([each * sum(lengths[question.text] for question in group) for group in questions])
         return int(np.searchsorted(spent, budget, side="right"))
 
@@ -102,22 +105,18 @@ class Explainer:
             labels = [questions[index].label for index in batch]
             pieces, gaps = self._explain([encodings[index] for index in batch], labels)
             for index, scores, gap in zip(batch, pieces, gaps, strict=True):
-                found[index] = Attribution(*words(encodings[index], scores), gap=float(gap))
+                spans = words(encodings[index], scores, questions[index].text)
+                found[index] = Attribution(*spans, gap=float(gap))
         return [found[index] for index in range(len(questions))]
 
     def _explain(self, encodings: list[Encoding], labels: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Scores of word pieces, float32 (B, T), and the gaps (B,) of one batch."""
         import torch
 
-        B, T = len(encodings), max(len(each.ids) for each in encodings)
-        input_ids = torch.zeros(B, T, dtype=torch.int64)
-        special = torch.ones(B, T, dtype=torch.bool)  # padding, too, is as in the text
-        attention_mask = torch.zeros(B, T, dtype=torch.int64)
-        for row, encoding in enumerate(encodings):
-            size = len(encoding.ids)
-            input_ids[row, :size] = torch.tensor(encoding.ids)
-            special[row, :size] = torch.tensor(encoding.special_tokens_mask, dtype=torch.bool)
-            attention_mask[row, :size] = 1
+        padded = pad([each.ids for each in encodings], self.pad_token_id)
+        input_ids, attention_mask = map(torch.from_numpy, padded)  # (B, T)
+        # Padding, too, is as in the text.
+        special = torch.from_numpy(pad([each.special_tokens_mask for each in encodings], 1)[0]).bool()
         scores, gaps = self._gradients.attribute(
             input_ids,
             baselines=torch.where(special, input_ids, self.baseline_id),
@@ -138,29 +137,42 @@ class Explainer:
             logits = self.network(input_ids=input_ids, attention_mask=attention_mask).logits  # (B, C)
             return logits - logits.mean(-1, keepdim=True)
 
-        return LayerIntegratedGradients(centred, self.network.bert.embeddings.word_embeddings)
+        return LayerIntegratedGradients(centred, self.encoder.words_of(self.network))
 
 
-def words(encoding: Encoding, scores: np.ndarray) -> tuple[list[tuple[int, int]], np.ndarray]:
+def words(
+    encoding: Encoding, scores: np.ndarray, text: str | None = None
+) -> tuple[list[tuple[int, int]], np.ndarray]:
     """Character offsets of a text's words, and each one's score: the sum of those of its pieces.
+
+    A piece of white space, as byte-level tokenizers have them, counts to the word after it.
 
     Args:
         encoding: of T tokens.
         scores: float (T or more,).
+        text: where it is given, words start after the white space that their first piece includes.
     """
     spans: list[tuple[int, int]] = []
     sums: list[float] = []
     last: int | None = None
+    space = 0.0  # score of white space whose word is yet to come
     for word, (start, end), score in zip(encoding.word_ids, encoding.offsets, scores, strict=False):
-        if start == end:  # [CLS] and [SEP]
+        if word is None and start == end:  # special tokens
             continue
-        if spans and word is not None and word == last:
+        while text is not None and start < end and text[start].isspace():
+            start += 1
+        if start >= end:
+            space += float(score)
+        elif spans and word is not None and word == last:
             spans[-1] = spans[-1][0], max(end, spans[-1][1])
             sums[-1] += float(score)
         else:
             spans.append((start, end))
-            sums.append(float(score))
+            sums.append(float(score) + space)
+            space = 0.0
         last = word
+    if sums:
+        sums[-1] += space
     return spans, np.array(sums, dtype=np.float32)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lit_bert import UserError
-from lit_bert.data.cache import TokenizedRows, cache_key, cache_root, remembered
+from lit_bert.data.cache import TokenizedRows, cache_key, cache_root, cached_json
 from lit_bert.data.writer import RowWriter
 from lit_bert.evaluate.audit import RARE_ROWS, RARE_SHARE, Findings, Shared, SplitFindings, find_flaws
 from lit_bert.evaluate.evidence import counted
@@ -50,7 +50,7 @@ def dataset_summary(
         return findings
 
     with contextlib.suppress(UserError):  # a cache that may only be read
-        findings = remembered(stored, compute)
+        findings = cached_json(stored, compute)
     return _summary_lines(
         Findings(
             class_names,

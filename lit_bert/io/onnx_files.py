@@ -13,12 +13,12 @@ from lit_bert.io.untrusted import Refused, expect, open_regular
 
 MOST_ONNX_BYTES = 1 << 31  # what protobuf allows
 MOST_NODES = 100_000
-# The operators of the graphs that `export` writes, for any activation function. None of them loops, branches,
-# draws random numbers, or makes a large tensor of a small one by itself.
+# The operators of the graphs that `export` writes, for any architecture and activation function. None of them
+# loops, branches, draws random numbers, or makes a large tensor of a small one by itself.
 OPERATORS = set(
     (
-        "Add Cast Clip Concat Constant DequantizeLinear Div Erf Gather "
-        "Gelu Gemm Identity LayerNormalization MatMul Mul Neg Pow QuantizeLinear "
+        "Abs Add Cast Clip Concat Constant CumSum DequantizeLinear Div Equal Erf Gather "
+        "Gelu Gemm Identity LayerNormalization MatMul Min Mul Neg Not Pow QuantizeLinear "
         "ReduceMean ReduceSum Relu Reshape Shape Sigmoid Slice Softmax Softplus "
         "Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze "
     ).split()

@@ -28,6 +28,7 @@ MOST_REPLACEMENT_BYTES = 64  # that one character becomes; the longest of NFKC h
 # pattern may take longer for a short text than anyone waits.
 STOCK_PATTERNS = {
     " {2,}",  # SentencePiece
+    r"\s{2,}|[\n\r\t]",  # DeBERTa-v2
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",  # GPT-2
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
     r"|\s+(?!\S)|\s+",  # Llama 3, ModernBERT's relatives

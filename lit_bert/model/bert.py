@@ -1,4 +1,6 @@
-"""BERT on a CPU: the values of BertForSequenceClassification in fewer and cheaper operations.
+"""BERT on a CPU: the values of transformers' classifiers in fewer and cheaper operations.
+
+Serves every architecture of BERT's structure: `encoder.Parts` says where its parts are.
 
 Step 4 of the journey, where there is no GPU. The parameters stay those of the transformers network; only the
 way to its logits differs:
@@ -20,8 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, layer_norm
-from transformers import BertForSequenceClassification
+from torch.nn.functional import gelu, layer_norm, linear
+
+from lit_bert.model.encoder import Layer, Parts, encoder_of
 
 aten = torch.ops.aten
 
@@ -33,62 +36,83 @@ class CpuBert:
     write to them through `.data` between two evaluations, without a training step, goes unseen.
     """
 
-    def __init__(self, network: BertForSequenceClassification) -> None:
+    def __init__(self, network: Any) -> None:
+        make_parts = encoder_of(network).parts
+        assert make_parts is not None, "ask can_run first"
         self.network = network
-        self.layers = [_Layer(layer) for layer in network.bert.encoder.layer]
+        self.parts: Parts = make_parts(network)
+        self.layers = [_Layer(layer, self.parts.heads) for layer in self.parts.layers]
         self.dropout = Dropout()
 
     @staticmethod
-    def can_run(network: BertForSequenceClassification) -> bool:
-        """Whether the network is a plain BERT in 32 bits on a CPU: one with adapters is not."""
-        config = network.config
+    def can_run(network: Any) -> bool:
+        """Whether the network has BERT's structure, in 32 bits on a CPU: one with adapters has not."""
+        config, encoder = network.config, encoder_of(network)
+        if encoder.parts is None or not encoder.fast:
+            return False
+        if (network.device.type, network.dtype) != ("cpu", torch.float32):
+            return False
+        if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
+            return False
+        if getattr(config, "hidden_act", None) != "gelu" and getattr(config, "activation", None) != "gelu":
+            return False
+        layers = encoder.layers_of(network)
         linears = [each for each in network.modules() if isinstance(each, nn.Linear)]
-        return (
-            (network.device.type, network.dtype, config.hidden_act) == ("cpu", torch.float32, "gelu")
-            and not (config.is_decoder or config.add_cross_attention)
-            and all(type(each) is nn.Linear and each.bias is not None for each in linears)
-            and len(linears) == 6 * config.num_hidden_layers + 2
+        within = sum(isinstance(each, nn.Linear) for each in layers.modules())
+        return within == 6 * config.num_hidden_layers and all(
+            type(each) is nn.Linear and each.bias is not None for each in linears
         )
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits, float32 (B, C), of texts given as int64 (B, T), right-padded."""
-        network = self.network
-        states = self.encode(input_ids, attention_mask, 1)  # of [CLS]
+        states = self.encode(input_ids, attention_mask, 1)[:, 0]  # of the first token
         with torch.autocast("cpu", enabled=False):
-            return network.classifier(network.dropout(network.bert.pooler(states)))
+            return self.parts.head(states)
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor, leading: int) -> Tensor:
         """Last hidden states, float32 (B, leading, H), of the `leading` tokens of each text: 1 or all T."""
-        network, (B, T) = self.network, input_ids.shape
+        network, parts, (B, T) = self.network, self.parts, input_ids.shape
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
         with torch.autocast("cpu", enabled=False):
             mask = None
             if not attention_mask.all():
                 mask = torch.zeros(B, 1, T, T, dtype=dtype)  # rows alike: longer runs are added faster
                 mask.masked_fill_(attention_mask[:, None, None] == 0, torch.finfo(dtype).min)
-            H, heads = network.config.hidden_size, network.config.num_attention_heads
+            H, E, heads = network.config.hidden_size, parts.embeddings.words.embedding_dim, parts.heads
             rows = [B * T] * (len(self.layers) - 1) + [B * leading]  # that each layer computes
-            hidden_p = network.config.hidden_dropout_prob * network.training
-            attention_p = network.config.attention_probs_dropout_prob * network.training
-            hidden_shapes = [(B * T, H), *((count, H) for count in rows for _ in range(2))]
-            hidden_masks = self.dropout.masks(hidden_shapes, hidden_p, dtype)
+            hidden_p, attention_p = (p * network.training for p in parts.dropout)
+            places = 2 if parts.drops_attended else 1  # in a layer
+            hidden_shapes = [(B * T, E), *((count, H) for count in rows for _ in range(places))]
+            embedded_mask, *hidden_masks = self.dropout.masks(hidden_shapes, hidden_p, dtype)
             attention_shapes = [(B * heads, count // B, T) for count in rows]
             attention_masks = self.dropout.masks(attention_shapes, attention_p, dtype)
-            x = self._embed(input_ids).view(B * T, H).to(dtype)
-            if hidden_masks[0] is not None:
-                x = x * hidden_masks[0]
+            x = self._embed(input_ids, attention_mask).view(B * T, E).to(dtype)
+            if embedded_mask is not None:
+                x = x * embedded_mask
+            if (projection := parts.embeddings.projection) is not None:
+                x = linear(x, projection.weight.to(dtype), projection.bias.to(dtype))
             for index, layer in enumerate(self.layers):
                 layer.cast(dtype, network.training)
-                drop = (attention_masks[index], *hidden_masks[1 + 2 * index : 3 + 2 * index])
+                own = hidden_masks[places * index : places * (index + 1)]
+                drop = (attention_masks[index], own[0] if places == 2 else None, own[-1])
                 x = _LayerFunction.apply(x, (B, T, rows[index] // B), mask, drop, layer, *layer.parameters)
             return x.view(B, leading, H).float()
 
-    def _embed(self, input_ids: Tensor) -> Tensor:
-        """Float32 (B, T, H)."""
-        parts = self.network.bert.embeddings
-        place = parts.position_embeddings.weight[: input_ids.shape[1]] + parts.token_type_embeddings.weight[0]
-        norm = parts.LayerNorm
-        x = parts.word_embeddings(input_ids) + place
+    def _embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Float32 (B, T, E)."""
+        parts = self.parts.embeddings
+        norm, place, skipped = parts.norm, parts.positions.weight, parts.skipped_id
+        if skipped is None or not ((input_ids == skipped) & (attention_mask != 0)).any():
+            first = 0 if skipped is None else skipped + 1
+            place = place[
+                first : first + input_ids.shape[1]
+            ]  # (T, E), for padding as well, which is not read
+        else:  # a text holds the name of the padding token
+            counted = (input_ids != skipped).long()
+            place = parts.positions(counted.cumsum(1) * counted + skipped)  # (B, T, E)
+        if parts.token_types is not None:
+            place = place + parts.token_types.weight[0]
+        x = parts.words(input_ids) + place
         return layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
@@ -123,14 +147,17 @@ class Dropout:
 class _Layer:
     """The parameters of one transformer layer, and their values cast to the precision of the products."""
 
-    def __init__(self, layer: Any) -> None:
-        attention = layer.attention
-        inner, outer = attention.self, attention.output
+    def __init__(self, layer: Layer, heads: int) -> None:
         # Products: queries; keys and values; attention's output; up; down.
-        self.linears = [(inner.query,), (inner.key, inner.value), (outer.dense,)]
-        self.linears += [(layer.intermediate.dense,), (layer.output.dense,)]
-        self.norms = [outer.LayerNorm, layer.output.LayerNorm]
-        self.heads = inner.num_attention_heads
+        self.linears = [
+            (layer.query,),
+            (layer.key, layer.value),
+            (layer.attended,),
+            (layer.up,),
+            (layer.down,),
+        ]
+        self.norms = [layer.attended_norm, layer.norm]
+        self.heads = heads
         modules = [each for together in self.linears for each in together] + self.norms
         self.parameters = [parameter for each in modules for parameter in (each.weight, each.bias)]
         self._from: tuple[torch.dtype, int] | None = None

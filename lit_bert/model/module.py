@@ -1,4 +1,4 @@
-"""BERT with a classification head, its loss, its metrics and its optimizer.
+"""An encoder with a classification head, its loss, its metrics and its optimizer.
 
 Step 4 of the journey: `input_ids` and `attention_mask` (B, T) in, logits (B, C) out. The one shared step adds
 the loss and updates the metrics of its split; scores are computed once, over the whole split and all devices.
@@ -8,27 +8,31 @@ the loss and updates the metrics of its split; scores are computed once, over th
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-import torch.distributed as dist
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassStatScores
-from transformers import BertForSequenceClassification
+from torchmetrics import MeanMetric
 
 from lit_bert import UserError
 from lit_bert.io import escape
 from lit_bert.model.average import WeightAverage
 from lit_bert.model.bert import CpuBert
+from lit_bert.model.encoder import Encoder, encoder_of, exact_logits
+from lit_bert.model.groups import default_learning_rate, parameter_groups, split_by_rate, warmup_and_decay
+from lit_bert.model.hyperparameters import check_hyperparameters
 from lit_bert.model.loss_check import LossCheck, check_saved, refuse_scores
-from lit_bert.model.optimizer import DeferredAdamW, take_moments_only
+from lit_bert.model.metrics import METRICS
+from lit_bert.model.objective import (
+    LOSSES,
+    add_averaged_gradients,
+    perturbed_embeddings,
+    take_gradients,
+)
+from lit_bert.model.optimizer import DeferredAdamW, fused_adamw, take_moments_only
 from lit_bert.model.pretrained import load_network
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.weights import Weights
@@ -37,17 +41,15 @@ from lit_bert.task.kinds import task_of
 Batch = dict[str, Any]
 SPLITS = ("train", "val", "test")
 SHARDED = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
-TINY = 1e-12  # keeps a gradient of zeros from being divided by zero
-HEAD = re.compile(r"network\.(classifier|bert\.pooler)\.")  # parameters above the encoder
 
 
 class BertClassifier(LightningModule):
-    """A BertForSequenceClassification that trains itself.
+    """A classifier of transformers, such as BertForSequenceClassification, that trains itself.
 
     Args:
         label_names: class names in the order of their indices.
-        learning_rate: highest learning rate of AdamW; null takes what suits the size of the BERT: 5e-5 for
-            bert-base, 2e-4 for MiniLM.
+        learning_rate: highest learning rate of AdamW; null takes what suits architecture and size: 5e-5 for
+            bert-base, 3e-5 for roberta-base, 2e-4 for MiniLM.
         head_rate_factor: learning rate of the classifier, which starts from nothing, and of the pooler below
             it, as a multiple of `learning_rate`.
         beta2: decay of AdamW's second moment.
@@ -103,41 +105,21 @@ class BertClassifier(LightningModule):
         super().__init__()
         self.save_hyperparameters(ignore=["weights"])
         self.task = task_of(task, label_names)
-        if len(label_names) < 2:
-            raise UserError(f"there is one class, {label_names}; a classifier needs at least two.")
-        if (learning_rate is not None and learning_rate < 0) or weight_decay < 0:
-            raise UserError(
-                f"model.learning_rate is {learning_rate} and model.weight_decay is {weight_decay}; "
-                "expected neither to be negative."
-            )
-        if not 0 <= warmup_ratio < 1:
-            raise UserError(
-                f"model.warmup_ratio is {warmup_ratio}; expected a share of the steps, 0 to below 1."
-            )
-        shares = {"average_decay": average_decay, "beta2": beta2, "label_smoothing": label_smoothing}
-        shares["adversarial_start"] = adversarial_start
-        for name, share in shares.items():
-            if not 0 <= share < 1:
-                raise UserError(f"model.{name} is {share}; expected 0 to below 1.")
-        if head_rate_factor <= 0:
-            raise UserError(f"model.head_rate_factor is {head_rate_factor}; expected more than 0.")
-        if adversarial_norm < 0:
-            raise UserError(f"model.adversarial_norm is {adversarial_norm}; expected no negative number.")
+        check_hyperparameters(self.hparams)
         self.weights = weights
         self.config: dict[str, Any] | None = None  # the run's settings, kept in its checkpoints
-        self.network: BertForSequenceClassification | None = None
+        self.network: Any = None
         self._cpu_bert: CpuBert | None = None
         self._average: WeightAverage | None = None  # while it trains
         self._loss_check = LossCheck()
         self._adversarial_from = 0.0  # optimizer steps
         self._training_weights: dict[str, Tensor] | None = None  # of the run that is resumed
         self.last_weights: dict[str, Tensor] | None = None  # as trained, when a run with an average has ended
-        # By default they leave out batches whose loss is NaN. This way they ignore weights, and are given a
-        # loss for each row.
-        self.losses: Any = nn.ModuleDict(
-            {f"{split}_loss": MeanMetric(nan_strategy="disable") for split in SPLITS}
-        )
-        self.metrics: Any = nn.ModuleDict({f"{split}_scores": _scores(len(label_names)) for split in SPLITS})
+        # By default they leave out batches whose loss is NaN. This way they are given a loss for each row.
+        mean = {f"{split}_loss": MeanMetric(nan_strategy="disable") for split in SPLITS}
+        self.losses: Any = nn.ModuleDict(mean)
+        metrics = METRICS[self.task.metrics]
+        self.metrics: Any = nn.ModuleDict({f"{split}_scores": metrics(len(label_names)) for split in SPLITS})
         # By class, the tag of its F1: a namespace of its own, in which no class can be called like a score.
         self.class_tags = [f"f1_class/{tag}" for tag in escape.tags(label_names)]
         self.labelled: dict[str, list[int]] = {}  # by split, how many rows of each class were scored last
@@ -155,7 +137,7 @@ class BertClassifier(LightningModule):
         one = torch.ones(1)
         one.tanh(), one.sqrt()
         if self.network is None and self.weights is not None:
-            self.network = load_network(self.weights, self.hparams.label_names)
+            self.network = load_network(self.weights, self.hparams.label_names, self.task.problem_type)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits, float (B, C), of texts given as int64 (B, T), right-padded."""
@@ -164,16 +146,24 @@ class BertClassifier(LightningModule):
             if self._cpu_bert is None or self._cpu_bert.network is not self.network:
                 self._cpu_bert = CpuBert(self.network)
             return self._cpu_bert(input_ids, attention_mask)
-        pooled = self.network.bert(input_ids=input_ids, attention_mask=attention_mask).pooler_output
-        head = self.network.classifier
-        # In 32 bits a temperature in its weights divides exactly.
-        with torch.autocast(pooled.device.type, enabled=False):
-            return head(self.network.dropout(pooled.to(head.weight.dtype)))
+        return exact_logits(self.network, input_ids, attention_mask)
+
+    @property
+    def encoder(self) -> Encoder:
+        """What the network's architecture says of itself."""
+        return encoder_of(self.network)
+
+    def path(self, trainer: Trainer) -> str:
+        """Which code will compute the network in a run, in words."""
+        whole = trainer.precision in ("32-true", "16-mixed", "bf16-mixed")  # weights stay in 32 bits
+        if trainer.strategy.root_device.type == "cpu" and whole and CpuBert.can_run(self.network):
+            return "BERT on a CPU in fewer operations"
+        return "the modules of transformers"
 
     def _step(self, batch: Batch, split: str) -> tuple[Tensor, Tensor]:
         """Mean loss in nats per text, and logits (B, C); the split's metrics have seen both."""
         logits = self(batch["input_ids"], batch["attention_mask"]).float()
-        loss = cross_entropy(logits, batch["labels"])
+        loss = LOSSES[self.task.loss](logits, batch["labels"])
         self.losses[f"{split}_loss"].update(loss.detach().expand(len(logits)))
         self.metrics[f"{split}_scores"].update(logits.detach(), batch["labels"])
         return loss, logits
@@ -187,7 +177,8 @@ class BertClassifier(LightningModule):
         """What training minimises: the objective, in nats per text where none was set."""
         if self.objective is not None:
             return self.objective(logits, batch)
-        return cross_entropy(logits, batch["labels"], label_smoothing=self.hparams.label_smoothing)
+        smoothing = self.hparams.label_smoothing
+        return LOSSES[self.task.loss](logits, batch["labels"], label_smoothing=smoothing)
 
     def on_before_backward(self, loss: Tensor) -> None:
         """Of both passes over a batch."""
@@ -196,26 +187,16 @@ class BertClassifier(LightningModule):
     def on_after_backward(self) -> None:
         """Adds the gradient at the word embeddings for which the batch has the highest loss, close by."""
         norm, trainer = self.hparams.adversarial_norm, self.trainer
-        assert self.network is not None
-        table = self.network.bert.embeddings.word_embeddings.weight
+        table = self.encoder.words_of(self.network).weight
         if not norm or trainer.global_step < self._adversarial_from or table.grad is None:
             return
-        with moved(table, norm):
+        with perturbed_embeddings(table, norm):
             with trainer.precision_plugin.forward_context():
                 logits = self(self._batch["input_ids"], self._batch["attention_mask"]).float()
                 loss = self.training_loss(logits, self._batch) / trainer.accumulate_grad_batches
-            before = self._taken_gradients() if trainer.world_size > 1 else {}
+            before = take_gradients(self.parameters()) if trainer.world_size > 1 else {}
             trainer.precision_plugin.pre_backward(loss, self).backward()
-            for parameter, gradient in before.items():  # DDP averages the first pass of a batch only
-                dist.all_reduce(parameter.grad)
-                parameter.grad.div_(trainer.world_size).add_(gradient)
-
-    def _taken_gradients(self) -> dict[Any, Tensor]:
-        """The gradients, which then start anew."""
-        taken = {each: each.grad for each in self.parameters() if each.grad is not None}
-        for each in taken:
-            each.grad = None
-        return taken
+            add_averaged_gradients(before, trainer.world_size)  # DDP averages the first pass of a batch only
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         return {"logits": self._step(batch, "val")[1]}
@@ -265,30 +246,20 @@ class BertClassifier(LightningModule):
             raise UserError("the run has no end; set --trainer.max_epochs or --trainer.max_steps.")
         warmup = int(self.hparams.warmup_ratio * steps)
         self._adversarial_from = self.hparams.adversarial_start * steps
-
-        def factor(step: int) -> float:
-            return (step + 1) / (warmup + 1) if step < warmup else max(0.0, (steps - step) / (steps - warmup))
-
         optimizer = self._optimizer()
         if not isinstance(self.trainer.strategy, SHARDED):
             take_moments_only(optimizer)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_and_decay(warmup, int(steps)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _optimizer(self) -> torch.optim.AdamW:
-        assert self.network is not None
         trainer, groups = self.trainer, self._parameter_groups()
         by_norm = trainer.gradient_clip_algorithm in (None, "norm")
+        words = self.encoder.words_of(self.network)
         one_process = trainer.world_size == 1
-        if self.fast_operations and one_process and by_norm and CpuBert.can_run(self.network):
-            words = self.network.bert.embeddings.word_embeddings
+        if self.fast_operations and one_process and by_norm and DeferredAdamW.can_run(words):
             return DeferredAdamW(groups, words, self.learning_rate)
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None  # 16-mixed only
-        optimizer: Any = torch.optim.AdamW(groups, lr=self.learning_rate, fused=not scaled)
-        # A fused optimizer offers to unscale gradients itself, and Lightning then refuses to clip them.
-        # Without a loss scaler there is nothing to unscale.
-        optimizer._step_supports_amp_scaling = False
-        return optimizer
+        return fused_adamw(groups, scales_loss=getattr(trainer.precision_plugin, "scaler", None) is not None)
 
     def configure_gradient_clipping(
         self,
@@ -304,17 +275,10 @@ class BertClassifier(LightningModule):
 
     @property
     def learning_rate(self) -> float:
-        """The highest learning rate in use.
-
-        Unset it falls with the size of the BERT: 5e-5, the upper end of Devlin et al. (2019), for the 12
-        layers of 768 of bert-base, and in inverse proportion to layers × hidden size, up to the 3e-4 that
-        Turc et al. (2019) allow their smallest ones.
-        """
+        """The highest learning rate in use; unset it is that of `default_learning_rate`."""
         if self.hparams.learning_rate is not None:
             return self.hparams.learning_rate
-        assert self.network is not None
-        size = self.network.config.num_hidden_layers * self.network.config.hidden_size
-        return min(5e-5 * 12 * 768 / size, 3e-4)
+        return default_learning_rate(self.network)
 
     @property
     def parameters_by_group(self) -> list[list[nn.Parameter]]:
@@ -322,29 +286,12 @@ class BertClassifier(LightningModule):
         return [group["params"] for group in self._parameter_groups()]
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        groups = []
-        for in_head, rate in (
-            (False, self.learning_rate),
-            (True, self.learning_rate * self.hparams.head_rate_factor),
-        ):
-            own = [p for name, p in self.named_parameters() if bool(HEAD.match(name)) == in_head]
-            matrices, vectors = [p for p in own if p.ndim >= 2], [p for p in own if p.ndim < 2]
-            shared = {"lr": rate, "betas": (0.9, self.hparams.beta2)}
-            groups.append({"params": matrices, "weight_decay": self.hparams.weight_decay, **shared})
-            groups.append({"params": vectors, "weight_decay": 0.0, **shared})  # biases and LayerNorm
-        return groups if self.rate_factor is None else self._split_by_rate(groups, self.rate_factor)
-
-    def _split_by_rate(
-        self, groups: list[dict[str, Any]], rate_factor: Callable[[str], float]
-    ) -> list[dict[str, Any]]:
-        """The groups, each split into those of one learning rate."""
-        factors = {parameter: rate_factor(name) for name, parameter in self.named_parameters()}
-        split = []
-        for group in groups:
-            for factor in sorted({factors[each] for each in group["params"]}):
-                params = [each for each in group["params"] if factors[each] == factor]
-                split.append({**group, "params": params, "lr": group["lr"] * factor})
-        return split
+        rates = self.learning_rate, self.learning_rate * self.hparams.head_rate_factor
+        groups = parameter_groups(self.network, rates, self.hparams.weight_decay, self.hparams.beta2)
+        if self.rate_factor is None:
+            return groups
+        factors = {parameter: self.rate_factor(name) for name, parameter in self.named_parameters()}
+        return split_by_rate(groups, factors)
 
     def on_train_start(self) -> None:
         self._loss_check = LossCheck()
@@ -362,9 +309,8 @@ class BertClassifier(LightningModule):
                 group["lr"] = rate * factor(scheduler.last_epoch)
         named = dict(self.named_parameters())
         if self.hparams.average_decay:
-            self._average = WeightAverage(
-                named.values(), self.hparams.average_decay, self.trainer.global_step
-            )
+            decay, step = self.hparams.average_decay, self.trainer.global_step
+            self._average = WeightAverage(named.values(), decay, step)
         if self._training_weights is not None:  # what was loaded is the average
             with torch.no_grad():
                 for name, parameter in named.items():
@@ -380,24 +326,21 @@ class BertClassifier(LightningModule):
         self._loss_check.check(self.trainer)
         self._swap_average()
 
-    def on_validation_end(self) -> None:
-        """Runs after that of every callback: the best checkpoint holds the average."""
+    def on_validation_end(self) -> None:  # after that of every callback: best.ckpt holds the average
         self._swap_average()
 
     def _swap_average(self) -> None:
         if self._average is not None:
-            for optimizer in self._deferred:
-                optimizer.catch_up()
+            for optimizer in self.trainer.optimizers:
+                if isinstance(optimizer, DeferredAdamW):
+                    optimizer.catch_up()
             self._average.swap()
-
-    @property
-    def _deferred(self) -> list[DeferredAdamW]:
-        return [each for each in self.trainer.optimizers if isinstance(each, DeferredAdamW)]
 
     def on_train_end(self) -> None:
         self._loss_check.check(self.trainer)
-        for optimizer in self._deferred:
-            optimizer.release()
+        for optimizer in self.trainer.optimizers:
+            if isinstance(optimizer, DeferredAdamW):
+                optimizer.release()
         self._swap_average()
         if self._average is not None:
             names = (name for name, _ in self.named_parameters())
@@ -455,47 +398,3 @@ class BertClassifier(LightningModule):
         model = cls(**{**checkpoint.model.model_dump(), "weights": weights, **settings})
         model.configure_model()
         return model.to(map_location or "cpu")
-
-
-@contextmanager
-def moved(table: Tensor, norm: float) -> Iterator[None]:
-    """Has the rows of an embedding stand a 2-norm of `norm`, over all of them, along their gradient.
-
-    Where that is sparse, only the rows that it has are read and written.
-    """
-    with torch.no_grad():
-        gradient = table.grad
-        assert gradient is not None
-        if gradient.is_sparse:
-            table.grad = gradient = gradient.coalesce()
-            rows, values = gradient.indices()[0], gradient.values()
-            kept = table.index_select(0, rows)
-            table.index_add_(0, rows, values * (norm / values.norm().clamp(min=TINY)))
-        else:
-            kept = table.clone()
-            table.add_(gradient * (norm / gradient.norm().clamp(min=TINY)))
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            if gradient.is_sparse:
-                table.index_copy_(0, rows, kept)
-            else:
-                table.copy_(kept)
-
-
-def _scores(num_classes: int) -> MetricCollection:
-    """Scores of a split, all 0 to 1: `f1` (macro), `f1_micro`, `accuracy`, and `f1_class`, one a class (C,).
-
-    Beside them `class_counts` (C, 5), whose last column is how many rows have the class as their label.
-    """
-    size: Any = {"num_classes": num_classes, "validate_args": False}
-    return MetricCollection(
-        {
-            "f1": MulticlassF1Score(**size, average="macro"),
-            "f1_micro": MulticlassF1Score(**size, average="micro"),
-            "accuracy": MulticlassAccuracy(**size, average="micro"),
-            "f1_class": MulticlassF1Score(**size, average="none"),
-            "class_counts": MulticlassStatScores(**size, average="none"),
-        }
-    )

@@ -63,6 +63,12 @@ class DeferredAdamW(torch.optim.AdamW):
         self.register_state_dict_pre_hook(lambda _: self.catch_up())
         self.register_load_state_dict_post_hook(lambda _: self._forget())
 
+    @staticmethod
+    def can_run(embedding: nn.Embedding) -> bool:
+        """Whether the rows are those of a plain embedding in 32 bits on a CPU."""
+        where = embedding.weight.device.type, embedding.weight.dtype
+        return type(embedding) is nn.Embedding and where == ("cpu", torch.float32)
+
     def _forget(self) -> None:
         """Counts steps from here on: every row is up to date."""
         self._group = next(g for g in self.param_groups if any(p is self._table for p in g["params"]))
@@ -177,6 +183,20 @@ class DeferredAdamW(torch.optim.AdamW):
         self._table.index_copy_(0, rows, weights)
         state["exp_avg"].index_copy_(0, rows, first)
         state["exp_avg_sq"].index_copy_(0, rows, second)
+
+
+def fused_adamw(groups: list[dict[str, Any]], scales_loss: bool) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter, 2019) of torch in one operation for all parameters.
+
+    Args:
+        groups: parameter groups, each with its learning rate.
+        scales_loss: whether the loss is scaled for 16-bit gradients.
+    """
+    optimizer: Any = torch.optim.AdamW(groups, fused=not scales_loss)
+    # A fused optimizer offers to unscale gradients itself, and Lightning then refuses to clip them. Without a
+    # loss scaler there is nothing to unscale.
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
 
 
 def take_moments_only(optimizer: torch.optim.Optimizer) -> None:

@@ -20,7 +20,8 @@ from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import Score, Scores
 from lit_bert.io import escape
 from lit_bert.io.templates import markdown_template
-from lit_bert.product.folder import CARD, CHECKSUMS, FACTS, QUICK, write_checksums
+from lit_bert.product.folder import CARD, CHECKSUMS, FACTS, write_checksums
+from lit_bert.product.formats import FORMATS
 from lit_bert.product.proof import Variant, lost_points
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.hub import Source
@@ -67,6 +68,7 @@ def describe(
     facts = {
         "lit_bert": __version__,
         "labels": rows.class_names,
+        "architecture": checkpoint.weights.architecture["model_type"],
         "max_length": data_settings.max_length,
         "split": rows.facts.get("split"),
         "rows": len(rows.labels),
@@ -135,10 +137,12 @@ def card(facts: dict[str, Any], scores: Scores[Score], evidence: Evidence) -> st
     """
     weights, data = Source(**facts["weights"]), Source(**facts["data"])
     base, dataset = (escape.line(Path(source.name).name, NAME_CHARACTERS) for source in (weights, data))
-    lost = None
-    if QUICK in facts["files"]:
-        f1_change = Score(*facts["files"][QUICK]["f1_change"])
-        lost = Score(*(each + 0.0 for each in lost_points(f1_change)))  # no negative zero
+    exact = {each.file for each in FORMATS if each.is_exact}
+    losses = {
+        file: Score(*(each + 0.0 for each in lost_points(Score(*found["f1_change"]))))  # no negative zero
+        for file, found in facts["files"].items()
+        if file not in exact
+    }
     return markdown_template(TEMPLATE).render(
         head=Markup(yaml_head(facts, scores, base, dataset)),
         title=f"{base} on {dataset}",
@@ -147,8 +151,7 @@ def card(facts: dict[str, Any], scores: Scores[Score], evidence: Evidence) -> st
         scores=scores,
         evidence=evidence,
         notes=[f"{note[:1].upper()}{note[1:]}." for note in evidence.notes(scores)],
-        lost=lost,
-        int8_file=QUICK,
+        losses=losses,
         calibration=calibration_text(facts["calibration"]),
         averaging=averaging_text(facts["averaging"]),
         weights=weights,
@@ -172,7 +175,7 @@ def yaml_head(facts: dict[str, Any], scores: Scores[Score], base: str, dataset: 
         license=escape.line(facts["licence"] or "other"),
         library_name="transformers",
         pipeline_tag="text-classification",
-        tags=["lit_bert", "bert", "onnx"],
+        tags=["lit_bert", facts["architecture"], *(["onnx"] if facts["files"] else [])],
         base_model=escape.line(weights.name) if weights.kind == "hub" else None,
         datasets=[escape.line(data.name)] if data.kind == "hub" else None,
         model_name=f"{base} on {dataset}",

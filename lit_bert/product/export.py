@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lit_bert import UserError
 from lit_bert.evaluate import scores
@@ -24,7 +25,8 @@ from lit_bert.evaluate.predictions import VALIDATED, Predictions
 from lit_bert.io import files, tokenizers
 from lit_bert.model.pretrained import load_network
 from lit_bert.product.card import describe
-from lit_bert.product.folder import EXACT, FACTS, QUICK
+from lit_bert.product.folder import FACTS
+from lit_bert.product.formats import FORMATS, CannotExport, Exportable, Format
 from lit_bert.product.proof import (
     SAME,
     ProofError,
@@ -38,6 +40,7 @@ from lit_bert.product.proof import (
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.tokenizer_files import checked_tokenizer_files
 from lit_bert.sources.weights import Weights
+from lit_bert.task.kinds import task_of
 
 EXPORTED = "exported"  # folder in that of the run
 SMOOTHED_ON = 256  # texts that show how large activations get
@@ -102,59 +105,89 @@ def write(
     """Fills the folder and proves it.
 
     Returns:
-        The ONNX files that were kept.
+        The files that were kept, by name.
 
     Raises:
         ProofError: the folder must not be used.
     """
     from transformers.utils import logging
 
-    from lit_bert.product.onnx import smoothed, write_int8, write_onnx
-
     weights = Weights(checkpoint=str(checkpoint.path))
     logging.disable_progress_bar()
-    network = load_network(weights, rows.class_names).eval()
-    max_length = checkpoint.data.settings.max_length
+    task = task_of(checkpoint.model.task, rows.class_names)
+    network = load_network(weights, rows.class_names, task.problem_type).eval()
+    tokenizer = weights.tokenizer(checkpoint.data.settings.max_length)
+    print(f"export     {checkpoint.path}", file=sys.stderr)
+    write_for_transformers(checkpoint, network, tokenizer, folder)
+    ids = [each.ids for each in tokenizers.encode(tokenizer, rows.texts[:SMOOTHED_ON])]
+    written = write_formats(Exportable(network, ids), folder)
+
+    print(f"proof      {len(rows.texts):,} rows of split {rows.facts.get('split')}", file=sys.stderr)
+    wanted = checkpoint_probs(network, tokenizer, task, rows.texts)
+    own = scores.with_intervals(wanted, rows.labels)
+    evidence = Evidence.of(wanted, rows.labels, rows.evidence.used_for)
+    found = {form: measure(folder, form, rows, wanted) for form in written}
+    print(proof_table(own, {form.file: each for form, each in found.items()}))
+    print("".join(f"{note}\n" for note in evidence.notes(own)), end="")
+    kept = {form.file: each for form, each in found.items() if is_good(form, each, rows, int8_loss)}
+    for form in written:
+        if form.file not in kept:
+            (folder / form.file).unlink()
+    describe(folder, checkpoint, rows, own, evidence, kept, command, licence)
+    return kept
+
+
+def write_for_transformers(checkpoint: Checkpoint, network: Any, tokenizer: Any, folder: Path) -> None:
+    """Writes what transformers loads: config.json, model.safetensors and the tokenizer's files."""
     network.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
-    tokenizer = weights.tokenizer(max_length)
     tokenizer.save(str(folder / "tokenizer.json"))
     tokenizer_files = checked_tokenizer_files(checkpoint.tokenizer, str(checkpoint.path))
     settings = json.loads(tokenizer_files["tokenizer_config.json"])
-    settings["model_max_length"] = max_length
+    settings["model_max_length"] = checkpoint.data.settings.max_length
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
-    print(f"export     {checkpoint.path}", file=sys.stderr)
-    write_onnx(network, folder / EXACT)
-    ids = [each.ids for each in tokenizers.encode(tokenizer, rows.texts[:SMOOTHED_ON])]
-    even = folder / "smoothed.onnx"
-    write_onnx(smoothed(network, ids), even)
-    write_int8(even, folder / QUICK, ids)
-    even.unlink()
 
-    print(f"proof      {len(rows.texts):,} rows of split {rows.facts.get('split')}", file=sys.stderr)
-    wanted = checkpoint_probs(network, tokenizer, rows.texts)
-    own = scores.with_intervals(wanted, rows.labels)
-    evidence = Evidence.of(wanted, rows.labels, rows.evidence.used_for)
-    found = {name: measure(folder, name, rows, wanted) for name in (EXACT, QUICK)}
-    print(proof_table(own, found))
-    print("".join(f"{note}\n" for note in evidence.notes(own)), end="")
-    exact, quick = found[EXACT], found[QUICK]
-    if exact.agreement < 1 or exact.difference > SAME:
-        apart = round((1 - exact.agreement) * len(rows.texts))
-        raise ProofError(
-            f"{EXACT} is not the checkpoint: {apart} of {len(rows.texts):,} rows have another label, and a "
-            f"probability differs by {exact.difference:.2g}. Nothing was kept."
+def write_formats(model: Exportable, folder: Path) -> list[Format]:
+    """Writes a file of each format that the network has, and says which it has not."""
+    written, reasons = [], {}
+    for form in FORMATS:
+        try:
+            form.write(model, folder)
+            written.append(form)
+        except CannotExport as error:
+            reasons[form.file] = str(error)
+    for reason in dict.fromkeys(reasons.values()):
+        which = ", ".join(file for file, each in reasons.items() if each == reason)
+        alone = (
+            "; the folder is for transformers alone, without `lit_bert serve` and Predictor"
+            if not written
+            else ""
         )
-    lost = lost_points(quick.f1_change)
+        print(f"note       {reason}: no {which}{alone}", file=sys.stderr)
+    return written
+
+
+def is_good(form: Format, found: Variant, rows: Predictions, int8_loss: float) -> bool:
+    """Whether a file is kept; prints why where the rows had to decide.
+
+    Raises:
+        ProofError: it has to be exact and is not.
+    """
+    if form.is_exact:
+        if found.agreement < 1 or found.difference > SAME:
+            apart = round((1 - found.agreement) * len(rows.texts))
+            raise ProofError(
+                f"{form.file} is not the checkpoint: {apart} of {len(rows.texts):,} rows have another label, "
+                f"and a probability differs by {found.difference:.2g}. Nothing was kept."
+            )
+        return True
+    lost = lost_points(found.f1_change)
     if lost.high <= int8_loss:
-        print(f"\n{QUICK} loses {shown_points(lost)}; {int8_loss:g} are allowed.")
-    else:
-        print(
-            f"\n{QUICK} loses {shown_points(lost)}: the rows do not rule out that it is more than "
-            f"{int8_loss:g}, so it is left out. More validation rows would tell; --int8_loss allows more."
-        )
-        (folder / QUICK).unlink()
-        del found[QUICK]
-    describe(folder, checkpoint, rows, own, evidence, found, command, licence)
-    return found
+        print(f"\n{form.file} loses {shown_points(lost)}; {int8_loss:g} are allowed.")
+        return True
+    print(
+        f"\n{form.file} loses {shown_points(lost)}: the rows do not rule out that it is more than "
+        f"{int8_loss:g}, so it is left out. More validation rows would tell; --int8_loss allows more."
+    )
+    return False

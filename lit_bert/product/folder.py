@@ -9,13 +9,13 @@ from typing import Any
 
 from lit_bert import RUNS, UserError
 from lit_bert.io import escape, files, untrusted
+from lit_bert.product.formats import EXACT, FORMATS
 
-QUICK, EXACT = "model.int8.onnx", "model.onnx"  # the first that is there is taken
 CARD, FACTS = "README.md", "lit_bert.json"  # the model card; what it says, for programs
 CHECKSUMS = "SHA256SUMS"  # of the other files but the card, which may be edited, such as on the Hub
 FILES = {  # all that `export` writes beside these two; a list that names another file is not followed
-    *("config.json", "model.safetensors", QUICK, EXACT, FACTS),
-    *("tokenizer.json", "tokenizer_config.json"),
+    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", FACTS),
+    *(each.file for each in FORMATS),
 }
 MOST_FILE_BYTES = 16 << 30  # that are hashed
 

@@ -1,17 +1,10 @@
-"""The network as it is exported: the values of BertForSequenceClassification as a short ONNX graph.
+"""The network as ONNX files, in 32 and in 8 bits.
 
-Step 6 of the journey. Standard operators alone, so that every ONNX runtime runs both files:
-
-- The last layer is computed for the [CLS] token alone, the only one that the classifier reads.
-- Every product with weights is a Gemm of two dimensions, with its bias: in 8 bits onnxruntime adds that to
-  the integers, and not in a pass of its own.
-- Tokens lie in the order of their position in the text, then of the text: a head's queries, keys and values
-  then are at equal distances from each other, and onnxruntime multiplies them where they lie. With texts
-  first it copies them.
-- In 8 bits the scale of each activation is fixed beforehand, from some texts: one that followed the batch
-  would have a text's label depend on the texts beside it. So that 256 steps are enough, the inputs of the
-  feed-forward products, where a few channels are ten times as large as the others, are evened out first
-  (SmoothQuant, Xiao et al., 2023).
+Step 6 of the journey. Standard operators alone, so that every ONNX runtime runs both files. In 8 bits the
+scale of each activation is fixed beforehand, from some texts: one that followed the batch would have a text's
+label depend on the texts beside it. So that 256 steps are enough, the inputs of the feed-forward products,
+where a few channels are ten times as large as the others, are evened out first (SmoothQuant, Xiao et al.,
+2023).
 
     python -m lit_bert export
 """
@@ -24,53 +17,20 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import BertForSequenceClassification
+
+from lit_bert.model.encoder import encoder_of
+from lit_bert.model.graph import graph_of
+from lit_bert.product.formats import CannotExport, Exportable
 
 OPSET = 20  # the first with Gelu
-MASKED = -1e4  # added to the scores of padding
 SMOOTHING = 0.8  # share of the unevenness that moves from activations to weights
 LEAST = 1e-5
-
-
-class Graph(nn.Module):
-    """Logits, float32 (B, C), of `input_ids` and `attention_mask`, int64 (B, T), right-padded."""
-
-    def __init__(self, network: BertForSequenceClassification) -> None:
-        super().__init__()
-        self.network = network
-        self.queries = nn.ModuleList()  # scaled, so that the scores need not be
-        for layer in network.bert.encoder.layer:
-            query = copy.deepcopy(layer.attention.self.query)
-            with torch.no_grad():
-                for parameter in query.parameters():
-                    parameter.mul_(layer.attention.self.attention_head_size**-0.5)
-            self.queries.append(query)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        bert, (B, T) = self.network.bert, input_ids.shape
-        A = self.network.config.num_attention_heads
-        D = self.network.config.hidden_size // A
-        parts = bert.embeddings
-        place = parts.position_embeddings.weight[:T] + parts.token_type_embeddings.weight[0]
-        x = parts.LayerNorm(parts.word_embeddings(input_ids.t()) + place[:, None])
-        x = x.reshape(-1, A * D)  # (T * B, H): a token of every text, then the next of every text
-        mask = (1 - attention_mask.float())[:, None, None, :] * MASKED
-        for layer, query in zip(bert.encoder.layer, self.queries, strict=True):
-            inner, attended = layer.attention.self, layer.attention.output
-            read = x[:B] if layer is bert.encoder.layer[-1] else x  # (Q * B, H); Q is 1 or T
-            q = query(read).view(-1, B, A, D).permute(1, 2, 0, 3)  # (B, A, Q, D)
-            k = inner.key(x).view(T, B, A, D).permute(1, 2, 3, 0)  # (B, A, D, T)
-            v = inner.value(x).view(T, B, A, D).permute(1, 2, 0, 3)  # (B, A, T, D)
-            context = (q @ k + mask).softmax(-1) @ v
-            context = context.permute(2, 0, 1, 3).reshape(-1, A * D)
-            x = attended.LayerNorm(attended.dense(context) + read)
-            up = layer.intermediate.intermediate_act_fn(layer.intermediate.dense(x))
-            x = layer.output.LayerNorm(layer.output.dense(up) + x)
-        return self.network.classifier(bert.pooler.activation(bert.pooler.dense(x)))
+QUANTIZED = ["Gemm", "MatMul", "Gather"]  # products with weights, and the word embeddings
 
 
 class Smooth(nn.Module):
@@ -87,9 +47,7 @@ class Smooth(nn.Module):
         return self.linear(x * self.inverse)
 
 
-def smoothed(
-    network: BertForSequenceClassification, token_ids: Iterable[list[int]]
-) -> BertForSequenceClassification:
+def smoothed(network: Any, token_ids: Iterable[list[int]]) -> Any:
     """A copy that computes the same from feed-forward inputs of more even size.
 
     Args:
@@ -103,27 +61,73 @@ def smoothed(
         highest[linear] = torch.maximum(highest.get(linear, size), size)
 
     changed = copy.deepcopy(network)
-    places = [each for layer in changed.bert.encoder.layer for each in (layer.intermediate, layer.output)]
-    hooks = [place.dense.register_forward_pre_hook(watch) for place in places]
+    places = {
+        name: module for name, module in changed.named_modules() if module in set(_feed_forward(changed))
+    }
+    hooks = [linear.register_forward_pre_hook(watch) for linear in places.values()]
     with torch.inference_mode():
         for ids in token_ids:
-            changed(input_ids=torch.tensor([ids]))
+            input_ids = torch.tensor([ids])
+            changed(input_ids=input_ids, attention_mask=torch.ones_like(input_ids))
     for hook in hooks:
         hook.remove()
-    for place in places:
-        weights = place.dense.weight.detach().abs().amax(0).clamp(min=LEAST)
-        inputs = highest[place.dense].clone().clamp(min=LEAST)
-        place.dense = Smooth(place.dense, inputs**SMOOTHING / weights ** (1 - SMOOTHING))
+    for name, linear in places.items():
+        weights = linear.weight.detach().abs().amax(0).clamp(min=LEAST)
+        inputs = highest[linear].clone().clamp(min=LEAST)
+        changed.set_submodule(name, Smooth(linear, inputs**SMOOTHING / weights ** (1 - SMOOTHING)))
     return changed
 
 
-def write_onnx(network: BertForSequenceClassification, path: Path) -> None:
-    """Writes the network as ONNX in 32 bits, for any number of texts and tokens."""
+def _feed_forward(network: Any) -> list[nn.Linear]:
+    """The linear layers whose inputs are evened out."""
+    encoder = encoder_of(network)
+    if encoder.parts is not None:
+        return [linear for layer in encoder.parts(network).layers for linear in (layer.up, layer.down)]
+    linears = [each for each in encoder.layers_of(network).modules() if isinstance(each, nn.Linear)]
+    return [each for each in linears if each.in_features != each.out_features]
+
+
+def write_exact_file(model: Exportable, path: Path) -> None:
+    """Writes the network in 32 bits.
+
+    Raises:
+        CannotExport: its architecture has no graph.
+    """
+    _check_graph(model.network)
+    write_onnx(model.network, path)
+
+
+def write_int8_file(model: Exportable, path: Path) -> None:
+    """Writes the network in 8 bits.
+
+    Raises:
+        CannotExport: its architecture has no graph.
+    """
+    _check_graph(model.network)
+    even = path.with_name("smoothed.onnx")
+    write_onnx(smoothed(model.network, model.token_ids), even)
+    write_int8(even, path, model.token_ids)
+    even.unlink()
+
+
+def _check_graph(network: Any) -> None:
+    if graph_of(network) is None:
+        raise CannotExport(f"a {network.config.model_type} of this configuration has no ONNX graph")
+
+
+def write_onnx(network: Any, path: Path) -> None:
+    """Writes the network as ONNX in 32 bits, for any number of texts and tokens.
+
+    Args:
+        network: of an architecture that `graph_of` knows.
+    """
+    graph = graph_of(network)
+    assert graph is not None, "ask graph_of first"
     ids = torch.zeros(2, 3, dtype=torch.int64)  # sizes of 0 and 1 would be taken as fixed
     sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with _quiet():
         program = torch.onnx.export(
-            Graph(network).eval(),
+            graph,
             (ids, torch.ones_like(ids)),
             dynamo=True,
             input_names=["input_ids", "attention_mask"],
@@ -158,21 +162,27 @@ def write_int8(exact: Path, path: Path, token_ids: Sequence[list[int]]) -> None:
             return {"input_ids": np.array([ids]), "attention_mask": np.ones((1, len(ids)), np.int64)}
 
     graph = onnx.load(exact).graph
-    constants = {each.name for each in graph.initializer}
-    place = {"Gemm": 1, "Gather": 0}  # of the weights among the inputs
-    nodes = [each for each in graph.node if each.op_type in place]
+    matrices = {each.name for each in graph.initializer if len(each.dims) == 2}
+    token_ids_in = {"input_ids"}
+    token_ids_in |= {
+        each.output[0] for each in graph.node if each.op_type == "Transpose" and "input_ids" in each.input
+    }
+    products = [
+        each for each in graph.node if each.op_type in ("Gemm", "MatMul") and each.input[1] in matrices
+    ]
+    tables = [each for each in graph.node if each.op_type == "Gather" and each.input[1] in token_ids_in]
     with _quiet():
         quantize_static(
             exact,
             path,
             Texts(),
-            op_types_to_quantize=list(place),
-            nodes_to_quantize=[each.name for each in nodes if each.input[place[each.op_type]] in constants],
+            op_types_to_quantize=QUANTIZED,
+            nodes_to_quantize=[each.name for each in products + tables],
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             # Sums stay in 32 bits, and so does what else reads the input of a product: the residual.
-            extra_options={"OpTypesToExcludeOutputQuantization": list(place), "DedicatedQDQPair": True},
+            extra_options={"OpTypesToExcludeOutputQuantization": QUANTIZED, "DedicatedQDQPair": True},
         )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_bert import UserError, cores, need
+from lit_bert.data.padding import pad
 from lit_bert.io import escape, onnx_files, tokenizers, untrusted
-from lit_bert.product.folder import EXACT, QUICK
+from lit_bert.product.formats import EXACT, QUICK
+from lit_bert.task.kinds import task_of_problem
 
 BATCH_SIZE, BATCH_TOKENS = 16, 192  # texts and, padding included, tokens; more takes memory and gains little
 CHUNK = 256  # texts that are tokenized at a time: what the tokenizer returns takes kilobytes a text
@@ -105,10 +107,15 @@ class Predictor:
 
         config = untrusted.read_object(self.folder / "config.json")
         self.labels: list[str] = untrusted.labels(config, "config.json")
+        self.task = task_of_problem(config.get("problem_type"), self.labels)
         vocab_size, positions = (config.get(name) for name in ("vocab_size", "max_position_embeddings"))
         for name, value in (("vocab_size", vocab_size), ("max_position_embeddings", positions)):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise UserError(f"config.json has a {name} of {value!r}; expected a whole number above 0")
+        pad: Any = config.get("pad_token_id")
+        if pad is not None and (type(pad) is not int or not 0 <= pad < (vocab_size or pad + 1)):
+            raise UserError(f"config.json has a pad_token_id of {pad!r}; expected the id of a token")
+        self._pad_token_id: int = pad or 0
         text = untrusted.read_text(self.folder / "tokenizer.json", tokenizers.MOST_TOKENIZER_BYTES)
         self._tokenizer: Any = tokenizers.tokenizer(text, "tokenizer.json", vocab_size)
         truncation = self._tokenizer.truncation
@@ -146,12 +153,7 @@ class Predictor:
             raise TypeError("expected a list of strings")
         probs, truncated = self._label(texts)
         return [
-            Prediction(
-                self.labels[row.argmax()],
-                float(row.max()),
-                dict(zip(self.labels, row.tolist(), strict=True)),
-                cut,
-            )
+            Prediction(**self.task.answer(row), truncated=cut)
             for row, cut in zip(probs, truncated, strict=True)
         ]
 
@@ -179,7 +181,7 @@ class Predictor:
         words = [match.span() for match in WORD.finditer(text) if match.start() < read]
         without = [f"{text[:start]} {text[end:]}" for start, end in words]
         probs = self.probs([text, *without]).astype(float)
-        of_label = probs[:, probs[0].argmax()]
+        of_label = probs[:, self.task.predictions(probs[:1])[0]]
         odds = np.log(np.maximum(of_label, LEAST)) - np.log(np.maximum(1 - of_label, LEAST))
         weights = odds[0] - odds[1:]
         return [Word(*span, float(weight)) for span, weight in zip(words, weights, strict=True)]
@@ -194,11 +196,7 @@ class Predictor:
             start += texts
 
         def run(rows: np.ndarray) -> None:
-            input_ids = np.zeros((len(rows), len(ids[rows[0]])), np.int64)
-            attention_mask = np.zeros_like(input_ids)
-            for place, row in enumerate(rows):
-                input_ids[place, : len(ids[row])] = ids[row]
-                attention_mask[place, : len(ids[row])] = 1
+            input_ids, attention_mask = pad([ids[row] for row in rows], self._pad_token_id)
             inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
             try:
                 found = self._session.run(None, inputs)[0]
@@ -220,8 +218,12 @@ class Predictor:
                 run(rows)
         if not np.isfinite(logits).all():
             raise UserError(f"{self.folder / self.file} gives logits that are not finite. Export it again.")
-        raised = np.exp(logits - logits.max(1, keepdims=True))
-        return raised / raised.sum(1, keepdims=True)
+        return self.task.probabilities(logits)
+
+
+def probabilities_of(folder: Path, file: str) -> Callable[[Sequence[str]], np.ndarray]:
+    """From texts to their probabilities, float32 (N, C), by an ONNX file of the folder."""
+    return Predictor(folder, file=file).probs
 
 
 def _check_ends(session: Any, classes: int) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from lit_bert.data.padding import pad
 from lit_bert.evaluate import compare, scores
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import Score, Scores
 from lit_bert.io import tokenizers
-from lit_bert.product.predictor import Predictor
+from lit_bert.product.formats import Format
+from lit_bert.task.base import Task
 
 BASELINE_BATCH = 32  # texts
 SAME = 1e-3  # most that a probability of the 32-bit file may differ by
@@ -45,37 +47,35 @@ class Variant:
     f1_change: Score
 
 
-def checkpoint_probs(network: Any, tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
+def checkpoint_probs(network: Any, tokenizer: Any, task: Task, texts: Sequence[str]) -> np.ndarray:
     """Probabilities, float32 (N, C), by the network of transformers in 32 bits."""
     import torch
-    from torch.nn.utils.rnn import pad_sequence
 
     encodings = tokenizers.encode(tokenizer, list(texts))
     order = np.argsort([-len(each.ids) for each in encodings], kind="stable")
-    probs = np.empty((len(texts), network.config.num_labels), np.float32)
+    logits = np.empty((len(texts), network.config.num_labels), np.float32)
     with torch.inference_mode():
         for start in range(0, len(order), BASELINE_BATCH):
             rows = order[start : start + BASELINE_BATCH]
-            ids = [torch.tensor(encodings[row].ids) for row in rows]
-            input_ids = pad_sequence(ids, batch_first=True)
-            mask = pad_sequence([torch.ones_like(each) for each in ids], batch_first=True)
-            probs[rows] = network(input_ids=input_ids, attention_mask=mask).logits.softmax(-1).numpy()
-    return probs
+            padded = pad([encodings[row].ids for row in rows], network.config.pad_token_id or 0)
+            input_ids, attention_mask = map(torch.from_numpy, padded)
+            logits[rows] = network(input_ids=input_ids, attention_mask=attention_mask).logits.numpy()
+    return task.probabilities(logits)
 
 
-def measure(folder: Path, name: str, rows: Predictions, wanted: np.ndarray) -> Variant:
-    """What an ONNX file of the folder makes of the rows, through what people will use."""
-    predictor = Predictor(folder, file=name)
-    predictor.probs(rows.texts[:32])
+def measure(folder: Path, form: Format, rows: Predictions, wanted: np.ndarray) -> Variant:
+    """What a file of the folder makes of the rows, through what people will use."""
+    probabilities = form.open(folder)
+    probabilities(rows.texts[:32])
     start = time.perf_counter()
-    probs = predictor.probs(rows.texts)
+    probs = probabilities(rows.texts)
     seconds = time.perf_counter() - start
     return Variant(
         scores.with_intervals(probs, rows.labels),
         float((probs.argmax(1) == wanted.argmax(1)).mean()),
         float(np.abs(probs - wanted).max()),
         len(rows.texts) / seconds,
-        (folder / name).stat().st_size,
+        (folder / form.file).stat().st_size,
         compare.macro_f1_change(wanted, probs, rows.labels),
     )
 

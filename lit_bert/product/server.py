@@ -55,7 +55,8 @@ def run(served: Served, limits: Limits, access: Access, threads: int, listener: 
         access_log=False,
         log_level="error",
         server_header=False,
-        # `connection` closes idle connections; uvicorn's timer does not know that a head is arriving.
+        # Longer than the limits of `connection`, as uvicorn's timer takes a head that arrives for idleness
+        # where it began before the last answer.
         timeout_keep_alive=math.ceil(connection.IDLE_S + limits.seconds) + 1,
         timeout_graceful_shutdown=math.ceil(limits.seconds) + 2,
     )

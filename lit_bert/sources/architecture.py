@@ -6,37 +6,17 @@ Nothing in a folder of weights is trusted; transformers is given checked values 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
-from lit_bert import UserError
-from lit_bert.io import escape, tokenizers
+from pydantic import ValidationError
 
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh")
-# What a BERT is built from, with the values that make sense, and those that another kind of BERT would have.
-ARCHITECTURE: dict[str, Callable[[Any], bool]] = {
-    "model_type": lambda value: value == "bert",
-    "vocab_size": lambda value: is_whole(value, 1, tokenizers.MOST_TOKENS),
-    "hidden_size": lambda value: is_whole(value, 1, 1 << 14),
-    "num_hidden_layers": lambda value: is_whole(value, 1, 256),
-    "num_attention_heads": lambda value: is_whole(value, 1, 256),
-    "intermediate_size": lambda value: is_whole(value, 1, 1 << 17),
-    "hidden_act": lambda value: value in ACTIVATIONS,
-    "hidden_dropout_prob": lambda value: is_number(value, 0, 1),
-    "attention_probs_dropout_prob": lambda value: is_number(value, 0, 1),
-    "classifier_dropout": lambda value: value is None or is_number(value, 0, 1),
-    "max_position_embeddings": lambda value: is_whole(value, 3, 1 << 17),
-    "type_vocab_size": lambda value: is_whole(value, 1, 1 << 10),
-    "initializer_range": lambda value: is_number(value, 0, 10),
-    "layer_norm_eps": lambda value: is_number(value, 0, 1),
-    "pad_token_id": lambda value: value is None or is_whole(value, 0, tokenizers.MOST_TOKENS),
-    "use_cache": lambda value: isinstance(value, bool),
-    "tie_word_embeddings": lambda value: isinstance(value, bool),
-    "is_decoder": lambda value: value is False,
-    "add_cross_attention": lambda value: value is False,
-}
-REALS = ("initializer_range", "layer_norm_eps")  # floats to BertConfig; JSON may write 0 or 1 without a point
-ONLY: dict[str, tuple[Any, ...]] = {  # keys that must have these values, and need not go on
+from lit_bert import UserError
+from lit_bert.io import escape
+from lit_bert.sources.encoder_configs import ARCHITECTURES, Architecture
+
+# Keys that must have one of these values, and need not go on.
+ONLY: dict[str, tuple[Any, ...]] = {
     "position_embedding_type": ("absolute",),
     "chunk_size_feed_forward": (0,),
     "pruned_heads": ({}, None),
@@ -44,35 +24,23 @@ ONLY: dict[str, tuple[Any, ...]] = {  # keys that must have these values, and ne
     "cross_attention_hidden_size": (None,),
     "tie_encoder_decoder": (False,),
     "is_encoder_decoder": (False,),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
 }
 WITHOUT_EFFECT = {  # on a classifier made of these weights
-    *(
-        "_name_or_path",
-        "architectures",
-        "transformers_version",
-        "dtype",
-        "torch_dtype",
-        "id2label",
-        "label2id",
-    ),
-    *(
-        "num_labels",
-        "problem_type",
-        "finetuning_task",
-        "gradient_checkpointing",
-        "output_past",
-        "return_dict",
-    ),
-    *("output_attentions", "output_hidden_states", "torchscript", "use_bfloat16", "bos_token_id"),
-    *("eos_token_id", "sep_token_id", "decoder_start_token_id", "directionality", "pooler_type"),
-    *("pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head"),
-    *("prefix", "task_specific_params", "_commit_hash", "_attn_implementation_autoset"),
+    *("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "id2label"),
+    *("label2id", "num_labels", "problem_type", "finetuning_task", "gradient_checkpointing", "output_past"),
+    *("return_dict", "output_attentions", "output_hidden_states", "torchscript", "use_bfloat16", "prefix"),
+    *("bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id", "decoder_start_token_id"),
+    *("directionality", "pooler_type", "pooler_fc_size", "pooler_num_attention_heads"),
+    *("pooler_num_fc_layers", "pooler_size_per_head", "task_specific_params", "_commit_hash"),
+    *("_attn_implementation_autoset", "model_max_length", "tokenizer_class"),
 }
 _said: set[str] = set()  # each note once a process
 
 
-def checked_architecture(mapping: dict[str, Any], what: str) -> dict[str, Any]:
-    """The plain, bounded values of a BertConfig, without labels and all that does not make the network.
+def checked_architecture(mapping: dict[str, Any], what: str) -> Architecture:
+    """What a mapping says of the network, without labels and all that does not make it.
 
     Keys that are not known are left out, which is said on stderr.
 
@@ -81,52 +49,76 @@ def checked_architecture(mapping: dict[str, Any], what: str) -> dict[str, Any]:
         what: its name in messages.
 
     Raises:
-        UserError: a value has another type, is out of bounds, or makes a network that is not a plain BERT.
+        UserError: it describes something else than an encoder of a known type, or a value has another type,
+            is out of bounds, or does not fit the others.
     """
-    checked = {}
-    for key, value in mapping.items():
-        if key in ARCHITECTURE:
-            if not ARCHITECTURE[key](value):
-                raise UserError(
-                    f"{what} has {key} {escape.line(repr(value), 80)}, which no BERT has that lit_bert "
-                    "trains. Give other weights, or put it right."
-                )
-            checked[key] = float(value) if key in REALS else value
-        elif key in ONLY and not any(type(value) is type(each) and value == each for each in ONLY[key]):
+    schema = _schema(mapping, what)
+    name = str(mapping["model_type"])
+    for key, allowed in ONLY.items():
+        if key in schema.model_fields or key in schema.without_effect or key not in mapping:
+            continue
+        value = mapping[key]
+        if not any(type(value) is type(each) and value == each for each in allowed):
             raise UserError(
-                f"{what} has {key} {escape.line(repr(value), 80)}; lit_bert trains BERTs for which it is "
-                f"{ONLY[key][0]!r} or left out. Give other weights."
+                f"{what} has {key} {escape.line(repr(value), 80)}; lit_bert trains encoders for which it is "
+                f"{allowed[0]!r} or left out. Give other weights."
             )
-    heads, hidden = checked.get("num_attention_heads", 12), checked.get("hidden_size", 768)
-    if hidden % heads:
+    try:
+        found = schema.model_validate({key: mapping[key] for key in mapping if key in schema.model_fields})
+    except ValidationError as error:
+        key = str(error.errors(include_url=False, include_context=False, include_input=False)[0]["loc"][0])
         raise UserError(
-            f"{what} has {heads} attention heads for a hidden_size of {hidden}; expected num_attention_heads "
-            "to divide it."
-        )
-    unknown = sorted(str(key) for key in mapping.keys() - ARCHITECTURE.keys() - ONLY.keys() - WITHOUT_EFFECT)
+            f"{what} has {key} {escape.line(repr(mapping[key]), 80)}, which no {name} has that lit_bert "
+            "trains. Give other weights, or put it right."
+        ) from None
+    if problem := found.problem():
+        raise UserError(f"{what} has {problem}. Give other weights, or put it right.")
+    known = schema.model_fields.keys() | ONLY.keys() | WITHOUT_EFFECT | schema.without_effect
+    unknown = sorted(str(key) for key in mapping.keys() - known)
     if unknown:
         note_once(f"{what}: {', '.join(unknown)} not used; neither code nor unknown settings are taken.")
-    return checked
+    return found
 
 
-def parameter_count(architecture: dict[str, Any]) -> int:
-    """Values of a BERT of that architecture, without pooler and head: what has to be in its weights file."""
-    get = architecture.get
-    H, F = get("hidden_size", 768), get("intermediate_size", 3072)
-    rows = get("vocab_size", 30522) + get("max_position_embeddings", 512) + get("type_vocab_size", 2)
-    layer = 4 * (H * H + H) + (H * F + F) + (F * H + H) + 4 * H
-    return int(rows * H + 2 * H + get("num_hidden_layers", 12) * layer)
+def _schema(mapping: dict[str, Any], what: str) -> type[Architecture]:
+    """The schema of the model_type that a mapping names.
+
+    Raises:
+        UserError: there is none; says what kind of model it is, and what would work.
+    """
+    kind = mapping.get("model_type")
+    if isinstance(kind, str) and kind in ARCHITECTURES:
+        return ARCHITECTURES[kind]
+    shown = escape.line(repr(kind), 80)
+    works = f"expected an encoder: {', '.join(ARCHITECTURES)}. Give such weights"
+    if "auto_map" in mapping:
+        raise UserError(
+            f"{what} describes a model of type {shown} by code from its folder (auto_map), which lit_bert "
+            f"does not run; {works}, such as FacebookAI/roberta-base."
+        )
+    described = _described(kind) if isinstance(kind, str) else ""
+    raise UserError(
+        f"{what} describes a model of type {shown}{described}; {works}, such as FacebookAI/roberta-base."
+    )
 
 
-def is_whole(value: Any, least: int, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+def _described(kind: str) -> str:
+    """What transformers uses a type of model for that is no encoder of texts, in brackets."""
+    from transformers.models.auto import modeling_auto as auto
 
-
-def is_number(value: Any, least: float, most: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+    uses: list[tuple[Iterable[str], str]] = [
+        (auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, "it reads one text and writes another"),
+        (auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, "it reads pictures"),
+        (auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, "it reads pictures"),
+        (auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES, "it reads sound"),
+        (auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, "an encoder that lit_bert has no schema for"),
+        (auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "a decoder, which writes text"),
+    ]
+    return next((f" ({use})" for types, use in uses if kind in types), "")
 
 
 def note_once(note: str) -> None:
+    """Prints a note on stderr, the first time that it is the case in this process."""
     if note not in _said:
         _said.add(note)
         print(f"note       {escape.line(note, 500)}", file=sys.stderr)

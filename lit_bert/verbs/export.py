@@ -20,7 +20,7 @@ from lit_bert.product.export import (
     validation_rows,
     write,
 )
-from lit_bert.product.folder import QUICK
+from lit_bert.product.formats import FORMATS, QUICK
 from lit_bert.product.proof import ProofError
 from lit_bert.product.push import check_name, push
 from lit_bert.sources.checkpoint import Checkpoint, find
@@ -68,7 +68,8 @@ def export(arguments: list[str]) -> int:
     except ProofError as error:
         print(f"lit_bert export: {error}", file=sys.stderr)
         return 1
-    print(f"\n{target}" + ("" if QUICK in kept else f", without {QUICK}"))
+    left_out = ", ".join(each.file for each in FORMATS if each.file not in kept)
+    print(f"\n{target}" + (f", without {left_out}" if left_out else ""))
     if args.push:
         print(push(target, args.push, args.private))
     return 0

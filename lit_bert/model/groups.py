@@ -1,0 +1,70 @@
+"""Learning rates and decay: which parameters share them, and how they change from step to step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from lit_bert.model.encoder import encoder_of
+
+MOST_RATE = 3e-4  # that Turc et al. (2019) allow the smallest BERTs
+
+
+def default_learning_rate(network: Any) -> float:
+    """The highest learning rate that suits architecture and size.
+
+    The upper end of what its authors fine-tune 12 layers of 768 with (5e-5 for BERT, Devlin et al., 2019), in
+    inverse proportion to layers × hidden size, up to `MOST_RATE`.
+    """
+    size = network.config.num_hidden_layers * network.config.hidden_size
+    return min(encoder_of(network).learning_rate * 12 * 768 / size, MOST_RATE)
+
+
+def parameter_groups(
+    network: Any, rates: tuple[float, float], weight_decay: float, beta2: float
+) -> list[dict[str, Any]]:
+    """Groups for AdamW: encoder and head, and of each first its matrices, then its vectors, without decay.
+
+    Args:
+        rates: learning rates of encoder and head.
+        weight_decay: of matrices; biases and LayerNorm have none.
+        beta2: decay of the second moment.
+    """
+    groups, encoder = [], encoder_of(network)
+    for in_head, rate in enumerate(rates):
+        own = [each for name, each in network.named_parameters() if encoder.in_head(name) == bool(in_head)]
+        matrices, vectors = [each for each in own if each.ndim >= 2], [each for each in own if each.ndim < 2]
+        shared = {"lr": rate, "betas": (0.9, beta2)}
+        groups.append({"params": matrices, "weight_decay": weight_decay, **shared})
+        groups.append({"params": vectors, "weight_decay": 0.0, **shared})
+    return groups
+
+
+def split_by_rate(
+    groups: list[dict[str, Any]], factors: Mapping[nn.Parameter, float]
+) -> list[dict[str, Any]]:
+    """The groups, each split into those of one learning rate.
+
+    Args:
+        factors: what the rate of each parameter is multiplied by.
+    """
+    split = []
+    for group in groups:
+        for factor in sorted({factors[each] for each in group["params"]}):
+            params = [each for each in group["params"] if factors[each] == factor]
+            split.append({**group, "params": params, "lr": group["lr"] * factor})
+    return split
+
+
+def warmup_and_decay(warmup: int, steps: int) -> Callable[[int], float]:
+    """From the number of an optimizer step, from 0, to the share of the highest learning rate.
+
+    It rises linearly over `warmup` steps and then falls linearly to 0 after `steps`.
+    """
+
+    def factor(step: int) -> float:
+        return (step + 1) / (warmup + 1) if step < warmup else max(0.0, (steps - step) / (steps - warmup))
+
+    return factor

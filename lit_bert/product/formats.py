@@ -1,0 +1,76 @@
+"""The table of formats: files of an exported folder that label texts by themselves, beside transformers' own.
+
+A format is a function that writes its file and one that opens it for the proof; both are named here and only
+imported when a folder is made, as the predictor, which reads this table, needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class CannotExport(Exception):
+    """A network has no file of a format; the message says why."""
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """What a format is made of.
+
+    Attributes:
+        network: a classifier of transformers, in 32 bits on the CPU.
+        token_ids: of some texts like those that it will see.
+    """
+
+    network: Any
+    token_ids: Sequence[list[int]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A row of the table.
+
+    Attributes:
+        file: its name in the folder.
+        writer: `module:function` of lit_bert.product, from an `Exportable` and the file to nothing.
+        opener: likewise, from the folder and the name of the file to a function from texts to probabilities
+            (N, C).
+        is_exact: whether it has to give each label of the checkpoint; else it may lose some macro F1, and is
+            left out where it loses more.
+    """
+
+    file: str
+    writer: str
+    opener: str = "predictor:probabilities_of"
+    is_exact: bool = False
+
+    def write(self, model: Exportable, folder: Path) -> None:
+        """Writes the file into the folder.
+
+        Raises:
+            CannotExport: the network has none of this format.
+        """
+        _function(self.writer)(model, folder / self.file)
+
+    def open(self, folder: Path) -> Callable[[Sequence[str]], np.ndarray]:
+        """The file as people will use it."""
+        return _function(self.opener)(folder, self.file)
+
+
+def _function(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    return getattr(import_module(f"lit_bert.product.{module}"), function)
+
+
+EXACT, QUICK = "model.onnx", "model.int8.onnx"  # those that the predictor can run
+
+FORMATS = (
+    Format(EXACT, writer="onnx:write_exact_file", is_exact=True),
+    Format(QUICK, writer="onnx:write_int8_file"),
+)
