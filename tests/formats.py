@@ -35,29 +35,30 @@ def write_content(content: dict[str, Any], file: Path | str) -> Path:
 # --- format 2, by hand
 
 
-def checksum(text: str, tensors: dict[str, torch.Tensor]) -> str:
+def checksum(text: str, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
     """As the module of the file describes it."""
     parts = [text.encode()]
     for name in sorted(tensors):
         values = tensors[name]
         parts.append(f"{name} {values.dtype} {list(values.shape)}\n".encode())
         parts.append(bytes(values.reshape(-1).view(torch.uint8).tolist()))
-    return f"{zlib.crc32(b''.join(parts)):08x}"
+    return torch.tensor(zlib.crc32(b"".join(parts)))
 
 
 def read_file(file: Path | str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The JSON of a file of format 2 and its tensors, with nothing of ours."""
+    """The JSON of a file of format 2 and its tensors but for the checksum, with nothing of ours."""
     with safe_open(file, "pt") as opened:
         tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
-        return json.loads(opened.metadata()["lit_bert"]), tensors
+        (text,) = opened.metadata().values()
+        assert tensors.pop("crc32") == checksum(text, tensors)
+        return json.loads(text), tensors
 
 
 def write_file(values: Any, tensors: dict[str, torch.Tensor], file: Path | str, **metadata: str) -> Path:
     """A file that says what is given, sense or nonsense, with the checksum that belongs to it."""
     text = values if isinstance(values, str) else json.dumps(values, skipkeys=True, default=str)
     tensors = {name: each.detach().clone().contiguous() for name, each in tensors.items()}
-    said = {"lit_bert": text, "crc32": checksum(text, tensors), **metadata}
-    save_file(tensors, file, metadata=said)
+    save_file({"crc32": checksum(text, tensors), **tensors}, file, metadata={"lit_bert": text, **metadata})
     return Path(file)
 
 

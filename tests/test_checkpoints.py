@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from formats import checksum, content_of, forge, read_file, write_file
-from safetensors import safe_open
+from formats import content_of, forge, read_file, write_file
 from safetensors.torch import save_file
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -230,9 +229,7 @@ def test_a_finished_fit_leaves_two_whole_checkpoints_and_no_part_of_another(trai
     )
     assert files == ["best.ckpt", "last.ckpt"]
     for name in files:
-        with safe_open(trained / name, "pt") as opened:
-            metadata = opened.metadata()
-        assert metadata["crc32"] == checksum(metadata["lit_bert"], read_file(trained / name)[1])
+        read_file(trained / name)  # and its checksum
 
 
 # --- files that are no checkpoint ---
@@ -345,7 +342,7 @@ def test_a_checkpoint_of_another_program_is_refused(what):
 
 def test_a_safetensors_file_of_another_program_is_refused():
     save_file({"weight": torch.zeros(3)}, "a.ckpt")
-    with pytest.raises(UserError, match=r"^a\.ckpt is no checkpoint of lit_bert: its metadata are not"):
+    with pytest.raises(UserError, match=r"^a\.ckpt is no checkpoint of lit_bert: it has other metadata than"):
         Checkpoint.open("a.ckpt")
 
 
