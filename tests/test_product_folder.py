@@ -11,14 +11,13 @@ from lit_bert import UserError
 from lit_bert.product.folder import (
     CARD,
     CHECKSUMS,
-    EXACT,
     FACTS,
-    QUICK,
     facts,
     newest,
     verify,
     write_checksums,
 )
+from lit_bert.product.formats import EXACT, QUICK
 
 
 @pytest.fixture
