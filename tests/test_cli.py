@@ -240,7 +240,7 @@ def test_a_new_verb_is_a_file_and_a_line_of_the_table(run, refused, printed, lea
     exec(MADE_UP, module.__dict__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(VERBS, "count", Verb("count", "count", "count the parameters of a checkpoint"))
-    tensors = torch.load(learned.best, weights_only=True)["state_dict"]
+    tensors = content_of(learned.best)["state_dict"]
     counted = sum(tensor.numel() for name, tensor in tensors.items() if "position_ids" not in name)
     outcome = run("count", "--times=3", "--ckpt_path=last")
     assert (outcome.code, outcome.out) == (7, f"{3 * counted} last.ckpt\n")
@@ -1521,9 +1521,9 @@ class Opened(Callback):
 def two_fits(learned):
     """A fit where bare verbs look, and in other.ckpt a later one."""
     shutil.copytree(learned.checkpoints, Path("checkpoints"))
-    content = torch.load(learned.best, weights_only=True)
+    content = content_of(learned.best)
     content["state_dict"]["network.classifier.bias"] += 1
-    torch.save(content, "other.ckpt")
+    write_content(content, "other.ckpt")
     Path("newer.py").write_text(NEWER)
     return [f"--data.dataset={learned.data}", "--trainer.precision=32-true"]
 
@@ -1576,7 +1576,7 @@ def test_the_last_checkpoint_knows_the_best_score_so_far(run, quick):
     states = content_of("checkpoints/version_0/last.ckpt")["callbacks"].values()
     (best,) = (state for state in states if state.get("monitor") == "val/f1" and "best_model_path" in state)
     assert best["best_model_path"].endswith("best.ckpt")
-    assert best["best_model_score"] == Checkpoint.open("checkpoints/version_0/best.ckpt").val_f1
+    assert best["best_model_score"] == Checkpoint.open("checkpoints/version_0/best.ckpt").facts.val_f1
 
 
 def test_every_fit_says_how_many_texts_are_cut(run, quick):
