@@ -148,7 +148,7 @@ import sys
 sys.path[:0] = {path!r}
 import torch
 from lit_bert.__main__ import main
-from lit_bert.model import BertClassifier
+from lit_bert import BertClassifier
 original = BertClassifier.training_step
 def step(model, batch, batch_idx):
     if model.trainer.current_epoch == 1 and batch_idx == 1 and model.trainer.global_rank == 1:
