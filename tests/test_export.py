@@ -318,7 +318,7 @@ def test_an_8_bit_file_is_kept_where_the_rows_rule_out_that_it_loses_more(
         # Two of a few rows change sides, one for the better: no points are lost, by the estimate.
         return replace(found, f1_change=Score(0.0, -0.08, 0.08)) if name == QUICK else found
 
-    monkeypatch.setattr(proof, "measure", measure)
+    monkeypatch.setattr("lit_bert.product.export.measure", measure)
     outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out", f"--int8_loss={allowed}")
     assert outcome.code == 0, outcome.err
     assert f"\n{QUICK} loses 0.00 points of macro F1 [-8.00, 8.00]" in outcome.out

@@ -8,7 +8,7 @@ import sys
 import threading
 import warnings
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("lit_bert")  # of the whole package: each module logs to one below it
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
