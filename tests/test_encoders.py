@@ -266,6 +266,26 @@ def test_what_a_configuration_changes_is_in_the_graph(tmp_path, kind, config):
         torch.testing.assert_close(graph_of(network)(input_ids, mask), theirs, rtol=1e-5, atol=1e-5)
 
 
+@every_architecture
+def test_a_head_in_a_folder_is_taken_over_in_our_order_of_classes(folder, tmp_path, capfd):
+    network, copy = network_of(folder), shutil.copytree(folder, tmp_path / "copy")
+    network.save_pretrained(copy)
+    again = load_network(Weights(str(copy), stand_in=None), NAMES[::-1]).eval()
+    other = load_network(Weights(str(copy), stand_in=None), ["some", "other", "task"]).eval()
+    assert "not used" not in capfd.readouterr().err  # transformers writes no setting that is unknown
+    input_ids, mask = batch_of(folder, TEXTS)
+    with torch.no_grad():
+        own, found, fresh = (
+            each(input_ids=input_ids, attention_mask=mask).logits for each in (network, again, other)
+        )
+    torch.testing.assert_close(found, own.flip(1))
+    assert not torch.allclose(fresh, own, atol=0.01)
+    encoder = encoder_of(network)
+    for name, value in other.named_parameters():
+        if not encoder.in_logits(name):
+            assert torch.equal(value, network.get_parameter(name)), name
+
+
 # --- optimization ---
 
 
@@ -317,20 +337,19 @@ def test_a_temperature_divides_the_logits(folder, runs, tmp_path):
 
 
 @every_architecture
-def test_it_trains_resumes_and_answers_the_same_everywhere(folder, runs, run: Run, corpus, caplog):
+def test_it_trains_resumes_and_answers_the_same_everywhere(folder, runs, run: Run, corpus):
     place = runs[folder.name]
     summary = (place / "best.ckpt", place / "last.ckpt", place / "validate.parquet")
     assert all(path.is_file() for path in summary)
     copy = shutil.copytree(place, Path("checkpoints") / "version_0")
 
-    caplog.set_level("INFO")
     resumed = run(
         "fit", "--ckpt_path", copy / "last.ckpt", "--trainer.max_epochs=5", "--data.dataset", corpus
     )
     assert resumed.code == 0, resumed.err
     own = "BERT on a CPU in fewer operations" if folder.name in FAST else "the modules of transformers"
-    assert f"model      {folder.name}, " in caplog.text
-    assert f"computed by {own}" in caplog.text
+    assert f"model      {folder.name}, " in resumed.err
+    assert f"computed by {own}" in resumed.err
     assert Checkpoint.read(copy / "last.ckpt").facts.epoch == 4
 
     tested = run("test", "--ckpt_path", copy / "best.ckpt")

@@ -256,7 +256,7 @@ Terms = Literal["c2p", "p2c"]
 
 
 class DebertaV2(Bert):
-    """DebertaV2Config, which is that of DeBERTa-v3, too: distances have terms of their own in the scores."""
+    """DebertaV2Config, which is that of DeBERTa-v3 as well: distances have terms of their own."""
 
     without_effect = frozenset({"legacy", "max_length"})
     model_type: Literal["deberta-v2"]  # type: ignore[assignment]
