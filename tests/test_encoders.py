@@ -421,8 +421,9 @@ def test_an_architecture_without_a_graph_says_so_and_exports_what_it_can(tmp_pat
     notes = [line for line in outcome.err.splitlines() if line.startswith("note ")]
     assert [note for note in notes if "has no ONNX graph" in note] == notes[:1]
     exported = Path("checkpoints") / "version_0" / "exported"
-    assert sorted(path.suffix for path in exported.iterdir()) == [
-        *(".json", ".json", ".json", ".json", ".md", ".safetensors")
+    assert sorted(path.name for path in exported.iterdir()) == [
+        *("README.md", "SHA256SUMS", "config.json", "lit_bert.json", "model.safetensors", "tokenizer.json"),
+        "tokenizer_config.json",
     ]
     assert "Predictor" not in (exported / "README.md").read_text()
 
