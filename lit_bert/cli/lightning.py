@@ -26,7 +26,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lit_bert import UserError
 from lit_bert.cli.arguments import checked_configs, configs, given_settings, strip_flag
 from lit_bert.cli.parser import PARSER_MODE, Parser, Quoting, plain_settings
-from lit_bert.cli.renamed import with_new_names
 from lit_bert.cli.run_arguments import settings_of_run
 from lit_bert.data.module import EmotionDataModule
 from lit_bert.io import files
@@ -102,7 +101,6 @@ class CommandLine(LightningCLI):
 
     def __init__(self, verb: VerbParser, arguments: list[str]) -> None:
         self.verb = verb
-        arguments = with_new_names(arguments)
         self.given = given_settings(arguments)
         self.checkpoint: Checkpoint | None = None
         self._callbacks: Sequence[Callback] = ()
