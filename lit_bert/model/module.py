@@ -207,7 +207,7 @@ class BertClassifier(LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Class probabilities, float32 (B, C); rows sum to 1."""
         logits = self(batch["input_ids"], batch["attention_mask"]).float()
-        probs = torch.from_numpy(self.task.probabilities(logits.cpu().numpy()))
+        probs = torch.from_numpy(self.task.probabilities(logits.detach().cpu().numpy()))
         if not probs.isfinite().all():
             raise UserError(
                 "the model gives a text a probability that is no number; nothing can be labelled with it. "
