@@ -452,7 +452,7 @@ def test_folders_without_usable_weights_are_refused(refused, tiny_bert, corpus):
     assert re.search(r"weights has no weights; expected one of model\.safetensors", line())
     Path("weights/config.json").write_text('{"model_type": "gpt2"}')
     Path("weights/model.safetensors").write_bytes(whole)
-    assert re.search(r"model of type 'gpt2'; expected 'bert'", line())
+    assert re.search(r"model of type 'gpt2' \(a decoder, which writes text\); expected an encoder", line())
 
 
 # --- checkpoints that cannot be used
