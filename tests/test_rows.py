@@ -132,11 +132,11 @@ def test_a_tsv_file_with_stray_quotes_keeps_every_line(module, caplog):
     assert sum('"' in text for text in made.splits.train_split().all_texts()) == 6
     said = [record.message for record in caplog.records if "rows.tsv" in record.message]
     assert len(said) == 1
-    assert "taken as any other letter" in said[0]
+    assert "an ordinary character" in said[0]
     assert "--data.quoting csv" in said[0]
     caplog.clear()
     module(file)  # from the cache, and said all the same
-    assert any("taken as any other letter" in record.message for record in caplog.records)
+    assert any("an ordinary character" in record.message for record in caplog.records)
 
 
 QUOTES = {
@@ -144,9 +144,15 @@ QUOTES = {
     "quoted cells": ("a.csv", 'text,label\n"a, b",x\n"he said ""no""",y\n', True, 2, None),
     "quotes in the middle": ("a.csv", 'text,label\na "b" c,x\nd,y\n', True, 2, None),
     "line ends": ("a.csv", 'text,label\n"a\nb",x\n"c",y\n', True, 2, "1 record holds line ends"),
-    "stray in csv": ("a.csv", 'text,label\n"a b,x\nc,y\n', False, 2, "taken as any other letter"),
-    "stray in tsv": ("a.tsv", 'text\tlabel\n"a b\tx\nc\ty\n', False, 2, "taken as any other letter"),
-    "a pair of strays in tsv": ("a.tsv", 'text\tlabel\n"a\tx\nb"\ty\nc\tx\n', False, 3, "any other letter"),
+    "stray in csv": ("a.csv", 'text,label\n"a b,x\nc,y\n', False, 2, "an ordinary character"),
+    "stray in tsv": ("a.tsv", 'text\tlabel\n"a b\tx\nc\ty\n', False, 2, "an ordinary character"),
+    "a pair of strays in tsv": (
+        "a.tsv",
+        'text\tlabel\n"a\tx\nb"\ty\nc\tx\n',
+        False,
+        3,
+        "an ordinary character",
+    ),
     "beside quoted cells": ("a.csv", 'text,label\n"a",x\n"b" c,y\n', True, 2, None),
     "one column": ("a.csv", 'text\n"a\nb"\nc\n', True, 2, "1 record holds line ends"),
     "neither": ("a.csv", 'text,label\n"a b,x\nc,d,y\n', True, 2, None),
@@ -361,8 +367,8 @@ def test_a_file_without_rows_has_the_columns_it_was_told(suffix):
 def test_a_key_that_stands_twice_makes_a_bad_row():
     lines = '{"text": "a", "text": "b"}\n{"text": "a", "x": [{"y": 1, "y": 2}]}\n{"text": "c"}\n'
     first, second, third = rows_of(put("a.jsonl", lines))
-    assert first == BadRow("the key 'text' stands twice in one object")
-    assert second == BadRow("the key 'y' stands twice in one object")
+    assert first == BadRow("the key 'text' occurs twice in one object")
+    assert second == BadRow("the key 'y' occurs twice in one object")
     assert third == {"text": "c"}
 
 

@@ -522,7 +522,7 @@ def test_a_parquet_file_that_breaks_off_says_after_which_row(parquet_bytes):
     offset = start.dictionary_page_offset or start.data_page_offset
     content[offset : offset + 40] = b"\xff" * 40
     rows, found = read_rows(put("bad.parquet", bytes(content))), []
-    with pytest.raises(UserError, match=r"bad\.parquet broke off after row (\d+)") as said:
+    with pytest.raises(UserError, match=r"bad\.parquet cannot be read after row (\d+)") as said:
         found.extend(iter(rows))
     assert f"after row {len(found)}:" in str(said.value)
 

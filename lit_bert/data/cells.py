@@ -1,7 +1,7 @@
-"""A row of a file, its place, and what its cells are as a text and as a label.
+"""A row of a file and its place; conversion of a cell to a text or to a label.
 
-One rule says what a cell of a typed file (Parquet, Arrow, JSON) is, and refuses the rest: `text_of` and
-`label_of`.
+`text_of` and `label_of` convert a cell of any file to a text and to a label: strings as they come, typed
+values of Parquet, Arrow and JSON by one stated rule. Everything else is refused.
 """
 
 from __future__ import annotations

@@ -25,10 +25,10 @@ SPLIT_NAMES = {  # by the part of a run, what the split for it is called, in any
     "validation": ("validation", "val", "valid", "dev", "development", "eval", "evaluation"),
     "test": ("test", "testing"),
 }
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")  # what the rows of a split may stand in
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")  # kinds of files that can hold a split
 
 
-# --- text ---
+# --- corpora ---
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class _Names(NamedTuple):
         """Finds the split for each part of a run.
 
         Args:
-            splits: from an unmistakable name of each split (`dev.csv`, `dev/`) to its own one (`dev`).
+            splits: from a unique name of each split (`dev.csv`, `dev/`) to its own one (`dev`).
         """
         roles = {name: role for role, names in SPLIT_NAMES.items() for name in names}
         claims: dict[str, list[str]] = {}
@@ -103,9 +103,9 @@ def find_corpus(
         dataset: local file, local folder (of files, of folders of files, or as `datasets` saves it),
             `sample`, or `owner/name:configuration@revision` on the Hub, the last two parts as needed.
         stand_in: `sample`, or None to make it an error when the Hub cannot be asked.
-        have: whether rows with that fingerprint are at hand already, so that a pinned data set need not be
-            asked for again; such a corpus comes back without splits.
-        quoting: how `"` in CSV and TSV files is taken: `auto`, `csv` or `none`; see `tables.quoting_of`.
+        have: whether rows with that fingerprint are in the token cache already, so that a pinned data set
+            need not be asked for again; such a corpus comes back without splits.
+        quoting: how `"` in CSV and TSV files is taken: `auto`, `csv` or `none`; see `delimited.quoting_of`.
 
     Raises:
         UserError: it is not there or cannot be had; the message says which.
@@ -145,7 +145,7 @@ def _sample(source: Source) -> Corpus:
 
 
 def _split_files(folder: Path) -> dict[str, tuple[str, list[Path]]]:
-    """The splits of a folder: an unmistakable name, the name of the split, and its files in order.
+    """The splits of a folder: a unique name (with its ending), the name of the split, its files in order.
 
     `train.csv`, `val.jsonl`, `test-00000-of-00002.parquet`, …, or a folder a split, such as `train` with
     `part-0.csv`, `part-1.csv`, ….

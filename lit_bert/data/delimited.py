@@ -1,4 +1,4 @@
-"""CSV and TSV files: records, header, and how `"` in them is taken.
+"""CSV and TSV files: records, header, and how `"` in them is interpreted.
 
 A file that holds a `"` is first read in two ways, with and without quoted cells, and the records are counted
 (`quoting_of`).
@@ -37,7 +37,7 @@ def delimiter_of(path: Path) -> str:
 
 
 class _Lines:
-    """The lines of a stream; remembers those of the record being read, and takes them back."""
+    """The lines of a stream; buffers those of the record being read, so that they can be pushed back."""
 
     def __init__(self, stream: Iterable[str]) -> None:
         self.stream = iter(stream)
@@ -54,7 +54,7 @@ class _Lines:
         self.number += 1
         return line
 
-    def give_back_all_but_first(self) -> None:
+    def push_back_all_but_first(self) -> None:
         self.ahead += reversed(self.record[1:])
         self.number -= len(self.record) - 1
 
@@ -83,7 +83,7 @@ def read_records(stream: Iterable[str], delimiter: str, quoted: bool) -> Iterato
             cells = next(records, None)
         except csv.Error as error:
             # An open quote swallows the lines after it: only its own line is bad.
-            lines.give_back_all_but_first()
+            lines.push_back_all_but_first()
             records = reader()
             yield _Record(first_line, 1, BadRow(f"broken quoting ({error})"))
             continue
@@ -127,7 +127,7 @@ def read_delimited(records: Iterator[_Record], path: Path) -> Iterator[Numbered]
 class Quoting(NamedTuple):
     """How `"` in a delimited file is taken.
 
-    `quoted`: whether it opens and closes cells that may hold line ends; else it is a letter like any other.
+    `quoted`: whether it opens and closes cells that may hold line ends; else it is an ordinary character.
     `note`: what a person has to know of that choice, one line, or "".
     """
 
@@ -164,7 +164,7 @@ def _quoting_of(path: Path, resolved: Path, size: int, mtime: int, ctime: int, w
             return Quoting(wanted != "none", "")
     name = escape.line(path.name, 100)
     if wanted == "none":
-        return Quoting(False, f'{name}: a " is taken as any other letter (--data.quoting none)')
+        return Quoting(False, f'{name}: a " is an ordinary character (--data.quoting none)')
     quoted = _scan(path, quoted=True)
     spans = quoted.spanning and (
         f"{name}: {quoted.spanning:,} record{'s' * (quoted.spanning > 1)} hold{'s' * (quoted.spanning == 1)} "
@@ -175,19 +175,19 @@ def _quoting_of(path: Path, resolved: Path, size: int, mtime: int, ctime: int, w
         return Quoting(True, f"{spans} (--data.quoting csv)" if spans else "")
     if quoted.clean and not spans:
         return Quoting(True, "")
-    bare = _scan(path, quoted=False)
+    unquoted = _scan(path, quoted=False)
     spans = spans and f"{spans}; --data.quoting none takes each line as a row"
-    if quoted.clean and (not bare.clean or bare.width < 2):
+    if quoted.clean and (not unquoted.clean or unquoted.width < 2):
         return Quoting(True, spans or "")
-    if quoted.clean and (bare.has_quoted_cells or path.suffix.lower() == ".csv"):
-        raise _question(path, quoted.first_spanning)
-    if bare.clean and not bare.has_quoted_cells:
+    if quoted.clean and (unquoted.has_quoted_cells or path.suffix.lower() == ".csv"):
+        raise _ambiguous_quoting(path, quoted.first_spanning)
+    if unquoted.clean and not unquoted.has_quoted_cells:
         why = "every line has as many cells as the header"
         if not quoted.clean:
             why += f", and with quoted cells {quoted.bad:,} row{'s' * (quoted.bad > 1)} would be broken"
         return Quoting(
             False,
-            f'{name}: a " is taken as any other letter: {why}; --data.quoting csv takes it as the start or '
+            f'{name}: a " is an ordinary character: {why}; --data.quoting csv takes it as the start or '
             "end of a quoted cell",
         )
     return Quoting(True, spans or "")
@@ -204,7 +204,7 @@ NO_SPAN = _Span()
 
 @dataclass
 class _Scan:
-    """What one way of reading a delimited file comes to.
+    """Statistics of reading a delimited file with, or without, quoted cells.
 
     Attributes:
         width: cells of the header.
@@ -248,7 +248,7 @@ def _scan(path: Path, quoted: bool) -> _Scan:
     return found
 
 
-def _question(path: Path, span: _Span) -> UserError:
+def _ambiguous_quoting(path: Path, span: _Span) -> UserError:
     """Shows the first record that holds line ends as it would be read in each way."""
 
     def shown(quoted: bool) -> str:
@@ -260,6 +260,7 @@ def _question(path: Path, span: _Span) -> UserError:
     more = ", …" if span.end - span.line > 1 else ""
     return UserError(
         f"{path} can be read in two ways. With quoted cells, row {span.number} (lines {span.line} to "
-        f'{span.end}) is {shown(True)}; with a " as any other letter these lines are {shown(False)}{more}. '
+        f'{span.end}) is {shown(True)}; with a " as an ordinary character these lines are '
+        f"{shown(False)}{more}. "
         "Say which it is: --data.quoting csv or --data.quoting none."
     )

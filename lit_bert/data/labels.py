@@ -35,7 +35,7 @@ class RowSettings:
     label_names: list[str] | None
 
     def column_of(self, reason: str) -> str:
-        """The column for whose sake a row is skipped, in a message."""
+        """The column that caused a skip, in a message."""
         return escape.line(self.text_column if reason == NO_TEXT else self.label_column, 100)
 
 
@@ -48,7 +48,7 @@ def refused_row(place: str, reason: str, corpus: Corpus, settings: RowSettings) 
     """What to say of a row without a text or a label where such rows are refused."""
     return UserError(
         f"{place} of {corpus.source.name} is {reason} (column '{settings.column_of(reason)}'), and "
-        "data.missing is refuse. Mend or remove the row, or skip such rows with --data.missing skip."
+        "data.missing is refuse. Correct or remove the row, or skip such rows with --data.missing skip."
     )
 
 
@@ -86,7 +86,7 @@ class SplitReader:
             row = numbered.row
             if isinstance(row, BadRow):
                 raise UserError(
-                    f"{self._place(numbered)}: {row.problem}. Mend or remove the row and run again."
+                    f"{self._place(numbered)}: {row.problem}. Correct or remove the row and run again."
                 )
             if unseen:
                 columns.update(dict.fromkeys(row))
@@ -100,7 +100,7 @@ class SplitReader:
                 yield (index, numbered), text, label
             elif not unseen:
                 self._skip(numbered, NO_TEXT if text is None else NO_LABEL)
-            else:  # perhaps no row has the column, which is another matter: told at the end
+            else:  # the column may be missing altogether: reported after the last row
                 self._skip(numbered, NO_TEXT if text is None else NO_LABEL, refuse=False)
         if self.read and unseen:
             column = next(each for each in wanted if each in unseen)
@@ -121,7 +121,7 @@ class SplitReader:
             wanted = "a label" if convert is label_of else "a text"
             raise UserError(
                 f"{self._place(numbered)} has {error} in column '{escape.line(column, 100)}'; expected "
-                f"{wanted}. Mend the row, or name another column with --data.{self._flag(column)}."
+                f"{wanted}. Correct the row, or name another column with --data.{self._flag(column)}."
             ) from None
 
     def _label(self, numbered: Numbered) -> str | None:
@@ -203,7 +203,7 @@ class ClassIndex:
         raise UserError(
             f"{numbered.place} of split {self.split} of {self.corpus.source.name} has the label "
             f"'{escape.line(name, 100)}', none of the {len(self.names)} known ones: {listed(self.names)}. "
-            "Mend the row, or name all classes with --data.label_names when training."
+            "Correct the row, or name all classes with --data.label_names when training."
         )
 
     def codes_beside_names(self) -> UserError:

@@ -55,7 +55,7 @@ class EmotionDataModule(LightningDataModule):
             in the training split).
         task: kind of task: `single`, each text has one label.
         quoting: how `"` in CSV and TSV files is taken: `csv` for cells in quotes, which may hold line ends;
-            `none` for a letter like any other; `auto` reads a file in both ways to find out, and asks where
+            `none` for an ordinary character; `auto` reads a file in both ways to find out, and asks where
             both give rows.
         missing: what to do with rows that have no text or no label: `skip` them, counted, or `refuse` them.
         train_split: split to train on. A single file is the split `train`.

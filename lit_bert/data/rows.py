@@ -128,8 +128,8 @@ def _read_json_lines(stream: IO[str]) -> Iterator[Numbered]:
         try:
             found = json.loads(line, object_pairs_hook=_object)
             strings = "".join(_strings(found))
-        except _TwinKeys as error:
-            row = BadRow(f"the key '{escape.line(error.args[0], 60)}' stands twice in one object")
+        except _DuplicateKey as error:
+            row = BadRow(f"the key '{escape.line(error.args[0], 60)}' occurs twice in one object")
         except (ValueError, RecursionError) as error:
             row = BadRow(f"not JSON ({error})")
         else:
@@ -141,7 +141,7 @@ def _read_json_lines(stream: IO[str]) -> Iterator[Numbered]:
         yield Numbered(number, line_number, row)
 
 
-class _TwinKeys(Exception):
+class _DuplicateKey(Exception):
     """An object has a key twice: one of its values would be lost."""
 
 
@@ -149,7 +149,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise _TwinKeys(next(key for key in keys if keys.count(key) > 1))
+        raise _DuplicateKey(next(key for key in keys if keys.count(key) > 1))
     return found
 
 
@@ -185,7 +185,7 @@ def _read_parquet(path: Path) -> Iterator[Numbered]:
             try:
                 batch = next(batches, None)
             except (OSError, ValueError, pyarrow.ArrowException) as error:
-                raise UserError(f"{path} broke off after row {number}: {first_line(error)}") from None
+                raise UserError(f"{path} cannot be read after row {number}: {first_line(error)}") from None
             if batch is None:
                 return
             for row in _parquet_rows(batch):
@@ -194,7 +194,7 @@ def _read_parquet(path: Path) -> Iterator[Numbered]:
 
 
 def _parquet_rows(batch: Any) -> Iterator[Row | BadRow]:
-    """The rows of an Arrow batch; one by one where a value cannot be had, so that only its row is lost."""
+    """The rows of an Arrow batch; row by row if it cannot be converted, so that only one is lost."""
     try:
         yield from batch.to_pylist()
         return

@@ -1,4 +1,4 @@
-"""Probabilities that can be taken at their word: softmax, and a temperature fitted on rows."""
+"""Calibrated probabilities: softmax with a temperature that was fitted on rows."""
 
 from __future__ import annotations
 

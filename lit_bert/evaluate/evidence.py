@@ -1,4 +1,4 @@
-"""The rows that scores rest on, and what else was decided by them."""
+"""The rows behind scores: how many, and their earlier uses (training, choice of the epoch, temperature)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDE_INTERVAL = 0.10  # of F1 or accuracy; models that differ by less cannot be 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The rows that scores rest on, and what else was decided by them.
+    """The rows behind scores: how many, and their earlier uses (training, choice of the epoch, temperature).
 
     Attributes:
         rows: how many.

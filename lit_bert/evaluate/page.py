@@ -1,4 +1,4 @@
-"""The error report of a run: a single HTML file that asks nothing of any network.
+"""The error report of a run: a single HTML file that loads no external resources.
 
 Predictions in, page out. This module works out what the page shows, as plain values; page.jinja is its markup
 with tables and diagrams, page.css its style, page.js the lists of texts. The texts travel as JSON, and the

@@ -1,4 +1,4 @@
-"""The moving average of the weights along the way, which is what a fit validates."""
+"""Exponential moving average of the training weights, which is what a fit validates."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class WeightAverage:
             self.settle()
 
     def settle(self) -> None:
-        """Takes in the steps since the last update, unless the average is in use."""
+        """Folds the steps since the last update into the average, unless the average is in use."""
         if not self.in_use:
             decay = min(self.decay, (1 + self.step) / (10 + self.step)) ** (self.step - self._averaged_step)
             torch._foreach_lerp_(self.values, self.parameters, 1 - decay)

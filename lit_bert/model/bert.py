@@ -2,7 +2,7 @@
 
 Serves every architecture of BERT's structure: `encoder.Parts` says where its parts are.
 
-Step 4 of the journey, where there is no GPU. The parameters stay those of the transformers network; only the
+Used where there is no GPU. The parameters stay those of the transformers network; only the
 way to its logits differs:
 
 - The last layer is computed for the [CLS] token alone, the only one that the classifier reads.

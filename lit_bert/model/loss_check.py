@@ -20,11 +20,11 @@ from lit_bert.io import escape
 from lit_bert.sources.finite import RESUMED, first_not_finite, tensors_in
 
 SHOWN_ROWS = 10  # of a batch, in a message
-QUEUED = ("cuda",)  # devices that compute behind the program's back
+QUEUED = ("cuda",)  # devices that execute asynchronously
 
 
-class _Verdict(NamedTuple):
-    """What is known of a batch before anyone waited for its loss."""
+class _PendingCheck(NamedTuple):
+    """The check of a batch's loss, perhaps still in progress on the GPU."""
 
     found: Tensor  # float32 (), 1 where the loss of any device is not finite
     own: Tensor  # the same of this device
@@ -44,7 +44,7 @@ class LossCheck:
     """
 
     def __init__(self) -> None:
-        self._pending: list[_Verdict] = []
+        self._pending: list[_PendingCheck] = []
         self._message: str | None = None
 
     def add(self, trainer: Trainer, loss: Tensor, rows: Tensor | None) -> None:
@@ -66,7 +66,7 @@ class LossCheck:
             copied = torch.cuda.Event()
             copied.record()
         rate = float(trainer.optimizers[0].param_groups[0]["lr"])
-        self._pending.append(_Verdict(found, own, copied, loss, trainer.global_step + 1, rate, rows))
+        self._pending.append(_PendingCheck(found, own, copied, loss, trainer.global_step + 1, rate, rows))
         if loss.device.type not in QUEUED:
             self.check(trainer)
 
@@ -82,7 +82,7 @@ class LossCheck:
             stop(trainer, self._message)
 
     @staticmethod
-    def _described(trainer: Trainer, verdict: _Verdict) -> str:
+    def _described(trainer: Trainer, verdict: _PendingCheck) -> str:
         mine = None
         if verdict.own:
             rows = None if verdict.rows is None else verdict.rows.tolist()
@@ -137,8 +137,8 @@ def check_saved(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
 def stop(trainer: Trainer, message: str) -> NoReturn:
     """Ends the run on every device with one line, which the first says.
 
-    The others end quietly and with exit code 0: Lightning's launcher kills the first process, in the middle
-    of its sentence, when it sees that another one failed.
+    The others end quietly and with exit code 0: Lightning's launcher kills the first process, before it has
+    printed the message, when it sees that another one failed.
     """
     if trainer.is_global_zero:
         raise UserError(message)

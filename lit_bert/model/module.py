@@ -1,6 +1,6 @@
 """An encoder with a classification head, its loss, its metrics and its optimizer.
 
-Step 4 of the journey: `input_ids` and `attention_mask` (B, T) in, logits (B, C) out. The one shared step adds
+`input_ids` and `attention_mask` (B, T) in, logits (B, C) out. The one shared step adds
 the loss and updates the metrics of its split; scores are computed once, over the whole split and all devices.
 
     python -m lit_bert fit --model.learning_rate 3e-5
@@ -30,7 +30,7 @@ from lit_bert.model.objective import (
     LOSSES,
     add_averaged_gradients,
     perturbed_embeddings,
-    take_gradients,
+    pop_gradients,
 )
 from lit_bert.model.optimizer import DeferredAdamW, fused_adamw, take_moments_only
 from lit_bert.model.pretrained import load_network
@@ -44,14 +44,14 @@ SHARDED = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 
 
 class BertClassifier(LightningModule):
-    """A classifier of transformers, such as BertForSequenceClassification, that trains itself.
+    """A classifier of transformers, such as BertForSequenceClassification, as a LightningModule.
 
     Args:
         label_names: class names in the order of their indices.
         learning_rate: highest learning rate of AdamW; null takes what suits architecture and size: 5e-5 for
             bert-base, 3e-5 for roberta-base, 2e-4 for MiniLM.
-        head_rate_factor: learning rate of the classifier, which starts from nothing, and of the pooler below
-            it, as a multiple of `learning_rate`.
+        head_rate_factor: learning rate of the randomly initialised classifier, and of the pooler below it, as
+            a multiple of `learning_rate`.
         beta2: decay of AdamW's second moment.
         weight_decay: decay of weight matrices; biases and LayerNorm have none.
         warmup_ratio: share of the optimizer steps over which the learning rate rises from 0; it then falls
@@ -133,7 +133,7 @@ class BertClassifier(LightningModule):
     def configure_model(self) -> None:
         """Builds the network when a run starts; `__init__` also runs when a checkpoint is read."""
         # Two threads that share a process's first call of these can take a kernel of lower precision, and
-        # then equal seeds part: https://github.com/pytorch/pytorch/issues/188792. One thread makes it here.
+        # then runs with equal seeds diverge (https://github.com/pytorch/pytorch/issues/188792): one makes it.
         one = torch.ones(1)
         one.tanh(), one.sqrt()
         if self.network is None and self.weights is not None:
@@ -161,7 +161,7 @@ class BertClassifier(LightningModule):
         return "the modules of transformers"
 
     def _step(self, batch: Batch, split: str) -> tuple[Tensor, Tensor]:
-        """Mean loss in nats per text, and logits (B, C); the split's metrics have seen both."""
+        """Loss as it is reported (mean nats per text, unsmoothed) and logits (B, C); updates the metrics."""
         logits = self(batch["input_ids"], batch["attention_mask"]).float()
         loss = LOSSES[self.task.loss](logits, batch["labels"])
         self.losses[f"{split}_loss"].update(loss.detach().expand(len(logits)))
@@ -174,18 +174,18 @@ class BertClassifier(LightningModule):
         return self.training_loss(logits, batch) if self.objective or self.hparams.label_smoothing else loss
 
     def training_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """What training minimises: the objective, in nats per text where none was set."""
+        """The loss that training minimises: `objective` if set, else the task's with label smoothing."""
         if self.objective is not None:
             return self.objective(logits, batch)
         smoothing = self.hparams.label_smoothing
         return LOSSES[self.task.loss](logits, batch["labels"], label_smoothing=smoothing)
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Of both passes over a batch."""
+        """Checks the loss of each of the passes over a batch."""
         self._loss_check.add(self.trainer, loss, self._batch.get("rows"))
 
     def on_after_backward(self) -> None:
-        """Adds the gradient at the word embeddings for which the batch has the highest loss, close by."""
+        """Second pass: adds the gradient at word embeddings moved `adversarial_norm` along their gradient."""
         norm, trainer = self.hparams.adversarial_norm, self.trainer
         table = self.encoder.words_of(self.network).weight
         if not norm or trainer.global_step < self._adversarial_from or table.grad is None:
@@ -194,7 +194,7 @@ class BertClassifier(LightningModule):
             with trainer.precision_plugin.forward_context():
                 logits = self(self._batch["input_ids"], self._batch["attention_mask"]).float()
                 loss = self.training_loss(logits, self._batch) / trainer.accumulate_grad_batches
-            before = take_gradients(self.parameters()) if trainer.world_size > 1 else {}
+            before = pop_gradients(self.parameters()) if trainer.world_size > 1 else {}
             trainer.precision_plugin.pre_backward(loss, self).backward()
             add_averaged_gradients(before, trainer.world_size)  # DDP averages the first pass of a batch only
 
@@ -210,8 +210,8 @@ class BertClassifier(LightningModule):
         probs = torch.from_numpy(self.task.probabilities(logits.detach().cpu().numpy()))
         if not probs.isfinite().all():
             raise UserError(
-                "the model gives a text a probability that is no number; nothing can be labelled with it. "
-                "Use another checkpoint, or --trainer.precision 32-true."
+                "the model gives a text a probability that is not a number (NaN); nothing can be labelled "
+                "with it. Use another checkpoint, or --trainer.precision 32-true."
             )
         return probs
 

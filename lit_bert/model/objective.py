@@ -46,8 +46,8 @@ def perturbed_embeddings(table: Tensor, norm: float) -> Iterator[None]:
                 table.copy_(kept)
 
 
-def take_gradients(parameters: Iterable[nn.Parameter]) -> dict[nn.Parameter, Tensor]:
-    """The gradients of the parameters, which then start anew."""
+def pop_gradients(parameters: Iterable[nn.Parameter]) -> dict[nn.Parameter, Tensor]:
+    """The gradients of the parameters, which are then None."""
     taken = {each: each.grad for each in parameters if each.grad is not None}
     for each in taken:
         each.grad = None

@@ -100,7 +100,7 @@ class DeferredAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of AdamW, of which rows without a gradient are told when they are read."""
+        """One step of AdamW; rows without a gradient are updated when they are next read."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -200,7 +200,7 @@ def fused_adamw(groups: list[dict[str, Any]], scales_loss: bool) -> torch.optim.
 
 
 def take_moments_only(optimizer: torch.optim.Optimizer) -> None:
-    """Has `load_state_dict` take over how far each parameter has come, and no settings."""
+    """Has `load_state_dict` restore steps and moments of each parameter, and no settings."""
 
     def check(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         states = checked_moments(state_dict, [group["params"] for group in optimizer.param_groups])

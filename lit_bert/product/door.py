@@ -23,7 +23,7 @@ from lit_bert.product.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-DRAIN_BYTES = 2**26  # read and dropped of a refused body, as a client that is still sending hears no answer
+DRAIN_BYTES = 2**26  # of a refused body, read and dropped: a client that is still sending receives no answer
 WITHOUT_TOKEN = ("/", "/health", "/docs", "/openapi.json")
 # Under any name, as probes and load balancers use addresses that we do not know. It tells nothing else.
 UNDER_ANY_NAME = ("/health",)

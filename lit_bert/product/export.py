@@ -1,6 +1,6 @@
 """Checkpoint to a folder that any other tool loads, with the proof that it is the same model.
 
-Step 6 of the journey: weights and configuration for transformers, ONNX in 32 and in 8 bits, tokenizer, model
+Weights and configuration for transformers, ONNX in 32 and in 8 bits, tokenizer, model
 card. Each ONNX file is scored on the validation rows that stand beside the checkpoint; one that is not the
 model any more is not kept.
 
@@ -43,8 +43,10 @@ from lit_bert.sources.weights import Weights
 from lit_bert.task.kinds import task_of
 
 EXPORTED = "exported"  # folder in that of the run
-SMOOTHED_ON = 256  # texts that show how large activations get
-INT8_LOSS = 1.5  # points of macro F1; two rows of 300 that change sides already have an interval of ±1
+CALIBRATION_TEXTS = 256  # texts that show how large activations get
+INT8_LOSS = (
+    1.5  # points of macro F1; with 300 rows, two changed predictions already give an interval of ±1 point
+)
 
 
 def validation_rows(checkpoint: Checkpoint) -> Predictions:
@@ -58,7 +60,7 @@ def validation_rows(checkpoint: Checkpoint) -> Predictions:
         raise UserError(
             f"{path} is of another checkpoint than {checkpoint.path.name}; run `{command}` first."
         )
-    if rows.class_names != checkpoint.model.label_names:  # or the head would be drawn anew
+    if rows.class_names != checkpoint.model.label_names:  # or the head would be re-initialised
         raise UserError(f"{path} has other classes than {checkpoint.path.name}; run `{command}` first.")
     return rows
 
@@ -102,7 +104,7 @@ def write(
     command: str,
     licence: str | None,
 ) -> dict[str, Variant]:
-    """Fills the folder and proves it.
+    """Writes the folder and checks it against the checkpoint.
 
     Returns:
         The files that were kept, by name.
@@ -119,7 +121,7 @@ def write(
     tokenizer = weights.tokenizer(checkpoint.data.settings.max_length)
     print(f"export     {checkpoint.path}", file=sys.stderr)
     write_for_transformers(checkpoint, network, tokenizer, folder)
-    ids = [each.ids for each in tokenizers.encode(tokenizer, rows.texts[:SMOOTHED_ON])]
+    ids = [each.ids for each in tokenizers.encode(tokenizer, rows.texts[:CALIBRATION_TEXTS])]
     written = write_formats(Exportable(network, ids), folder)
 
     print(f"proof      {len(rows.texts):,} rows of split {rows.facts.get('split')}", file=sys.stderr)
@@ -129,7 +131,7 @@ def write(
     found = {form: measure(folder, form, rows, wanted) for form in written}
     print(proof_table(own, {form.file: each for form, each in found.items()}))
     print("".join(f"{note}\n" for note in evidence.notes(own)), end="")
-    kept = {form.file: each for form, each in found.items() if is_good(form, each, rows, int8_loss)}
+    kept = {form.file: each for form, each in found.items() if is_kept(form, each, rows, int8_loss)}
     for form in written:
         if form.file not in kept:
             (folder / form.file).unlink()
@@ -168,8 +170,8 @@ def write_formats(model: Exportable, folder: Path) -> list[Format]:
     return written
 
 
-def is_good(form: Format, found: Variant, rows: Predictions, int8_loss: float) -> bool:
-    """Whether a file is kept; prints why where the rows had to decide.
+def is_kept(form: Format, found: Variant, rows: Predictions, int8_loss: float) -> bool:
+    """Whether a file is kept; prints the reason for formats that need not be exact.
 
     Raises:
         ProofError: it has to be exact and is not.

@@ -1,6 +1,6 @@
 """The network as ONNX files, in 32 and in 8 bits.
 
-Step 6 of the journey. Standard operators alone, so that every ONNX runtime runs both files. In 8 bits the
+Standard operators alone, so that every ONNX runtime runs both files. In 8 bits the
 scale of each activation is fixed beforehand, from some texts: one that followed the batch would have a text's
 label depend on the texts beside it. So that 256 steps are enough, the inputs of the feed-forward products,
 where a few channels are ten times as large as the others, are evened out first (SmoothQuant, Xiao et al.,

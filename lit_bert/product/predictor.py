@@ -1,6 +1,6 @@
 """Texts in, labelled probabilities out, from an exported folder: without torch, transformers or lightning.
 
-Step 7 of the journey. Needs onnxruntime, tokenizers and numpy, and of the folder `config.json`,
+Needs onnxruntime, tokenizers and numpy, and of the folder `config.json`,
 `tokenizer.json` and one of the ONNX files; everything else in it is for others.
 
     python -c "from lit_bert import Predictor; print(Predictor('exported')(['what a day']))"

@@ -1,4 +1,4 @@
-"""The proof of an exported file: what it makes of the validation rows, beside the checkpoint."""
+"""The proof of an exported file: its predictions of the validation rows, compared with the checkpoint's."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def checkpoint_probs(network: Any, tokenizer: Any, task: Task, texts: Sequence[s
 
 
 def measure(folder: Path, form: Format, rows: Predictions, wanted: np.ndarray) -> Variant:
-    """What a file of the folder makes of the rows, through what people will use."""
+    """Predictions of a file of the folder, by the public way to run it, compared with the checkpoint's."""
     probabilities = form.open(folder)
     probabilities(rows.texts[:32])
     start = time.perf_counter()

@@ -107,7 +107,7 @@ class SkippedFacts(Plain):
 
 
 class RowFacts(Plain):
-    """What became of the rows of one part, as `data.RowCounts` has it."""
+    """What became of the rows of one part, as `data.counts.RowCounts` has it."""
 
     split: Text
     read: int
@@ -137,7 +137,7 @@ class WeightsRequest(Plain):
 
 
 class WeightsFacts(Plain):
-    """What the weights say of themselves. `sources.architecture` has the schema of `architecture`."""
+    """Metadata of the weights; `sources.architecture` has the schema of `architecture`."""
 
     request: WeightsRequest
     architecture: dict[Text, Any]
@@ -170,13 +170,7 @@ class StoppingSettings(Plain):
     check_on_train_epoch_end: bool | None = None
 
 
-Share = int | float | None  # a number of batches, or a share of them
-
-
-Precision = (
-    Literal["64-true", "64", "32-true", "32", "16-true", "16", "16-mixed", "bf16-true", "bf16", "bf16-mixed"]
-    | Literal[16, 32, 64]
-)
+Share = int | float | None  # a number of batches, or a fraction of them
 
 
 class TrainerSettings(Plain):

@@ -22,12 +22,12 @@ def keep_better_weights(
     """Keeps the average of the weights where it is better than those that train, beyond chance.
 
     Those that train are taken of the best epoch of the average or of the end of the run, whichever scores
-    higher: while the learning rate is high the average is far ahead of them, and its best epoch need not be
-    theirs. The predictions are written before the checkpoint, so that a process that ends in between leaves
-    what the next one can finish.
+    higher: while the learning rate is high the average scores far higher than they do, and its best epoch
+    need not be theirs. The predictions are written before the checkpoint, so that a process that ends in
+    between leaves what the next one can finish.
 
     Args:
-        best: the best checkpoint; None on other devices than the first, which only help to validate.
+        best: the best checkpoint; None on ranks other than 0, which only help to validate.
         predictions: of the average.
 
     Returns:

@@ -18,8 +18,8 @@ def calibrate(checkpoint: Checkpoint, predictions: Predictions) -> Predictions:
     """Fits a temperature on what the checkpoint made of its rows, and folds it into its weights if it helps.
 
     It is kept where the loss of rows that a temperature was not fitted on falls beyond chance and their
-    calibration error does not rise; else it is 1. Does not fold twice: where an earlier process ended in
-    between, its temperature is taken.
+    calibration error does not rise; else it is 1. Applied at most once: a temperature that an earlier
+    process has stored is used.
 
     Returns:
         What the checkpoint makes of the rows then, with the fact `calibration`: `kept`, the `temperature` in
@@ -50,12 +50,12 @@ def calibrate(checkpoint: Checkpoint, predictions: Predictions) -> Predictions:
 
 
 def choose_weights(average: Predictions, plain: Predictions) -> dict[str, Any]:
-    """The fact `averaging`: whether the average of the weights is `kept`, and what says so.
+    """The fact `averaging`: whether the average of the weights is `kept`, and the evidence for it.
 
     Macro F1 decides where it differs beyond chance; else the loss, which tells more from as many rows, has to
-    be better beyond chance. Loss alone would give points of F1 away where labels are noisy. Each is first
+    be better beyond chance. Choosing by loss alone would lower F1 where labels are noisy. Each is first
     calibrated, on other rows than those that count: how sure they are is set by a temperature afterwards, and
-    label smoothing makes both so unsure that it hides what they know.
+    label smoothing makes both so underconfident that their losses cannot be compared.
 
     Returns:
         `kept`; `average` and `plain`, the loss of each in nats a text; `loss_change` and `f1_change`, the

@@ -14,7 +14,7 @@ from lit_bert import UserError
 
 
 class EarlyStop(EarlyStopping):
-    """EarlyStopping whose patience is a setting and no state: a flag wins over what a resumed run had."""
+    """EarlyStopping whose patience is a setting and no state: a flag overrides what a resumed run had."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         counts = {name: state_dict.get(name) for name in ("wait_count", "stopped_epoch")}
@@ -27,7 +27,7 @@ class EarlyStop(EarlyStopping):
 
 
 class KeepBest(ModelCheckpoint):
-    """ModelCheckpoint that knows its best epochs again by their names in its own folder.
+    """ModelCheckpoint that recovers its best epochs by their file names in its own folder.
 
     Of a checkpoint's state it takes scores and the names of files, never a folder: the run may have been
     moved or come from somebody else, and what is worse than a new epoch gets removed. Lightning forgets the

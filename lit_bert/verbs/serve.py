@@ -1,6 +1,6 @@
 """An exported folder over HTTP: POST /predict, a page, and the rest that a service needs.
 
-Step 8 of the journey. Here are the flags and the socket; product/server.py is the rest.
+Here are the flags and the socket; product/server.py is the rest.
 
     python -m lit_bert serve exported --port 8000
     curl http://127.0.0.1:8000/predict --json '{"text": "what a day"}'
