@@ -85,7 +85,7 @@ class _Candidate:
 def _trained_candidate(
     run: FitRun, trained: dict[str, torch.Tensor], checkpoint: Checkpoint | None
 ) -> _Candidate:
-    """The better of the trained weights of the best epoch and of the end of the run, by the score watched.
+    """The better of the trained weights of the best epoch and of the end of the run, by the score watched, then by the loss.
 
     Args:
         trained: those of the best epoch.
@@ -101,8 +101,12 @@ def _trained_candidate(
     at_end = _Candidate(
         last, *_predictions_with(run, last), max(trainer.current_epoch - 1, 0), trainer.global_step
     )
-    is_better = record.sign * at_end.scores[record.monitor] > record.sign * found.scores[record.monitor]
-    return at_end if is_better else found
+
+    def rank(candidate: _Candidate) -> tuple[float, float]:
+        scores = candidate.scores
+        return record.sign * scores[record.monitor], -scores["val/loss_nats"]
+
+    return at_end if rank(at_end) > rank(found) else found
 
 
 def _predictions_with(
