@@ -85,7 +85,7 @@ class _Candidate:
 def _trained_candidate(
     run: FitRun, trained: dict[str, torch.Tensor], checkpoint: Checkpoint | None
 ) -> _Candidate:
-    """The better of the trained weights of the best epoch and of the end, by the score watched, then the loss.
+    """The better of the trained weights of best epoch and end, by the score that is watched, then by loss.
 
     Args:
         trained: those of the best epoch.
