@@ -64,6 +64,7 @@ class SameCheckpoint(Callback):
         dist.all_gather_object(found, (self.checkpoint.sha256, str(self.checkpoint.path)))
         for sha256, path in found:
             if sha256 != found[0][0]:
+                dist.destroy_process_group()  # else its threads may abort a process that ends
                 raise UserError(
                     f"the processes of this run opened different checkpoints, {found[0][1]} and {path}. "
                     "Name one file with --ckpt_path."
