@@ -11,6 +11,9 @@ from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForSequenceClassification
 
 from lit_bert.model.bert import CpuBert, Dropout, _LayerFunction
+from lit_bert.model.graph import graph_of
+from lit_bert.model.pretrained import load_network
+from lit_bert.sources.weights import Weights
 
 LABELS = torch.tensor([0, 2, 1, 2])
 
@@ -176,3 +179,14 @@ def test_changed_modules_and_precisions_are_left_to_transformers(network):
     assert not CpuBert.can_run(network.bfloat16())
     network.float().bert.encoder.layer[0].attention.self.query = Adapted(32, 32)
     assert not CpuBert.can_run(network)
+
+
+def test_a_part_that_the_description_leaves_out_keeps_a_network_from_the_fast_path(tiny_bert):
+    """As ERNIE's second table of constants would: its values would be missing from every logit."""
+    network = load_network(Weights(str(tiny_bert), stand_in=None), ["a", "b"])
+    assert CpuBert.can_run(network)
+    assert graph_of(network) is not None
+    other = load_network(Weights(str(tiny_bert), stand_in=None), ["a", "b"])
+    other.bert.embeddings.task_type_embeddings = torch.nn.Embedding(3, other.config.hidden_size)
+    assert not CpuBert.can_run(other)
+    assert graph_of(other) is None

@@ -48,7 +48,7 @@ class CpuBert:
     def can_run(network: Any) -> bool:
         """Whether the network has BERT's structure, in 32 bits on a CPU: one with adapters has not."""
         config, encoder = network.config, encoder_of(network)
-        if encoder.parts is None or not encoder.fast:
+        if not encoder.fast or not encoder.has_parts(network):
             return False
         if (network.device.type, network.dtype) != ("cpu", torch.float32):
             return False

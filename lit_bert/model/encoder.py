@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+
+RELATIVE_BIAS = "relative_attention_bias.weight"  # a table of what is added to the scores of attention
+_HAS_PARTS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,32 @@ class Encoder:
 
     def layers_of(self, network: nn.Module) -> nn.Module:
         return network.get_submodule(f"{self.base}.{self.layers}")
+
+    def has_parts(self, network: Any) -> bool:
+        """Whether `parts` holds every parameter of the network below its head.
+
+        What it left out would be missing from the fast path and from the exported graph: wrong numbers. It is
+        looked for once a network.
+        """
+        if self.parts is None:
+            return False
+        if network not in _HAS_PARTS:
+            parts = self.parts(network)
+            embeddings = [getattr(parts.embeddings, each.name) for each in fields(Embeddings)]
+            modules = [
+                *embeddings,
+                *(getattr(layer, each.name) for layer in parts.layers for each in fields(Layer)),
+            ]
+            held = {
+                each for module in modules if isinstance(module, nn.Module) for each in module.parameters()
+            }
+            _HAS_PARTS[network] = all(
+                parameter in held
+                or self.in_head(name)
+                or (parts.bias is not None and name.endswith(RELATIVE_BIAS))  # `Parts.bias` reads it
+                for name, parameter in network.named_parameters()
+            )
+        return _HAS_PARTS[network]
 
     def layer_weights(self, network: Any) -> int:
         """Values of the layers, those of shared ones counted at each use."""

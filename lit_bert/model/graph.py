@@ -32,7 +32,7 @@ def graph_of(network: Any) -> nn.Module | None:
     """
     encoder = encoder_of(network)
     if encoder.parts is not None:
-        return Graph(network).eval()
+        return Graph(network).eval() if encoder.has_parts(network) else None
     make = {"deberta-v2": DebertaGraph, "modernbert": ModernBertGraph}.get(encoder.model_type)
     if make is None or getattr(network.config, "conv_kernel_size", 0) > 0:
         return None

@@ -31,7 +31,9 @@ def task_of_problem(problem_type: str | None, class_names: Sequence[str]) -> Tas
     Raises:
         UserError: there is no kind for that type.
     """
-    by_type = {each.problem_type: each for each in KINDS.values()}
+    by_type: dict[str, type[Task]] = {}
+    for each in KINDS.values():
+        by_type.setdefault(each.problem_type, each)  # the first kind of a type is what it means by itself
     found = by_type.get(problem_type or SingleLabel.problem_type)
     if found is None:
         raise UserError(

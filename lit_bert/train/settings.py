@@ -49,7 +49,8 @@ def take_checkpoint_settings(
     """
     other_data = names_setting(given, "data.dataset") or names_setting(given, "input")
     for name, value in checkpoint_settings(checkpoint).items():
-        if name.startswith(("model.", "weights.")):  # a configuration may be that of another fit
+        # A configuration may be that of another fit.
+        if name.startswith(("model.", "weights.")) or name == "data.task":
             if names_setting(given, name) and config[name] not in (value, None):
                 log.info(f"{name} is that of the checkpoint, {line(value, 100)}, not of the configuration")
             config[name] = value
@@ -57,7 +58,7 @@ def take_checkpoint_settings(
         elif not names_setting(given, name) and not (other_data and name in FILE_SETTINGS):
             config[name] = value
     for name, is_flag in given.items():
-        if is_flag and name.startswith(("model.", "weights.")):
+        if is_flag and (name.startswith(("model.", "weights.")) or name == "data.task"):
             raise UserError(
                 f"--{name} would change nothing: `{verb}` takes the model of {checkpoint.path} as it is. "
                 "Leave the flag out."
