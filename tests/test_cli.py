@@ -1109,6 +1109,14 @@ def test_scores_do_not_depend_on_the_batch_size(run, learned, home):
         assert scores[name] == pytest.approx(learned.best_scores[name], rel=0.01)
 
 
+@pytest.mark.parametrize(
+    "flag", ["--model.label_smoothing=0.2", "--weights.stand_in=null", "--data.task=single"]
+)
+def test_a_flag_that_would_change_the_model_of_a_checkpoint_is_refused(refused, home, flag):
+    line = refused("test", flag)
+    assert f"{flag.partition('=')[0]} would change nothing: `test` takes the model of " in line
+
+
 def test_a_split_that_is_not_there_is_refused(refused, home, learned):
     line = refused("test", "--data.test_split=tset")
     assert re.search(
