@@ -47,6 +47,12 @@ def take_checkpoint_settings(
     Raises:
         UserError: a flag would change the model or its weights.
     """
+    for name, is_flag in given.items():
+        if is_flag and (name.startswith(("model.", "weights.")) or name == "data.task"):
+            raise UserError(
+                f"--{name} would change nothing: `{verb}` takes the model of {checkpoint.path} as it is. "
+                "Leave the flag out."
+            )
     other_data = names_setting(given, "data.dataset") or names_setting(given, "input")
     for name, value in checkpoint_settings(checkpoint).items():
         # A configuration may be that of another fit.
@@ -57,9 +63,3 @@ def take_checkpoint_settings(
         # How quotes and codes were read in one file says nothing of another.
         elif not names_setting(given, name) and not (other_data and name in FILE_SETTINGS):
             config[name] = value
-    for name, is_flag in given.items():
-        if is_flag and (name.startswith(("model.", "weights.")) or name == "data.task"):
-            raise UserError(
-                f"--{name} would change nothing: `{verb}` takes the model of {checkpoint.path} as it is. "
-                "Leave the flag out."
-            )
