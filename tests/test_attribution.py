@@ -107,8 +107,8 @@ def test_a_text_of_no_tokens_has_no_words(explainer: Explainer) -> None:
     assert found.scores.shape == (0,)
 
 
-def test_words_of_a_class_push_towards_it_in_a_trained_model(trained: Path) -> None:
-    explainer = Explainer.of(Checkpoint.open(trained / "best.ckpt"))
+def test_words_of_a_class_push_towards_it_in_a_trained_model(able: Path) -> None:
+    explainer = Explainer.of(Checkpoint.open(able / "best.ckpt"))
     labels = ["anger", "joy", "sadness"]
     texts = {
         "anger": "this is angry today",
