@@ -392,12 +392,12 @@ BAD_DATA = {
     "no UTF-8": (
         "rows.csv",
         b"text,label\nhappy,joy\ncaf\xe9,sadness\n",
-        r"row 2 \(line 3\).*rows\.csv: byte 0xe9 at character 4 is not UTF-8\. Mend",
+        r"row 2 \(line 3\).*rows\.csv: byte 0xe9 at character 4 is not UTF-8\. Correct",
     ),
     "a row too short": (
         "rows.csv",
         csv_of("text,label", "happy,joy", "sad"),
-        r"row 2 \(line 3\).*rows\.csv: 1 cells where the header has 2\. Mend",
+        r"row 2 \(line 3\).*rows\.csv: 1 cells where the header has 2\. Correct",
     ),
     "no label": ("rows.csv", csv_of("text,label", "happy,joy", "sad,"), r"only the class 'joy'"),
     "no JSON": ("rows.jsonl", b'{"text": "happy", "label": "joy"}\n{"text"\n', r"row 2 \(line 2\).*not JSON"),

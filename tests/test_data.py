@@ -1207,7 +1207,7 @@ def test_deduplicate_that_leaves_nothing_is_refused(module, tmp_path):
 
 GOOD = [{"text": "i am sad", "label": "a"}, {"text": "happy", "label": "b"}] * 4
 NAN = float("nan")
-REMEDY = ("--data.", "Mend", "run again", "Run ")
+REMEDY = ("--data.", "Correct", "run again", "Run ")
 
 BAD_ROWS = {
     "no text column": (
@@ -1334,7 +1334,7 @@ def test_broken_row_is_refused_with_its_number(module, tmp_path, cache, line, pr
     message = refusal(module(file).prepare_data)
     assert "row 3 (line 4)" in message
     assert problem in message
-    assert "Mend" in message
+    assert "Correct" in message
     assert leftovers(cache) == []
 
 
