@@ -63,7 +63,7 @@ def fit_each(
 
     def show(name: str, text: object) -> None:
         for each in str(text).splitlines():
-            print(f"{name:{width}}  {each}", file=sys.stderr, flush=True)
+            _write_line(f"{name:{width}}  {each}")
 
     def run(name: str) -> str | None:
         """What went wrong."""
@@ -175,3 +175,9 @@ def runs_on_cpu(settings: Mapping[str, Any]) -> bool:
 
     other = torch.cuda.is_available() or torch.backends.mps.is_available()
     return settings["trainer"]["accelerator"] == "cpu" or not other
+
+
+def _write_line(text: str) -> None:
+    """Writes a line to standard error at once, as several threads do; `print` writes its end apart."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
