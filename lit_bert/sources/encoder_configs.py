@@ -167,12 +167,14 @@ class RemBert(Bert):
     classifier_dropout_prob: Probability = 0.1
 
 
+# Of the head of ELECTRA's and ConvBERT's models for multiple choice.
+SUMMARY = frozenset({"summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"})
+
+
 class ConvBert(Bert):
     """ConvBertConfig: some of the heads are convolutions."""
 
-    without_effect = frozenset(
-        {"summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"}
-    )
+    without_effect = SUMMARY
     model_type: Literal["convbert"]  # type: ignore[assignment]
     pad_token_id: TokenId = 1
     embedding_size: Width = 768
@@ -184,9 +186,7 @@ class ConvBert(Bert):
 class Electra(Bert):
     """ElectraConfig: word embeddings of a size of their own."""
 
-    without_effect = frozenset(
-        {"summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"}
-    )
+    without_effect = SUMMARY
     model_type: Literal["electra"]  # type: ignore[assignment]
     embedding_size: Width = 128
     hidden_size: Width = 256

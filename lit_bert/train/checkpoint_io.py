@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -81,9 +80,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.whole(path) as partial:
-            checkpoint.write(partial)
-            with partial.open("rb") as stream:
-                os.fsync(stream.fileno())
+            checkpoint.write(partial)  # `whole` forces it to disk
             Checkpoint.read(partial, shown=path)  # refuses what a later process could not read
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or error
