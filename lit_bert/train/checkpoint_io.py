@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -80,7 +81,9 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.whole(path) as partial:
-            checkpoint.write(partial)  # `whole` forces it to disk
+            checkpoint.write(partial)
+            with partial.open("rb") as stream:
+                os.fsync(stream.fileno())  # before it is read back: a disk may keep something else
             Checkpoint.read(partial, shown=path)  # refuses what a later process could not read
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or error
