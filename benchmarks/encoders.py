@@ -189,9 +189,10 @@ def compared(weights: Path) -> dict[str, Any]:
     import torch
     from torch.nn.functional import cross_entropy
 
+    from lit_bert.encoders.table import encoder_of
     from lit_bert.io import tokenizers
     from lit_bert.model.bert import CpuBert
-    from lit_bert.model.encoder import encoder_of, exact_logits
+    from lit_bert.model.logits import exact_logits
     from lit_bert.model.pretrained import load_network
     from lit_bert.sources.weights import Weights
 
@@ -242,8 +243,8 @@ def exported(network: Any, ids: list[list[int]], input_ids: Any, mask: Any, thei
     import onnxruntime
     import torch
 
+    from lit_bert.encoders.table import graph_of
     from lit_bert.io.onnx_files import check_onnx
-    from lit_bert.model.graph import graph_of
     from lit_bert.product.onnx import smoothed, write_int8, write_onnx
 
     if graph_of(network) is None:

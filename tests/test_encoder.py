@@ -10,8 +10,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForSequenceClassification
 
+from lit_bert.encoders.table import graph_of
 from lit_bert.model.bert import CpuBert, Dropout, _LayerFunction
-from lit_bert.model.graph import graph_of
 from lit_bert.model.pretrained import load_network
 from lit_bert.sources.weights import Weights
 

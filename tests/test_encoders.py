@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -21,15 +21,16 @@ from torch.nn.functional import cross_entropy
 
 from lit_bert import BertClassifier, UserError, Weights
 from lit_bert.__main__ import main
+from lit_bert.encoders.base import Encoder
+from lit_bert.encoders.bert import Bert
+from lit_bert.encoders.table import ENCODERS, encoder_of, graph_of
 from lit_bert.evaluate.attribution import Explainer, Question
 from lit_bert.io import tokenizers
 from lit_bert.model.bert import CpuBert
-from lit_bert.model.encoder import ENCODERS, Encoder, encoder_of, exact_logits
-from lit_bert.model.graph import graph_of
+from lit_bert.model.logits import exact_logits
 from lit_bert.model.optimizer import DeferredAdamW
 from lit_bert.model.pretrained import load_network
 from lit_bert.sources.checkpoint import Checkpoint
-from lit_bert.sources.encoder_configs import ARCHITECTURES, Bert
 from lit_bert.train.checkpoint_io import apply_temperature
 
 NAMES = sorted(CLASSES)
@@ -546,15 +547,14 @@ def test_weights_of_another_architecture_are_refused(folders, tmp_path):
 # --- a new one ---
 
 
-def test_a_new_architecture_needs_a_schema_and_an_entry(folders, corpus, tmp_path, monkeypatch, run: Run):
-    """Ernie has BERT's modules under another name, which nothing but these two knows."""
+def test_a_new_architecture_needs_its_description_alone(folders, corpus, tmp_path, monkeypatch, run: Run):
+    """Ernie has BERT's modules under another name, which nothing but its description knows."""
 
     class Ernie(Bert):
-        model_type: Any  # type: ignore[assignment]
+        model_type: Literal["ernie"]  # type: ignore[assignment]
 
-    monkeypatch.setitem(ARCHITECTURES, "ernie", Ernie)
     parts = ENCODERS["bert"].parts
-    monkeypatch.setitem(ENCODERS, "ernie", Encoder("ernie", "ernie", pooler="pooler", parts=parts))  # type: ignore[arg-type]
+    monkeypatch.setitem(ENCODERS, "ernie", Encoder(Ernie, "ernie", pooler="pooler", parts=parts))
     folder = changed(folders["bert"], tmp_path / "copy", model_type="ernie", architectures=["ErnieModel"])
     network = network_of(folder)
     assert CpuBert.can_run(network)

@@ -18,8 +18,8 @@ import numpy as np
 
 from lit_bert import UserError, need
 from lit_bert.data.padding import pad
+from lit_bert.encoders.table import encoder_of
 from lit_bert.io import escape, tokenizers, untrusted
-from lit_bert.model.encoder import encoder_of
 from lit_bert.model.pretrained import load_network
 from lit_bert.sources.checkpoint import BEST, Checkpoint
 from lit_bert.sources.weights import Weights

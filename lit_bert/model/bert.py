@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, linear
 
-from lit_bert.model.encoder import Layer, Parts, encoder_of
+from lit_bert.encoders.base import Layer, Parts
+from lit_bert.encoders.table import encoder_of
 
 aten = torch.ops.aten
 
@@ -37,10 +38,8 @@ class CpuBert:
     """
 
     def __init__(self, network: Any) -> None:
-        make_parts = encoder_of(network).parts
-        assert make_parts is not None, "ask can_run first"
         self.network = network
-        self.parts: Parts = make_parts(network)
+        self.parts: Parts = encoder_of(network).parts_of(network)
         self.layers = [_Layer(layer, self.parts.heads) for layer in self.parts.layers]
         self.dropout = Dropout()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from lit_bert.model.encoder import encoder_of
+from lit_bert.encoders.table import encoder_of
 
 MOST_RATE = 3e-4  # that Turc et al. (2019) allow the smallest BERTs
 

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from lit_bert import UserError
+from lit_bert.encoders.base import Encoder
+from lit_bert.encoders.table import encoder_of
 from lit_bert.io import escape
 from lit_bert.model.average import WeightAverage
 from lit_bert.model.bert import CpuBert
-from lit_bert.model.encoder import Encoder, encoder_of, exact_logits
 from lit_bert.model.groups import default_learning_rate, parameter_groups, split_by_rate, warmup_and_decay
 from lit_bert.model.hyperparameters import check_hyperparameters
+from lit_bert.model.logits import exact_logits
 from lit_bert.model.loss_check import LossCheck, check_saved, refuse_scores
 from lit_bert.model.metrics import METRICS
 from lit_bert.model.objective import (

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from lit_bert import UserError
+from lit_bert.encoders.base import Encoder
+from lit_bert.encoders.table import ENCODERS
 from lit_bert.io import escape
-from lit_bert.model.encoder import ENCODERS, Encoder
 from lit_bert.sources.checkpoint import check_same_shapes
 from lit_bert.sources.finite import check_weights
 from lit_bert.sources.folder import read_values

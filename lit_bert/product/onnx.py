@@ -23,8 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lit_bert.model.encoder import encoder_of
-from lit_bert.model.graph import graph_of
+from lit_bert.encoders.table import encoder_of, graph_of
 from lit_bert.product.formats import CannotExport, Exportable
 
 OPSET = 20  # the first with Gelu
@@ -82,7 +81,7 @@ def _feed_forward(network: Any) -> list[nn.Linear]:
     """The linear layers whose inputs are evened out."""
     encoder = encoder_of(network)
     if encoder.parts is not None:
-        return [linear for layer in encoder.parts(network).layers for linear in (layer.up, layer.down)]
+        return [linear for layer in encoder.parts_of(network).layers for linear in (layer.up, layer.down)]
     linears = [each for each in encoder.layers_of(network).modules() if isinstance(each, nn.Linear)]
     return [each for each in linears if each.in_features != each.out_features]
 

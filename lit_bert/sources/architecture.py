@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from lit_bert import UserError
+from lit_bert.encoders.config import Architecture
+from lit_bert.encoders.table import ENCODERS
 from lit_bert.io import escape
-from lit_bert.sources.encoder_configs import ARCHITECTURES, Architecture
 
 # Keys that must have one of these values, and need not go on.
 ONLY: dict[str, tuple[Any, ...]] = {
@@ -87,10 +88,10 @@ def _schema(mapping: dict[str, Any], what: str) -> type[Architecture]:
         UserError: there is none; says what kind of model it is, and what would work.
     """
     kind = mapping.get("model_type")
-    if isinstance(kind, str) and kind in ARCHITECTURES:
-        return ARCHITECTURES[kind]
+    if isinstance(kind, str) and kind in ENCODERS:
+        return ENCODERS[kind].config
     shown = escape.line(repr(kind), 80)
-    works = f"expected an encoder: {', '.join(ARCHITECTURES)}. Give such weights"
+    works = f"expected an encoder: {', '.join(sorted(ENCODERS))}. Give such weights"
     if "auto_map" in mapping:
         raise UserError(
             f"{what} describes a model of type {shown} by code from its folder (auto_map), which lit_bert "

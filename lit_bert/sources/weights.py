@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_bert import UserError
+from lit_bert.encoders.config import Architecture
 from lit_bert.io import escape, tokenizers, untrusted
-from lit_bert.sources.architecture import Architecture, checked_architecture
+from lit_bert.sources.architecture import checked_architecture
 from lit_bert.sources.folder import WEIGHT_FILES
 from lit_bert.sources.hub import HubAddress, Source, ask_hub, failed_download, is_commit
 from lit_bert.sources.tokenizer_files import VOCABULARIES, checked_tokenizer_files, read_tokenizer_files

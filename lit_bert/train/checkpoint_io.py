@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lit_bert import UserError
+from lit_bert.encoders.table import ENCODERS
 from lit_bert.io import files
 from lit_bert.io.escape import line
-from lit_bert.model.encoder import ENCODERS
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.finite import first_not_finite, tensors_in
 

@@ -1,0 +1,86 @@
+"""MPNet (Song et al., 2020): a bias by distance in the scores of attention."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lit_bert.encoders.base import Embeddings, Encoder, Layer, Parts
+from lit_bert.encoders.config import (
+    Activation,
+    Architecture,
+    Buckets,
+    Count,
+    Epsilon,
+    InnerWidth,
+    Probability,
+    Vocabulary,
+    Width,
+)
+
+
+class MPNet(Architecture):
+    """MPNetConfig. Its modules take 1 for the padding token whatever it says."""
+
+    model_type: Literal["mpnet"]
+    vocab_size: Vocabulary = 30527
+    hidden_size: Width = 768
+    num_hidden_layers: Count = 12
+    num_attention_heads: Count = 12
+    intermediate_size: InnerWidth = 3072
+    hidden_act: Activation = "gelu"
+    hidden_dropout_prob: Probability = 0.1
+    attention_probs_dropout_prob: Probability = 0.1
+    layer_norm_eps: Epsilon = 1e-12
+    relative_attention_num_buckets: Buckets = 32
+    pad_token_id: Literal[1] = 1
+
+    @property
+    def limit(self) -> int:
+        return self.max_position_embeddings - 2
+
+
+def _parts(network: Any, encoder: Encoder) -> Parts:
+    base = network.mpnet
+    tables, first, distances = base.embeddings, base.encoder.layer[0], base.encoder.relative_attention_bias
+    places = torch.arange(network.config.max_position_embeddings)
+    buckets = base.encoder.relative_position_bucket(places - places[:, None])  # (L, L)
+
+    def bias(tokens: int) -> Tensor:
+        return distances(buckets[:tokens, :tokens]).permute(2, 0, 1)
+
+    return Parts(
+        Embeddings(
+            tables.word_embeddings,
+            tables.position_embeddings,
+            None,
+            tables.LayerNorm,
+            tables.padding_idx,
+        ),
+        [
+            Layer(
+                *(each.attention.attn.q, each.attention.attn.k, each.attention.attn.v),
+                *(each.attention.attn.o, each.attention.LayerNorm),
+                *(each.intermediate.dense, each.output.dense, each.output.LayerNorm),
+            )
+            for each in base.encoder.layer
+        ],
+        first.intermediate.intermediate_act_fn,
+        network.config.num_attention_heads,
+        (tables.dropout.p, first.attention.attn.dropout.p),
+        lambda first_states: network.classifier(first_states[:, None]),
+        bias=bias,
+    )
+
+
+MPNET = Encoder(
+    MPNet,
+    "mpnet",
+    logits="classifier.out_proj",
+    learning_rate=3e-5,  # Song et al. (2020), section 4.1
+    parts=_parts,
+    fast=False,
+    mask_token="<mask>",
+)
