@@ -45,7 +45,7 @@ def exported(target: Path, quick: bool) -> None:
     """Trains for an epoch in the working directory and exports to `target`."""
     few = ["--data.train_rows=64", "--data.val_rows=64"] if quick else []
     fit("--trainer.max_epochs=1", *few)
-    code = main(["export", "--to", str(target), *["--int8_loss=100"] * quick])
+    code = main(["export", "--to", str(target), *["--max_f1_loss=100"] * quick])
     if code:
         raise SystemExit(code)
 

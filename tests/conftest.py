@@ -206,7 +206,7 @@ def exported(able: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as `export` writes it, with both ONNX files."""
     pytest.importorskip("onnxruntime")
     folder = tmp_path_factory.mktemp("run") / "exported"
-    flags = [f"--ckpt_path={able / 'best.ckpt'}", f"--to={folder}", "--int8_loss=100"]
+    flags = [f"--ckpt_path={able / 'best.ckpt'}", f"--to={folder}", "--max_f1_loss=100"]
     assert main(["export", *flags]) == 0
     return folder
 

@@ -16,7 +16,7 @@ from lit_bert.evaluate.evidence import Evidence
 from lit_bert.evaluate.scores import Score
 from lit_bert.io import escape
 from lit_bert.product.card import averaging_text, calibration_text, card, public
-from lit_bert.product.formats import EXACT, QUICK
+from lit_bert.product.formats import ONNX, ONNX_INT8
 from lit_bert.sources.hub import Source
 
 LABELS = ["anger", "joy", "sadness"]
@@ -40,13 +40,14 @@ def made(labels: list[str] = LABELS, used_for: list[str] | None = None, **change
     facts = {
         "lit_bert": "0.1.0",
         "architecture": "bert",
+        "task": "single",
         "labels": labels,
         "max_length": 128,
         "split": "validation",
         "rows": N,
         "calibration": None,
         "averaging": None,
-        "files": {EXACT: variant},
+        "files": {ONNX: variant},
         "weights": Source("hub", "google-bert/bert-base-uncased").as_dict(),
         "data": Source("hub", "dair-ai/emotion", "split").as_dict(),
         "recipe": {"seed": 1, "precision": "bf16-mixed"},
@@ -98,9 +99,9 @@ def test_each_score_has_its_interval_and_each_file_its_row() -> None:
     (macro,) = [line for line in text.splitlines() if line.startswith("| macro F1 |")]
     assert all(f"| F1 {name} | 0." in text for name in LABELS)
     assert macro.count("[") == macro.count("]") == 1
-    row = next(line for line in text.splitlines() if line.startswith(f"| {EXACT} |"))
+    row = next(line for line in text.splitlines() if line.startswith(f"| {ONNX} |"))
     assert row.endswith("| 98.77% | 0.00012 | 1,234 | 91.2 |")
-    assert QUICK not in text
+    assert ONNX_INT8 not in text
 
 
 def test_a_folder_without_onnx_files_has_neither_their_table_nor_the_predictor() -> None:
@@ -120,8 +121,8 @@ def test_what_the_8_bit_file_loses_is_said_with_its_interval() -> None:
         "bytes": 1000,
         "f1_change": [-0.0, -0.08, 0.08],
     }
-    text = made(files={EXACT: variant, QUICK: variant})
-    assert f"`{QUICK}` loses 0.00 points of macro F1 [-8.00, 8.00] against the checkpoint." in text
+    text = made(files={ONNX: variant, ONNX_INT8: variant})
+    assert f"`{ONNX_INT8}` loses 0.00 points of macro F1 [-8.00, 8.00] against the checkpoint." in text
 
 
 def test_what_rows_were_used_for_is_encoded_as_it_may_come_from_a_file() -> None:

@@ -300,7 +300,7 @@ def ugly(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Ugly:
             assert main(["fit", *flags, "--trainer.accelerator=cpu"]) == 0, err.getvalue()
         folder = place / "checkpoints" / "version_0"
         checkpoint = f"--ckpt_path={folder / 'best.ckpt'}"
-        assert main(["export", checkpoint, "--int8_loss=100", f"--to={place / 'exported'}"]) == 0, (
+        assert main(["export", checkpoint, "--max_f1_loss=100", f"--to={place / 'exported'}"]) == 0, (
             err.getvalue()
         )
     return Ugly(folder, place / "exported", out.getvalue(), err.getvalue())
@@ -358,10 +358,10 @@ def test_tensorboard_has_a_tag_of_its_own_for_each_class(ugly: Ugly) -> None:
 
 def test_an_exported_folder_gives_names_letter_for_letter(ugly: Ugly) -> None:
     from lit_bert.product.folder import facts
-    from lit_bert.product.formats import EXACT, QUICK
+    from lit_bert.product.formats import ONNX, ONNX_INT8
     from lit_bert.product.predictor import Predictor
 
-    for file in (EXACT, QUICK):
+    for file in (ONNX, ONNX_INT8):
         assert Predictor(ugly.exported, file=file).labels == sorted(UGLY)
     config = json.loads((ugly.exported / "config.json").read_text(encoding="utf-8"))
     assert [config["id2label"][str(index)] for index in range(len(UGLY))] == sorted(UGLY)

@@ -92,7 +92,7 @@ def exports(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
             target = tmp_path_factory.mktemp(f"export-{name}") / "exported"
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(sys, "argv", list(sys.argv))
-                flags = [f"--ckpt_path={runs[name] / 'best.ckpt'}", f"--to={target}", "--int8_loss=100"]
+                flags = [f"--ckpt_path={runs[name] / 'best.ckpt'}", f"--to={target}", "--max_f1_loss=100"]
                 assert main(["export", *flags]) == 0
             self[name] = target
             return target

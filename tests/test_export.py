@@ -22,7 +22,7 @@ import lit_bert
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import Score
 from lit_bert.product.folder import CARD, CHECKSUMS, FACTS, facts, verify
-from lit_bert.product.formats import EXACT, QUICK
+from lit_bert.product.formats import ONNX, ONNX_INT8
 from lit_bert.product.predictor import Predictor
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.task.single import SingleLabel
@@ -35,8 +35,8 @@ FILES = [
     CHECKSUMS,
     "config.json",
     FACTS,
-    QUICK,
-    EXACT,
+    ONNX_INT8,
+    ONNX,
     "model.safetensors",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -69,7 +69,7 @@ def wanted(network, able):
 def at_once(exported, monkeypatch):
     """Exports in half a second: 32-bit files are the session's, which are of the same checkpoint."""
     monkeypatch.setattr(
-        "lit_bert.product.onnx.write_onnx", lambda network, path: shutil.copy(exported / EXACT, path)
+        "lit_bert.product.onnx.write_onnx", lambda network, path: shutil.copy(exported / ONNX, path)
     )
 
 
@@ -103,7 +103,7 @@ def test_configuration_and_tokenizer_know_classes_and_length(exported):
 
 
 def test_both_graphs_are_made_of_standard_operators(exported):
-    for name in (EXACT, QUICK):
+    for name in (ONNX, ONNX_INT8):
         model = onnx.load(exported / name)
         onnx.checker.check_model(model)
         assert not model.functions
@@ -130,7 +130,7 @@ def test_a_pipeline_gives_what_predictor_and_checkpoint_give(exported, wanted):
     from transformers import pipeline
 
     texts = [*TEXTS, LONG]
-    found = Predictor(exported, file=EXACT)(texts)
+    found = Predictor(exported, file=ONNX)(texts)
     answers = pipeline("text-classification", model=str(exported), top_k=None, device="cpu")(
         texts, truncation=True
     )
@@ -144,7 +144,7 @@ def test_predict_of_the_checkpoint_gives_the_same(run, exported, able):
     outcome = run("predict", *TEXTS, "--ckpt_path", able / "best.ckpt", "--trainer.precision=32-true")
     assert outcome.code == 0, outcome.err
     rows = [json.loads(line) for line in outcome.out.splitlines()]
-    for one, row in zip(Predictor(exported, file=EXACT)(TEXTS), rows, strict=True):
+    for one, row in zip(Predictor(exported, file=ONNX)(TEXTS), rows, strict=True):
         assert row["predicted_label"] == one.label
         for label, probability in one.probabilities.items():
             assert row[f"probability_{label}"] == pytest.approx(probability, abs=1e-4)
@@ -156,7 +156,7 @@ def test_the_temperature_is_in_every_file(exported, able, network, wanted):
     uncooled = np.exp(np.log(wanted) * T)
     uncooled /= uncooled.sum(1, keepdims=True)
     assert np.abs(uncooled - wanted).max() > 0.1  # what a file without it would give
-    for file, close in ((EXACT, 1e-5), (QUICK, 0.05)):
+    for file, close in ((ONNX, 1e-5), (ONNX_INT8, 0.05)):
         np.testing.assert_allclose(Predictor(exported, file=file).probs([*TEXTS, LONG]), wanted, atol=close)
 
 
@@ -182,7 +182,7 @@ def test_evened_out_a_network_computes_the_same_and_stays_as_it_was(network):
 def test_the_graph_ignores_padding_and_takes_any_size(exported):
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(exported / EXACT)
+    session = onnxruntime.InferenceSession(exported / ONNX)
     ids = np.random.default_rng(0).integers(5, 35, (1, 9))
     (alone,) = session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
     for B, T in ((1, 10), (3, 128), (70, 31)):
@@ -205,7 +205,7 @@ def test_any_number_of_classes_with_any_name_is_exported(run, tiny_bert, tmp_pat
     flags += ["--trainer.max_epochs=1", "--data.batch_size=32", "--trainer.accelerator=cpu"]
     outcome = run("fit", *flags)
     assert outcome.code == 0, outcome.err
-    outcome = run("export", "--int8_loss=100", "--license=mit")
+    outcome = run("export", "--max_f1_loss=100", "--license=mit")
     assert outcome.code == 0, outcome.err
     folder = Path("checkpoints/version_0/exported")
     assert outcome.out.splitlines()[-1].endswith(str(folder))
@@ -288,7 +288,7 @@ def test_a_card_that_cannot_be_drawn_loses_neither_folder_nor_proof(run, able, a
         raise RuntimeError("no card today\n")
 
     monkeypatch.setattr("lit_bert.product.card.card", breaks)
-    outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out", "--int8_loss=100")
+    outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out", "--max_f1_loss=100")
     assert outcome.code == 0, outcome.err
     said = "the model card cannot be written as a whole (RuntimeError: no card today\\n); lit_bert.json has"
     assert outcome.err.count(said) == 1
@@ -324,18 +324,20 @@ def test_an_8_bit_file_is_kept_where_the_rows_rule_out_that_it_loses_more(
 ):
     from lit_bert.product import proof
 
-    def measure(folder, form, rows, wanted, measure=proof.measure):
-        found = measure(folder, form, rows, wanted)
+    def measure(folder, form, task, rows, wanted, measure=proof.measure):
+        found = measure(folder, form, task, rows, wanted)
         # Two of a few rows change sides, one for the better: no points are lost, by the estimate.
-        return replace(found, f1_change=Score(0.0, -0.08, 0.08)) if form.file == QUICK else found
+        return replace(found, f1_change=Score(0.0, -0.08, 0.08)) if form.file == ONNX_INT8 else found
 
     monkeypatch.setattr("lit_bert.product.export.measure", measure)
-    outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out", f"--int8_loss={allowed}")
+    outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out", f"--max_f1_loss={allowed}")
     assert outcome.code == 0, outcome.err
-    assert f"\n{QUICK} loses 0.00 points of macro F1 [-8.00, 8.00]" in outcome.out
-    assert (Path("out") / QUICK).is_file() == kept
+    assert f"\n{ONNX_INT8} loses 0.00 points of macro F1 [-8.00, 8.00]" in outcome.out
+    assert (Path("out") / ONNX_INT8).is_file() == kept
     card = (Path("out") / CARD).read_text()
-    assert (f"`{QUICK}` loses 0.00 points of macro F1 [-8.00, 8.00] against the checkpoint" in card) == kept
+    assert (
+        f"`{ONNX_INT8}` loses 0.00 points of macro F1 [-8.00, 8.00] against the checkpoint" in card
+    ) == kept
 
 
 def test_an_8_bit_file_that_loses_too_much_is_left_out(run, able, at_once, monkeypatch, exported):
@@ -350,8 +352,8 @@ def test_an_8_bit_file_that_loses_too_much_is_left_out(run, able, at_once, monke
     outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out")
     assert outcome.code == 0, outcome.err
     lost = re.search(
-        rf"^{re.escape(QUICK)} loses (\d+\.\d\d) points of macro F1 \[\d+\.\d\d, \d+\.\d\d\]: the rows do "
-        r"not rule out that it is more than 1\.5, so it is left out",
+        rf"^{re.escape(ONNX_INT8)} loses (\d+\.\d\d) points of macro F1 \[\d+\.\d\d, \d+\.\d\d\]: the rows "
+        r"do not rule out that it is more than 1\.5, so it is left out",
         outcome.out,
         re.M,
     )
@@ -359,21 +361,21 @@ def test_an_8_bit_file_that_loses_too_much_is_left_out(run, able, at_once, monke
     assert float(lost[1]) == pytest.approx(
         100 * (facts("out")["scores"]["validation"]["macro_f1"]["value"] - 1 / 6), abs=0.01
     )
-    assert outcome.out.endswith(f"out, without {QUICK}\n")
-    assert sorted(os.listdir("out")) == sorted({*FILES} - {QUICK})
-    assert verify("out").keys() == {*FILES} - {QUICK, CARD, CHECKSUMS}
-    assert QUICK not in Path("out", CARD).read_text()
-    assert facts("out")["files"].keys() == {EXACT}
-    assert Predictor("out").file == EXACT
+    assert outcome.out.endswith(f"out, without {ONNX_INT8}\n")
+    assert sorted(os.listdir("out")) == sorted({*FILES} - {ONNX_INT8})
+    assert verify("out").keys() == {*FILES} - {ONNX_INT8, CARD, CHECKSUMS}
+    assert ONNX_INT8 not in Path("out", CARD).read_text()
+    assert facts("out")["files"].keys() == {ONNX}
+    assert Predictor("out").file == ONNX
 
-    outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out", "--int8_loss=100")
-    assert (outcome.code, Path("out", QUICK).is_file()) == (0, True)
+    outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out", "--max_f1_loss=100")
+    assert (outcome.code, Path("out", ONNX_INT8).is_file()) == (0, True)
 
 
 @pytest.mark.parametrize("change", [lambda weight: -weight, lambda weight: weight * 1.05])
 def test_a_32_bit_file_that_is_not_the_checkpoint_keeps_nothing(run, able, exported, monkeypatch, change):
     def write_another(network, path):
-        shutil.copy(exported / EXACT, path)
+        shutil.copy(exported / ONNX, path)
         changed_onnx(path, change)
 
     monkeypatch.setattr("lit_bert.product.onnx.write_onnx", write_another)
@@ -383,7 +385,7 @@ def test_a_32_bit_file_that_is_not_the_checkpoint_keeps_nothing(run, able, expor
         outcome = run("export", "--ckpt_path", able / "best.ckpt", f"--to={target}")
         assert outcome.code == 1
         (line,) = [line for line in outcome.err.splitlines() if line.startswith("lit_bert export: ")]
-        assert f"{EXACT} is not the checkpoint" in line
+        assert f"{ONNX} is not the checkpoint" in line
         assert line.endswith("Nothing was kept.")
     assert hashes("out") == before
     assert os.listdir() == ["out"]
@@ -392,17 +394,17 @@ def test_a_32_bit_file_that_is_not_the_checkpoint_keeps_nothing(run, able, expor
 def test_an_earlier_export_is_replaced_as_a_whole(run, able, exported, at_once):
     shutil.copytree(exported, "out")
     Path("out", "model.fp16.onnx").write_bytes(b"of an earlier version")
-    Path("out", QUICK).write_bytes(b"of an earlier checkpoint")
-    outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out", "--int8_loss=100")
+    Path("out", ONNX_INT8).write_bytes(b"of an earlier checkpoint")
+    outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out", "--max_f1_loss=100")
     assert outcome.code == 0, outcome.err
     assert sorted(os.listdir("out")) == sorted(FILES)
-    assert verify("out")[QUICK] == hashes("out")[QUICK]
+    assert verify("out")[ONNX_INT8] == hashes("out")[ONNX_INT8]
     assert os.listdir() == ["out"]
     assert Path("out").stat().st_mode & 0o777 == 0o755
 
 
 def test_by_default_it_lies_in_the_runs_folder(run, own_run, at_once):
-    outcome = run("export", "--ckpt_path", own_run / "best.ckpt", "--int8_loss=100")
+    outcome = run("export", "--ckpt_path", own_run / "best.ckpt", "--max_f1_loss=100")
     assert outcome.code == 0, outcome.err
     assert sorted(os.listdir(own_run / "exported")) == sorted(FILES)
     assert outcome.out.endswith(f"\n{own_run / 'exported'}\n")
@@ -419,7 +421,7 @@ def test_an_earlier_export_is_replaced_through_a_link_and_from_within(
         Path("out", "old").touch()
         if target == ".":
             monkeypatch.chdir("out")
-        outcome = run("export", "--ckpt_path", able / "best.ckpt", f"--to={target}", "--int8_loss=100")
+        outcome = run("export", "--ckpt_path", able / "best.ckpt", f"--to={target}", "--max_f1_loss=100")
         assert outcome.code == 0, outcome.err
         monkeypatch.chdir(outcome.out.splitlines()[-1] + "/..")
         assert sorted(os.listdir()) == ["link", "out"]
@@ -428,7 +430,9 @@ def test_an_earlier_export_is_replaced_through_a_link_and_from_within(
 
 def test_two_exports_of_a_checkpoint_are_the_same_but_for_the_time(run, able, exported, at_once):
     for target in ("one", "two"):
-        assert run("export", "--ckpt_path", able / "best.ckpt", f"--to={target}", "--int8_loss=100").code == 0
+        assert (
+            run("export", "--ckpt_path", able / "best.ckpt", f"--to={target}", "--max_f1_loss=100").code == 0
+        )
     same = {name for name, digest in hashes("one").items() if hashes("two")[name] == digest}
     assert same >= {*FILES} - {CARD, CHECKSUMS, FACTS}
 
@@ -439,9 +443,9 @@ def test_two_exports_of_a_checkpoint_are_the_same_but_for_the_time(run, able, ex
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--int8_loss=nan"], "--int8_loss is nan; expected points of macro F1, at least 0"),
-        (["--int8_loss=-1"], "--int8_loss is -1.0; expected"),
-        (["--int8_loss=much"], "invalid float value: 'much'"),
+        (["--max_f1_loss=nan"], "--max_f1_loss is nan; expected points of macro F1, at least 0"),
+        (["--max_f1_loss=-1"], "--max_f1_loss is -1.0; expected"),
+        (["--max_f1_loss=much"], "invalid float value: 'much'"),
         (["--private"], "--private is for --push"),
         (["--push=tiny"], "--push tiny names no owner; expected OWNER/NAME."),
         (["--push=owner/a--b"], "--push owner/a--b: "),
@@ -456,6 +460,14 @@ def test_two_exports_of_a_checkpoint_are_the_same_but_for_the_time(run, able, ex
 def test_wrong_flags_are_one_line(refused, flags, says):
     line = refused("export", *flags)
     assert says in line
+
+
+def test_the_earlier_name_of_a_flag_still_works_and_is_noted(run):
+    outcome = run("export", "--int8_loss=-1")
+    assert outcome.code == 2
+    note, line = outcome.err.splitlines()[0], outcome.err.splitlines()[-1]
+    assert "--int8_loss is now --max_f1_loss" in note
+    assert "--max_f1_loss is -1.0; expected" in line
 
 
 def test_help_is_shown_without_anything_trained(run):
@@ -479,7 +491,7 @@ def test_nothing_but_an_earlier_export_is_overwritten(refused, able, kind):
 
 def test_an_empty_folder_is_filled(run, able, at_once):
     Path("mine").mkdir()
-    assert run("export", "--ckpt_path", able / "best.ckpt", "--to=mine", "--int8_loss=100").code == 0
+    assert run("export", "--ckpt_path", able / "best.ckpt", "--to=mine", "--max_f1_loss=100").code == 0
     assert sorted(os.listdir("mine")) == sorted(FILES)
 
 

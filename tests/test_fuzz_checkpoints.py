@@ -490,7 +490,7 @@ def test_every_verb_uses_or_refuses_an_edited_checkpoint(
             if outcome.code == 0:  # it scores the rows that the proof is made with
                 before = files(folder)
                 place = tmp_path / "exported"
-                outcome = called(run, verb, flags[0], f"--to={place}", "--int8_loss=100")
+                outcome = called(run, verb, flags[0], f"--to={place}", "--max_f1_loss=100")
                 assert (place / "model.onnx").is_file() == (outcome.code == 0)
                 shutil.rmtree(place, ignore_errors=True)
     assert not Path("pwned").exists()

@@ -15,7 +15,7 @@ from lit_bert import UserError
 from lit_bert.io.escape import JOINERS
 from lit_bert.model.pretrained import load_network
 from lit_bert.product.folder import facts, verify
-from lit_bert.product.formats import EXACT, QUICK
+from lit_bert.product.formats import ONNX, ONNX_INT8
 from lit_bert.product.predictor import Predictor
 from lit_bert.sources import architecture
 from lit_bert.sources.weights import Weights
@@ -119,7 +119,7 @@ def edit(data, folder, names):
 
 @pytest.fixture(scope="module")
 def answers(exported):
-    return {name: Predictor(exported, name, threads=1)(TEXTS) for name in (EXACT, QUICK)}
+    return {name: Predictor(exported, name, threads=1)(TEXTS) for name in (ONNX, ONNX_INT8)}
 
 
 @pytest.mark.fuzz
@@ -134,7 +134,7 @@ def test_an_edited_export_gives_the_same_answers_or_one_line(
         with limited():
             verified = one_line(lambda: verify(folder))
             one_line(lambda: facts(folder))
-            for file in (EXACT, QUICK):
+            for file in (ONNX, ONNX_INT8):
                 found = one_line(lambda file=file: Predictor(folder, file, threads=1)(TEXTS))
                 if found is not None:
                     for each in found:

@@ -133,7 +133,7 @@ def test_names_come_out_as_they_went_in(
     metrics = pytest.importorskip("sklearn.metrics")
     pytest.importorskip("onnxruntime")
     from lit_bert.product.folder import facts
-    from lit_bert.product.formats import EXACT, QUICK
+    from lit_bert.product.formats import ONNX, ONNX_INT8
     from lit_bert.product.predictor import Predictor
 
     place = tmp_path / "example"
@@ -198,16 +198,16 @@ def test_names_come_out_as_they_went_in(
         line = verb("predict", rows["test"][0][0], checkpoint, "--trainer.accelerator=cpu")
         assert json.loads(line)["predicted_label"] == found[0]
 
-        verb("export", checkpoint, f"--to={place / 'exported'}", "--int8_loss=100")
+        verb("export", checkpoint, f"--to={place / 'exported'}", "--max_f1_loss=100")
         config = json.loads((place / "exported" / "config.json").read_text(encoding="utf-8"))
         assert [config["id2label"][str(index)] for index in range(len(expected))] == expected
         assert config["label2id"] == {name: index for index, name in enumerate(expected)}
         said = facts(place / "exported")
         assert said["labels"] == expected
         assert said["scores"]["validation"]["by_class"].keys() == set(expected)
-        for file in (EXACT, QUICK):
+        for file in (ONNX, ONNX_INT8):
             assert Predictor(place / "exported", file).labels == expected
-        predictions = Predictor(place / "exported", EXACT)([text for text, _ in rows["test"]])
+        predictions = Predictor(place / "exported", ONNX)([text for text, _ in rows["test"]])
         assert [list(each.probabilities) for each in predictions] == [expected] * len(predictions)
         assert [each.label for each in predictions] == found
 

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification
 
 from lit_bert import UserError
+from lit_bert.model.adversarial import perturbed_embeddings
 from lit_bert.model.bert import CpuBert
 from lit_bert.model.module import BertClassifier
-from lit_bert.model.objective import perturbed_embeddings
 from lit_bert.model.optimizer import DeferredAdamW
 from lit_bert.sources.weights import Weights
 

@@ -17,7 +17,7 @@ from conftest import CLASSES, WORDS, texts_of
 
 import lit_bert
 from lit_bert import UserError
-from lit_bert.product.formats import EXACT, QUICK
+from lit_bert.product.formats import ONNX, ONNX_INT8
 from lit_bert.product.predictor import Predictor
 
 ROOT = Path(lit_bert.__file__).parent.parent
@@ -37,7 +37,7 @@ ODD = [
 ]
 
 
-@pytest.fixture(scope="module", params=[EXACT, QUICK])
+@pytest.fixture(scope="module", params=[ONNX, ONNX_INT8])
 def either(exported, request):
     """A predictor of each file."""
     return Predictor(exported, file=request.param, threads=2)
@@ -45,7 +45,7 @@ def either(exported, request):
 
 @pytest.fixture(scope="module")
 def exact(exported):
-    return Predictor(exported, file=EXACT)
+    return Predictor(exported, file=ONNX)
 
 
 @pytest.fixture(scope="module")
@@ -228,9 +228,9 @@ def counting(copied):
             numpy_helper.from_array(np.array([1]), "tokens"),
         ],
     )
-    (copied / QUICK).unlink()
+    (copied / ONNX_INT8).unlink()
     onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), copied / EXACT
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), copied / ONNX
     )
     return Predictor(copied)
 
@@ -278,22 +278,22 @@ def test_a_lone_surrogate_moves_no_offset(exact):
 
 
 def test_8_bits_are_taken_where_they_are(copied):
-    assert Predictor(copied).file == QUICK
-    (copied / QUICK).unlink()
-    assert Predictor(copied).file == EXACT
+    assert Predictor(copied).file == ONNX_INT8
+    (copied / ONNX_INT8).unlink()
+    assert Predictor(copied).file == ONNX
     assert Predictor(str(copied)).max_length == 128
 
 
 def test_it_needs_no_more_than_three_files(copied, exact):
     for path in copied.iterdir():
-        if path.name not in ("config.json", "tokenizer.json", EXACT):
+        if path.name not in ("config.json", "tokenizer.json", ONNX):
             path.unlink()
     assert np.array_equal(Predictor(copied).probs(mixed(8)), exact.probs(mixed(8)))
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", EXACT])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", ONNX])
 def test_a_missing_file_is_named(copied, name):
-    (copied / QUICK).unlink()
+    (copied / ONNX_INT8).unlink()
     (copied / name).unlink()
     with pytest.raises(UserError, match=f"copied has no {name}; expected a folder that .* export"):
         Predictor(copied)
@@ -321,9 +321,9 @@ def without_truncation(content):
         ("tokenizer.json", lambda content: b"{}"),
         ("tokenizer.json", lambda content: content[:100]),
         ("tokenizer.json", without_truncation),
-        (QUICK, lambda content: b""),
-        (QUICK, lambda content: b"no graph"),
-        (QUICK, lambda content: content[: len(content) // 2]),
+        (ONNX_INT8, lambda content: b""),
+        (ONNX_INT8, lambda content: b"no graph"),
+        (ONNX_INT8, lambda content: content[: len(content) // 2]),
     ],
 )
 def test_a_damaged_file_is_one_message_that_names_the_folder(copied, name, harm):
@@ -411,28 +411,28 @@ def fewer_embeddings(graph):
         ("config.json", json_edit(max_position_embeddings=64), "lets 128 tokens through; the model takes 64"),
         ("tokenizer.json", vocab_of(5), "ids up to 1,004; the model knows 35 tokens"),
         ("tokenizer.json", json_edit(truncation={"max_length": 10**9}), "truncates to 1000000000 tokens"),
-        (EXACT, graph_edit(of_two_classes), r"outputs .*; expected the logits of 3 classes"),
-        (EXACT, graph_edit(not_finite), "logits that are not finite"),
-        (EXACT, graph_edit(other_input), "inputs .*; expected input_ids and attention_mask"),
-        (EXACT, graph_edit(fewer_embeddings), "cannot label a text"),
+        (ONNX, graph_edit(of_two_classes), r"outputs .*; expected the logits of 3 classes"),
+        (ONNX, graph_edit(not_finite), "logits that are not finite"),
+        (ONNX, graph_edit(other_input), "inputs .*; expected input_ids and attention_mask"),
+        (ONNX, graph_edit(fewer_embeddings), "cannot label a text"),
     ],
 )
 def test_files_that_do_not_fit_each_other_are_one_message(copied, name, harm, says, capfd):
     pytest.importorskip("onnx")
     (copied / name).write_bytes(harm((copied / name).read_bytes()))
     with pytest.raises(UserError, match=rf"^{copied} cannot be used \(.*{says}.*\)\. Export it again\.$"):
-        Predictor(copied, EXACT)
+        Predictor(copied, ONNX)
     assert capfd.readouterr() == ("", "")  # onnxruntime would write to the terminal
 
 
 def test_a_graph_never_opens_a_file_that_it_names(copied, tmp_path):
     """With its values in another file: a harmless one here, whose times say whether it was opened."""
     onnx = pytest.importorskip("onnx")
-    model = onnx.load(copied / EXACT)
-    onnx.save(model, copied / EXACT, save_as_external_data=True, location="values.bin", size_threshold=0)
+    model = onnx.load(copied / ONNX)
+    onnx.save(model, copied / ONNX, save_as_external_data=True, location="values.bin", size_threshold=0)
     os.utime(copied / "values.bin", (1, 2**31))  # read long before it was written: the next read shows
     with pytest.raises(UserError, match="keeps values in another file, which is not opened"):
-        Predictor(copied, EXACT)
+        Predictor(copied, ONNX)
     assert (copied / "values.bin").stat().st_atime == 1
     (copied / "values.bin").read_bytes()
     if (copied / "values.bin").stat().st_atime == 1:
@@ -441,16 +441,16 @@ def test_a_graph_never_opens_a_file_that_it_names(copied, tmp_path):
 
 @pytest.mark.parametrize("file", ["../exported/model.onnx", "/etc/passwd", "", "config.json", "model.onnx/"])
 def test_only_the_two_files_of_an_export_can_be_named(exported, file):
-    with pytest.raises(UserError, match=rf"there is no ONNX file {file}; expected {QUICK} or {EXACT}"):
+    with pytest.raises(UserError, match=rf"there is no ONNX file {file}; expected {ONNX_INT8} or {ONNX}"):
         Predictor(exported, file=file)
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", EXACT])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", ONNX])
 def test_a_link_out_of_the_folder_is_not_followed(copied, tmp_path, name):
     (copied / name).rename(tmp_path / "elsewhere")
     (copied / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="is a link out of its folder"):
-        Predictor(copied, EXACT)
+        Predictor(copied, ONNX)
 
 
 def test_a_stride_in_the_file_does_not_multiply_long_texts(copied, exact):
@@ -458,7 +458,7 @@ def test_a_stride_in_the_file_does_not_multiply_long_texts(copied, exact):
     content["truncation"]["stride"] = 100
     (copied / "tokenizer.json").write_text(json.dumps(content))
     text = "happy dog " * 500
-    strided = Predictor(copied, EXACT)
+    strided = Predictor(copied, ONNX)
     assert len(strided._tokenizer.encode(text).overflowing) < 10  # with the stride about forty
     assert np.array_equal(strided.probs([text]), exact.probs([text]))
 

@@ -17,7 +17,7 @@ from lit_bert.product.folder import (
     verify,
     write_checksums,
 )
-from lit_bert.product.formats import EXACT, QUICK
+from lit_bert.product.formats import ONNX, ONNX_INT8
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_an_untouched_folder_is_verified_file_by_file(exported):
         assert digest == hashlib.sha256((exported / name).read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", QUICK, "config.json", FACTS])
+@pytest.mark.parametrize("name", ["model.safetensors", ONNX_INT8, "config.json", FACTS])
 def test_one_changed_bit_is_named(in_either_form, name):
     copied, list_file = in_either_form
     content = bytearray((copied / name).read_bytes())
@@ -65,8 +65,8 @@ def test_one_changed_bit_is_named(in_either_form, name):
 
 
 def test_a_file_that_went_missing_is_named(copied):
-    (copied / EXACT).unlink()
-    with pytest.raises(UserError, match=rf"cannot read .*copied/{EXACT}: No such file"):
+    (copied / ONNX).unlink()
+    with pytest.raises(UserError, match=rf"cannot read .*copied/{ONNX}: No such file"):
         verify(copied)
 
 
@@ -133,7 +133,7 @@ def test_the_facts_are_those_of_the_export(exported):
     assert found["labels"] == ["anger", "joy", "sadness"]
     assert found["max_length"] == 128
     assert found["scores"]["validation"]["macro_f1"].keys() == {"value", "low", "high"}
-    assert found["files"].keys() == {EXACT, QUICK}
+    assert found["files"].keys() == {ONNX, ONNX_INT8}
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "notes.txt", "..", "a b", "model.onnx/../../x"])
@@ -147,7 +147,7 @@ def test_a_list_with_another_file_opens_none(in_either_form, name):
         verify(copied)
 
 
-@pytest.mark.parametrize("name", [EXACT, "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("name", [ONNX, "config.json", "tokenizer.json"])
 def test_a_list_that_leaves_out_a_file_is_refused(in_either_form, name):
     copied, list_file = in_either_form
     lines = list_file.read_text().splitlines()
@@ -158,20 +158,20 @@ def test_a_list_that_leaves_out_a_file_is_refused(in_either_form, name):
 
 def test_a_list_with_a_file_twice_is_refused(in_either_form):
     copied, list_file = in_either_form
-    list_file.write_text(f"{list_file.read_text()}{'0' * 64}  {EXACT}\n")
+    list_file.write_text(f"{list_file.read_text()}{'0' * 64}  {ONNX}\n")
     with pytest.raises(UserError, match="or one twice"):
         verify(copied)
 
 
 @pytest.mark.timeout(60)
 def test_a_listed_pipe_is_not_waited_for(copied):
-    (copied / EXACT).unlink()
-    os.mkfifo(copied / EXACT)
+    (copied / ONNX).unlink()
+    os.mkfifo(copied / ONNX)
     with pytest.raises(UserError, match="is no ordinary file"):
         verify(copied)
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", EXACT, QUICK])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", ONNX, ONNX_INT8])
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"id2label": {"0": "a"}}', b"\x08\x01"])
 def test_serve_refuses_a_damaged_folder_with_checksums_that_fit_it_in_one_line(
     copied, refused, name, content
@@ -179,7 +179,7 @@ def test_serve_refuses_a_damaged_folder_with_checksums_that_fit_it_in_one_line(
     """As a stranger would: the list is made anew."""
     (copied / name).write_bytes(content)
     write_checksums(copied)
-    assert "cannot be used (" in refused("serve", copied, f"--file={QUICK if name == QUICK else EXACT}")
+    assert "cannot be used (" in refused("serve", copied, f"--file={name if name == ONNX_INT8 else ONNX}")
 
 
 @pytest.mark.parametrize("content", [b"[]", b'{"scores": 5}', b'{"labels": "joy"}', b'{"scores": NaN}'])
@@ -212,7 +212,7 @@ def test_the_newest_folder_is_the_one_exported_last_whatever_its_name(copied, tm
         shutil.copytree(copied, root / run / "exported")
     now = time.time()
     for run, age in (("b", 20), ("a", 10), ("c", 30)):
-        os.utime(root / run / "exported" / EXACT, (now - age, now - age))
+        os.utime(root / run / "exported" / ONNX, (now - age, now - age))
     assert newest(root) == root / "a" / "exported"
     (root / "a" / "exported" / "tokenizer.json").unlink()  # it cannot answer
     assert newest(root) == root / "b" / "exported"

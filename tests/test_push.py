@@ -18,7 +18,7 @@ from hub import Hub
 
 import lit_bert
 from lit_bert.product.folder import verify
-from lit_bert.product.formats import EXACT
+from lit_bert.product.formats import ONNX
 from lit_bert.product.predictor import Predictor
 
 NAME = "owner/tiny-classifier"
@@ -48,7 +48,7 @@ def pushing(ckpt_path: str, exact: str, *texts: str) -> dict[str, Any]:
 
         # The 32-bit file is written once a session; this is the same.
         onnx.write_onnx = lambda network, path: shutil.copy(exact, path)  # type: ignore[assignment]
-        export = ["export", f"--ckpt_path={ckpt_path}", "--int8_loss=100"]
+        export = ["export", f"--ckpt_path={ckpt_path}", "--max_f1_loss=100"]
         answer: dict[str, Any] = {"kept to oneself": call(*export, "--to=alone"), "asked": list(hub.requests)}
 
         push = [*export, f"--push={NAME}"]
@@ -99,7 +99,7 @@ def pushed(able, exported, tmp_path_factory):
         "NO_PROXY": "127.0.0.1",
         "OMP_NUM_THREADS": "1",
     }
-    scenario = [str(able / "best.ckpt"), str(exported / EXACT), *TEXTS]
+    scenario = [str(able / "best.ckpt"), str(exported / ONNX), *TEXTS]
     command = [sys.executable, "-c", code, str(place / "answer"), *scenario]
     done = subprocess.run(
         command, env=environment, cwd=place / "work", capture_output=True, text=True, timeout=240

@@ -99,7 +99,7 @@ def test_from_checkpoint_to_product(able: Path, run: Run, capfd: pytest.CaptureF
     assert push[:2] == ["export", "--push"]  # tried in test_push
     shutil.copytree(able, "checkpoints/version_0")
     for arguments in (plain, named):
-        outcome = run(*arguments, "--int8_loss=100")
+        outcome = run(*arguments, "--max_f1_loss=100")
         assert outcome.code == 0, (arguments, outcome.err)
     assert Path("checkpoints/version_0/exported/model.int8.onnx").is_file()
     section = README.split("## From checkpoint to product\n")[1]

@@ -15,25 +15,24 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torch.nn import functional
+from torchmetrics import MeanMetric, MetricCollection, classification
 
 from lit_bert import UserError
 from lit_bert.encoders.base import Encoder
 from lit_bert.encoders.table import encoder_of
 from lit_bert.io import escape
+from lit_bert.model.adversarial import (
+    add_averaged_gradients,
+    perturbed_embeddings,
+    pop_gradients,
+)
 from lit_bert.model.average import WeightAverage
 from lit_bert.model.bert import CpuBert
 from lit_bert.model.groups import default_learning_rate, parameter_groups, split_by_rate, warmup_and_decay
 from lit_bert.model.hyperparameters import check_hyperparameters
 from lit_bert.model.logits import exact_logits
 from lit_bert.model.loss_check import LossCheck, check_saved, refuse_scores
-from lit_bert.model.metrics import METRICS
-from lit_bert.model.objective import (
-    LOSSES,
-    add_averaged_gradients,
-    perturbed_embeddings,
-    pop_gradients,
-)
 from lit_bert.model.optimizer import DeferredAdamW, fused_adamw, take_moments_only
 from lit_bert.model.pretrained import load_network
 from lit_bert.sources.checkpoint import Checkpoint
@@ -120,8 +119,8 @@ class BertClassifier(LightningModule):
         # By default they leave out batches whose loss is NaN. This way they are given a loss for each row.
         mean = {f"{split}_loss": MeanMetric(nan_strategy="disable") for split in SPLITS}
         self.losses: Any = nn.ModuleDict(mean)
-        metrics = METRICS[self.task.metrics]
-        self.metrics: Any = nn.ModuleDict({f"{split}_scores": metrics(len(label_names)) for split in SPLITS})
+        scores = {f"{split}_scores": MetricCollection(self.task.metrics(classification)) for split in SPLITS}
+        self.metrics: Any = nn.ModuleDict(scores)
         # By class, the tag of its F1: a namespace of its own, in which no class can be called like a score.
         self.class_tags = [f"f1_class/{tag}" for tag in escape.tags(label_names)]
         self.labelled: dict[str, list[int]] = {}  # by split, how many rows of each class were scored last
@@ -165,7 +164,7 @@ class BertClassifier(LightningModule):
     def _step(self, batch: Batch, split: str) -> tuple[Tensor, Tensor]:
         """Loss as it is reported (mean nats per text, unsmoothed) and logits (B, C); updates the metrics."""
         logits = self(batch["input_ids"], batch["attention_mask"]).float()
-        loss = LOSSES[self.task.loss](logits, batch["labels"])
+        loss = self.task.loss(functional, logits, batch["labels"])
         self.losses[f"{split}_loss"].update(loss.detach().expand(len(logits)))
         self.metrics[f"{split}_scores"].update(logits.detach(), batch["labels"])
         return loss, logits
@@ -180,7 +179,7 @@ class BertClassifier(LightningModule):
         if self.objective is not None:
             return self.objective(logits, batch)
         smoothing = self.hparams.label_smoothing
-        return LOSSES[self.task.loss](logits, batch["labels"], label_smoothing=smoothing)
+        return self.task.loss(functional, logits, batch["labels"], smoothing)
 
     def on_before_backward(self, loss: Tensor) -> None:
         """Checks the loss of each of the passes over a batch."""

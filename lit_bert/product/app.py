@@ -32,7 +32,7 @@ from lit_bert.product.errors import Refusal, internal_error, json_response
 from lit_bert.product.folder import facts
 from lit_bert.product.messages import Limits, parse
 from lit_bert.product.metrics import Metrics
-from lit_bert.product.predictor import WORD, Prediction, Predictor, Word
+from lit_bert.product.predictor import WORD, Predictor, Word
 from lit_bert.product.queue import BatchQueue, ComputeFailed, Job, QueueFull, ShareFull
 
 PAGE = Path(__file__).with_name("page.html")
@@ -78,7 +78,7 @@ def create_app(
     predictor = served.predictor
 
     def predict(texts: list[str]) -> list[bytes]:
-        return [encode(prediction) for prediction in predictor(texts)]
+        return [encode(answer) for answer in predictor(texts)]
 
     def explain(text: str) -> bytes:
         return encode(predictor([text])[0], predictor.explain(text))
@@ -105,9 +105,9 @@ def create_app(
     return app
 
 
-def encode(prediction: Prediction, words: list[Word] | None = None) -> bytes:
-    """A prediction as JSON, as messages.Prediction describes it."""
-    fields: dict[str, Any] = prediction._asdict()
+def encode(answer: Any, words: list[Word] | None = None) -> bytes:
+    """An answer of the task as JSON, as `openapi.prediction_schema` describes it."""
+    fields: dict[str, Any] = answer._asdict()
     if words is not None:
         fields["words"] = [word._asdict() for word in words]
     return json.dumps(fields).encode()
@@ -141,7 +141,7 @@ class Paths:
             "limits": limits._asdict(),
             "version": __version__,
         }
-        self.document = openapi.document(predictor.labels, limits, token)
+        self.document = openapi.document(predictor.task, limits, token)
         self.pages = {"/docs": openapi.page(self.document), "/": PAGE.read_text(encoding="utf-8")}
         self.policies = {path: policy(page) for path, page in self.pages.items()}
 

@@ -27,6 +27,7 @@ from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.hub import Source
 from lit_bert.sources.schema import TrainerSettings
 from lit_bert.sources.weights import MINILM
+from lit_bert.task.kinds import task_of
 
 TEMPLATE = Path(__file__).with_name("card.jinja")
 NAME_CHARACTERS = 80  # of the names of weights and data in the title
@@ -68,6 +69,7 @@ def describe(
     facts = {
         "lit_bert": __version__,
         "labels": rows.class_names,
+        "task": checkpoint.model.task,
         "architecture": checkpoint.weights.architecture["model_type"],
         "max_length": data_settings.max_length,
         "split": rows.facts.get("split"),
@@ -148,6 +150,7 @@ def card(facts: dict[str, Any], scores: Scores[Score], evidence: Evidence) -> st
         title=f"{base} on {dataset}",
         facts=facts,
         names=escape.names(facts["labels"]),
+        limits=task_of(facts["task"], facts["labels"]).limits(),
         scores=scores,
         evidence=evidence,
         notes=[f"{note[:1].upper()}{note[1:]}." for note in evidence.notes(scores)],

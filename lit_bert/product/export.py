@@ -40,11 +40,12 @@ from lit_bert.product.proof import (
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.tokenizer_files import checked_tokenizer_files
 from lit_bert.sources.weights import Weights
-from lit_bert.task.kinds import task_of
+from lit_bert.task.base import Task
+from lit_bert.task.kinds import CONFIG_KEY, task_of
 
 EXPORTED = "exported"  # folder in that of the run
 CALIBRATION_TEXTS = 256  # texts that show how large activations get
-INT8_LOSS = (
+MAX_F1_LOSS = (
     1.5  # points of macro F1; with 300 rows, two changed predictions already give an interval of ±1 point
 )
 
@@ -100,7 +101,7 @@ def write(
     checkpoint: Checkpoint,
     rows: Predictions,
     folder: Path,
-    int8_loss: float,
+    max_f1_loss: float,
     command: str,
     licence: str | None,
 ) -> dict[str, Variant]:
@@ -120,7 +121,7 @@ def write(
     network = load_network(weights, rows.class_names, task.problem_type).eval()
     tokenizer = weights.tokenizer(checkpoint.data.settings.max_length)
     print(f"export     {checkpoint.path}", file=sys.stderr)
-    write_for_transformers(checkpoint, network, tokenizer, folder)
+    write_for_transformers(checkpoint, task, network, tokenizer, folder)
     ids = [each.ids for each in tokenizers.encode(tokenizer, rows.texts[:CALIBRATION_TEXTS])]
     written = write_formats(Exportable(network, ids), folder)
 
@@ -128,10 +129,10 @@ def write(
     wanted = checkpoint_probs(network, tokenizer, task, rows.texts)
     own = scores.with_intervals(wanted, rows.labels)
     evidence = Evidence.of(wanted, rows.labels, rows.evidence.used_for)
-    found = {form: measure(folder, form, rows, wanted) for form in written}
+    found = {form: measure(folder, form, task, rows, wanted) for form in written}
     print(proof_table(own, {form.file: each for form, each in found.items()}))
     print("".join(f"{note}\n" for note in evidence.notes(own)), end="")
-    kept = {form.file: each for form, each in found.items() if is_kept(form, each, rows, int8_loss)}
+    kept = {form.file: each for form, each in found.items() if is_kept(form, each, rows, max_f1_loss)}
     for form in written:
         if form.file not in kept:
             (folder / form.file).unlink()
@@ -139,8 +140,11 @@ def write(
     return kept
 
 
-def write_for_transformers(checkpoint: Checkpoint, network: Any, tokenizer: Any, folder: Path) -> None:
+def write_for_transformers(
+    checkpoint: Checkpoint, task: Task, network: Any, tokenizer: Any, folder: Path
+) -> None:
     """Writes what transformers loads: config.json, model.safetensors and the tokenizer's files."""
+    setattr(network.config, CONFIG_KEY, task.kind)
     network.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -170,7 +174,7 @@ def write_formats(model: Exportable, folder: Path) -> list[Format]:
     return written
 
 
-def is_kept(form: Format, found: Variant, rows: Predictions, int8_loss: float) -> bool:
+def is_kept(form: Format, found: Variant, rows: Predictions, max_f1_loss: float) -> bool:
     """Whether a file is kept; prints the reason for formats that need not be exact.
 
     Raises:
@@ -185,11 +189,11 @@ def is_kept(form: Format, found: Variant, rows: Predictions, int8_loss: float) -
             )
         return True
     lost = lost_points(found.f1_change)
-    if lost.high <= int8_loss:
-        print(f"\n{form.file} loses {shown_points(lost)}; {int8_loss:g} are allowed.")
+    if lost.high <= max_f1_loss:
+        print(f"\n{form.file} loses {shown_points(lost)}; {max_f1_loss:g} are allowed.")
         return True
     print(
         f"\n{form.file} loses {shown_points(lost)}: the rows do not rule out that it is more than "
-        f"{int8_loss:g}, so it is left out. More validation rows would tell; --int8_loss allows more."
+        f"{max_f1_loss:g}, so it is left out. More validation rows would tell; --max_f1_loss allows more."
     )
     return False

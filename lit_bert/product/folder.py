@@ -9,7 +9,7 @@ from typing import Any
 
 from lit_bert import RUNS, UserError
 from lit_bert.io import escape, files, untrusted
-from lit_bert.product.formats import EXACT, FORMATS
+from lit_bert.product.formats import FORMATS, predictor_files
 
 CARD, FACTS = "README.md", "lit_bert.json"  # the model card; what it says, for programs
 CHECKSUMS = "SHA256SUMS"  # of the other files but the card, which may be edited, such as on the Hub
@@ -120,10 +120,12 @@ def _sha256(path: Path) -> str:
 
 def newest(root: Path = RUNS) -> Path:
     """The exported folder of the newest run below `root`."""
-    needed = ("config.json", "tokenizer.json")
-    found = files.newest(
-        root, f"exported/{EXACT}", where=lambda file: all(file.with_name(name).is_file() for name in needed)
-    )
+
+    def has_all(facts_file: Path) -> bool:
+        found = {path.name for path in facts_file.parent.iterdir() if path.is_file()}
+        return found >= {"config.json", "tokenizer.json"} and not found.isdisjoint(predictor_files())
+
+    found = files.newest(root, f"exported/{FACTS}", where=has_all)
     if found is None:
         raise UserError(
             f"there is no exported folder below {root}/. Run `python -m lit_bert export`, or name a folder."

@@ -43,12 +43,15 @@ class Format:
             (N, C).
         is_exact: whether it has to give each label of the checkpoint; else it may lose some macro F1, and is
             left out where it loses more.
+        preference: of the files that a folder has, the Predictor runs that of the highest; None is a file for
+            other programs.
     """
 
     file: str
     writer: str
     opener: str = "predictor:probabilities_of"
     is_exact: bool = False
+    preference: int | None = None
 
     def write(self, model: Exportable, folder: Path) -> None:
         """Writes the file into the folder.
@@ -68,9 +71,15 @@ def _function(name: str) -> Callable[..., Any]:
     return getattr(import_module(f"lit_bert.product.{module}"), function)
 
 
-EXACT, QUICK = "model.onnx", "model.int8.onnx"  # those that the predictor can run
+ONNX, ONNX_INT8 = "model.onnx", "model.int8.onnx"
 
 FORMATS = (
-    Format(EXACT, writer="onnx:write_exact_file", is_exact=True),
-    Format(QUICK, writer="onnx:write_int8_file"),
+    Format(ONNX, writer="onnx:write_float32_file", is_exact=True, preference=1),
+    Format(ONNX_INT8, writer="onnx:write_int8_file", preference=2),
 )
+
+
+def predictor_files() -> list[str]:
+    """Names of the files that the Predictor can run, the one that it takes first."""
+    by_preference = {each.preference: each.file for each in FORMATS if each.preference is not None}
+    return [by_preference[preference] for preference in sorted(by_preference, reverse=True)]

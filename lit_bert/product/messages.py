@@ -112,20 +112,11 @@ class Word(BaseModel):
     weight: float = Field(description="negative where the word speaks against the label")
 
 
-class Prediction(BaseModel):
-    """What the model says of a text."""
+class Remarks(BaseModel):
+    """What an answer holds beside the fields of its task."""
 
-    label: str = Field(description="the most probable class")
-    probability: float = Field(ge=0, le=1, description="of that class")
-    probabilities: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(description="of every class")
     truncated: bool = Field(description="whether the text has more tokens than the model reads")
     words: list[Word] = Field(default=[], description="only where explain is true")
-
-
-class Predictions(BaseModel):
-    """Of each text of a list, in order."""
-
-    predictions: list[Prediction]
 
 
 class Info(BaseModel):
@@ -276,6 +267,6 @@ def _refusal(error: ErrorDetails) -> Refusal:
             invisible = "has only white space and invisible characters"
             what = invisible if kind == "invisible" else "is empty"
             code, message = "empty_text", f"{name} {what}; send a text with words, or leave it out."
-        case kind:
-            raise NotImplementedError(f"an error of pydantic without a code of ours: {kind}")
+        case _:  # one that no test has met
+            code, message = "not_valid", f"{name}: {error['msg']}."
     return Refusal(422, code, message)

@@ -86,7 +86,7 @@ def _feed_forward(network: Any) -> list[nn.Linear]:
     return [each for each in linears if each.in_features != each.out_features]
 
 
-def write_exact_file(model: Exportable, path: Path) -> None:
+def write_float32_file(model: Exportable, path: Path) -> None:
     """Writes the network in 32 bits.
 
     Raises:

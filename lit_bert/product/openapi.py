@@ -10,6 +10,7 @@ import json
 from html import escape
 from typing import Any, NamedTuple
 
+import numpy as np
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
@@ -17,7 +18,8 @@ from lit_bert import __version__
 from lit_bert.io.escape import JOINERS
 from lit_bert.product.door import WITHOUT_TOKEN
 from lit_bert.product.errors import STATUSES
-from lit_bert.product.messages import Error, Health, Info, Limits, Prediction, Predictions, request_model
+from lit_bert.product.messages import Error, Health, Info, Limits, Remarks, request_model
+from lit_bert.task.base import Task
 
 _ANY_PATH = (400, 403, 421, 431)  # errors that may come from each path
 _REFERENCE = "#/components/schemas/{model}"
@@ -47,13 +49,13 @@ class Operation(NamedTuple):
     request: dict[str, Any] | None = None
 
 
-def operations(labels: list[str], limits: Limits) -> list[Operation]:
-    """All of a server with these classes and limits."""
+def operations(task: Task, limits: Limits) -> list[Operation]:
+    """All of a server with this task and these limits."""
     html = {"text/html": {"schema": {"type": "string"}}}
     figures = {"text/plain": {"schema": {"type": "string"}}}
     document = {"application/json": {"schema": {"type": "object"}}}
     return [
-        _predict(labels, limits),
+        _predict(task, limits),
         Operation(
             "GET",
             "/health",
@@ -78,15 +80,10 @@ def operations(labels: list[str], limits: Limits) -> list[Operation]:
     ]
 
 
-def _predict(labels: list[str], limits: Limits) -> Operation:
-    rest = round(0.1 / max(1, len(labels) - 1), 4)
-    probabilities = {label: rest if index else 0.9 for index, label in enumerate(labels)}
-    prediction = {
-        "label": labels[0],
-        "probability": 0.9,
-        "probabilities": probabilities,
-        "truncated": False,
-    }
+def _predict(task: Task, limits: Limits) -> Operation:
+    count = len(task.class_names)
+    probs = np.array([0.9, *[round(0.1 / max(1, count - 1), 4)] * (count - 1)])
+    prediction = task.answer(probs, truncated=False)._asdict()
     explained = {**prediction, "words": [{"start": 7, "end": 10, "weight": 0.42}]}
     several = {"predictions": [prediction, prediction]}
     body = _json(
@@ -123,25 +120,42 @@ class _Plain(GenerateJsonSchema):
         return False
 
 
-def document(labels: list[str], limits: Limits, token: bool) -> dict[str, Any]:
-    """The OpenAPI document of a server with these classes and limits.
+def prediction_schema(task: Task, remarks: dict[str, Any]) -> dict[str, Any]:
+    """The schema of the answer to a text: the fields of the task, then those of messages.Remarks."""
+    fields = task.answer_schema()
+    return {
+        **remarks,
+        "title": "Prediction",
+        "description": "What the model says of a text.",
+        "properties": {**fields, **remarks["properties"]},
+        "required": [*fields, *remarks["required"]],
+    }
+
+
+def document(task: Task, limits: Limits, token: bool) -> dict[str, Any]:
+    """The OpenAPI document of a server with this task and these limits.
 
     Args:
-        labels: the classes.
+        task: what an answer is.
         limits: of a request.
         token: whether requests need one.
     """
     request = request_model(limits.texts, limits.characters)
-    models: list[type[BaseModel]] = [request, Prediction, Predictions, Info, Health, Error]
+    models: list[type[BaseModel]] = [request, Remarks, Info, Health, Error]
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=_REFERENCE, schema_generator=_Plain
     )
     schemas = definitions["$defs"]
-    fields = schemas["Prediction"]["properties"]
-    fields["label"]["enum"] = labels
-    fields["probabilities"]["required"] = labels
+    schemas["Prediction"] = prediction_schema(task, schemas.pop("Remarks"))
+    predictions = {"type": "array", "items": {"$ref": _REFERENCE.format(model="Prediction")}}
+    schemas["Predictions"] = {
+        "description": "Of each text of a list, in order.",
+        "type": "object",
+        "properties": {"predictions": predictions},
+        "required": ["predictions"],
+    }
     paths: dict[str, dict[str, Any]] = {}
-    for each in operations(labels, limits):
+    for each in operations(task, limits):
         answers = {"200": {"description": each.answer, "content": each.content}, **_errors(each.errors)}
         said: dict[str, Any] = {
             "summary": each.summary,
@@ -158,7 +172,7 @@ def document(labels: list[str], limits: Limits, token: bool) -> dict[str, Any]:
         "info": {
             "title": "lit_bert",
             "version": __version__,
-            "description": "A BERT text classifier. Errors have a code for programs, a message for people.",
+            "description": "A text classifier. Errors have a code for programs, a message for people.",
         },
         "paths": paths,
         "components": {"schemas": schemas},

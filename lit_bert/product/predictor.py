@@ -21,8 +21,8 @@ import numpy as np
 from lit_bert import UserError, cores, need
 from lit_bert.data.padding import pad
 from lit_bert.io import escape, onnx_files, tokenizers, untrusted
-from lit_bert.product.formats import EXACT, QUICK
-from lit_bert.task.kinds import task_of_problem
+from lit_bert.product.formats import predictor_files
+from lit_bert.task.kinds import task_of_config
 
 BATCH_SIZE, BATCH_TOKENS = 16, 192  # texts and, padding included, tokens; more takes memory and gains little
 CHUNK = 256  # texts that are tokenized at a time: what the tokenizer returns takes kilobytes a text
@@ -31,22 +31,6 @@ CHUNK = 256  # texts that are tokenized at a time: what the tokenizer returns ta
 SLOW = {"SkipLayerNormFusion", "BiasGeluFusion"}
 LEAST = 1e-9  # keeps the logarithm of a probability finite
 WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
-
-
-class Prediction(NamedTuple):
-    """What a text got.
-
-    Attributes:
-        label: the most probable class.
-        probability: of that class, 0 to 1.
-        probabilities: of each class, in the order of the classes; they sum to 1.
-        truncated: whether the end of the text was not read, as it has more tokens than the model takes.
-    """
-
-    label: str
-    probability: float
-    probabilities: dict[str, float]
-    truncated: bool
 
 
 class Word(NamedTuple):
@@ -70,7 +54,7 @@ class Predictor:
 
     Args:
         folder: the exported folder.
-        file: the ONNX file of it to run; None takes `model.int8.onnx` where it was kept, else `model.onnx`.
+        file: the ONNX file of it to run; None takes the fastest that was kept.
         threads: batches that are computed side by side, one core each; None is one for each core that this
             process may use.
 
@@ -81,9 +65,10 @@ class Predictor:
     def __init__(self, folder: str | Path, file: str | None = None, threads: int | None = None) -> None:
         need("onnxruntime", "serve")
         self.folder = Path(folder)
-        if file not in (None, QUICK, EXACT):
-            raise UserError(f"there is no ONNX file {escape.line(file, 80)}; expected {QUICK} or {EXACT}.")
-        self.file = file or (QUICK if (self.folder / QUICK).is_file() else EXACT)
+        known = predictor_files()
+        if file is not None and file not in known:
+            raise UserError(f"there is no ONNX file {escape.line(file, 80)}; expected {' or '.join(known)}.")
+        self.file = file or next((each for each in known if (self.folder / each).is_file()), known[-1])
         self.threads = threads or cores()
         for name in ("config.json", "tokenizer.json", self.file):
             if not (self.folder / name).is_file():
@@ -107,7 +92,7 @@ class Predictor:
 
         config = untrusted.read_object(self.folder / "config.json")
         self.labels: list[str] = untrusted.labels(config, "config.json")
-        self.task = task_of_problem(config.get("problem_type"), self.labels)
+        self.task = task_of_config(config, self.labels)
         vocab_size, positions = (config.get(name) for name in ("vocab_size", "max_position_embeddings"))
         for name, value in (("vocab_size", vocab_size), ("max_position_embeddings", positions)):
             if value is not None and (not isinstance(value, int) or value < 1):
@@ -143,8 +128,8 @@ class Predictor:
         self.probs(["", "a"])
         _give_back_memory()
 
-    def __call__(self, texts: Sequence[str]) -> list[Prediction]:
-        """Label and probabilities of each text, in order.
+    def __call__(self, texts: Sequence[str]) -> list[Any]:
+        """The answer to each text, in order: with one label a text, a `task.single.Prediction`.
 
         Raises:
             TypeError: one string instead of several, or something that is no string.
@@ -152,10 +137,7 @@ class Predictor:
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise TypeError("expected a list of strings")
         probs, truncated = self._label(texts)
-        return [
-            Prediction(**self.task.answer(row), truncated=cut)
-            for row, cut in zip(probs, truncated, strict=True)
-        ]
+        return [self.task.answer(row, cut) for row, cut in zip(probs, truncated, strict=True)]
 
     def probs(self, texts: Sequence[str]) -> np.ndarray:
         """Class probabilities, float32 (N, C), of texts; rows sum to 1."""
@@ -181,7 +163,7 @@ class Predictor:
         words = [match.span() for match in WORD.finditer(text) if match.start() < read]
         without = [f"{text[:start]} {text[end:]}" for start, end in words]
         probs = self.probs([text, *without]).astype(float)
-        of_label = probs[:, self.task.predictions(probs[:1])[0]]
+        of_label = probs[:, self.task.explained_class(probs[0])]
         odds = np.log(np.maximum(of_label, LEAST)) - np.log(np.maximum(1 - of_label, LEAST))
         weights = odds[0] - odds[1:]
         return [Word(*span, float(weight)) for span, weight in zip(words, weights, strict=True)]

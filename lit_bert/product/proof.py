@@ -63,16 +63,17 @@ def checkpoint_probs(network: Any, tokenizer: Any, task: Task, texts: Sequence[s
     return task.probabilities(logits)
 
 
-def measure(folder: Path, form: Format, rows: Predictions, wanted: np.ndarray) -> Variant:
+def measure(folder: Path, form: Format, task: Task, rows: Predictions, wanted: np.ndarray) -> Variant:
     """Predictions of a file of the folder, by the public way to run it, compared with the checkpoint's."""
     probabilities = form.open(folder)
     probabilities(rows.texts[:32])
     start = time.perf_counter()
     probs = probabilities(rows.texts)
     seconds = time.perf_counter() - start
+    same = task.predictions(probs) == task.predictions(wanted)
     return Variant(
         scores.with_intervals(probs, rows.labels),
-        float((probs.argmax(1) == wanted.argmax(1)).mean()),
+        float(same.reshape(len(probs), -1).all(1).mean()),
         float(np.abs(probs - wanted).max()),
         len(rows.texts) / seconds,
         (folder / form.file).stat().st_size,

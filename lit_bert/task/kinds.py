@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lit_bert import UserError
 from lit_bert.io import escape
@@ -10,6 +11,7 @@ from lit_bert.task.base import Task
 from lit_bert.task.single import SingleLabel
 
 KINDS: dict[str, type[Task]] = {each.kind: each for each in (SingleLabel,)}
+CONFIG_KEY = "lit_bert_task"  # of an exported folder's config.json: kinds may share a problem_type
 
 
 def task_of(kind: str, class_names: Sequence[str]) -> Task:
@@ -25,19 +27,27 @@ def task_of(kind: str, class_names: Sequence[str]) -> Task:
     return KINDS[kind].of(class_names)
 
 
-def task_of_problem(problem_type: str | None, class_names: Sequence[str]) -> Task:
-    """The task of a config.json as transformers writes it; one label a text where it names no type.
+def task_of_config(config: Mapping[str, Any], class_names: Sequence[str]) -> Task:
+    """The task of the config.json of an exported folder.
+
+    One that says no kind, as older ones and those of other tools, has the first of the table with its
+    problem_type; one without that has one label a text, as for transformers.
 
     Raises:
-        UserError: there is no kind for that type.
+        UserError: there is no such kind or type, or the two do not belong together.
     """
-    by_type: dict[str, type[Task]] = {}
-    for each in KINDS.values():
-        by_type.setdefault(each.problem_type, each)  # the first kind of a type is what it means by itself
-    found = by_type.get(problem_type or SingleLabel.problem_type)
-    if found is None:
+    problem_type = config.get("problem_type") or SingleLabel.problem_type
+    of_type = {name: kind for name, kind in KINDS.items() if kind.problem_type == problem_type}
+    if not of_type:
+        known = dict.fromkeys(each.problem_type for each in KINDS.values())
         raise UserError(
             f"the problem_type of config.json is '{escape.line(problem_type, 60)}'; expected "
-            f"{' or '.join(by_type)}."
+            f"{' or '.join(known)}."
         )
-    return found.of(class_names)
+    kind = config.get(CONFIG_KEY) or next(iter(of_type))
+    if not isinstance(kind, str) or kind not in of_type:
+        raise UserError(
+            f"the {CONFIG_KEY} of config.json is '{escape.line(kind, 60)}'; expected {' or '.join(of_type)}, "
+            f"as its problem_type is '{problem_type}'."
+        )
+    return of_type[kind].of(class_names)

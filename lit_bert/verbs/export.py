@@ -5,6 +5,7 @@ python -m lit_bert export --to my-classifier
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,13 +15,13 @@ from lit_bert import need
 from lit_bert.cli.arguments import Parser
 from lit_bert.product.export import (
     EXPORTED,
-    INT8_LOSS,
+    MAX_F1_LOSS,
     check_target,
     new_folder,
     validation_rows,
     write,
 )
-from lit_bert.product.formats import FORMATS, QUICK
+from lit_bert.product.formats import FORMATS
 from lit_bert.product.proof import ProofError
 from lit_bert.product.push import check_name, push
 from lit_bert.sources.checkpoint import Checkpoint, find
@@ -28,6 +29,7 @@ from lit_bert.sources.checkpoint import Checkpoint, find
 
 def export(arguments: list[str]) -> int:
     """The verb."""
+    lossy = [each.file for each in FORMATS if not each.is_exact]
     parser = Parser(
         "python -m lit_bert export",
         description="Turn a checkpoint into a folder that stands alone: for transformers, for ONNX, for "
@@ -37,21 +39,26 @@ def export(arguments: list[str]) -> int:
     parser.add_argument("--ckpt_path", help="best, last or a file (default: best of the newest fit)")
     parser.add_argument("--to", type=Path, help=f"the folder (default: {EXPORTED} in that of the run)")
     parser.add_argument(
-        "--int8_loss",
+        "--max_f1_loss",
         type=float,
-        default=INT8_LOSS,
+        default=MAX_F1_LOSS,
         metavar="POINTS",
-        help=f"hundredths of macro F1 that {QUICK} may lose; it is left out unless the validation rows show, "
-        f"with the whole 95 %% interval of the loss, that it does not lose more (default {INT8_LOSS:g})",
+        help=f"hundredths of macro F1 that {', '.join(lossy)} may lose; it is left out "
+        "unless the validation rows show, with the whole 95 %% interval of the loss, that it does not lose "
+        f"more (default {MAX_F1_LOSS:g})",
     )
+    parser.add_argument("--int8_loss", type=float, help=argparse.SUPPRESS)  # its earlier name
     parser.add_argument("--license", help="of the model, as the Hub names it, such as apache-2.0")
     parser.add_argument(
         "--push", metavar="OWNER/NAME", help="then upload the folder to this model on the Hub"
     )
     parser.add_argument("--private", action="store_true", help="with --push: make it a private one")
     args = parser.parse_args(arguments)
-    if not args.int8_loss >= 0:
-        parser.error(f"--int8_loss is {args.int8_loss}; expected points of macro F1, at least 0")
+    if args.int8_loss is not None:
+        print("note       --int8_loss is now --max_f1_loss; the old name will go", file=sys.stderr)
+        args.max_f1_loss = args.int8_loss
+    if not args.max_f1_loss >= 0:
+        parser.error(f"--max_f1_loss is {args.max_f1_loss}; expected points of macro F1, at least 0")
     if args.private and not args.push:
         parser.error("--private is for --push")
     if args.push:
@@ -64,7 +71,7 @@ def export(arguments: list[str]) -> int:
     check_target(target)
     try:
         with new_folder(target) as partial:
-            kept = write(checkpoint, rows, partial, args.int8_loss, shown(arguments), args.license)
+            kept = write(checkpoint, rows, partial, args.max_f1_loss, shown(arguments), args.license)
     except ProofError as error:
         print(f"lit_bert export: {error}", file=sys.stderr)
         return 1

@@ -21,6 +21,7 @@ from lit_bert.cli.arguments import Parser
 from lit_bert.io import escape
 from lit_bert.product import hosts
 from lit_bert.product.folder import newest, verify
+from lit_bert.product.formats import predictor_files
 from lit_bert.product.predictor import Predictor
 
 TOKEN = "LIT_BERT_TOKEN"
@@ -83,7 +84,7 @@ def _parser() -> Parser:
         "this machine that a client connects to)",
     )
     parser.add_argument(
-        "--file", help="ONNX file to run; else model.int8.onnx where there is one, or model.onnx"
+        "--file", help=f"ONNX file to run; default: the first that is there of {', '.join(predictor_files())}"
     )
     parser.add_argument(
         "--token",

@@ -1,22 +1,18 @@
-"""The loss of a training batch, by the kind of task, and a second pass at perturbed word embeddings.
+"""A second pass of training at perturbed word embeddings.
 
-python -m lit_bert fit --model.adversarial_norm 1 --model.label_smoothing 0.1
+python -m lit_bert fit --model.adversarial_norm 1
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 TINY = 1e-12  # keeps a gradient of zeros from being divided by zero
-
-# From a task's `loss` to a function of logits (B, C), labels and `label_smoothing`: mean nats per text.
-LOSSES: dict[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy}
 
 
 @contextmanager
