@@ -795,7 +795,7 @@ def test_a_calibrated_checkpoint_is_not_calibrated_again(with_and_without):
     calibrated, plain = (Predictions.read(folder / "validate.parquet") for folder, _ in with_and_without)
     shutil.copy(with_and_without[1][0] / "best.ckpt", "best.ckpt")
     for _ in range(2):  # as if the first process had ended before it kept the scores
-        found = calibrate(Checkpoint.open("best.ckpt"), plain)
+        _, found = calibrate(Checkpoint.open("best.ckpt"), plain)
         assert np.array_equal(found.probs, calibrated.probs)
         assert found.facts["calibration"] == calibrated.facts["calibration"]
     once = content_of("best.ckpt")["state_dict"]
