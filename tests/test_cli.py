@@ -1373,8 +1373,8 @@ def test_nothing_is_announced_when_nothing_stands_in(run, quick):
     ],
 )
 def test_precision_is_what_the_device_computes_natively(monkeypatch, bf16, amx, accelerator, precision):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    found = {"architecture": "x86_64", "avx512_bf16": bf16, "amx_bf16": amx}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert native_precision(accelerator) == precision
@@ -1385,7 +1385,7 @@ def test_precision_of_a_gpu_is_what_it_computes_natively(monkeypatch, native, pr
     asked = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: asked.append(how) or native)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: not native)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": not native})
     assert [native_precision(name) for name in ("auto", "gpu", "cuda")] == [precision] * 3
     assert asked == [{"including_emulation": False}] * 3
 
