@@ -315,7 +315,7 @@ FAILURES = {
         "the confusion matrix",
     ),
     "every writer": (
-        "torch.utils.tensorboard.writer.FileWriter.add_event",
+        "tensorboard.summary.writer.event_file_writer.EventFileWriter.add_event",
         fails,
         "TensorBoard's event file",
     ),
