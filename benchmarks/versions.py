@@ -126,7 +126,8 @@ def notes(sizes: Sizes, other: Path) -> list[str]:
         f"predict: {sizes.rows:,} rows from a checkpoint. Rows/s: all but one, in the time that it takes "
         "longer than for one row.",
         f"serve: {sizes.requests:,} single texts, a closed loop over {CONNECTIONS} connections on the same "
-        "cores: each sends its next request when the one before was answered.",
+        "cores: each sends its next request when the one before was answered. The seconds in its row are "
+        "those of server and client, from start to end.",
         "CPU seconds are those of user and system; each checkout made its own checkpoint, export and cache.",
     ]
 
