@@ -173,7 +173,11 @@ def run(contestant: Contestant, place: Path, number: int = 0) -> Run:
         process.stdout.close()
         os.close(master)
         shutil.rmtree(work, ignore_errors=True)
-    figures = {"wall_s": wall_s, "peak_mb": usage.ru_maxrss / 1024}
+    figures = {
+        "wall_s": wall_s,
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "peak_mb": usage.ru_maxrss / 1024,
+    }
     if late.is_set() or process.returncode:
         why = (
             f"killed after {contestant.timeout_s:g} s" if late.is_set() else f"exit code {process.returncode}"

@@ -39,10 +39,15 @@ def machine_facts() -> dict[str, Any]:
         "memory_gb": int(memory[1]) / 2**20 if memory else 0,
         "gpu": ", ".join(gpus.splitlines()) or "none, everything ran on the CPU",
         "versions": versions,
-        "commit": _output("git", "describe", "--always", "--dirty", "--abbrev=12") or "unknown",
+        "commit": commit_of(ROOT),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "load": os.getloadavg()[0],
     }
+
+
+def commit_of(checkout: Path) -> str:
+    """The commit that a checkout stands at, and whether it has changes."""
+    return _output("git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12") or "unknown"
 
 
 def _read(path: str) -> str:

@@ -50,7 +50,8 @@ class Run:
     """What one process of a contestant gave.
 
     Attributes:
-        figures: `wall_s` and `peak_mb` (resident memory) of the process, and what it reported itself.
+        figures: `wall_s`, `cpu_s` (user and system) and `peak_mb` (resident memory) of the process, and
+            what it reported itself.
         failure: exit code or timeout, and the end of its standard error; None if all went well.
     """
 

@@ -16,7 +16,20 @@ import answers
 import pytest
 import torch
 
-from benchmarks import encoders, generator, harness, hf, load, predict, quality, scale, seeds, startup, train
+from benchmarks import (
+    encoders,
+    generator,
+    harness,
+    hf,
+    load,
+    predict,
+    quality,
+    scale,
+    seeds,
+    startup,
+    train,
+    versions,
+)
 from benchmarks.generator import Generator, arrivals, percentile
 from benchmarks.harness import (
     Check,
@@ -285,6 +298,68 @@ def test_every_inner_contestant_is_known(tmp_path: Path) -> None:
     assert module_contestant("scale", "cache 1", "--rows", 1).command[1:] == (
         *("-m", "benchmarks.scale", "--contestant", "cache 1", "--rows", "1"),
     )
+
+
+# --- versions ---
+
+
+def test_another_checkout_is_compared_from_end_to_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """This one as it is, and one whose package says where it is and takes its time."""
+    other = tmp_path / "other" / "lit_bert"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("import time; time.sleep(0.5)")
+    (other / "__main__.py").write_text("print('usage')")
+    results = tmp_path / "results"
+    only = ["--quick", "--only", "help", "import lit_bert", "--results", str(results)]
+    assert versions.main([str(other.parent), *only]) == 0
+    content = json.loads((results / "versions.json").read_text())
+    seconds = {run["contestant"]: run["figures"]["wall_s"] for run in content["runs"]}
+    assert seconds.keys() == {f"{what}, {side}" for what in only[2:4] for side in ("this", "other")}
+    assert seconds["import lit_bert, other"] > 0.5
+    assert str(tmp_path) not in (results / "versions.json").read_text()
+    ratio = seconds["import lit_bert, this"] / seconds["import lit_bert, other"]
+    (shown,) = [check for check in content["checks"] if check["what"].startswith("import lit_bert: seconds")]
+    assert shown["values"] == pytest.approx([ratio])
+    assert "| fit: peak memory, this to other | not measured |" in capsys.readouterr().out
+
+
+def test_no_checkout_and_an_unknown_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="is no checkout of lit_bert"):
+        versions.main([str(tmp_path)])
+    with pytest.raises(SystemExit, match="expected some of 'import lit_bert', 'help', "):
+        versions.main([str(harness.ROOT), "--only", "nothing"])
+
+
+def test_rates_of_versions_leave_start_and_end_out() -> None:
+    runs = [
+        Run("fit, this", 1, {"wall_s": 20.0, "cpu_s": 14.0}),
+        Run("fit, one step, this", 1, {"wall_s": 5.0, "cpu_s": 4.0}),
+        Run("fit, other", 1, {"wall_s": 5.0, "cpu_s": 5.0}),  # not longer than its short one
+        Run("fit, one step, other", 1, {"wall_s": 5.0, "cpu_s": 4.0}),
+        Run("predict, this", 1, {"wall_s": 6.0, "cpu_s": 5.0}),
+        Run("predict, one row, this", 2, {"wall_s": 5.0, "cpu_s": 4.0}),  # of another round
+    ]
+    versions.add_rates(runs, versions.Sizes(train_rows=96, epochs=2, rows=50, requests=1))
+    assert runs[0].figures["steps_per_s"] == 5 / 15
+    assert runs[0].figures["cpu_ms_a_step"] == 2000
+    assert all(len(run.figures) == 2 for run in runs[1:])
+
+
+def test_a_pair_turns_round_from_round_to_round(tmp_path: Path) -> None:
+    pair = [python(f"one, {side}", "pass", reports=False) for side in versions.SIDES]
+    runs = versions.alternating([pair], 2, tmp_path, warmup=True)
+    assert [(run.round, run.contestant) for run in runs] == [
+        *((0, "one, this"), (0, "one, other"), (1, "one, this"), (1, "one, other")),
+        *((2, "one, other"), (2, "one, this")),
+    ]
+
+
+def test_a_closed_loop_counts_what_the_server_takes() -> None:
+    figures = versions.closed_loop((sys.executable, str(Path(answers.__file__))), 200)
+    assert figures["requests_per_s"] > 1
+    assert figures["server_cpu_ms"] > 0
 
 
 # --- load ---

@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_ndarray
 from torch.nn.functional import nll_loss
 from torch.utils.data import DataLoader
@@ -315,7 +316,7 @@ FAILURES = {
         "the confusion matrix",
     ),
     "every writer": (
-        "torch.utils.tensorboard.writer.FileWriter.add_event",
+        "tensorboard.summary.writer.event_file_writer.EventFileWriter.add_event",
         fails,
         "TensorBoard's event file",
     ),
@@ -336,6 +337,13 @@ def test_what_cannot_be_drawn_is_said_once_and_ends_no_run(case, run, quick, mon
             return error() if metrics else None
 
         monkeypatch.setattr(target, at_the_end)
+    elif case == "every writer":  # which opens its file by an event of its own
+        opening = EventFileWriter.add_event
+
+        def of_values(self, event):
+            return error() if event.HasField("summary") else opening(self, event)
+
+        monkeypatch.setattr(target, of_values)
     else:
         monkeypatch.setattr(target, error)
     outcome = run("fit", *quick)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -281,6 +282,35 @@ def test_other_metadata_are_refused(metadata, says):
     write_file(values, tensors, "a.ckpt", **metadata)
     with pytest.raises(UserError, match=f"^a.ckpt .*{says}"):
         Checkpoint.open("a.ckpt")
+
+
+def file_pages_mb() -> float:
+    """Pages of files that count as memory of this process."""
+    size = re.search(r"RssFile:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(size[1]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_a_file_that_is_read_back_is_no_memory_of_the_process_until_it_is_used():
+    large = torch.arange(16 << 20, dtype=torch.float32)  # 64 MB, which are compared in many pieces
+    whole = content(state_dict={"first": large, "second": torch.ones(3)})
+    before = file_pages_mb()
+    checkpoint = Checkpoint.read(save("a.ckpt", whole))
+    assert file_pages_mb() - before < 16
+    assert torch.equal(checkpoint.state_dict["first"], large)
+    assert file_pages_mb() - before > 60  # it is mapped
+    for place in (1 << 20, 40 << 20, 60 << 20):
+        with Path("a.ckpt").open("r+b") as stream:
+            stream.seek(place)
+            byte = stream.read(1)
+            stream.seek(place)
+            stream.write(bytes([byte[0] ^ 1]))
+        with pytest.raises(UserError, match="another checksum"):
+            Checkpoint.read("a.ckpt")
+        with Path("a.ckpt").open("r+b") as stream:
+            stream.seek(place)
+            stream.write(byte)
+    assert Checkpoint.read("a.ckpt").state_dict.keys() == {"first", "second"}
 
 
 @pytest.mark.parametrize(

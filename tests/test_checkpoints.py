@@ -494,7 +494,7 @@ def test_a_cooled_checkpoint_divides_its_logits_and_keeps_all_else(trained, T):
     content["state_dict"]["network.classifier.bias"] -= average.detach()  # so that labels differ
     before = content_of(save("a.ckpt", content))
     logits = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS)
-    apply_temperature(Path("a.ckpt"), T)
+    apply_temperature(Checkpoint.read("a.ckpt"), T)
     after = content_of("a.ckpt")
     cooled = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS)
     torch.testing.assert_close(cooled * T, logits, rtol=1e-5, atol=1e-6)
@@ -524,7 +524,7 @@ def test_a_checkpoint_that_is_cooled_twice_knows_both_temperatures(trained):
     shutil.copy(trained / "last.ckpt", "a.ckpt")
     logits = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS)
     for T in (2.0, 3.0):
-        apply_temperature(Path("a.ckpt"), T)
+        apply_temperature(Checkpoint.read("a.ckpt"), T)
     assert Checkpoint.read("a.ckpt").facts.temperature == 6
     cooled = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS)
     torch.testing.assert_close(cooled * 6, logits, rtol=1e-5, atol=1e-6)
@@ -533,7 +533,7 @@ def test_a_checkpoint_that_is_cooled_twice_knows_both_temperatures(trained):
 def test_a_full_disk_leaves_an_uncalibrated_checkpoint_as_it_was(trained):
     before = Path(shutil.copy(trained / "best.ckpt", "a.ckpt")).read_bytes()
     with room_for(len(before) // 2), pytest.raises(UserError, match="File too large"):
-        apply_temperature(Path("a.ckpt"), 2.0)
+        apply_temperature(Checkpoint.read("a.ckpt"), 2.0)
     assert os.listdir() == ["a.ckpt"]
     assert Path("a.ckpt").read_bytes() == before
 

@@ -72,7 +72,9 @@ def test_a_temperature_is_kept_where_the_rows_that_it_was_not_fitted_on_say_so(t
     content.pop("temperature", None)
     write_content(content, "best.ckpt")
     before = Path("best.ckpt").read_bytes()
-    found = calibrate(Checkpoint.open("best.ckpt"), predictions_of(logits, labels))
+    checkpoint, found = calibrate(Checkpoint.open("best.ckpt"), predictions_of(logits, labels))
+    assert checkpoint.facts == Checkpoint.open("best.ckpt").facts
+    assert checkpoint.sha256 == Checkpoint.open("best.ckpt").sha256
     fact = found.facts["calibration"]
     assert fact["kept"] == kept
     assert (Path("best.ckpt").read_bytes() == before) != kept

@@ -795,7 +795,7 @@ def test_a_calibrated_checkpoint_is_not_calibrated_again(with_and_without):
     calibrated, plain = (Predictions.read(folder / "validate.parquet") for folder, _ in with_and_without)
     shutil.copy(with_and_without[1][0] / "best.ckpt", "best.ckpt")
     for _ in range(2):  # as if the first process had ended before it kept the scores
-        found = calibrate(Checkpoint.open("best.ckpt"), plain)
+        _, found = calibrate(Checkpoint.open("best.ckpt"), plain)
         assert np.array_equal(found.probs, calibrated.probs)
         assert found.facts["calibration"] == calibrated.facts["calibration"]
     once = content_of("best.ckpt")["state_dict"]
@@ -1373,8 +1373,8 @@ def test_nothing_is_announced_when_nothing_stands_in(run, quick):
     ],
 )
 def test_precision_is_what_the_device_computes_natively(monkeypatch, bf16, amx, accelerator, precision):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    found = {"architecture": "x86_64", "avx512_bf16": bf16, "amx_bf16": amx}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert native_precision(accelerator) == precision
@@ -1385,7 +1385,7 @@ def test_precision_of_a_gpu_is_what_it_computes_natively(monkeypatch, native, pr
     asked = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: asked.append(how) or native)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: not native)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": not native})
     assert [native_precision(name) for name in ("auto", "gpu", "cuda")] == [precision] * 3
     assert asked == [{"including_emulation": False}] * 3
 

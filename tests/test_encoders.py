@@ -330,7 +330,7 @@ def test_a_temperature_divides_the_logits(folder, runs, tmp_path):
             return BertClassifier.load_from_checkpoint(path).eval()(*batch)
 
     before = logits()
-    apply_temperature(path, 1.7)
+    apply_temperature(Checkpoint.read(path), 1.7)
     torch.testing.assert_close(logits() * 1.7, before, rtol=1e-5, atol=1e-5)
 
 

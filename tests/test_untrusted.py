@@ -447,9 +447,14 @@ except UserError as error:
 def test_a_good_file_says_what_is_in_it():
     from safetensors.numpy import save_file
 
-    save_file({"a": np.zeros((2, 3), np.float32), "b": np.zeros((), np.int64)}, "model.safetensors")
+    save_file({"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(7)}, "model.safetensors")
     found = safetensors_files.check_safetensors(Path("model.safetensors"))
-    assert found == {"a": ("F32", (2, 3)), "b": ("I64", ())}
+    assert {name: each[:2] for name, each in found.items()} == {"a": ("F32", (2, 3)), "b": ("I64", ())}
+    content = Path("model.safetensors").read_bytes()
+    assert {name: content[each.start : each.stop] for name, each in found.items()} == {
+        "a": np.arange(6, dtype=np.float32).tobytes(),
+        "b": np.array(7).tobytes(),
+    }
 
 
 # --- ONNX ---

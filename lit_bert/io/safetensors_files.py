@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lit_bert import UserError
 from lit_bert.io import escape
@@ -22,11 +22,17 @@ DTYPE_BYTES = {
 }
 
 
-# --- safetensors ---
+class Described(NamedTuple):
+    """What a header says of a tensor: its type as safetensors names it, its shape, its bytes in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
 
 
-def check_safetensors(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Data type and shape of each tensor of a safetensors file, from its header, without reading values.
+def check_safetensors(path: Path) -> dict[str, Described]:
+    """What a safetensors file says of each of its tensors, from its header, without reading values.
 
     Raises:
         UserError: the header is longer than the file or than any real one, or says of a tensor what cannot
@@ -50,8 +56,7 @@ def check_safetensors(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     header.pop("__metadata__", None)
     if len(header) > MOST_TENSORS:
         raise UserError(f"{what} has {len(header):,} tensors; expected at most {MOST_TENSORS:,}.")
-    found: dict[str, tuple[str, tuple[int, ...]]] = {}
-    ranges: list[tuple[int, int, str]] = []
+    found: dict[str, Described] = {}
     for name, described in header.items():
         values: Any = described if isinstance(described, dict) else {}
         dtype, shape, offsets = (values.get(key) for key in ("dtype", "shape", "data_offsets"))
@@ -71,17 +76,17 @@ def check_safetensors(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
                 f"{what} describes its tensor {escape.line(name, 80)} in a way that cannot be: "
                 f"{escape.line(described, 200)}. Get it again."
             )
-        found[name] = dtype, tuple(shape)
-        ranges.append((offsets[0], offsets[1], name))
-    end = 0
-    for start, stop, name in sorted(ranges):
+        found[name] = Described(dtype, tuple(shape), *(8 + length + offset for offset in offsets))
+    end = 8 + length
+    for start, stop, name in sorted((each.start, each.stop, name) for name, each in found.items()):
         if start != end:
             raise UserError(
                 f"{what} has a gap or two tensors in one place before {escape.line(name, 80)}. Get it again."
             )
         end = stop
-    if end != size - 8 - length:
+    if end != size:
         raise UserError(
-            f"{what} has {size - 8 - length:,} bytes of values; its header describes {end:,}. Get it again."
+            f"{what} has {size - 8 - length:,} bytes of values; its header describes {end - 8 - length:,}. "
+            "Get it again."
         )
     return found

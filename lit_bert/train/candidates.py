@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,8 +16,8 @@ from lit_bert.train.run import FitRun
 
 
 def keep_better_weights(
-    run: FitRun, best: Path | None, predictions: Predictions | None
-) -> Predictions | None:
+    run: FitRun, checkpoint: Checkpoint | None, predictions: Predictions | None
+) -> tuple[Checkpoint | None, Predictions | None]:
     """Keeps the average of the weights where it is better than those that train, beyond chance.
 
     Those that train are taken of the best epoch of the average or of the end of the run, whichever scores
@@ -27,42 +26,39 @@ def keep_better_weights(
     between leaves what the next one can finish.
 
     Args:
-        best: the best checkpoint; None on ranks other than 0, which only help to validate.
+        checkpoint: the best one; None on ranks other than 0, which only help to validate.
         predictions: of the average.
 
     Returns:
-        Those of the weights that are kept.
+        The checkpoint as it is then, and the predictions of the weights that are kept.
     """
-    checkpoint = Checkpoint.open(best) if best is not None and predictions is not None else None
-    trained = checkpoint.training_weights if checkpoint else None
+    trained = checkpoint.training_weights if checkpoint and predictions else None
     chosen = predictions.facts.get("averaging") if predictions else None
-    if best is not None and trained is not None and chosen:
-        keep_weights(best, chosen)
-        trained = None
+    if checkpoint is not None and trained is not None and chosen:
+        checkpoint, trained = keep_weights(checkpoint, chosen), None
     trained = run.trainer.strategy.broadcast(trained)
     if trained is None:
-        return predictions
+        return checkpoint, predictions
     plain = _trained_candidate(run, trained, checkpoint)
-    if best is None or checkpoint is None or predictions is None or plain.predictions is None:
-        return predictions
+    if checkpoint is None or predictions is None or plain.predictions is None:
+        return checkpoint, predictions
     if not np.array_equal(plain.predictions.rows, predictions.rows):
         raise RuntimeError("the validation rows changed within a fit")
-    if plain.weights is not trained:
-        replace_training_weights(best, plain.weights)
     chosen = choose_weights(predictions, plain.predictions)
     if chosen["kept"]:
         facts = checkpoint.facts
         chosen |= {"val_f1": facts.val_f1, "epoch": facts.epoch, "global_step": facts.global_step}
     else:
+        if plain.weights is not trained:
+            checkpoint = replace_training_weights(checkpoint, plain.weights)
         chosen |= {"val_f1": plain.scores["val/f1"], "epoch": plain.epoch, "global_step": plain.global_step}
         record = run.callbacks.record
         # Those of a run that goes on may have a score that this version does not know.
         record.best = {name: plain.scores[name] for name in record.best if name in plain.scores}
     probs = (predictions if chosen["kept"] else plain.predictions).probs
     predictions = predictions.with_probs(probs, averaging=chosen, global_step=chosen["global_step"])
-    predictions.write(best.with_name(VALIDATED))
-    keep_weights(best, chosen)
-    return predictions
+    predictions.write(checkpoint.run / VALIDATED)
+    return keep_weights(checkpoint, chosen), predictions
 
 
 @dataclass

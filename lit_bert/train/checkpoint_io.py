@@ -61,8 +61,11 @@ class SafeCheckpointIO(CheckpointIO):
             self._written.discard(place)
 
 
-def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+def write_checkpoint(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     """Writes a checkpoint whole or not at all.
+
+    Returns:
+        It as it was read back.
 
     Raises:
         UserError: its numbers are not finite, it cannot be written, or could not be read again. What was
@@ -84,7 +87,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
             checkpoint.write(partial)
             with partial.open("rb") as stream:
                 os.fsync(stream.fileno())  # before it is read back: a disk may keep something else
-            Checkpoint.read(partial, shown=path)  # refuses what a later process could not read
+            written = Checkpoint.read(partial, shown=path)  # refuses what a later process could not read
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(
@@ -94,6 +97,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     except (UserError, ValueError, RuntimeError) as error:  # RuntimeError: torch cannot copy a tensor
         why = line(error, 500) or type(error).__name__
         raise UserError(f"cannot write the checkpoint {line(path)}: {why}") from error
+    return replace(written, path=_place(path))
 
 
 def _place(path: Path) -> Path:
@@ -118,12 +122,14 @@ def check_progress(found: Any, own: Any, what: str) -> None:
         raise UserError(f"{what} is {line(found, 60)}; expected a count.")
 
 
-def apply_temperature(path: Path, temperature: float) -> None:
+# --- changed where they stand: each takes a checkpoint that was read, and returns it as it is then ---
+
+
+def apply_temperature(checkpoint: Checkpoint, temperature: float) -> Checkpoint:
     """Divides the logits of a checkpoint by `temperature` for good: in the last layer's weight and bias.
 
     So every program that loads the weights has calibrated probabilities. Labels stay the same.
     """
-    checkpoint = Checkpoint.read(path)
     encoder = ENCODERS[checkpoint.weights.architecture["model_type"]]
     state_dict = {
         name: value / temperature if encoder.in_logits(name.removeprefix("network.")) else value
@@ -131,24 +137,24 @@ def apply_temperature(path: Path, temperature: float) -> None:
     }
     earlier = checkpoint.facts.temperature or 1.0
     facts = checkpoint.facts.model_copy(update={"temperature": earlier * temperature})
-    write_checkpoint(replace(checkpoint, facts=facts, state_dict=state_dict), path)
+    return write_checkpoint(replace(checkpoint, facts=facts, state_dict=state_dict), checkpoint.path)
 
 
-def replace_training_weights(path: Path, weights: dict[str, Tensor]) -> None:
+def replace_training_weights(checkpoint: Checkpoint, weights: dict[str, Tensor]) -> Checkpoint:
     """Has the best checkpoint of a fit hold other trained weights beside their average."""
-    write_checkpoint(replace(Checkpoint.read(path), training_weights=weights), path)
+    return write_checkpoint(replace(checkpoint, training_weights=weights), checkpoint.path)
 
 
-def keep_weights(path: Path, choice: Mapping[str, Any]) -> None:
+def keep_weights(checkpoint: Checkpoint, choice: Mapping[str, Any]) -> Checkpoint:
     """Leaves one of the two sets of weights in the best checkpoint of a fit.
 
     Args:
         choice: `kept`, whether the moving average stays, else the weights that were trained take its place;
             `val_f1`, validation macro F1 of those that stay; `epoch` and `global_step` that they are of.
     """
-    checkpoint = Checkpoint.read(path)
     trained = {} if choice["kept"] or checkpoint.training_weights is None else checkpoint.training_weights
     place = {name: choice[name] for name in ("val_f1", "epoch", "global_step")}
     facts = checkpoint.facts.model_copy(update=place)
     weights = {**checkpoint.state_dict, **trained}
-    write_checkpoint(replace(checkpoint, facts=facts, state_dict=weights, training_weights=None), path)
+    kept = replace(checkpoint, facts=facts, state_dict=weights, training_weights=None)
+    return write_checkpoint(kept, checkpoint.path)

@@ -14,7 +14,7 @@ from lit_bert.train.checkpoint_io import apply_temperature
 CHOICES = {"averaging": "choosing averaged weights", "calibration": "fitting the temperature"}
 
 
-def calibrate(checkpoint: Checkpoint, predictions: Predictions) -> Predictions:
+def calibrate(checkpoint: Checkpoint, predictions: Predictions) -> tuple[Checkpoint, Predictions]:
     """Fits a temperature on what the checkpoint made of its rows, and folds it into its weights if it helps.
 
     It is kept where the loss of rows that a temperature was not fitted on falls beyond chance and their
@@ -22,9 +22,9 @@ def calibrate(checkpoint: Checkpoint, predictions: Predictions) -> Predictions:
     process has stored is used.
 
     Returns:
-        What the checkpoint makes of the rows then, with the fact `calibration`: `kept`, the `temperature` in
-        use, the one that was `fitted`, the calibration error `before` and `after` one that was fitted on
-        other rows, and `loss_change`, in nats with its interval, of the same rows; null on few.
+        The checkpoint as it is then, and what it makes of the rows, with the fact `calibration`: `kept`, the
+        `temperature` in use, the one that was `fitted`, the calibration error `before` and `after` one that
+        was fitted on other rows, and `loss_change`, in nats with its interval, of the same rows; null on few.
     """
     labels = predictions.labels
     logits = calibration.log_probs(predictions.probs)
@@ -36,7 +36,7 @@ def calibrate(checkpoint: Checkpoint, predictions: Predictions) -> Predictions:
     if fitted is None:
         fitted = calibration.temperature(logits, labels)
         if kept:
-            apply_temperature(checkpoint.path, fitted)
+            checkpoint = apply_temperature(checkpoint, fitted)
     found = {
         "kept": kept,
         "temperature": fitted if kept else 1.0,
@@ -46,7 +46,7 @@ def calibrate(checkpoint: Checkpoint, predictions: Predictions) -> Predictions:
         "loss_change": None if change is None else list(change),
     }
     probs = softmax(logits / fitted) if kept else predictions.probs
-    return predictions.with_probs(probs, calibration=found)
+    return checkpoint, predictions.with_probs(probs, calibration=found)
 
 
 def choose_weights(average: Predictions, plain: Predictions) -> dict[str, Any]:

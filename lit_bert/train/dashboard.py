@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -55,15 +56,7 @@ class Dashboard(Callback):
         """Has errors of the event file reported, through which all goes, Lightning's scalars too."""
         with self._guard(EVENT_FILE):
             file = logger.experiment.file_writer
-            for name in ("add_event", "flush", "close"):
-                setattr(file, name, self._tolerant(getattr(file, name)))
-
-    def _tolerant(self, write: Callable[..., None]) -> Callable[..., None]:
-        def call(*args: Any, **kwargs: Any) -> None:
-            with self._guard(EVENT_FILE):
-                write(*args, **kwargs)
-
-        return call
+            file.event_writer = _GuardedEvents(file.event_writer, self._guard)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
@@ -106,6 +99,31 @@ class Dashboard(Callback):
                 }
                 trainer.logger.log_hyperparams(settings, scores)
                 trainer.logger.finalize("success")
+
+
+class _GuardedEvents:
+    """TensorBoard's writer of one event file, by its own interface; its errors are reported.
+
+    It writes in a thread, so that an error comes with any later event, or when the file is closed.
+    """
+
+    def __init__(self, writer: Any, guard: Callable[[str], AbstractContextManager[None]]) -> None:
+        self._writer, self._guard = writer, guard
+
+    def get_logdir(self) -> str:
+        return str(self._writer.get_logdir())
+
+    def add_event(self, event: Any) -> None:
+        with self._guard(EVENT_FILE):
+            self._writer.add_event(event)
+
+    def flush(self) -> None:
+        with self._guard(EVENT_FILE):
+            self._writer.flush()
+
+    def close(self) -> None:
+        with self._guard(EVENT_FILE):
+            self._writer.close()
 
 
 def _validation_facts(trainer: Trainer, used_for: list[str]) -> dict[str, Any]:

@@ -52,6 +52,7 @@ def run_fit(run: FitRun) -> RunResult | None:
     start = time.perf_counter()
     ckpt_path = str(run.resumed.checkpoint.path) if run.resumed else None
     run.trainer.fit(run.model, datamodule=run.data, ckpt_path=ckpt_path)
+    _free_training_state(run)
     return _finish(run, (time.perf_counter() - start) / 60)
 
 
@@ -169,6 +170,13 @@ def _facts(run: FitRun) -> dict[str, Any]:
 # --- after the training ---
 
 
+def _free_training_state(run: FitRun) -> None:
+    """Frees moments and gradients, three times the weights, before the weights are copied to be compared."""
+    run.trainer.optimizers = []
+    run.trainer.strategy.lr_scheduler_configs = []  # which hold the optimizer, too
+    run.model.zero_grad()
+
+
 def _finish(run: FitRun, minutes: float) -> RunResult | None:
     """Chooses weights and temperature by the validation rows, and prints and keeps the scores."""
     trainer = run.trainer
@@ -181,13 +189,15 @@ def _finish(run: FitRun, minutes: float) -> RunResult | None:
     best = Path(kept[0].best_model_path) if kept else None
     if best is not None and not (trainer.is_global_zero and best.is_file()):
         best = None
-    predictions = keep_better_weights(run, best, _validated(best) if best else None)
+    checkpoint = Checkpoint.open(best) if best else None
+    validated = _validated(checkpoint) if checkpoint else None
+    checkpoint, predictions = keep_better_weights(run, checkpoint, validated)
     if not trainer.is_global_zero:
         return None
     run.callbacks.dashboard.log_settings(trainer, run.model)
-    if best is None:
+    if best is None or checkpoint is None:
         return RunResult(status="done", steps=trainer.global_step, minutes=minutes)
-    scores = _score(run, best, predictions) if predictions is not None else {}
+    scores = _score(run, checkpoint, predictions) if predictions is not None else {}
     print(f"took       {minutes:.1f} minutes for {trainer.global_step:,} optimizer steps")
     print(f"\nbest epoch: {best}")
     test, splits = run.data.hparams.test_split, run.data.corpus.splits
@@ -202,37 +212,36 @@ def _finish(run: FitRun, minutes: float) -> RunResult | None:
     return RunResult(status="done", checkpoint=path, scores=scores, steps=steps, minutes=minutes)
 
 
-def _validated(best: Path) -> Predictions | None:
+def _validated(best: Checkpoint) -> Predictions | None:
     """What the best checkpoint made of the validation rows; None, with a line, if that is not there."""
-    checkpoint, file = Checkpoint.open(best), best.with_name(VALIDATED)
+    file = best.run / VALIDATED
     predictions = Predictions.read(file) if file.is_file() else None
     facts = predictions.facts if predictions else {}
     scored = facts.get("sha256")  # by the fit that was resumed; None for those of an epoch just trained
     # Of weights that were chosen where a process ended before the checkpoint had them.
-    chosen = "averaging" in facts and checkpoint.training_weights is not None
+    chosen = "averaging" in facts and best.training_weights is not None
     if (
         predictions is None
-        or not (chosen or facts.get("global_step") == checkpoint.facts.global_step)
-        or scored not in (None, checkpoint.sha256)
+        or not (chosen or facts.get("global_step") == best.facts.global_step)
+        or (scored is not None and scored != best.sha256)
     ):  # another verb has written there since
         log.info(
-            f"the scores of {best} are no longer beside it; "
-            f"`python -m lit_bert validate --ckpt_path {best}` finds them again."
+            f"the scores of {best.path} are no longer beside it; "
+            f"`python -m lit_bert validate --ckpt_path {best.path}` finds them again."
         )
         return None
     return predictions
 
 
-def _score(run: FitRun, best: Path, predictions: Predictions) -> dict[str, float]:
+def _score(run: FitRun, best: Checkpoint, predictions: Predictions) -> dict[str, float]:
     """Calibrates the best checkpoint, prints its scores on the validation split and keeps them."""
-    checkpoint = Checkpoint.open(best)
     scored = predictions.facts.get("sha256")
-    if scored is None and (run.settings["calibrate"] or checkpoint.facts.temperature is not None):
-        predictions = calibrate(checkpoint, predictions)
+    if scored is None and (run.settings["calibrate"] or best.facts.temperature is not None):
+        best, predictions = calibrate(best, predictions)
     predictions = _with_usage(run, predictions, predictions.facts.get("used_for") if scored else None)
     split, notes = run.data.splits.val_name, choice_notes(predictions.facts)
-    trained = read_hashes(best.with_name(TRAINED))
-    found = record_scores(Checkpoint.open(best), "validate", split, predictions, run.sources, trained, notes)
+    trained = read_hashes(best.run / TRAINED)
+    found = record_scores(best, "validate", split, predictions, run.sources, trained, notes)
     main = found.as_dict(predictions.class_names, lambda score: score.value)
     return {name: value for name, value in main.items() if isinstance(value, float)}
 
