@@ -27,7 +27,9 @@ from starlette.routing import Route
 
 from lit_bert import __version__
 from lit_bert.product import openapi
-from lit_bert.product.door import BODY, Access, Body, Door, HangUp, check_content
+from lit_bert.product.access import Access, AccessMiddleware, check_content
+from lit_bert.product.body import BODY, ClientDisconnected, RequestBody
+from lit_bert.product.connection import DISCONNECTED
 from lit_bert.product.errors import Refusal, internal_error, json_response
 from lit_bert.product.folder import facts
 from lit_bert.product.messages import Limits, parse
@@ -69,7 +71,7 @@ def create_app(
     Args:
         served: what is served.
         limits: of requests and of the queue.
-        access: who may ask.
+        access: which requests are answered.
         threads: number of workers.
         on_start: called when the workers are starting; from then on requests are taken.
         on_death: called when a worker has ended without being asked to.
@@ -97,7 +99,7 @@ def create_app(
     names = {route.path for route in routes}
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Door, access=access, limits=limits, metrics=metrics, paths=names)],
+        middleware=[Middleware(AccessMiddleware, access=access, limits=limits, metrics=metrics, paths=names)],
         exception_handlers={HTTPException: paths.no_route},
         lifespan=lifespan,
     )
@@ -177,34 +179,41 @@ class Paths:
             waiting = self.queue.by_client[client]
             message = f"{waiting} texts of your address are waiting and {self.queue.share} may"
             raise _try_again(429, "too_many_requests", message) from None
-        answers = await self._answers(job, body)
+        answers = await self._answers(job, body, scope[DISCONNECTED])
         self.metrics.texts.inc(len(texts))
         self.metrics.latency.observe(body.elapsed_s())
         joined = b'{"predictions": [' + b", ".join(answers) + b"]}" if several else answers[0]
         return Response(joined, media_type="application/json")
 
-    async def _answers(self, job: Job, body: Body) -> list[bytes]:
+    async def _answers(self, job: Job, body: RequestBody, disconnected: asyncio.Future) -> list[bytes]:
         """JSON of each text of a job.
 
         Raises:
             Refusal: 504 not in time, 500 not computable.
-            HangUp: the client is gone.
+            ClientDisconnected: nobody waits for them any more.
         """
+
+        def fail(error: Exception) -> None:
+            if not job.answers.done():
+                job.answers.set_exception(error)
+
+        def on_timeout() -> None:
+            message = f"There was no answer within {self.limits.seconds:g} seconds; send fewer texts."
+            fail(Refusal(504, "too_slow", message))
+
+        def on_disconnect(_: asyncio.Future) -> None:
+            fail(ClientDisconnected())
+
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(body.seconds - body.elapsed_s(), _give_up, job, self.limits.seconds)
-        watch = loop.create_task(body.gone())
-        watch.add_done_callback(lambda _: job.answers.cancel())
+        timer = loop.call_later(body.timeout_s - body.elapsed_s(), on_timeout)
+        disconnected.add_done_callback(on_disconnect)
         try:
             return await job.answers
         except ComputeFailed:
             raise internal_error() from None
-        except asyncio.CancelledError:
-            if watch.done():
-                raise HangUp from None
-            raise
         finally:
             timer.cancel()
-            watch.cancel()
+            disconnected.remove_done_callback(on_disconnect)
 
     async def health(self, request: Request) -> Response:
         """Whether the workers are ready."""
@@ -243,12 +252,6 @@ class Paths:
 
 def _try_again(status: int, code: str, message: str) -> Refusal:
     return Refusal(status, code, f"{message}; try again in a second.", {"Retry-After": "1"})
-
-
-def _give_up(job: Job, seconds: float) -> None:
-    if not job.answers.done():
-        message = f"There was no answer within {seconds:g} seconds; send fewer texts."
-        job.answers.set_exception(Refusal(504, "too_slow", message))
 
 
 def policy(page: str) -> str:

@@ -5,7 +5,7 @@ nothing was asked yet, and no setting adds that (https://github.com/Kludex/uvico
 of a connection are parsed twice by the same parser, which costs a few microseconds. First by `Connection`:
 it knows from that what the connection waits for, limits the time of that, and refuses what is no HTTP in the
 shape of our errors, after the answers to the requests before it. Then by uvicorn's protocol, to which
-everything goes unchanged but an address without a path. `Reporting`, around the application, tells the
+everything goes unchanged but an address without a path. `ReportAnswers`, around the application, tells the
 connection which requests have been answered.
 
 Of uvicorn this uses that `Config(http=…)` takes a protocol class, the arguments of its constructor, that it
@@ -27,17 +27,18 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lit_bert.product.errors import Refusal
 
-HEAD_BYTES = 65_536  # of a request's first line and headers
+MAX_HEAD_BYTES = 65_536  # of a request's first line and headers
 IDLE_S = 60.0  # a connection without a request is closed after it
 AUTHORITY = "lit_bert.authority"  # in a request's scope, of type str | None
-_STATE = "lit_bert.connection"
+DISCONNECTED = "lit_bert.disconnected"  # in it as well: a future that is done when the client has left
+_CONNECTION = "lit_bert.connection"
 # The target of a request may be a whole address (RFC 9112, 3.2.2), of which uvicorn keeps the path alone.
-_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
+_ABSOLUTE_ADDRESS = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 
 
 def head_too_large() -> Refusal:
-    """The error of a head of more than `HEAD_BYTES`."""
-    return Refusal(431, "head_too_large", f"The headers have more than {HEAD_BYTES} bytes; send fewer.")
+    """The error of a head of more than `MAX_HEAD_BYTES`."""
+    return Refusal(431, "head_too_large", f"The headers have more than {MAX_HEAD_BYTES} bytes; send fewer.")
 
 
 def protocol(head_s: float, idle_s: float) -> type[asyncio.Protocol]:
@@ -65,7 +66,7 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self, head_s: float, idle_s: float, app_state: dict[str, Any], **arguments: Any) -> None:
-        self.served = _Protocol(app_state={**app_state, _STATE: self}, **arguments)
+        self.served = _Protocol(app_state={**app_state, _CONNECTION: self}, **arguments)
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
         self.head_s, self.idle_s = head_s, idle_s
@@ -79,6 +80,7 @@ class Connection(asyncio.Protocol):
         self.authorities: deque[str | None] = deque()  # of requests that have not reached the application
         self.unanswered = 0  # requests whose head is complete
         self.refusal: Refusal | None = None  # of the last request that is read
+        self.disconnected: asyncio.Future[None] = self.loop.create_future()
         self.awaited: object = None
         self.timer: asyncio.TimerHandle | None = None
 
@@ -92,6 +94,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.timer is not None:
             self.timer.cancel()
+        self.disconnected.set_result(None)
         self.served.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -110,7 +113,7 @@ class Connection(asyncio.Protocol):
                     self.head_bytes += len(data)
                 else:  # behind other data it is smaller than one read, whose size the event loop limits
                     self.head_bytes = len(data) if self.at_start else 0
-                if self.head_bytes > HEAD_BYTES:
+                if self.head_bytes > MAX_HEAD_BYTES:
                     self.refusal = head_too_large()
         # Also where it is refused, as complete requests may come before the refused one.
         self.served.data_received(_with_path(data, self.pathless) if self.pathless else data)
@@ -137,7 +140,7 @@ class Connection(asyncio.Protocol):
         self.url += url
 
     def on_headers_complete(self) -> None:
-        whole = _ABSOLUTE.match(self.url)
+        whole = _ABSOLUTE_ADDRESS.match(self.url)
         if whole and not self.url.startswith(b"/", whole.end()):
             if not self.at_start:
                 raise ValueError("a whole address without a path, in a line that was not read at once")
@@ -196,7 +199,7 @@ class Connection(asyncio.Protocol):
 
 def _with_path(data: bytes, address: bytes) -> bytes:
     """The data with the path / in the first line's whole address, which has none: uvicorn fails at it."""
-    whole = _ABSOLUTE.match(address)
+    whole = _ABSOLUTE_ADDRESS.match(address)
     assert whole
     end = data.index(b" " + address) + 1 + whole.end()
     return data[:end] + b"/" + data[end:]
@@ -243,7 +246,7 @@ class _Protocol(HttpToolsProtocol):
         """Sends nothing: here it would come before the answers to earlier requests."""
 
 
-class Reporting:
+class ReportAnswers:
     """ASGI middleware around the whole application, by which a connection knows what has been answered."""
 
     def __init__(self, app: Callable) -> None:
@@ -253,8 +256,9 @@ class Reporting:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        connection: Connection = scope["state"].pop(_STATE)
+        connection: Connection = scope["state"].pop(_CONNECTION)
         scope[AUTHORITY] = connection.authorities.popleft()
+        scope[DISCONNECTED] = connection.disconnected
         try:
             await self.app(scope, receive, send)
         finally:
