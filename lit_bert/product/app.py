@@ -86,7 +86,7 @@ def create_app(
         return encode(predictor([text])[0], predictor.explain(text))
 
     queue = BatchQueue(predict, explain, limits.queue, threads, metrics.batch.observe, on_death)
-    paths = Paths(served, limits, queue, metrics, access.token is not None)
+    handlers = Routes(served, limits, queue, metrics, access.token is not None)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -95,12 +95,12 @@ def create_app(
         yield
         queue.stop()
 
-    routes = paths.routes()
+    routes = handlers.routes()
     names = {route.path for route in routes}
     app = Starlette(
         routes=routes,
         middleware=[Middleware(AccessMiddleware, access=access, limits=limits, metrics=metrics, paths=names)],
-        exception_handlers={HTTPException: paths.no_route},
+        exception_handlers={HTTPException: handlers.no_route},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
@@ -115,8 +115,8 @@ def encode(prediction: Prediction, words: list[Word] | None = None) -> bytes:
     return json.dumps(fields).encode()
 
 
-class Paths:
-    """What the paths answer.
+class Routes:
+    """The routes and what each answers.
 
     Args:
         served: what is served.
@@ -133,7 +133,7 @@ class Paths:
         predictor = served.predictor
         self.max_length = predictor.max_length
         # Of the keys of messages.Info.
-        self.facts = {
+        self.info_fields = {
             "name": served.name,
             "labels": predictor.labels,
             "max_length": predictor.max_length,
@@ -153,7 +153,7 @@ class Paths:
             Route("/predict", self.predict, methods=["POST"]),
             Route("/health", self.health),
             Route("/info", self.info),
-            Route("/metrics", self.figures),
+            Route("/metrics", self.metrics_text),
             Route("/openapi.json", self.openapi),
             Route("/docs", self.page),
             Route("/", self.page),
@@ -182,8 +182,8 @@ class Paths:
         answers = await self._answers(job, body, scope[DISCONNECTED])
         self.metrics.texts.inc(len(texts))
         self.metrics.latency.observe(body.elapsed_s())
-        joined = b'{"predictions": [' + b", ".join(answers) + b"]}" if several else answers[0]
-        return Response(joined, media_type="application/json")
+        content = b'{"predictions": [' + b", ".join(answers) + b"]}" if several else answers[0]
+        return Response(content, media_type="application/json")
 
     async def _answers(self, job: Job, body: RequestBody, disconnected: asyncio.Future) -> list[bytes]:
         """JSON of each text of a job.
@@ -223,9 +223,9 @@ class Paths:
 
     async def info(self, request: Request) -> Response:
         """What is served."""
-        return json_response(self.facts)
+        return json_response(self.info_fields)
 
-    async def figures(self, request: Request) -> Response:
+    async def metrics_text(self, request: Request) -> Response:
         """The metrics."""
         return Response(self.metrics.text(), media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
@@ -257,8 +257,8 @@ def _try_again(status: int, code: str, message: str) -> Refusal:
 def policy(page: str) -> str:
     """A Content-Security-Policy for a page in one file: no other hosts, no script but its own."""
     scripts = re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL)
-    sums = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    allowed = " ".join(f"'sha256-{each}'" for each in sums) or "'none'"
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{each}'" for each in digests) or "'none'"
     return (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src 'self' data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"

@@ -28,7 +28,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from lit_bert.product.errors import Refusal
 
 MAX_HEAD_BYTES = 65_536  # of a request's first line and headers
-IDLE_S = 60.0  # a connection without a request is closed after it
+IDLE_TIMEOUT_S = 60.0  # a connection without a request is closed after it
 AUTHORITY = "lit_bert.authority"  # in a request's scope, of type str | None
 DISCONNECTED = "lit_bert.disconnected"  # in it as well: a future that is done when the client has left
 _CONNECTION = "lit_bert.connection"
@@ -41,17 +41,17 @@ def head_too_large() -> Refusal:
     return Refusal(431, "head_too_large", f"The headers have more than {MAX_HEAD_BYTES} bytes; send fewer.")
 
 
-def protocol(head_s: float, idle_s: float) -> type[asyncio.Protocol]:
+def protocol(head_timeout_s: float, idle_timeout_s: float) -> type[asyncio.Protocol]:
     """The class of connections for `uvicorn.Config(http=…)`.
 
     Args:
-        head_s: seconds for a request's head to arrive, and for the rest of a body after its early answer.
-        idle_s: seconds without a request, from the start of the connection or the last answer.
+        head_timeout_s: for a request's head to arrive, and for the rest of a body after its early answer.
+        idle_timeout_s: without a request, from the start of the connection or the last answer.
     """
 
     class Bounded(Connection):
         def __init__(self, **arguments: Any) -> None:
-            super().__init__(head_s, idle_s, **arguments)
+            super().__init__(head_timeout_s, idle_timeout_s, **arguments)
 
     return Bounded
 
@@ -60,19 +60,21 @@ class Connection(asyncio.Protocol):
     """One client's connection: watches it, and has uvicorn's protocol serve it.
 
     Args:
-        head_s, idle_s: as `protocol` says.
+        head_timeout_s, idle_timeout_s: as `protocol` says.
         app_state: of the application's lifespan.
         arguments: of uvicorn's protocol.
     """
 
-    def __init__(self, head_s: float, idle_s: float, app_state: dict[str, Any], **arguments: Any) -> None:
-        self.served = _Protocol(app_state={**app_state, _CONNECTION: self}, **arguments)
+    def __init__(
+        self, head_timeout_s: float, idle_timeout_s: float, app_state: dict[str, Any], **arguments: Any
+    ) -> None:
+        self.protocol = _Protocol(app_state={**app_state, _CONNECTION: self}, **arguments)
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
-        self.head_s, self.idle_s = head_s, idle_s
+        self.head_timeout_s, self.idle_timeout_s = head_timeout_s, idle_timeout_s
         self.loop = asyncio.get_running_loop()
         self.transport: Any = None  # JoinedWrites, which uvicorn's protocol writes to as well
-        self.begun = 0  # requests of which a first byte has come
+        self.requests_begun = 0  # a first byte of them has come
         self.in_head = self.in_request = False  # what the parser is inside of
         self.url, self.head_bytes = b"", 0  # of the head that is being read
         self.at_start = True  # whether the request that is being read began with the data that came last
@@ -81,26 +83,26 @@ class Connection(asyncio.Protocol):
         self.unanswered = 0  # requests whose head is complete
         self.refusal: Refusal | None = None  # of the last request that is read
         self.disconnected: asyncio.Future[None] = self.loop.create_future()
-        self.awaited: object = None
+        self.timed_state: object = None  # of the connection, whose time `timer` limits
         self.timer: asyncio.TimerHandle | None = None
 
     # --- the transport's events
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = JoinedWrites(transport, self.loop)
-        self.served.connection_made(self.transport)
+        self.protocol.connection_made(self.transport)
         self._limit_time()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.timer is not None:
             self.timer.cancel()
         self.disconnected.set_result(None)
-        self.served.connection_lost(exc)
+        self.protocol.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self.refusal is not None:  # the connection closes; nothing more is read
             return
-        begun_before, self.at_start, self.pathless = self.begun, not self.in_request, b""
+        begun_before, self.at_start, self.pathless = self.requests_begun, not self.in_request, b""
         try:
             with contextlib.suppress(httptools.HttpParserUpgrade):  # uvicorn goes on without the upgrade
                 self.parser.feed_data(data)
@@ -109,30 +111,30 @@ class Connection(asyncio.Protocol):
             self.refusal = Refusal(400, "not_http", message)
         else:
             if self.in_head:
-                if self.begun == begun_before:
+                if self.requests_begun == begun_before:
                     self.head_bytes += len(data)
                 else:  # behind other data it is smaller than one read, whose size the event loop limits
                     self.head_bytes = len(data) if self.at_start else 0
                 if self.head_bytes > MAX_HEAD_BYTES:
                     self.refusal = head_too_large()
         # Also where it is refused, as complete requests may come before the refused one.
-        self.served.data_received(_with_path(data, self.pathless) if self.pathless else data)
+        self.protocol.data_received(_with_path(data, self.pathless) if self.pathless else data)
         self._limit_time()
         self._refuse_in_turn()
 
     def eof_received(self) -> None:
-        self.served.eof_received()
+        self.protocol.eof_received()
 
     def pause_writing(self) -> None:
-        self.served.pause_writing()
+        self.protocol.pause_writing()
 
     def resume_writing(self) -> None:
-        self.served.resume_writing()
+        self.protocol.resume_writing()
 
     # --- the parser's events
 
     def on_message_begin(self) -> None:
-        self.begun += 1
+        self.requests_begun += 1
         self.in_head = self.in_request = True
         self.url = b""
 
@@ -169,15 +171,15 @@ class Connection(asyncio.Protocol):
 
         While a request is being answered, the application limits the time.
         """
-        awaited = None if self.unanswered else (self.in_request, self.begun)
-        if awaited == self.awaited:
+        timed_state = None if self.unanswered else (self.in_request, self.requests_begun)
+        if timed_state == self.timed_state:
             return
-        self.awaited = awaited
+        self.timed_state = timed_state
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        if awaited is not None and not self.transport.is_closing():
-            seconds = self.head_s if self.in_request else self.idle_s
+        if timed_state is not None and not self.transport.is_closing():
+            seconds = self.head_timeout_s if self.in_request else self.idle_timeout_s
             self.timer = self.loop.call_later(seconds, self.transport.close)
 
     def _refuse_in_turn(self) -> None:

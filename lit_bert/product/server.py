@@ -49,7 +49,7 @@ def run(served: Served, limits: Limits, access: Access, threads: int, listener: 
     app = create_app(served, limits, access, threads, lambda: announce(served, access, listener), on_death)
     config = uvicorn.Config(
         connection.ReportAnswers(app),
-        http=connection.protocol(limits.seconds, connection.IDLE_S),
+        http=connection.protocol(limits.seconds, connection.IDLE_TIMEOUT_S),
         ws="none",
         lifespan="on",
         access_log=False,
@@ -57,7 +57,7 @@ def run(served: Served, limits: Limits, access: Access, threads: int, listener: 
         server_header=False,
         # Longer than the limits of `connection`, as uvicorn's timer takes a head that arrives for idleness
         # where it began before the last answer.
-        timeout_keep_alive=math.ceil(connection.IDLE_S + limits.seconds) + 1,
+        timeout_keep_alive=math.ceil(connection.IDLE_TIMEOUT_S + limits.seconds) + 1,
         timeout_graceful_shutdown=math.ceil(limits.seconds) + 2,
     )
     server = uvicorn.Server(config)
