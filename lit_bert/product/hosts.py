@@ -78,9 +78,9 @@ class Hosts:
             local_address: of this machine, that the connection came to. It is accepted as a host, as no other
                 site can have a page there; probes of containers use it.
         """
-        return (
-            self.any or host in self.names or _is_loopback(host) or host == _socket_host(local_address or "")
-        )
+        if self.any or host in self.names or _is_loopback(host):
+            return True
+        return local_address is not None and host == _socket_host(local_address)
 
     def __str__(self) -> str:
         """What is accepted, for people."""
