@@ -11,19 +11,14 @@ before and after.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import http.client
 import json
 import math
-import os
-import re
-import signal
-import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,18 +26,19 @@ from typing import Any
 from benchmarks import harness
 from benchmarks.generator import CONNECTIONS, LATE_MS
 from benchmarks.harness import Check, Contestant, Run, module_contestant, paired_ratios, values
+from benchmarks.servers import Server, serve_baseline, serving
 
-OURS, THEIRS = "lit_bert", "fastapi + pipeline"
-TWICE_IT = "twice it"  # what the table calls the run at twice the highest rate
+LIT_BERT, BASELINE = "lit_bert", "fastapi + pipeline"
+OVERLOAD = "twice it"  # what the table calls the run at twice the highest rate
 LIMIT_MS = 100.0  # for the 99th percentile
 GROWTH = 1.5  # from a rate to the next, while none failed
 PRECISION = 1.05  # between the highest rate that held and the lowest that did not
-BEGIN = 10.0  # requests a second, the least to begin with: one stalled minute must not make it the slowest
-SLOWEST = 1.0  # requests a second; a server that cannot do that has no rate
-LEAST = 100  # requests in a trial, so that a 99th percentile means something
+MIN_FIRST_RATE = 10.0  # requests a second to begin with: a stall in the warm-up must not make it the lowest
+MIN_RATE = 1.0  # requests a second; a server that cannot do that has no rate
+MIN_REQUESTS = 100  # requests in a trial, so that a 99th percentile means something
 CONFIRMATIONS = 20  # each at a lower rate; those that fail end early
-SINGLE, LISTED = 500, 50  # texts whose labels are compared, texts in a list
-TOGETHER = 16  # of them sent at the same time
+COMPARED_TEXTS, LIST_TEXTS = 500, 50  # texts whose labels are compared, texts in a list
+CONCURRENT = 16  # of them sent at the same time
 # Shares of --minutes: a step of the search, and the runs after it.
 STEP, STEADY, HALF, TWICE, SHORT = 0.025, 0.3, 0.1, 0.2, 0.1
 
@@ -58,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     flags.add_argument("--port", type=int, help=argparse.SUPPRESS)
     args = harness.checked_flags(flags.parse_args(argv))
     if args.contestant == "app":
-        return app(args)
+        return serve_baseline(args.place / "exported", args.port)
     if args.contestant:
         return harness.print_figures(WORK[args.contestant](args))
     if not 0 < args.minutes < math.inf:
@@ -67,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     with harness.scratch_folder() as place:
         contestants = harness.selected(line_up(args, place), args.only)
         prepare(args, place)
-        runs = spread_out(harness.measure(contestants, args.rounds, place, warmup=False), args.quick)
+        runs = runs_by_phase(harness.measure(contestants, args.rounds, place, warmup=False), args.quick)
     rows = list(dict.fromkeys(run.contestant for run in runs))
     report = harness.Report(
         "load",
@@ -98,7 +94,7 @@ COLUMNS = {
 }
 
 
-TOLD = ("rate", "p50_ms", "p99_ms", "late_p99_ms", "server_cpu_ms", "memory_mb", "lost")
+LOGGED_FIGURES = ("rate", "p50_ms", "p99_ms", "late_p99_ms", "server_cpu_ms", "memory_mb", "lost")
 
 
 def notes(args: argparse.Namespace) -> list[str]:
@@ -110,16 +106,17 @@ def notes(args: argparse.Namespace) -> list[str]:
         f"The highest rate: up by half from rate to rate, then between the last two until they are "
         f"{PRECISION - 1:.0%} apart, {args.minutes * 60 * STEP:.3g} s a step (a third on the way up). A rate "
         "has failed where it failed twice; a run ends early once it cannot hold. The row without a further "
-        f"name is the run that confirmed the rate, {args.minutes * 60 * STEADY:.3g} s for {OURS} and "
+        f"name is the run that confirmed the rate, {args.minutes * 60 * STEADY:.3g} s for {LIT_BERT} and "
         f"{args.minutes * 60 * SHORT:.3g} s for the other; where the 99th percentile was above {LIMIT_MS:g} "
         f"ms or an answer not 200, the rate was lowered by {PRECISION - 1:.0%} and confirmed anew.",
         f"The generator shares the cores. Where its own 99th percentile of lateness is above {LATE_MS:g} ms, "
         f"the run is marked as failed and not counted; at twice the rate, where no latency has a target, "
         f"above {10 * LATE_MS:g} ms.",
-        f"{THEIRS}: uvicorn, one process, a `def` endpoint that calls the pipeline; nothing of it is tuned.",
+        f"{BASELINE}: uvicorn, one process, a `def` endpoint that calls the pipeline; nothing is tuned.",
         "Memory is the resident memory of the server's processes, summed. The warm-up: 100 texts one after "
         "the other, then a step at twice the rate that this gave, so that all sizes of batches were seen.",
-        f"Labels: {SINGLE} texts one after the other, in lists of {LISTED}, and {TOGETHER} at a time.",
+        f"Labels: {COMPARED_TEXTS} texts one after the other, in lists of {LIST_TEXTS}, and {CONCURRENT} at "
+        "a time.",
     ]
 
 
@@ -127,7 +124,8 @@ def line_up(args: argparse.Namespace, place: Path) -> list[Contestant]:
     """Both servers, each with what loads it."""
     flags = ("--place", place, "--minutes", args.minutes, *["--quick"] * args.quick)
     return [
-        module_contestant("load", name, *flags, timeout_s=600 + 360 * args.minutes) for name in (OURS, THEIRS)
+        module_contestant("load", name, *flags, timeout_s=600 + 360 * args.minutes)
+        for name in (LIT_BERT, BASELINE)
     ]
 
 
@@ -144,37 +142,37 @@ def prepare(args: argparse.Namespace, place: Path) -> None:
     harness.prepare(module_contestant("load", "files", *flags, timeout_s=3600), place)
 
 
-def spread_out(runs: Sequence[Run], quick: bool = False) -> list[Run]:
+def runs_by_phase(runs: Sequence[Run], quick: bool = False) -> list[Run]:
     """A run for each thing that a contestant went through; one with a late generator failed, if not quick."""
-    found = []
+    phase_runs = []
     for run in runs:
-        whole = run.figures.pop("phases", {})
-        for name, figures in ({"": {}} | whole).items():
+        phases = run.figures.pop("phases", {})
+        for name, figures in ({"": {}} | phases).items():
             late = figures.get("late_p99_ms", 0.0)
-            most = 10 * LATE_MS if name == TWICE_IT else LATE_MS  # no latency is a target there
-            invalid = f"invalid: the generator was {late:.1f} ms late (99th percentile)"
-            found.append(
+            max_late_ms = 10 * LATE_MS if name == OVERLOAD else LATE_MS  # no latency is a target there
+            failure = f"invalid: the generator was {late:.1f} ms late (99th percentile)"
+            phase_runs.append(
                 Run(
                     f"{run.contestant}, {name}" if name else run.contestant,
                     run.round,
                     figures if name else {**run.figures, **figures},
-                    run.failure or (invalid if late > most and not quick else None),
+                    run.failure or (failure if late > max_late_ms and not quick else None),
                 )
             )
-    return found
+    return phase_runs
 
 
 def checks(runs: list[Run]) -> list[Check]:
     """The targets."""
 
     def of(phase: str, figure: str) -> list[float]:
-        return list(values(runs, f"{OURS}, {phase}" if phase else OURS, figure).values())
+        return list(values(runs, f"{LIT_BERT}, {phase}" if phase else LIT_BERT, figure).values())
 
-    before, after = f"{OURS}, half of it before", f"{OURS}, half of it after"
+    before, after = f"{LIT_BERT}, half of it before", f"{LIT_BERT}, half of it after"
     return [
-        Check(f"requests/s, {OURS} to {THEIRS}", paired_ratios(runs, "rate", OURS, THEIRS), 5),
+        Check(f"requests/s, {LIT_BERT} to {BASELINE}", paired_ratios(runs, "rate", LIT_BERT, BASELINE), 5),
         Check("ms at the highest rate, 99th percentile", of("", "p99_ms"), LIMIT_MS, at_least=False),
-        Check("twice the rate: lost, or neither 200, 429 nor 503", of(TWICE_IT, "wrong"), 0, False),
+        Check("twice the rate: lost, or neither 200, 429 nor 503", of(OVERLOAD, "wrong"), 0, False),
         Check("memory, growth in % from warm-up to the end", of("", "memory_growth"), 10, False),
         Check("memory, growth in % at twice the rate", of("", "memory_growth_twice")),
         *(
@@ -186,8 +184,8 @@ def checks(runs: list[Run]) -> list[Check]:
             )
             for figure, what in (("p50_ms", "median"), ("p99_ms", "99th percentile"))
         ),
-        Check(f"labels that differ in a list of {LISTED}", of("", "differ_listed"), 0, False),
-        Check(f"labels that differ with {TOGETHER} at a time", of("", "differ_together"), 0, False),
+        Check(f"labels that differ in a list of {LIST_TEXTS}", of("", "differ_listed"), 0, False),
+        Check(f"labels that differ with {CONCURRENT} at a time", of("", "differ_together"), 0, False),
         Check("probability, largest difference of those", of("", "differ_probability")),
     ]
 
@@ -206,7 +204,7 @@ def search(trial: Callable[[float, float], bool], first: float, step_s: float, c
     """
     held, failed, rate = 0.0, math.inf, first
     while not held or failed > held * PRECISION:
-        if rate < SLOWEST:
+        if rate < MIN_RATE:
             return 0.0
         seconds = step_s / 3 if failed == math.inf else step_s
         if trial(rate, seconds) or trial(rate, seconds):  # one stall of a shared machine must not decide
@@ -227,131 +225,21 @@ def search(trial: Callable[[float, float], bool], first: float, step_s: float, c
 # --- in the contestant's own process ---
 
 
-class Server:
-    """A process that serves on loopback.
-
-    Args:
-        command: program and arguments, to which the port is added.
-        log: where its output goes.
-    """
-
-    def __init__(self, command: Sequence[str], log: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.log = log
-        with log.open("wb") as stream:
-            self.process = subprocess.Popen(
-                [*command, "--port", str(self.port)], stdout=stream, stderr=subprocess.STDOUT
-            )
-
-    def ask(self, text: str | list[str], connection: http.client.HTTPConnection | None = None) -> Any:
-        """The answer to POST /predict."""
-        connection = connection or http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        connection.request(
-            "POST", "/predict", json.dumps({"text": text}), {"Content-Type": "application/json"}
-        )
-        answer = connection.getresponse()
-        content = answer.read()
-        if answer.status != 200:
-            raise SystemExit(f"status {answer.status}: {content[:500]!r}\n{self.said()}")
-        return json.loads(content)
-
-    def wait(self, timeout_s: float = 120) -> None:
-        """Until it answers."""
-        limit = time.monotonic() + timeout_s
-        while time.monotonic() < limit and self.process.poll() is None:
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                self.ask("is anybody there")
-                return
-            time.sleep(0.1)
-        raise SystemExit(f"the server did not answer\n{self.said()}")
-
-    def wait_until_idle(self, usual_s: float, timeout_s: float = 60) -> None:
-        """Until it answers about as fast as it does alone: the baseline computes what is left, for nobody."""
-        limit = time.monotonic() + timeout_s
-        while time.monotonic() < limit:
-            start = time.perf_counter()
-            with contextlib.suppress(OSError, http.client.HTTPException, SystemExit):
-                self.ask("is anybody there")
-                if time.perf_counter() - start < max(2 * usual_s, LIMIT_MS / 1000):
-                    return
-            time.sleep(0.1)
-
-    def memory_mb(self) -> float:
-        """Resident memory of it and all its descendants."""
-        return sum(map(_resident_mb, tree(self.process.pid)))
-
-    def cpu_s(self) -> float:
-        """Processor time that it and its descendants have taken."""
-        return sum(map(_cpu_s, tree(self.process.pid)))
-
-    def said(self) -> str:
-        """The end of its output."""
-        return self.log.read_text(errors="replace")[-2000:]
-
-    def stop(self) -> int:
-        """Its exit code after SIGTERM."""
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            return self.process.wait()
-
-
-def tree(process: int) -> list[int]:
-    """The process and its descendants."""
-    found = [process]
-    for parent in found:  # grows meanwhile
-        for file in Path(f"/proc/{parent}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                found += map(int, file.read_text().split())
-    return found
-
-
-def _resident_mb(process: int) -> float:
-    with contextlib.suppress(OSError):
-        size = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
-        return int(size[1]) / 1024 if size else 0.0
-    return 0.0
-
-
-def _cpu_s(process: int) -> float:
-    with contextlib.suppress(OSError):
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return 0.0
-
-
-@contextlib.contextmanager
-def serving(command: Sequence[str]) -> Iterator[Server]:
-    """The server, while it answers."""
-    server = Server(command, Path("server.log").absolute())
-    try:
-        server.wait()
-        yield server
-    finally:
-        code = server.stop()
-    if code not in (0, -signal.SIGTERM):
-        raise SystemExit(f"the server ended with {code}\n{server.said()}")
-
-
 class Load:
     """What a server goes through.
 
     Args:
         server: it.
         texts: JSON Lines with the field text.
-        least: requests of a trial.
+        min_requests: of a trial.
     """
 
-    def __init__(self, server: Server, texts: Path, least: int = LEAST) -> None:
-        self.server, self.texts, self.least = server, texts, least
+    def __init__(self, server: Server, texts: Path, min_requests: int = MIN_REQUESTS) -> None:
+        self.server, self.texts, self.min_requests = server, texts, min_requests
         self.usual_s = 0.0  # for one text alone
         self.trials: list[dict[str, Any]] = []
 
-    def offer(
+    def run_generator(
         self, rate: float, seconds: float, limit_ms: float | None = None, seed: int = 0
     ) -> dict[str, Any]:
         """Figures of a run of the generator."""
@@ -362,18 +250,20 @@ class Load:
         done = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True)
         figures = json.loads(done.stdout.splitlines()[-1])
         if self.server.process.poll() is not None:
-            raise SystemExit(f"the server died at {rate:g} requests/s\n{self.server.said()}")
+            raise SystemExit(f"the server died at {rate:g} requests/s\n{self.server.log_end()}")
         figures["server_cpu_ms"] = 1000 * (self.server.cpu_s() - cpu_s) / max(figures["requests"], 1)
         figures["memory_mb"] = self.server.memory_mb()
         self.trials.append(figures)
-        told = ", ".join(f"{name} {figures.get(name, 0):.3g}" for name in TOLD)
-        print(f"{seconds:.3g} s: {told}, {figures['statuses']}", file=sys.stderr)
+        logged = ", ".join(f"{name} {figures.get(name, 0):.3g}" for name in LOGGED_FIGURES)
+        print(f"{seconds:.3g} s: {logged}, {figures['statuses']}", file=sys.stderr)
         return figures
 
     def holds(self, rate: float, seconds: float) -> bool:
         """Whether all answers are 200 and their 99th percentile is within the limit."""
-        figures = self.offer(rate, max(seconds, self.least / rate), LIMIT_MS, seed=len(self.trials))
-        self.server.wait_until_idle(self.usual_s)
+        figures = self.run_generator(
+            rate, max(seconds, self.min_requests / rate), LIMIT_MS, seed=len(self.trials)
+        )
+        self.server.wait_until_idle(max(2 * self.usual_s, LIMIT_MS / 1000))
         return held(figures)
 
     def warm_up(self, seconds: float) -> float:
@@ -387,9 +277,10 @@ class Load:
             times.append(time.perf_counter() - start)
         connection.close()
         self.usual_s = statistics.median(times)
-        rate = max(1 / self.usual_s, 2 * BEGIN)
-        self.offer(2 * rate, seconds)  # more than one waits at a time, as it will be: memory grows until then
-        self.server.wait_until_idle(self.usual_s)
+        rate = max(1 / self.usual_s, 2 * MIN_FIRST_RATE)
+        # More than one waits at a time, as it will be later: memory grows until then.
+        self.run_generator(2 * rate, seconds)
+        self.server.wait_until_idle(max(2 * self.usual_s, LIMIT_MS / 1000))
         return rate
 
 
@@ -399,13 +290,13 @@ def held(figures: dict[str, Any]) -> bool:
     return right and figures["p99_ms"] <= LIMIT_MS and figures["late_p99_ms"] <= LATE_MS
 
 
-def ours(args: argparse.Namespace) -> dict[str, Any]:
+def measure_lit_bert(args: argparse.Namespace) -> dict[str, Any]:
     """All of it."""
     command = (sys.executable, "-m", "lit_bert", "serve", str(args.place / "exported"))
     return contest(command, args, whole=True)
 
 
-def theirs(args: argparse.Namespace) -> dict[str, Any]:
+def measure_baseline(args: argparse.Namespace) -> dict[str, Any]:
     """The highest rate alone."""
     flags = ("--contestant", "app", "--place", str(args.place))
     return contest((sys.executable, "-m", "benchmarks.load", *flags), args, whole=False)
@@ -421,31 +312,31 @@ def contest(command: Sequence[str], args: argparse.Namespace, whole: bool) -> di
     """
     seconds, texts = args.minutes * 60, args.place / "texts.jsonl"
     with serving(command) as server:
-        load = Load(server, texts, 10 if args.quick else LEAST)
+        load = Load(server, texts, 10 if args.quick else MIN_REQUESTS)
         memory = {"memory_start_mb": server.memory_mb()}
         first = load.warm_up(seconds * STEP) / 2
         memory["memory_warm_mb"] = server.memory_mb()
         rate = search(load.holds, first, seconds * STEP, seconds * (STEADY if whole else SHORT))
         if not rate and not args.quick:  # a smoke run goes on: its point is that everything runs
-            raise SystemExit(f"no rate held\n{server.said()}")
+            raise SystemExit(f"no rate held\n{server.log_end()}")
         rate = rate or first
         steady = load.trials[-1] | memory
         if not whole:
             return {**steady, "trials": load.trials}
         phases = {
-            name: load.offer(factor * rate, seconds * share)
+            name: load.run_generator(factor * rate, seconds * share)
             for name, factor, share in (
                 ("half of it before", 0.5, HALF),
-                (TWICE_IT, 2, TWICE),
+                (OVERLOAD, 2, TWICE),
                 ("half of it after", 0.5, HALF),
             )
         }
         end_mb = server.memory_mb()
-        before_mb, twice_mb = phases["half of it before"]["memory_mb"], phases[TWICE_IT]["memory_mb"]
+        before_mb, twice_mb = phases["half of it before"]["memory_mb"], phases[OVERLOAD]["memory_mb"]
         steady |= {
             "memory_growth": 100 * (end_mb / memory["memory_warm_mb"] - 1),
             "memory_growth_twice": 100 * (twice_mb / before_mb - 1),
-            **same_labels(server, texts, 100 if args.quick else SINGLE),
+            **same_labels(server, texts, 100 if args.quick else COMPARED_TEXTS),
         }
     return {**steady, "trials": load.trials, "phases": phases}
 
@@ -455,40 +346,23 @@ def same_labels(server: Server, file: Path, count: int) -> dict[str, float]:
     lines = file.read_text(encoding="utf-8").splitlines()[:count]
     texts = [json.loads(line)["text"] for line in lines]
     alone = [server.ask(text) for text in texts]
-    lists = [texts[start : start + LISTED] for start in range(0, len(texts), LISTED)]
+    lists = [texts[start : start + LIST_TEXTS] for start in range(0, len(texts), LIST_TEXTS)]
     listed = [each for some in lists for each in server.ask(some)["predictions"]]
-    with ThreadPoolExecutor(TOGETHER) as pool:
+    with ThreadPoolExecutor(CONCURRENT) as pool:
         together = list(pool.map(server.ask, texts))
-    found = {
+    differences = {
         f"differ_{name}": float(
             sum(one["label"] != other["label"] for one, other in zip(alone, many, strict=True))
         )
         for name, many in (("listed", listed), ("together", together))
     }
-    found["differ_probability"] = max(
+    differences["differ_probability"] = max(
         abs(one["probabilities"][label] - other["probabilities"][label])
         for many in (listed, together)
         for one, other in zip(alone, many, strict=True)
         for label in one["probabilities"]
     )
-    return found
-
-
-def app(args: argparse.Namespace) -> int:
-    """The baseline: what people write."""
-    import transformers
-    import uvicorn
-    from fastapi import FastAPI
-
-    classifier = transformers.pipeline("text-classification", model=str(args.place / "exported"))
-    server = FastAPI()
-
-    @server.post("/predict")
-    def predict(body: dict[str, str]) -> dict[str, Any]:
-        return classifier(body["text"])[0]
-
-    uvicorn.run(server, host="127.0.0.1", port=args.port, log_level="warning")
-    return 0
+    return differences
 
 
 def files(args: argparse.Namespace) -> dict[str, Any]:
@@ -506,7 +380,7 @@ def files(args: argparse.Namespace) -> dict[str, Any]:
     return {}
 
 
-WORK = {OURS: ours, THEIRS: theirs, "files": files}
+WORK = {LIT_BERT: measure_lit_bert, BASELINE: measure_baseline, "files": files}
 
 if __name__ == "__main__":
     sys.exit(main())

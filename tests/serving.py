@@ -37,7 +37,7 @@ def trouble(self, texts):
             time.sleep(float(text.split()[1]))
     return plain(self, texts)
 Predictor.__call__ = trouble
-connection.IDLE_S = float(os.environ.get("IDLE_S", connection.IDLE_S))
+connection.IDLE_TIMEOUT_S = float(os.environ.get("IDLE_S", connection.IDLE_TIMEOUT_S))
 sys.exit(main(["serve", *sys.argv[1:]]))
 """
 

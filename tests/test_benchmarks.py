@@ -26,6 +26,7 @@ from benchmarks import (
     quality,
     scale,
     seeds,
+    servers,
     startup,
     train,
     versions,
@@ -465,12 +466,12 @@ def test_a_rate_that_fails_when_confirmed_is_lowered_and_one_stall_decides_nothi
 
 def test_a_late_generator_makes_a_run_invalid() -> None:
     run = Run("lit_bert", 1, {"rate": 9.0, "phases": {"half of it before": {"late_p99_ms": 50.0}}})
-    whole, half = load.spread_out([run])
+    whole, half = load.runs_by_phase([run])
     assert (whole.contestant, whole.figures, whole.failure) == ("lit_bert", {"rate": 9.0}, None)
     assert half.contestant == "lit_bert, half of it before"
     assert half.failure == "invalid: the generator was 50.0 ms late (99th percentile)"
-    again = Run("lit_bert", 1, {"phases": {load.TWICE_IT: {"late_p99_ms": 50.0}}})  # no latency is a target
-    assert not any(each.failure for each in load.spread_out([again]))
+    again = Run("lit_bert", 1, {"phases": {load.OVERLOAD: {"late_p99_ms": 50.0}}})  # no latency is a target
+    assert not any(each.failure for each in load.runs_by_phase([again]))
     assert load.held({"cut": False, "share_200": 1, "p99_ms": 99, "late_p99_ms": 9})
     for name, figure in (("cut", True), ("share_200", 0.999), ("p99_ms", 101), ("late_p99_ms", 11)):
         assert not load.held({"cut": False, "share_200": 1, "p99_ms": 99, "late_p99_ms": 9, name: figure})
@@ -482,10 +483,10 @@ def test_memory_is_that_of_the_whole_tree_of_processes() -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", code], **pipes) as parent:
         parent.stdout.readline()  # of the child
-        parts = load.tree(parent.pid)
+        parts = servers.process_tree(parent.pid)
         assert len(parts) == 2
-        assert all(load._resident_mb(each) > 1 for each in parts)
-        assert 0.02 < load._cpu_s(parts[1]) < 10
+        assert all(servers.resident_mb(each) > 1 for each in parts)
+        assert 0.02 < servers.cpu_s(parts[1]) < 10
         parent.stdin.write(b"end\n")
 
 
@@ -499,7 +500,7 @@ def test_a_server_goes_through_all_phases(tmp_path: Path, monkeypatch: pytest.Mo
     command = (sys.executable, str(Path(answers.__file__)))
     args = argparse.Namespace(place=tmp_path, minutes=0.1, quick=True)
     figures = load.contest(command, args, whole=True)
-    runs = load.spread_out([Run("lit_bert", 1, figures)])
+    runs = load.runs_by_phase([Run("lit_bert", 1, figures)])
     assert [run.contestant for run in runs] == [
         *("lit_bert", "lit_bert, half of it before", "lit_bert, twice it", "lit_bert, half of it after"),
     ]
@@ -514,5 +515,5 @@ def test_a_server_goes_through_all_phases(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_server_that_does_not_start_is_told(tmp_path: Path) -> None:
     command = (sys.executable, "-c", "import sys; sys.exit('no such luck')")
-    with pytest.raises(SystemExit, match="no such luck"), load.serving(command):
+    with pytest.raises(SystemExit, match="no such luck"), servers.serving(command):
         pass

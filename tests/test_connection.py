@@ -42,7 +42,7 @@ def idler(start: Start, exported: Path) -> Running:
 
 def statuses(content: bytes) -> list[int]:
     """Of the answers in what was received."""
-    return [int(found) for found in re.findall(rb"(?:^|[}>])HTTP/1.1 (\d{3})", content)]
+    return [int(found) for found in re.findall(rb"(?:^|[}>]\s*)HTTP/1.1 (\d{3})", content)]
 
 
 def closed_after(connection: socket.socket) -> tuple[bytes, float]:
@@ -117,6 +117,63 @@ def test_a_text_that_looks_like_such_an_address_is_not_changed(server: Running) 
         connection.sendall(body + last(b"http://localhost"))  # read at once
         content = read_all(connection)
     assert json.loads(content.rpartition(b"\r\n\r\n")[2])["error"]["code"] == "not_http"
+
+
+def predict(text: str) -> bytes:
+    """A request for the label of a text."""
+    body = json.dumps({"text": text}).encode()
+    head = POST + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    return head + body
+
+
+NOT_HTTP = b"\x00\x01 this is no HTTP\r\n\r\n"
+BROKEN_BODY = POST + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n"
+
+
+@pytest.mark.parametrize("pause_s", [0, 0.2])
+@pytest.mark.parametrize("broken", [NOT_HTTP, BROKEN_BODY, GET[:-2] + b"X: " + b"a" * 70_000])
+def test_a_refused_request_is_answered_after_those_before_it(
+    idler: Running, broken: bytes, pause_s: float
+) -> None:
+    too_large = len(broken) > 65_536
+    before = GET + predict("sleep 0.5") + predict("happy")
+    with idler.raw(before) as connection:
+        time.sleep(max(pause_s, 0.1 * too_large))  # after a while they are being answered
+        connection.sendall(broken)
+        content = read_all(connection)
+    assert statuses(content) == [200, 200, 200, 431 if too_large else 400]
+    assert content.count(b'"label"') == 2
+    code = json.loads(content.rpartition(b"\r\n\r\n")[2])["error"]["code"]
+    assert code == ("head_too_large" if too_large else "not_http")
+
+
+def test_a_refused_request_that_is_read_with_others_is_answered_after_them(server: Running) -> None:
+    for broken in (NOT_HTTP, BROKEN_BODY, last(b"http://localhost")):
+        with server.raw(predict("happy") + GET + broken) as connection:
+            assert statuses(read_all(connection)) == [200, 200, 400]
+
+
+def test_nothing_behind_a_refused_request_is_read(idler: Running) -> None:
+    with idler.raw(predict("sleep 0.5") + NOT_HTTP) as connection:
+        time.sleep(0.1)
+        connection.sendall(GET * 3)
+        assert statuses(read_all(connection)) == [200, 400]
+    assert alive(idler)
+
+
+def test_a_request_that_has_its_answer_gets_no_second_one_for_its_body(server: Running) -> None:
+    head = POST + b"Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
+    with server.raw(head) as connection:
+        content = connection.recv(10_000)
+        connection.sendall(b"xyz\r\n")
+        assert statuses(content + read_all(connection)) == [415]
+
+
+def test_an_address_without_a_path_may_come_before_other_requests(server: Running) -> None:
+    with server.raw(
+        b"GET http://localhost HTTP/1.1\r\nHost: localhost\r\n\r\n" + last(b"/nope")
+    ) as connection:
+        assert statuses(read_all(connection)) == [200, 404]
 
 
 # --- two readings of where a request ends

@@ -9,14 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from lit_bert.io import tokenizers
 
 Activation = Literal["gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh"]
-Vocabulary = Annotated[int, Field(ge=1, le=tokenizers.MOST_TOKENS)]
+Vocabulary = Annotated[int, Field(ge=1, le=tokenizers.MAX_TOKENS)]
 Width = Annotated[int, Field(ge=1, le=1 << 14)]
 InnerWidth = Annotated[int, Field(ge=1, le=1 << 17)]
 Count = Annotated[int, Field(ge=1, le=256)]  # of layers, heads, groups
 Positions = Annotated[int, Field(ge=3, le=1 << 17)]
 Buckets = Annotated[int, Field(ge=2, le=1 << 13)]
 TokenTypes = Annotated[int, Field(ge=1, le=1 << 10)]
-TokenId = Annotated[int, Field(ge=0, le=tokenizers.MOST_TOKENS)]
+TokenId = Annotated[int, Field(ge=0, le=tokenizers.MAX_TOKENS)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Epsilon = Annotated[float, Field(ge=0, le=1)]
 Deviation = Annotated[float, Field(ge=0, le=10)]

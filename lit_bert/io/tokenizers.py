@@ -19,11 +19,11 @@ from lit_bert.io.untrusted import Refused, expect, is_count, is_fault, parse_obj
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-MOST_TOKENIZER_BYTES = 64 << 20  # that of the largest stock vocabulary, 250,000 pieces, has 17 MB
-MOST_TOKENS = 1 << 21
-MOST_LENGTH = 1 << 20  # tokens a text
-MOST_WORD = 1000  # characters of a word that WordPiece splits; its time rises with their square
-MOST_REPLACEMENT_BYTES = 64  # that one character becomes; the longest of NFKC has 33
+MAX_TOKENIZER_BYTES = 64 << 20  # that of the largest stock vocabulary, 250,000 pieces, has 17 MB
+MAX_TOKENS = 1 << 21
+MAX_LENGTH = 1 << 20  # tokens a text
+MAX_WORD = 1000  # characters of a word that WordPiece splits; its time rises with their square
+MAX_REPLACEMENT_BYTES = 64  # that one character becomes; the longest of NFKC has 33
 # The regular expressions of published tokenizers. Others are refused: the engine backtracks, so that one
 # pattern may take longer for a short text than anyone waits.
 STOCK_PATTERNS = {
@@ -82,14 +82,14 @@ def tokenizer(text: str, what: str, vocab_size: int | None = None) -> Tokenizer:
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     largest = _accepted.get(digest)
     try:
-        content = parse_object(text, what, MOST_TOKENIZER_BYTES) if largest is None else {}
+        content = parse_object(text, what, MAX_TOKENIZER_BYTES) if largest is None else {}
         named = _check_tokenizer(content) if largest is None else largest
-        found = Tokenizer.from_str(text)
-        found.no_padding()
+        loaded = Tokenizer.from_str(text)
+        loaded.no_padding()
         if largest is None:
-            added = (found.token_to_id(each["content"]) for each in content.get("added_tokens") or ())
+            added = (loaded.token_to_id(each["content"]) for each in content.get("added_tokens") or ())
             largest = max([named, *(each for each in added if each is not None)])
-            found.encode("a B. 1 é")
+            loaded.encode("a B. 1 é")
             _accepted[digest] = largest
     except Refused as error:
         raise UserError(f"{what} {escape.line(error, 300)}. Use a tokenizer as published.") from None
@@ -106,7 +106,7 @@ def tokenizer(text: str, what: str, vocab_size: int | None = None) -> Tokenizer:
             f"{what} gives tokens ids up to {largest:,}; the model knows {vocab_size:,} tokens. "
             "Use the tokenizer that the model was trained with."
         )
-    return found
+    return loaded
 
 
 def encode(tokenizer: Tokenizer, texts: list[str], offsets: bool = False) -> list[Any]:
@@ -140,17 +140,17 @@ def _check_tokenizer(content: dict[str, Any]) -> int:
     if truncation is not None:
         expect(isinstance(truncation, dict), "has a truncation that is no object")
         length, stride = truncation.get("max_length"), truncation.get("stride", 0)
-        expect(is_count(length, MOST_LENGTH, 1), f"truncates to {length!r} tokens")
+        expect(is_count(length, MAX_LENGTH, 1), f"truncates to {length!r} tokens")
         expect(is_count(stride, length - 1), f"truncates with a stride of {stride!r}")
     vocab, largest = _check_token_model(content.get("model"))
     added = content.get("added_tokens") or []
-    expect(isinstance(added, list) and len(added) <= MOST_TOKENS, "has added_tokens that are no list")
+    expect(isinstance(added, list) and len(added) <= MAX_TOKENS, "has added_tokens that are no list")
     for each in added:
         valid = (
             isinstance(each, dict)
             and isinstance(each.get("content"), str)
-            and 0 < len(each["content"]) <= MOST_WORD
-            and is_count(each.get("id"), 2 * MOST_TOKENS)
+            and 0 < len(each["content"]) <= MAX_WORD
+            and is_count(each.get("id"), 2 * MAX_TOKENS)
         )
         if not valid:
             raise Refused(f"has an added token that is none: {each!r}")
@@ -174,13 +174,13 @@ def _check_token_model(model: Any) -> tuple[dict[str, int], int]:
         kind = "BPE" if "merges" in model else "Unigram" if isinstance(vocab, list) else "WordPiece"
     expect(kind in ("WordPiece", "WordLevel", "BPE", "Unigram"), f"has a model of type {kind!r}")
     if kind == "Unigram":
-        expect(isinstance(vocab, list) and 0 < len(vocab) <= MOST_TOKENS, "has a vocabulary that is none")
+        expect(isinstance(vocab, list) and 0 < len(vocab) <= MAX_TOKENS, "has a vocabulary that is none")
         for each in vocab:
             valid = (
                 isinstance(each, list)
                 and len(each) == 2
                 and isinstance(each[0], str)
-                and len(each[0]) <= MOST_WORD
+                and len(each[0]) <= MAX_WORD
                 and isinstance(each[1], int | float)
             )
             if not valid:
@@ -188,20 +188,20 @@ def _check_token_model(model: Any) -> tuple[dict[str, int], int]:
         unknown = model.get("unk_id")
         expect(unknown is None or is_count(unknown, len(vocab) - 1), f"has an unk_id of {unknown!r}")
         return {each[0]: index for index, each in enumerate(vocab)}, len(vocab) - 1
-    expect(isinstance(vocab, dict) and 0 < len(vocab) <= MOST_TOKENS, "has a vocabulary that is none")
+    expect(isinstance(vocab, dict) and 0 < len(vocab) <= MAX_TOKENS, "has a vocabulary that is none")
     ids = list(vocab.values())
     expect(set(map(type, ids)) == {int}, "has token ids that are no whole numbers")
-    expect(min(ids) >= 0 and max(ids) <= 2 * MOST_TOKENS, "has token ids out of range")
+    expect(min(ids) >= 0 and max(ids) <= 2 * MAX_TOKENS, "has token ids out of range")
     expect(len(set(ids)) == len(ids), "has two tokens of one id")
     unknown = model.get("unk_token")
     if kind in ("WordPiece", "WordLevel"):
         expect(isinstance(unknown, str) and unknown in vocab, f"lacks its unknown token {unknown!r}")
     if kind == "WordPiece":
         longest = model.get("max_input_chars_per_word", 100)
-        expect(is_count(longest, MOST_WORD), f"splits words of {longest!r} characters")
+        expect(is_count(longest, MAX_WORD), f"splits words of {longest!r} characters")
     if kind == "BPE":
         merges = model.get("merges")
-        expect(isinstance(merges, list) and len(merges) <= MOST_TOKENS, "has merges that are no list")
+        expect(isinstance(merges, list) and len(merges) <= MAX_TOKENS, "has merges that are no list")
         expect(not model.get("dropout"), "leaves out merges at random (dropout)")
     return vocab, max(ids)
 
@@ -227,13 +227,13 @@ def _check_part(part: str, value: Any, types: set[str], named: set[str]) -> int:
         elif kind == "Precompiled":
             _check_charsmap(each.get("precompiled_charsmap"))
         elif kind == "FixedLength":
-            expect(is_count(each.get("length"), MOST_LENGTH, 1), f"has a {part} without a length")
+            expect(is_count(each.get("length"), MAX_LENGTH, 1), f"has a {part} without a length")
         elif kind == "TemplateProcessing":
             largest = max(largest, _check_template(each))
         elif kind in ("BertProcessing", "RobertaProcessing"):
             for name in ("sep", "cls"):
                 pair = each.get(name)
-                valid = isinstance(pair, list) and len(pair) == 2 and is_count(pair[1], 2 * MOST_TOKENS)
+                valid = isinstance(pair, list) and len(pair) == 2 and is_count(pair[1], 2 * MAX_TOKENS)
                 expect(valid, f"has a {part} whose {name} is {pair!r}")
                 largest = max(largest, pair[1])
     return largest
@@ -252,8 +252,8 @@ def _check_pattern(part: str, step: dict[str, Any]) -> None:
     )
     if step["type"] == "Replace":
         by = step.get("content")
-        most = len(text) if kind == "String" else 1
-        expect(isinstance(by, str) and len(by) <= most, f"has a {part} that replaces {text!r} by {by!r}")
+        length = len(text) if kind == "String" else 1
+        expect(isinstance(by, str) and len(by) <= length, f"has a {part} that replaces {text!r} by {by!r}")
 
 
 def _check_charsmap(encoded: Any) -> None:
@@ -278,7 +278,7 @@ def _check_charsmap(encoded: Any) -> None:
     starts = np.cumsum(ends)
     expect(bool(np.isin(values, starts).all()), "has a charsmap that leads out of its texts")
     longest = max(len(text.encode()) for text in texts.split("\0"))
-    expect(longest <= MOST_REPLACEMENT_BYTES, "has a charsmap that makes characters long")
+    expect(longest <= MAX_REPLACEMENT_BYTES, "has a charsmap that makes characters long")
 
 
 def _check_template(step: dict[str, Any]) -> int:
@@ -289,15 +289,15 @@ def _check_template(step: dict[str, Any]) -> int:
     for each in special.values():
         ids: Any = each.get("ids") if isinstance(each, dict) else None
         tokens: Any = each.get("tokens") if isinstance(each, dict) else None
-        valid = isinstance(ids, list) and len(ids) <= 16 and all(is_count(i, 2 * MOST_TOKENS) for i in ids)
+        valid = isinstance(ids, list) and len(ids) <= 16 and all(is_count(i, 2 * MAX_TOKENS) for i in ids)
         valid = valid and isinstance(tokens, list) and len(tokens) == len(ids)
         expect(valid, f"has a special token that is none: {each!r}")
         largest = max([largest, *ids])
     for name, sequences in (("single", ["A"]), ("pair", ["A", "B"])):
         pieces: Any = step.get(name)
         expect(isinstance(pieces, list) and len(pieces) <= 64, f"has a template for {name} that is no list")
-        found = [text for piece in pieces for text in _check_piece(piece, special)]
-        expect(sorted(found) == sequences, f"has a template for {name} that holds the texts {found}")
+        texts = [text for piece in pieces for text in _check_piece(piece, special)]
+        expect(sorted(texts) == sequences, f"has a template for {name} that holds the texts {texts}")
     return largest
 
 

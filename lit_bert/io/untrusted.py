@@ -21,17 +21,17 @@ from typing import Any
 from lit_bert import UserError
 from lit_bert.io import escape
 
-MOST_JSON_BYTES = 16 << 20  # a lit_bert.json of 50,000 classes has half of it
-MOST_DEPTH = 32  # of lists and objects within each other; a tokenizer.json has 8
-MOST_INT = 10**39  # transformers writes 10**30, and that as a whole number, for "no limit"
-MOST_CLASSES = 100_000
+MAX_JSON_BYTES = 16 << 20  # a lit_bert.json of 50,000 classes has half of it
+MAX_DEPTH = 32  # of lists and objects within each other; a tokenizer.json has 8
+MAX_INT = 10**39  # transformers writes 10**30, and that as a whole number, for "no limit"
+MAX_CLASSES = 100_000
 
 
 # --- files ---
 
 
-def open_regular(path: Path, most_bytes: int | None = None) -> BufferedReader:
-    """The file, open for reading: an ordinary one that lies in its folder and has at most `most_bytes`.
+def open_regular(path: Path, max_bytes: int | None = None) -> BufferedReader:
+    """The file, open for reading: an ordinary one that lies in its folder and has at most `max_bytes`.
 
     A link is followed within the folder, and to where the Hub's cache keeps its files, nowhere else: whoever
     made the folder does not choose which files of this machine are read.
@@ -39,25 +39,25 @@ def open_regular(path: Path, most_bytes: int | None = None) -> BufferedReader:
     Raises:
         UserError: it is something else, too large, or cannot be read.
     """
-    shown = escape.line(path)
+    name = escape.line(path)
     try:
         real, folder = path.resolve(strict=True), path.parent.resolve(strict=True)
         homes = {folder}
         if folder.parent.name == "snapshots":
             homes.add(folder.parent.parent / "blobs")
         if path.is_symlink() and real.parent not in homes:
-            raise UserError(f"{shown} is a link out of its folder; put the file itself there.")
+            raise UserError(f"{name} is a link out of its folder; put the file itself there.")
         # Opening a named pipe would wait for a writer, and opening a device may do anything.
         if not stat.S_ISREG(real.stat().st_mode):
-            raise UserError(f"{shown} is no ordinary file; put the file itself there.")
+            raise UserError(f"{name} is no ordinary file; put the file itself there.")
         stream = os.fdopen(os.open(real, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
         try:
-            found = os.fstat(stream.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise UserError(f"{shown} is no ordinary file; put the file itself there.")
-            if most_bytes is not None and found.st_size > most_bytes:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError(f"{name} is no ordinary file; put the file itself there.")
+            if max_bytes is not None and status.st_size > max_bytes:
                 raise UserError(
-                    f"{shown} has {found.st_size:,} bytes; expected at most {most_bytes:,}. "
+                    f"{name} has {status.st_size:,} bytes; expected at most {max_bytes:,}. "
                     "This is not such a file; get it again."
                 )
         except BaseException:
@@ -65,23 +65,23 @@ def open_regular(path: Path, most_bytes: int | None = None) -> BufferedReader:
             raise
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a NUL in a name
         what = getattr(error, "strerror", None) or type(error).__name__
-        raise UserError(f"cannot read {shown}: {what}. Get it again, or check its rights.") from None
+        raise UserError(f"cannot read {name}: {what}. Get it again, or check its rights.") from None
     return stream
 
 
-def read_text(path: Path, most_bytes: int = MOST_JSON_BYTES) -> str:
+def read_text(path: Path, max_bytes: int = MAX_JSON_BYTES) -> str:
     """The content of a text file in UTF-8.
 
     Raises:
         UserError: it is no ordinary file, too large, unreadable, or not in UTF-8.
     """
-    with open_regular(path, most_bytes) as stream:
+    with open_regular(path, max_bytes) as stream:
         try:
-            content = stream.read(most_bytes + 1)  # it may have grown since
+            content = stream.read(max_bytes + 1)  # it may have grown since
         except OSError as error:
             raise UserError(f"cannot read {escape.line(path)}: {error.strerror}. Get it again.") from None
-    if len(content) > most_bytes:
-        raise UserError(f"{escape.line(path)} has more than {most_bytes:,} bytes; get it again.")
+    if len(content) > max_bytes:
+        raise UserError(f"{escape.line(path)} has more than {max_bytes:,} bytes; get it again.")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -93,27 +93,27 @@ def read_text(path: Path, most_bytes: int = MOST_JSON_BYTES) -> str:
 # --- JSON ---
 
 
-def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """The value in a JSON file.
 
     Raises:
         UserError: it cannot be read as text, or is not the JSON that `parse_json` takes.
     """
-    return parse_json(read_text(path, most_bytes), escape.line(path), most_bytes)
+    return parse_json(read_text(path, max_bytes), escape.line(path), max_bytes)
 
 
-def parse_json(text: str, what: str, most: int = MOST_JSON_BYTES) -> Any:
+def parse_json(text: str, what: str, max_characters: int = MAX_JSON_BYTES) -> Any:
     """The value of a JSON text: of bounded size and depth, finite numbers, each key once.
 
     Args:
         what: its name in messages.
-        most: characters.
+        max_characters: that it may have.
 
     Raises:
         UserError: it is something else.
     """
-    if len(text) > most:
-        raise UserError(f"{what} has {len(text):,} characters; expected at most {most:,}.")
+    if len(text) > max_characters:
+        raise UserError(f"{what} has {len(text):,} characters; expected at most {max_characters:,}.")
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
         _check_values(value, surrogates=re.search(r"\\u[dD][89a-fA-F]", text) is not None)
@@ -123,26 +123,26 @@ def parse_json(text: str, what: str, most: int = MOST_JSON_BYTES) -> Any:
     return value
 
 
-def parse_object(text: str, what: str, most: int = MOST_JSON_BYTES) -> dict[str, Any]:
+def parse_object(text: str, what: str, max_characters: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """`parse_json` for what has to be an object."""
-    value = parse_json(text, what, most)
+    value = parse_json(text, what, max_characters)
     if not isinstance(value, dict):
         raise UserError(f"{what} holds no JSON object; get it again.")
     return value
 
 
-def read_object(path: Path, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
+def read_object(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """`read_json` for what has to be an object."""
-    return parse_object(read_text(path, most_bytes), escape.line(path), most_bytes)
+    return parse_object(read_text(path, max_bytes), escape.line(path), max_bytes)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    value = dict(pairs)
+    if len(value) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"key {twice[:100]!r} twice")
-    return found
+    return value
 
 
 def _no_constant(name: str) -> Any:
@@ -152,7 +152,7 @@ def _no_constant(name: str) -> Any:
 def _check_values(value: Any, surrogates: bool) -> None:
     """Raises a ValueError where a value is nested too deeply, or is no finite number or Unicode text."""
     level = [value]
-    for _ in range(MOST_DEPTH):
+    for _ in range(MAX_DEPTH):
         below: list[Any] = []
         for each in level:
             if isinstance(each, dict):
@@ -165,7 +165,7 @@ def _check_values(value: Any, surrogates: bool) -> None:
                 if not math.isfinite(each):
                     raise ValueError("a number beyond all bounds")
             elif isinstance(each, int):
-                if abs(each) > MOST_INT:
+                if abs(each) > MAX_INT:
                     raise ValueError("a number of more than 39 digits")
             elif surrogates and isinstance(each, str):
                 each.encode("utf-8")
@@ -182,9 +182,9 @@ def labels(config: dict[str, Any], what: str) -> list[str]:
         UserError: `id2label` leaves one out, names one twice, or `label2id` says otherwise.
     """
     id2label, label2id = config.get("id2label"), config.get("label2id")
-    if not isinstance(id2label, dict) or not 0 < len(id2label) <= MOST_CLASSES:
+    if not isinstance(id2label, dict) or not 0 < len(id2label) <= MAX_CLASSES:
         raise UserError(
-            f"{what} has no id2label; expected an object with the names of 1 to {MOST_CLASSES:,} classes "
+            f"{what} has no id2label; expected an object with the names of 1 to {MAX_CLASSES:,} classes "
             'by their numbers, as in {"0": "no", "1": "yes"}.'
         )
     names = [id2label.get(str(index)) for index in range(len(id2label))]
@@ -217,5 +217,5 @@ def expect(condition: bool, message: str) -> None:
         raise Refused(message)
 
 
-def is_count(value: Any, most: int, least: int = 0) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+def is_count(value: Any, high: int, low: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high

@@ -27,7 +27,9 @@ from starlette.routing import Route
 
 from lit_bert import __version__
 from lit_bert.product import openapi
-from lit_bert.product.door import BODY, Access, Body, Door, HangUp, check_content
+from lit_bert.product.access import Access, AccessMiddleware, check_content
+from lit_bert.product.body import BODY, ClientDisconnected, RequestBody
+from lit_bert.product.connection import DISCONNECTED
 from lit_bert.product.errors import Refusal, internal_error, json_response
 from lit_bert.product.folder import facts
 from lit_bert.product.messages import Limits, parse
@@ -69,7 +71,7 @@ def create_app(
     Args:
         served: what is served.
         limits: of requests and of the queue.
-        access: who may ask.
+        access: which requests are answered.
         threads: number of workers.
         on_start: called when the workers are starting; from then on requests are taken.
         on_death: called when a worker has ended without being asked to.
@@ -84,7 +86,7 @@ def create_app(
         return encode(predictor([text])[0], predictor.explain(text))
 
     queue = BatchQueue(predict, explain, limits.queue, threads, metrics.batch.observe, on_death)
-    paths = Paths(served, limits, queue, metrics, access.token is not None)
+    handlers = Routes(served, limits, queue, metrics, access.token is not None)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -93,12 +95,12 @@ def create_app(
         yield
         queue.stop()
 
-    routes = paths.routes()
+    routes = handlers.routes()
     names = {route.path for route in routes}
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Door, access=access, limits=limits, metrics=metrics, paths=names)],
-        exception_handlers={HTTPException: paths.no_route},
+        middleware=[Middleware(AccessMiddleware, access=access, limits=limits, metrics=metrics, paths=names)],
+        exception_handlers={HTTPException: handlers.no_route},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
@@ -113,8 +115,8 @@ def encode(answer: Any, words: list[Word] | None = None) -> bytes:
     return json.dumps(fields).encode()
 
 
-class Paths:
-    """What the paths answer.
+class Routes:
+    """The routes and what each answers.
 
     Args:
         served: what is served.
@@ -131,7 +133,7 @@ class Paths:
         predictor = served.predictor
         self.max_length = predictor.max_length
         # Of the keys of messages.Info.
-        self.facts = {
+        self.info_fields = {
             "name": served.name,
             "labels": predictor.labels,
             "max_length": predictor.max_length,
@@ -151,7 +153,7 @@ class Paths:
             Route("/predict", self.predict, methods=["POST"]),
             Route("/health", self.health),
             Route("/info", self.info),
-            Route("/metrics", self.figures),
+            Route("/metrics", self.metrics_text),
             Route("/openapi.json", self.openapi),
             Route("/docs", self.page),
             Route("/", self.page),
@@ -177,34 +179,41 @@ class Paths:
             waiting = self.queue.by_client[client]
             message = f"{waiting} texts of your address are waiting and {self.queue.share} may"
             raise _try_again(429, "too_many_requests", message) from None
-        answers = await self._answers(job, body)
+        answers = await self._answers(job, body, scope[DISCONNECTED])
         self.metrics.texts.inc(len(texts))
         self.metrics.latency.observe(body.elapsed_s())
-        joined = b'{"predictions": [' + b", ".join(answers) + b"]}" if several else answers[0]
-        return Response(joined, media_type="application/json")
+        content = b'{"predictions": [' + b", ".join(answers) + b"]}" if several else answers[0]
+        return Response(content, media_type="application/json")
 
-    async def _answers(self, job: Job, body: Body) -> list[bytes]:
+    async def _answers(self, job: Job, body: RequestBody, disconnected: asyncio.Future) -> list[bytes]:
         """JSON of each text of a job.
 
         Raises:
             Refusal: 504 not in time, 500 not computable.
-            HangUp: the client is gone.
+            ClientDisconnected: nobody waits for them any more.
         """
+
+        def fail(error: Exception) -> None:
+            if not job.answers.done():
+                job.answers.set_exception(error)
+
+        def on_timeout() -> None:
+            message = f"There was no answer within {self.limits.seconds:g} seconds; send fewer texts."
+            fail(Refusal(504, "too_slow", message))
+
+        def on_disconnect(_: asyncio.Future) -> None:
+            fail(ClientDisconnected())
+
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(body.seconds - body.elapsed_s(), _give_up, job, self.limits.seconds)
-        watch = loop.create_task(body.gone())
-        watch.add_done_callback(lambda _: job.answers.cancel())
+        timer = loop.call_later(body.timeout_s - body.elapsed_s(), on_timeout)
+        disconnected.add_done_callback(on_disconnect)
         try:
             return await job.answers
         except ComputeFailed:
             raise internal_error() from None
-        except asyncio.CancelledError:
-            if watch.done():
-                raise HangUp from None
-            raise
         finally:
             timer.cancel()
-            watch.cancel()
+            disconnected.remove_done_callback(on_disconnect)
 
     async def health(self, request: Request) -> Response:
         """Whether the workers are ready."""
@@ -214,9 +223,9 @@ class Paths:
 
     async def info(self, request: Request) -> Response:
         """What is served."""
-        return json_response(self.facts)
+        return json_response(self.info_fields)
 
-    async def figures(self, request: Request) -> Response:
+    async def metrics_text(self, request: Request) -> Response:
         """The metrics."""
         return Response(self.metrics.text(), media_type=prometheus_client.CONTENT_TYPE_LATEST)
 
@@ -245,17 +254,11 @@ def _try_again(status: int, code: str, message: str) -> Refusal:
     return Refusal(status, code, f"{message}; try again in a second.", {"Retry-After": "1"})
 
 
-def _give_up(job: Job, seconds: float) -> None:
-    if not job.answers.done():
-        message = f"There was no answer within {seconds:g} seconds; send fewer texts."
-        job.answers.set_exception(Refusal(504, "too_slow", message))
-
-
 def policy(page: str) -> str:
     """A Content-Security-Policy for a page in one file: no other hosts, no script but its own."""
     scripts = re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL)
-    sums = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    allowed = " ".join(f"'sha256-{each}'" for each in sums) or "'none'"
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{each}'" for each in digests) or "'none'"
     return (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src 'self' data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"

@@ -1,4 +1,4 @@
-"""Which names of its own `serve` answers to, as a defence against pages of other sites.
+"""Which hosts `serve` answers as, as a defence against pages of other sites.
 
 A page elsewhere can let its own name point to 127.0.0.1 (DNS rebinding). The browser then takes the server on
 its user's machine for a part of that site and lets the page read the answers. Only the Host header gives such
@@ -67,18 +67,20 @@ class Hosts:
     def __init__(self, listening: str, allowed: Iterable[str] = ()) -> None:
         self.allowed = list(dict.fromkeys(allowed))
         self.any = ANY in self.allowed
-        own = parse(f"[{listening}]" if ":" in listening else listening)
-        self.names = {"localhost", *self.allowed, *([own.host] if own else [])}
-        self.loopback = own is not None and (own.host == "localhost" or _is_loopback(own.host))
+        listens = parse(f"[{listening}]" if ":" in listening else listening)
+        self.names = {"localhost", *self.allowed, *([listens.host] if listens else [])}
+        self.loopback = listens is not None and (listens.host == "localhost" or _is_loopback(listens.host))
 
-    def allows(self, host: str, reached: str | None = None) -> bool:
+    def allows(self, host: str, local_address: str | None = None) -> bool:
         """Whether a request to `host`, as `parse` returns it, is answered.
 
         Args:
-            reached: the address of this machine that the connection came to. It is accepted as a host, as no
-                other site can have a page there; probes of containers use it.
+            local_address: of this machine, that the connection came to. It is accepted as a host, as no other
+                site can have a page there; probes of containers use it.
         """
-        return self.any or host in self.names or _is_loopback(host) or host == _of_socket(reached or "")
+        if self.any or host in self.names or _is_loopback(host):
+            return True
+        return local_address is not None and host == _socket_host(local_address)
 
     def __str__(self) -> str:
         """What is accepted, for people."""
@@ -97,7 +99,7 @@ def _is_loopback(host: str) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def _of_socket(address: str) -> str:
+def _socket_host(address: str) -> str:
     """An address as `parse` returns it, of one as a socket has it."""
     address = address.partition("%")[0]
     parsed = parse(f"[{address}]" if ":" in address else address)

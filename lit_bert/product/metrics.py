@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import prometheus_client as prometheus
 
-SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10)
-TEXTS = (1, 2, 4, 8, 16, 32, 64, 128)
+LATENCY_BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 prometheus.disable_created_metrics()
 
 
@@ -30,11 +30,11 @@ class Metrics:
         self.latency = prometheus.Histogram(
             "lit_bert_request_seconds",
             "Seconds from a POST /predict's head to its answer, of those answered with 200.",
-            buckets=SECONDS,
+            buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )
         self.batch = prometheus.Histogram(
-            "lit_bert_batch_texts", "Texts computed at a time.", buckets=TEXTS, registry=registry
+            "lit_bert_batch_texts", "Texts computed at a time.", buckets=BATCH_BUCKETS, registry=registry
         )
         waiting = prometheus.Gauge(
             "lit_bert_queue_texts", "Texts that wait or are being computed.", registry=registry

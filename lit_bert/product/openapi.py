@@ -16,7 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from lit_bert import __version__
 from lit_bert.io.escape import JOINERS
-from lit_bert.product.door import WITHOUT_TOKEN
+from lit_bert.product.access import PATHS_WITHOUT_TOKEN
 from lit_bert.product.errors import STATUSES
 from lit_bert.product.messages import Error, Health, Info, Limits, Remarks, request_model
 from lit_bert.task.base import Task
@@ -164,7 +164,7 @@ def document(task: Task, limits: Limits, token: bool) -> dict[str, Any]:
         }
         if each.request is not None:
             said["requestBody"] = each.request
-        if each.path in WITHOUT_TOKEN:
+        if each.path in PATHS_WITHOUT_TOKEN:
             said["security"] = []
         paths.setdefault(each.path, {})[each.method.lower()] = said
     whole: dict[str, Any] = {

@@ -101,7 +101,7 @@ class Predictor:
         if pad is not None and (type(pad) is not int or not 0 <= pad < (vocab_size or pad + 1)):
             raise UserError(f"config.json has a pad_token_id of {pad!r}; expected the id of a token")
         self._pad_token_id: int = pad or 0
-        text = untrusted.read_text(self.folder / "tokenizer.json", tokenizers.MOST_TOKENIZER_BYTES)
+        text = untrusted.read_text(self.folder / "tokenizer.json", tokenizers.MAX_TOKENIZER_BYTES)
         self._tokenizer: Any = tokenizers.tokenizer(text, "tokenizer.json", vocab_size)
         truncation = self._tokenizer.truncation
         if truncation is None:

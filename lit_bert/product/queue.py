@@ -248,7 +248,7 @@ class BatchQueue:
             return [Outcome(parts[0].job, parts[0].start, len(texts), None)]
         self.on_batch(len(results))
         outcomes, at = [], 0
-        for job, start, own in parts:
-            outcomes.append(Outcome(job, start, len(own), results[at : at + len(own)]))
-            at += len(own)
+        for job, start, texts in parts:
+            outcomes.append(Outcome(job, start, len(texts), results[at : at + len(texts)]))
+            at += len(texts)
         return outcomes

@@ -14,13 +14,13 @@ import uvicorn
 
 from lit_bert.io import escape
 from lit_bert.product import connection
+from lit_bert.product.access import Access
 from lit_bert.product.app import Served, create_app
-from lit_bert.product.door import Access
 from lit_bert.product.messages import Limits
 
 logger = logging.getLogger(__name__)
 
-SHOWN_LABELS, SHOWN_CHARACTERS = 12, 60  # of the classes in the line at the start
+MAX_SHOWN_LABELS, MAX_SHOWN_CHARACTERS = 12, 60  # of the classes in the line at the start
 
 
 def run(served: Served, limits: Limits, access: Access, threads: int, listener: socket.socket) -> int:
@@ -29,7 +29,7 @@ def run(served: Served, limits: Limits, access: Access, threads: int, listener: 
     Args:
         served: what is served.
         limits: of requests and of the queue.
-        access: who may ask.
+        access: which requests are answered.
         threads: number of workers.
         listener: a socket that listens.
 
@@ -48,8 +48,8 @@ def run(served: Served, limits: Limits, access: Access, threads: int, listener: 
 
     app = create_app(served, limits, access, threads, lambda: announce(served, access, listener), on_death)
     config = uvicorn.Config(
-        connection.Reporting(app),
-        http=connection.protocol(limits.seconds, connection.IDLE_S),
+        connection.ReportAnswers(app),
+        http=connection.protocol(limits.seconds, connection.IDLE_TIMEOUT_S),
         ws="none",
         lifespan="on",
         access_log=False,
@@ -57,7 +57,7 @@ def run(served: Served, limits: Limits, access: Access, threads: int, listener: 
         server_header=False,
         # Longer than the limits of `connection`, as uvicorn's timer takes a head that arrives for idleness
         # where it began before the last answer.
-        timeout_keep_alive=math.ceil(connection.IDLE_S + limits.seconds) + 1,
+        timeout_keep_alive=math.ceil(connection.IDLE_TIMEOUT_S + limits.seconds) + 1,
         timeout_graceful_shutdown=math.ceil(limits.seconds) + 2,
     )
     server = uvicorn.Server(config)
@@ -73,10 +73,10 @@ def announce(served: Served, access: Access, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
     labels = served.predictor.labels
-    names = ", ".join(escape.line(name, SHOWN_CHARACTERS) for name in labels[:SHOWN_LABELS])
-    if len(labels) > SHOWN_LABELS:
-        names += f" and {len(labels) - SHOWN_LABELS} more"
+    names = ", ".join(escape.line(name, MAX_SHOWN_CHARACTERS) for name in labels[:MAX_SHOWN_LABELS])
+    if len(labels) > MAX_SHOWN_LABELS:
+        names += f" and {len(labels) - MAX_SHOWN_LABELS} more"
     what = f"{escape.line(served.name)} ({escape.line(served.predictor.file)}; {names})"
     print(f"serving {what} at http://{host}:{port}", flush=True)
-    if not access.own.loopback or access.own.allowed:
-        print(f"accepted hosts: {access.own} (--allow-host)", flush=True)
+    if not access.hosts.loopback or access.hosts.allowed:
+        print(f"accepted hosts: {access.hosts} (--allow-host)", flush=True)

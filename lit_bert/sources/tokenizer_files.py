@@ -35,7 +35,7 @@ TOKENIZER_SETTINGS: dict[str, Callable[[Any], bool]] = {
     "tokenizer_class": lambda value: isinstance(value, str) and value in TOKENIZER_CLASSES,
     "backend": lambda value: value == "tokenizers",
     "model_max_length": lambda value: (
-        isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= untrusted.MOST_INT
+        isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= untrusted.MAX_INT
     ),
     "strip_accents": lambda value: value is None or isinstance(value, bool),
     **dict.fromkeys(
@@ -46,7 +46,7 @@ TOKENIZER_SETTINGS: dict[str, Callable[[Any], bool]] = {
         lambda value: isinstance(value, bool),
     ),
     "errors": lambda value: value in ("replace", "strict", "ignore"),
-    "unk_id": lambda value: type(value) is int and 0 <= value < tokenizers.MOST_TOKENS,
+    "unk_id": lambda value: type(value) is int and 0 <= value < tokenizers.MAX_TOKENS,
     **dict.fromkeys(SPECIAL_TOKENS, lambda value: value is None or _is_token(value)),
     **dict.fromkeys(("padding_side", "truncation_side"), lambda value: value in ("left", "right")),
     "additional_special_tokens": lambda value: value is None or _is_tokens(value),
@@ -108,7 +108,7 @@ def _is_token(value: Any) -> bool:
         known = all(isinstance(value[key], bool) for key in flags & value.keys())
         plain = value.keys() <= flags | {"content", "__type"} and value.get("__type") in (None, "AddedToken")
         return known and plain and _is_token(value.get("content"))
-    return isinstance(value, str) and 0 < len(value) <= tokenizers.MOST_WORD
+    return isinstance(value, str) and 0 < len(value) <= tokenizers.MAX_WORD
 
 
 def _is_tokens(value: Any) -> bool:
@@ -184,15 +184,15 @@ def _checked_copies(folder: Path, names: tuple[str, ...], model_type: str) -> di
     models: dict[str, bytes] = {}
     for name in names:
         if name.endswith(".model"):
-            with untrusted.open_regular(folder / name, tokenizers.MOST_TOKENIZER_BYTES) as stream:
+            with untrusted.open_regular(folder / name, tokenizers.MAX_TOKENIZER_BYTES) as stream:
                 models[name] = stream.read()
             continue
-        copies[name] = untrusted.read_text(folder / name, tokenizers.MOST_TOKENIZER_BYTES)
+        copies[name] = untrusted.read_text(folder / name, tokenizers.MAX_TOKENIZER_BYTES)
         if name == "tokenizer.json":
             tokenizers.tokenizer(copies[name], name)
         elif name == "vocab.json":
-            tokens = untrusted.parse_object(copies[name], name, tokenizers.MOST_TOKENIZER_BYTES)
-            if not all(type(each) is int and 0 <= each < tokenizers.MOST_TOKENS for each in tokens.values()):
+            tokens = untrusted.parse_object(copies[name], name, tokenizers.MAX_TOKENIZER_BYTES)
+            if not all(type(each) is int and 0 <= each < tokenizers.MAX_TOKENS for each in tokens.values()):
                 raise UserError("vocab.json gives a token an id that is no number in range.")
     if (folder / "tokenizer_config.json").is_file():
         settings = untrusted.read_object(folder / "tokenizer_config.json")

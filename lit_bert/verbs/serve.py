@@ -24,7 +24,7 @@ from lit_bert.product.folder import newest, verify
 from lit_bert.product.formats import predictor_files
 from lit_bert.product.predictor import Predictor
 
-TOKEN = "LIT_BERT_TOKEN"
+TOKEN_VARIABLE = "LIT_BERT_TOKEN"
 
 
 def serve(arguments: list[str]) -> int:
@@ -36,15 +36,15 @@ def serve(arguments: list[str]) -> int:
     args = _parser().parse_args(arguments)
     for library in ("starlette", "uvicorn", "httptools", "prometheus_client"):
         need(library, "serve")
+    from lit_bert.product.access import Access
     from lit_bert.product.app import Served
-    from lit_bert.product.door import Access
     from lit_bert.product.messages import Limits
     from lit_bert.product.server import run
 
     limits = Limits(args.bytes, args.texts, args.characters, args.seconds, args.queue)
-    token = args.token or os.environ.get(TOKEN)
+    token = args.token or os.environ.get(TOKEN_VARIABLE)
     if token is not None and not token.strip():
-        raise UserError(f"the token is empty; give {TOKEN} some characters, or unset it.")
+        raise UserError(f"the token is empty; give {TOKEN_VARIABLE} some characters, or unset it.")
     folder = args.folder or newest()
     sums = verify(folder)
     predictor = Predictor(folder, args.file, threads=1)
@@ -88,7 +88,8 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--token",
-        help=f"answer only requests with this bearer token; better set {TOKEN}, as process lists show flags",
+        help="answer only requests with this bearer token; better set the variable "
+        f"{TOKEN_VARIABLE}, as process lists show flags",
     )
     parser.add_argument(
         "--bytes", type=_count, default=2**20, help="bytes of a request's body, at most (%(default)s)"
