@@ -137,10 +137,11 @@ class Connection(asyncio.Protocol):
         self.unanswered += 1
         whole = _ABSOLUTE.match(self.url)
         self.authorities.append(whole[1].decode("latin-1") if whole else None)
-        if whole and not self.url.startswith(b"/", whole.end()):
-            self.pathless = self.url
-        else:  # what would fail in uvicorn fails here, as its answer has another shape
-            httptools.parse_url(self.url).path.decode("ascii")
+        url = self.url
+        if whole and not url.startswith(b"/", whole.end()):
+            self.pathless, url = url, _with_slash(url)
+        # What would fail in uvicorn fails here, as its answer has another shape.
+        httptools.parse_url(url).path.decode("ascii")
 
     def on_message_complete(self) -> None:
         self.in_request = False
@@ -179,9 +180,7 @@ class Connection(asyncio.Protocol):
         before, found, after = data.partition(b" " + self.pathless + b" HTTP/")
         if not at_start or not found or b"\n" in before.lstrip(b"\r\n"):
             raise httptools.HttpParserError("an address without a path")
-        whole = _ABSOLUTE.match(self.pathless)
-        assert whole
-        return before + b" " + whole[0] + b"/" + self.pathless[whole.end() :] + b" HTTP/" + after
+        return before + b" " + _with_slash(self.pathless) + b" HTTP/" + after
 
     def _refuse(self, refusal: Refusal) -> None:
         refusal.headers["Connection"] = "close"
@@ -189,6 +188,11 @@ class Connection(asyncio.Protocol):
         lines = b"".join(name + b": " + value + b"\r\n" for name, value in response.raw_headers)
         self.transport.write(b"HTTP/1.1 %d Refused\r\n%s\r\n%s" % (refusal.status, lines, response.body))
         self.transport.close()
+
+
+def _with_slash(url: bytes) -> bytes:
+    """A whole address without a path, with the path /."""
+    return _ABSOLUTE.sub(rb"\g<0>/", url, count=1)
 
 
 class Reporting:
