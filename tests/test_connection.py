@@ -98,7 +98,9 @@ def test_an_address_without_a_path_asks_for_the_page(server: Running, target: by
     assert b"text/html" in content
 
 
-@pytest.mark.parametrize("target", [b"http://[2predict", b"http://[", b"http://a b", b"http://[::1", b"a://\xff"])
+@pytest.mark.parametrize(
+    "target", [b"http://[2predict", b"http://[", b"http://a b", b"http://[::1", b"a://\xff"]
+)
 def test_an_address_that_is_none_is_refused_in_our_shape(server: Running, target: bytes) -> None:
     with server.raw(b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\n\r\n") as connection:
         content = read_all(connection)
