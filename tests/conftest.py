@@ -217,17 +217,19 @@ def exported_ugly(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     from transformers import BertForSequenceClassification
     from ugly import UGLY
 
+    from lit_bert.product.formats import FORMATS, ONNX
     from lit_bert.product.onnx import write_onnx
 
     folder = tmp_path_factory.mktemp("ugly") / "exported"
     shutil.copytree(exported, folder)
-    (folder / "model.int8.onnx").unlink()
+    for form in FORMATS:
+        (folder / form.file).unlink()
     torch.manual_seed(0)
     sizes = {"num_labels": len(UGLY), "ignore_mismatched_sizes": True}
     network = BertForSequenceClassification.from_pretrained(folder, **sizes)
     with torch.no_grad():
         network.classifier.weight.mul_(100)  # so that texts differ in their label
-    write_onnx(network, folder / "model.onnx")
+    write_onnx(network, folder / ONNX)
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     settings["id2label"] = {str(place): name for place, name in enumerate(UGLY)}
     settings["label2id"] = {name: place for place, name in enumerate(UGLY)}

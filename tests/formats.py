@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 
 PROGRESS = {"loops", "callbacks", "optimizer_states", "lr_schedulers", "MixedPrecision"}
 NAMES = {"hyper_parameters": "model", "config": "settings", "pytorch-lightning_version": "lightning"}
-FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 def content_of(file: Path | str) -> dict[str, Any]:

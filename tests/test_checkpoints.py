@@ -15,6 +15,7 @@ import torch
 from formats import content_of, forge, read_file, write_file
 from safetensors.torch import save_file
 from transformers import BertConfig, BertForSequenceClassification
+from verbs import RESUMING, USING
 
 from lit_bert import UserError
 from lit_bert.model.module import BertClassifier
@@ -637,7 +638,7 @@ def test_an_address_is_refused_with_what_to_do(which):
 # --- at the command line ---
 
 
-@pytest.mark.parametrize("verb", ["test", "validate", "predict", "fit"])
+@pytest.mark.parametrize("verb", [*USING, *RESUMING])
 @pytest.mark.parametrize(
     ("kind", "says"),
     [

@@ -28,6 +28,7 @@ import yaml
 from conftest import CLASSES, files, texts_of, write_csv
 from formats import content_of, write_content
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from verbs import PARSERS, RESUMING, USING, arguments_of
 
 from lit_bert.__main__ import VERBS, Verb, main
 from lit_bert.cli.lightning import native_precision
@@ -183,6 +184,12 @@ def test_help_and_mistakes_in_the_verb_are_answered_without_torch():
     assert done.returncode == 0, done.stderr
 
 
+def test_the_verbs_that_use_a_checkpoint_are_found_by_the_table():  # else the tests of them were empty
+    assert {"validate", "test", "predict"} <= {*USING}
+    assert "fit" in RESUMING
+    assert "audit" in PARSERS.keys() - {*USING, *RESUMING}
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(printed, verb):
     page = printed(verb, "--help")
@@ -190,7 +197,7 @@ def test_every_verb_has_help(printed, verb):
     assert printed(verb, "-h") == page
 
 
-@pytest.mark.parametrize("verb", ["fit", "validate", "test", "audit", "predict"])
+@pytest.mark.parametrize("verb", PARSERS)
 def test_every_verb_of_the_trainer_has_help_with_every_default(printed, verb):
     page = printed(verb, "--help")
     options = [" ".join(option.split()) for option in re.split(r"\n  (?=-)", page)]
@@ -200,7 +207,7 @@ def test_every_verb_of_the_trainer_has_help_with_every_default(printed, verb):
     assert ours <= {option.split()[0] for option in options}
     checkpoint = [option for option in options if option.startswith("--ckpt_path ")]
     assert all("of the newest fit" in option and "registry" not in option for option in checkpoint)
-    assert len(checkpoint) == (verb != "audit")
+    assert len(checkpoint) == (verb in [*USING, *RESUMING])
     silent = [option for option in options if "(type: " in option and "default: " not in option]
     assert silent == []
 
@@ -458,9 +465,9 @@ def test_folders_without_usable_weights_are_refused(refused, tiny_bert, corpus):
 # --- checkpoints that cannot be used
 
 
-@pytest.mark.parametrize("verb", ["test", "validate", "predict"])
+@pytest.mark.parametrize("verb", USING)
 def test_without_a_fit_there_is_nothing_to_score(refused, verb):
-    line = refused(verb, *["happy"] * (verb == "predict"))
+    line = refused(verb, *arguments_of(verb))
     assert "nothing was trained here yet. Run `python -m lit_bert fit`" in line
 
 
@@ -468,10 +475,10 @@ def test_without_a_fit_there_is_nothing_to_resume(refused, quick):
     assert "no last.ckpt below" in refused("fit", *quick, "--ckpt_path=last")
 
 
-@pytest.mark.parametrize("verb", ["test", "predict", "fit"])
+@pytest.mark.parametrize("verb", [*USING, *RESUMING])
 def test_a_checkpoint_that_cannot_be_used_is_refused(refused, learned, verb):
     def line(name):
-        return refused(verb, *["happy"] * (verb == "predict"), "--ckpt_path", name)
+        return refused(verb, *arguments_of(verb), "--ckpt_path", name)
 
     assert "no checkpoint nothere.ckpt; expected a file, or `best` or `last`" in line("nothere.ckpt")
     assert "--ckpt_path has no value; expected best, last or a file" in refused(verb, "--ckpt_path")
@@ -504,11 +511,11 @@ def test_a_configuration_does_not_take_the_place_of_the_weights_of_a_checkpoint(
         assert f"{setting} is that of the checkpoint, " in outcome.err
 
 
-@pytest.mark.parametrize("verb", ["test", "predict"])
+@pytest.mark.parametrize("verb", USING)
 def test_a_head_that_was_never_trained_is_refused(refused, learned, verb):
     content = content_of(learned.best)
     write_content({**content, "global_step": 0}, "untrained.ckpt")
-    line = refused(verb, *["happy"] * (verb == "predict"), "--ckpt_path=untrained.ckpt")
+    line = refused(verb, *arguments_of(verb), "--ckpt_path=untrained.ckpt")
     assert re.search("before the first optimizer step: its classifier was never trained.*lit_bert fit", line)
 
 

@@ -98,6 +98,16 @@ def test_an_address_without_a_path_asks_for_the_page(server: Running, target: by
     assert b"text/html" in content
 
 
+@pytest.mark.parametrize(
+    "target", [b"http://[2predict", b"http://[", b"http://a b", b"http://[::1", b"a://\xff"]
+)
+def test_an_address_that_is_none_is_refused_in_our_shape(server: Running, target: bytes) -> None:
+    with server.raw(b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\n\r\n") as connection:
+        content = read_all(connection)
+    assert statuses(content) == [400]
+    assert json.loads(content.partition(b"\r\n\r\n")[2])["error"]["code"] == "not_http"
+
+
 def test_an_address_without_a_path_is_refused_where_its_line_is_not_read_at_once(server: Running) -> None:
     request = last(b"http://localhost")
     for pieces in ([request[:9], request[9:]], [request[:20], request[20:]], [GET + request]):

@@ -1,4 +1,4 @@
-"""Ten architectures through all that one can do: trained, resumed, scored, explained, exported, served.
+"""All architectures through all that one can do: trained, resumed, scored, explained, exported, served.
 
 Each has random weights, two layers, and a tokenizer of its own family. What transformers makes of the same
 weights is the truth.
@@ -34,7 +34,6 @@ from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.train.checkpoint_io import apply_temperature
 
 NAMES = sorted(CLASSES)
-FAST = {"bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"}
 LABELS = torch.tensor([0, 2, 1, 2])
 TEXTS = [text for label in CLASSES for text in texts_of(label, 36)[28:]]
 # White space of all kinds, words that no vocabulary has, marks, and names of special tokens as text.
@@ -46,13 +45,13 @@ UGLY = [
     "happy " * 100,
 ]
 
-every_architecture = pytest.mark.parametrize("folder", sorted(tiny.CONFIGS), indirect=True)
+every_architecture = pytest.mark.parametrize("folder", tiny.WHOLE, indirect=True)
 
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("encoders")
-    return {name: tiny.write(name, place / name) for name in tiny.CONFIGS}
+    return {name: tiny.write(name, place / name) for name in tiny.WHOLE}
 
 
 @pytest.fixture
@@ -123,6 +122,25 @@ def gradients(network: Any, logits: torch.Tensor) -> dict[str, torch.Tensor]:
     network.zero_grad()
     cross_entropy(logits, LABELS).backward()
     return {name: value.grad.clone() for name, value in network.named_parameters() if value.grad is not None}
+
+
+def test_every_architecture_has_a_tiny_one_here():
+    assert tiny.ENCODERS.keys() == ENCODERS.keys()
+
+
+def test_what_the_readme_says_of_architectures_is_so():
+    """But for what one value of a configuration decides, which stands after the types."""
+    text = Path(__file__).parent.parent.joinpath("README.md").read_text(encoding="utf-8")
+    lines = text.split("| `model_type` |")[1].split("\n\n")[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    said = {
+        kind.partition(" ")[0]: (computed.startswith("lit_bert"), exported.startswith("yes"))
+        for types, computed, exported in rows
+        for kind in types.split(", ")
+    }
+    actual = {name: (each.own_operations, each.graph) for name, each in tiny.ENCODERS.items()}
+    assert said.items() <= actual.items()
+    assert said.keys() >= {"bert", "roberta", "deberta-v2", "modernbert"}
 
 
 # --- tokens ---
@@ -198,7 +216,7 @@ def test_logits_and_gradients_are_those_of_transformers(folder):
     input_ids, mask = batch_of(folder, texts)
     theirs = network(input_ids=input_ids, attention_mask=mask).logits
     assert theirs.std(0).min() > 1e-3
-    assert CpuBert.can_run(network) == (network.config.model_type in FAST)
+    assert CpuBert.can_run(network) == tiny.ENCODERS[folder.name].own_operations
     own = (
         CpuBert(network)(input_ids, mask)
         if CpuBert.can_run(network)
@@ -348,7 +366,8 @@ def test_it_trains_resumes_and_answers_the_same_everywhere(folder, runs, run: Ru
         "fit", "--ckpt_path", copy / "last.ckpt", "--trainer.max_epochs=5", "--data.dataset", corpus
     )
     assert resumed.code == 0, resumed.err
-    own = "BERT on a CPU in fewer operations" if folder.name in FAST else "the modules of transformers"
+    is_own = tiny.ENCODERS[folder.name].own_operations
+    own = "BERT on a CPU in fewer operations" if is_own else "the modules of transformers"
     assert f"model      {folder.name}, " in resumed.err
     assert f"computed by {own}" in resumed.err
     assert Checkpoint.read(copy / "last.ckpt").facts.epoch == 4
@@ -386,7 +405,7 @@ def test_its_errors_are_reported_and_its_words_explained(folder, runs, run: Run)
 
 
 @pytest.mark.parametrize(
-    "folder", sorted(tiny.CONFIGS.keys() - {"bert"}), indirect=True
+    "folder", [name for name in tiny.WHOLE if name != "bert"], indirect=True
 )  # see test_export.py
 def test_the_export_is_the_same_model_in_each_file(folder, exports, runs):
     from transformers import pipeline
@@ -439,7 +458,7 @@ def test_rows_that_look_mislabelled_are_found_with_another_architecture(folders,
 # --- variations of these ---
 
 
-@pytest.mark.parametrize("kind", sorted(tiny.OTHERS))
+@pytest.mark.parametrize("kind", tiny.RELATIVES)
 def test_a_relative_of_these_is_trained_and_labels_as_transformers_does(kind, corpus, tmp_path, run: Run):
     from transformers import AutoTokenizer
 
@@ -448,8 +467,8 @@ def test_a_relative_of_these_is_trained_and_labels_as_transformers_does(kind, co
     outcome = run("fit", *flags, "--data.batch_size=16", f"--data.max_length={tiny.LIMIT}")
     assert outcome.code == 0, outcome.err
     network = BertClassifier.load_from_checkpoint("checkpoints/version_0/best.ckpt").eval().network
-    assert CpuBert.can_run(network) == (kind == "data2vec-text")
-    assert (graph_of(network) is not None) == (kind == "data2vec-text")
+    assert CpuBert.can_run(network) == tiny.ENCODERS[kind].own_operations
+    assert (graph_of(network) is not None) == tiny.ENCODERS[kind].graph
     texts = [*TEXTS, "sad", "happy " * 100]
     batch = AutoTokenizer.from_pretrained(folder)(
         texts, truncation=True, max_length=tiny.LIMIT, padding=True, return_tensors="pt"

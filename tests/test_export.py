@@ -22,7 +22,7 @@ import lit_bert
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import Score
 from lit_bert.product.folder import CARD, CHECKSUMS, FACTS, facts, verify
-from lit_bert.product.formats import ONNX, ONNX_INT8
+from lit_bert.product.formats import FORMATS, ONNX, ONNX_INT8
 from lit_bert.product.predictor import Predictor
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.task.single import SingleLabel
@@ -31,15 +31,8 @@ pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 
 FILES = [
-    CARD,
-    CHECKSUMS,
-    "config.json",
-    FACTS,
-    ONNX_INT8,
-    ONNX,
-    "model.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
+    *(CARD, CHECKSUMS, FACTS, "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    *(each.file for each in FORMATS),
 ]
 TEXTS = [text for label in CLASSES for text in texts_of(label, 36)[28:]]
 LONG = " ".join(WORDS * 20)  # 700 tokens or so, 128 of which are read

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from formats import content_of, forge
+from verbs import RESUMING, USING
 
 from lit_bert import BertClassifier, EmotionDataModule, UserError
 from lit_bert.sources import schema
@@ -93,7 +94,7 @@ def refused_by(run: Any, verb: str, path: Path) -> str:
     return outcome.err
 
 
-VERBS = ["test", "validate", "predict", "export", "fit", "weights"]
+VERBS = [*USING, *RESUMING, "export", "weights"]
 NAN = torch.tensor(float("nan"))
 HEAD = "state_dict/network.classifier.weight"
 WORDS = "network.bert.embeddings.word_embeddings.weight"

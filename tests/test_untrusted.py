@@ -374,6 +374,16 @@ def test_a_long_word_and_a_long_text_take_no_more_than_their_share_of_time(conte
     assert time.monotonic() - start < 10
 
 
+def test_a_text_that_the_tokenizer_fails_at_is_an_error_in_one_line():
+    from tokenizers import Tokenizer, models
+
+    found = Tokenizer(models.WordLevel({"happy": 0}, unk_token="[UNK]"))
+    assert [each.ids for each in tokenizers.encode(found, ["happy"])] == [[0]]
+    for offsets in (False, True):
+        with pytest.raises(UserError, match=r"^the tokenizer cannot read a text \(.*\[UNK\].*\); use one as"):
+            tokenizers.encode(found, ["sad"], offsets)
+
+
 # --- safetensors ---
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import string
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,40 +27,72 @@ SIZES: dict[str, Any] = {
     "intermediate_size": 64,
     "max_position_embeddings": LIMIT,
 }
-# What each says beside the sizes: the first position of RoBERTa's kin is that after its padding token.
-CONFIGS: dict[str, dict[str, Any]] = {
-    "bert": {},
-    "roberta": {"max_position_embeddings": LIMIT + 2},
-    "distilbert": {},
-    "xlm-roberta": {"max_position_embeddings": LIMIT + 2},
-    "mpnet": {"max_position_embeddings": LIMIT + 2},
-    "electra": {"embedding_size": 16},
-    "albert": {"embedding_size": 16, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
-    "camembert": {"max_position_embeddings": LIMIT + 2},
-    "deberta-v2": {
-        "relative_attention": True,
-        "position_buckets": 16,
-        "norm_rel_ebd": "layer_norm",
-        "share_att_key": True,
-        "pos_att_type": "p2c|c2p",
-        "position_biased_input": False,
-    },
-    "modernbert": {
-        "local_attention": 16,  # of the second layer; the first sees the whole text
-        "attention_dropout": 0.1,
-        **dict.fromkeys(("bos_token_id", "cls_token_id"), 2),
-        **dict.fromkeys(("eos_token_id", "sep_token_id"), 3),
-    },
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A row of the table: what a tiny encoder of a type is made of, and how lit_bert has to treat it.
+
+    Attributes:
+        tokenizer: the class of transformers that a published model of the type has.
+        config: what its config.json says beside SIZES.
+        own_operations: whether a CPU computes it by lit_bert's own operations.
+        graph: whether it is exported to ONNX.
+        relative: whether it varies another type: one short test of the whole way is enough then.
+    """
+
+    tokenizer: str
+    config: dict[str, Any] = field(default_factory=dict)
+    own_operations: bool = False
+    graph: bool = True
+    relative: bool = False
+
+
+AFTER_PADDING = {"max_position_embeddings": LIMIT + 2}  # the first position is that after the padding token
+# Every architecture of lit_bert.model.encoder.ENCODERS, in its order.
+ENCODERS: dict[str, Tiny] = {
+    "bert": Tiny("BertTokenizer", own_operations=True),
+    "megatron-bert": Tiny("BertTokenizer", graph=False, relative=True),
+    "rembert": Tiny("RemBertTokenizer", {"input_embedding_size": 16}, graph=False, relative=True),
+    "roberta": Tiny("RobertaTokenizer", AFTER_PADDING, own_operations=True),
+    "xlm-roberta": Tiny("XLMRobertaTokenizer", AFTER_PADDING, own_operations=True),
+    "camembert": Tiny("CamembertTokenizer", AFTER_PADDING, own_operations=True),
+    "data2vec-text": Tiny("RobertaTokenizer", AFTER_PADDING, own_operations=True, relative=True),
+    "roberta-prelayernorm": Tiny("RobertaTokenizer", AFTER_PADDING, graph=False, relative=True),
+    "xlm-roberta-xl": Tiny("XLMRobertaTokenizer", AFTER_PADDING, graph=False, relative=True),
+    "convbert": Tiny(
+        "BertTokenizer", {"embedding_size": 16, "num_attention_heads": 4}, graph=False, relative=True
+    ),
+    "electra": Tiny("BertTokenizer", {"embedding_size": 16}, own_operations=True),
+    "distilbert": Tiny("DistilBertTokenizer", own_operations=True),
+    "albert": Tiny(
+        "AlbertTokenizer",
+        {"embedding_size": 16, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
+    ),
+    "mpnet": Tiny("MPNetTokenizer", AFTER_PADDING),
+    "deberta-v2": Tiny(
+        "DebertaV2Tokenizer",
+        {
+            "relative_attention": True,
+            "position_buckets": 16,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "pos_att_type": "p2c|c2p",
+            "position_biased_input": False,
+        },
+    ),
+    "modernbert": Tiny(
+        "PreTrainedTokenizerFast",
+        {
+            "local_attention": 16,  # of the second layer; the first sees the whole text
+            "attention_dropout": 0.1,
+            **dict.fromkeys(("bos_token_id", "cls_token_id"), 2),
+            **dict.fromkeys(("eos_token_id", "sep_token_id"), 3),
+        },
+    ),
 }
-# Whose tokenizers and modules are variations of those above.
-OTHERS: dict[str, dict[str, Any]] = {
-    "convbert": {"embedding_size": 16, "num_attention_heads": 4},
-    "data2vec-text": {"max_position_embeddings": LIMIT + 2},
-    "megatron-bert": {},
-    "rembert": {"input_embedding_size": 16},
-    "roberta-prelayernorm": {"max_position_embeddings": LIMIT + 2},
-    "xlm-roberta-xl": {"max_position_embeddings": LIMIT + 2},
-}
+WHOLE = sorted(name for name, each in ENCODERS.items() if not each.relative)
+RELATIVES = sorted(name for name, each in ENCODERS.items() if each.relative)
 OF_DISTILBERT = {
     "hidden_size": "dim",
     "num_hidden_layers": "n_layers",
@@ -103,28 +136,18 @@ def byte_pairs(special: list[str]) -> Any:
     return made
 
 
-def tokenizer(model_type: str) -> Any:
-    """The tokenizer of transformers that a published model of the type has."""
+def tokenizer(kind: str) -> Any:
+    """A tokenizer of that class of transformers, with the parts that published ones have."""
     import transformers
     from tokenizers import AddedToken, normalizers, processors
 
-    names = {
-        "albert": "AlbertTokenizer",
-        "camembert": "CamembertTokenizer",
-        "deberta-v2": "DebertaV2Tokenizer",
-        "distilbert": "DistilBertTokenizer",
-        "mpnet": "MPNetTokenizer",
-        "rembert": "RemBertTokenizer",
-        "xlm-roberta": "XLMRobertaTokenizer",
-        "xlm-roberta-xl": "XLMRobertaTokenizer",
-    }
-    kind: Any = getattr(transformers, names.get(model_type, "BertTokenizer"))
+    made_by: Any = getattr(transformers, kind)
     mask = AddedToken("<mask>", lstrip=True, special=True)  # takes the space before it, as published
-    if model_type in ("roberta", "roberta-prelayernorm", "data2vec-text"):
+    if kind == "RobertaTokenizer":
         model = json.loads(byte_pairs(OF_ROBERTA).to_str())["model"]
         merges = [tuple(pair) for pair in model["merges"]]
-        return transformers.RobertaTokenizer(vocab=model["vocab"], merges=merges, mask_token=mask)
-    if model_type == "modernbert":
+        return made_by(vocab=model["vocab"], merges=merges, mask_token=mask)
+    if kind == "PreTrainedTokenizerFast":  # of ModernBERT
         special = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]"]
         made = byte_pairs(special)
         made.normalizer = normalizers.NFC()
@@ -136,25 +159,26 @@ def tokenizer(model_type: str) -> Any:
         named = dict(
             zip(("unk_token", "pad_token", "cls_token", "sep_token", "mask_token"), special, strict=True)
         )
-        return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **named)
-    if model_type == "mpnet":
-        return kind(vocab=word_pieces(["<s>", "<pad>", "</s>", "[UNK]", "<mask>"]))
-    if model_type in ("xlm-roberta", "xlm-roberta-xl", "camembert"):
-        return kind(vocab=pieces_with_scores(OF_ROBERTA), mask_token=mask)
-    if model_type == "albert":
-        return kind(vocab=pieces_with_scores(["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]))
-    if model_type in ("deberta-v2", "rembert"):
-        return kind(vocab=pieces_with_scores(OF_BERT))
-    return kind(vocab=word_pieces(OF_BERT))
+        return made_by(tokenizer_object=made, **named)
+    if kind == "MPNetTokenizer":
+        return made_by(vocab=word_pieces(["<s>", "<pad>", "</s>", "[UNK]", "<mask>"]))
+    if kind in ("XLMRobertaTokenizer", "CamembertTokenizer"):
+        return made_by(vocab=pieces_with_scores(OF_ROBERTA), mask_token=mask)
+    if kind == "AlbertTokenizer":
+        return made_by(vocab=pieces_with_scores(["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]))
+    if kind in ("DebertaV2Tokenizer", "RemBertTokenizer"):
+        return made_by(vocab=pieces_with_scores(OF_BERT))
+    return made_by(vocab=word_pieces(OF_BERT))
 
 
 def write(model_type: str, folder: Path, **config: Any) -> Path:
     """Writes a folder with a random encoder, as transformers saves a pretrained one: without a head."""
     from transformers import CONFIG_MAPPING, AutoModel
 
-    made = tokenizer(model_type)
+    row = ENCODERS[model_type]
+    made = tokenizer(row.tokenizer)
     made.save_pretrained(folder)
-    values = {**SIZES, **(CONFIGS | OTHERS)[model_type], **config}
+    values = {**SIZES, **row.config, **config}
     values |= {"vocab_size": len(made), "pad_token_id": made.pad_token_id}
     if model_type == "distilbert":
         values = {OF_DISTILBERT.get(name, name): value for name, value in values.items()}

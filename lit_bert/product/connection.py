@@ -142,13 +142,14 @@ class Connection(asyncio.Protocol):
         self.url += url
 
     def on_headers_complete(self) -> None:
-        whole = _ABSOLUTE_ADDRESS.match(self.url)
-        if whole and not self.url.startswith(b"/", whole.end()):
+        whole, url, pathless = _ABSOLUTE_ADDRESS.match(self.url), self.url, b""
+        if whole and not url.startswith(b"/", whole.end()):
             if not self.at_start:
                 raise ValueError("a whole address without a path, in a line that was not read at once")
-            self.pathless = self.url
-        else:  # what would fail in uvicorn fails here, as its answer has another shape
-            httptools.parse_url(self.url).path.decode("ascii")
+            pathless, url = url, _with_slash(url)
+        # What would fail in uvicorn fails here, as its answer has another shape.
+        httptools.parse_url(url).path.decode("ascii")
+        self.pathless = pathless or self.pathless
         self.authorities.append(whole[1].decode("latin-1") if whole else None)
         self.in_head = False
         self.unanswered += 1
@@ -201,10 +202,12 @@ class Connection(asyncio.Protocol):
 
 def _with_path(data: bytes, address: bytes) -> bytes:
     """The data with the path / in the first line's whole address, which has none: uvicorn fails at it."""
-    whole = _ABSOLUTE_ADDRESS.match(address)
-    assert whole
-    end = data.index(b" " + address) + 1 + whole.end()
-    return data[:end] + b"/" + data[end:]
+    return data.replace(b" " + address, b" " + _with_slash(address), 1)
+
+
+def _with_slash(address: bytes) -> bytes:
+    """A whole address without a path, with the path /."""
+    return _ABSOLUTE_ADDRESS.sub(rb"\g<0>/", address, count=1)
 
 
 class JoinedWrites:
