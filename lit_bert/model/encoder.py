@@ -18,65 +18,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from lit_bert.model.parts import Embeddings, Layer, Parts
+
 RELATIVE_BIAS = "relative_attention_bias.weight"  # a table of what is added to the scores of attention
 _HAS_PARTS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The parts of one post-norm transformer layer (Vaswani et al., 2017; Devlin et al., 2019)."""
-
-    query: nn.Linear
-    key: nn.Linear
-    value: nn.Linear
-    attended: nn.Linear
-    attended_norm: nn.LayerNorm
-    up: nn.Linear
-    down: nn.Linear
-    norm: nn.LayerNorm
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """What a token is before the first layer.
-
-    Attributes:
-        words, positions, token_types, norm: the tables, of which `token_types` may be missing, and the norm.
-        skipped_id: the token that takes no position, the first of which is `skipped_id + 1`; None: every
-            token takes one, from 0.
-        projection: from their size to the hidden size; None where it is the same.
-    """
-
-    words: nn.Embedding
-    positions: nn.Embedding
-    token_types: nn.Embedding | None
-    norm: nn.LayerNorm
-    skipped_id: int | None = None
-    projection: nn.Linear | None = None
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The parts of an encoder of BERT's structure.
-
-    Attributes:
-        layers: in order; one that shares its weights stands there each time.
-        activation: what follows `Layer.up`.
-        heads: of attention.
-        dropout: probabilities for hidden states, and for what attention gives to tokens.
-        head: logits (B, C) of the last hidden states (B, H) of each text's first token.
-        drops_attended: whether hidden states are dropped after attention, too.
-        bias: added to the scores of attention, float (A, T, T), by the number of tokens; None adds nothing.
-    """
-
-    embeddings: Embeddings
-    layers: list[Layer]
-    activation: Callable[[Tensor], Tensor]
-    heads: int
-    dropout: tuple[float, float]
-    head: Callable[[Tensor], Tensor]
-    drops_attended: bool = True
-    bias: Callable[[int], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +33,10 @@ class Encoder:
         base: in the network: all below the head.
         words: in the base: the word embeddings.
         layers: in the base: all that is computed for each token after the embeddings.
+        blocks: in the base: the list of its layers, in order; None where they share weights.
+        projection: in the base: from the size of the embeddings to that of the layers.
+        final_norm: in the base: what follows the last layer.
+        attention: in a layer: the linear layers that LoRA adapts by default, of queries and values.
         head: in the network: the parts above the base, trained from nothing or nearly so.
         pooler: in the base: a part that counts to the head.
         logits: in the network: the last linear layer, which a temperature is folded into.
@@ -101,6 +50,10 @@ class Encoder:
     base: str
     words: str = "embeddings.word_embeddings"
     layers: str = "encoder"
+    blocks: str | None = "encoder.layer"
+    projection: str | None = None
+    final_norm: str | None = None
+    attention: tuple[str, ...] = ("attention.self.query", "attention.self.value")
     head: tuple[str, ...] = ("classifier",)
     pooler: str | None = None
     logits: str = "classifier"
@@ -342,27 +295,45 @@ ENCODERS: Mapping[str, Encoder] = {
     each.model_type: each
     for each in (
         Encoder("bert", "bert", pooler="pooler", parts=_of_bert),
-        Encoder("megatron-bert", "bert", pooler="pooler"),
-        Encoder("rembert", "rembert", pooler="pooler"),
+        Encoder("megatron-bert", "bert", pooler="pooler", final_norm="encoder.ln"),
+        Encoder("rembert", "rembert", pooler="pooler", projection="encoder.embedding_hidden_mapping_in"),
         Encoder("roberta", "roberta", parts=_of_bert, **_LIKE_ROBERTA),
         Encoder("xlm-roberta", "roberta", parts=_of_bert, **_LIKE_ROBERTA),
         Encoder("camembert", "roberta", parts=_of_bert, **_LIKE_ROBERTA),
         Encoder("data2vec-text", "data2vec_text", parts=_of_bert, **_LIKE_ROBERTA),
-        Encoder("roberta-prelayernorm", "roberta_prelayernorm", **_LIKE_ROBERTA),
-        Encoder("xlm-roberta-xl", "roberta", **_LIKE_ROBERTA),
-        Encoder("convbert", "convbert", logits="classifier.out_proj"),
-        Encoder("electra", "electra", logits="classifier.out_proj", parts=_of_bert),
+        Encoder("roberta-prelayernorm", "roberta_prelayernorm", final_norm="LayerNorm", **_LIKE_ROBERTA),
+        Encoder("xlm-roberta-xl", "roberta", final_norm="encoder.LayerNorm", **_LIKE_ROBERTA),
+        Encoder("convbert", "convbert", projection="embeddings_project", logits="classifier.out_proj"),
+        Encoder(
+            "electra",
+            "electra",
+            projection="embeddings_project",
+            logits="classifier.out_proj",
+            parts=_of_bert,
+        ),
         Encoder(
             "distilbert",
             "distilbert",
             layers="transformer",
+            blocks="transformer.layer",
+            attention=("attention.q_lin", "attention.v_lin"),
             head=("pre_classifier", "classifier"),
             parts=_of_distilbert,
         ),
-        Encoder("albert", "albert", pooler="pooler", parts=_of_albert, fast=False),
+        Encoder(
+            "albert",
+            "albert",
+            blocks=None,
+            projection="encoder.embedding_hidden_mapping_in",
+            attention=("attention.query", "attention.value"),
+            pooler="pooler",
+            parts=_of_albert,
+            fast=False,
+        ),
         Encoder(
             "mpnet",
             "mpnet",
+            attention=("attention.attn.q", "attention.attn.v"),
             logits="classifier.out_proj",
             learning_rate=3e-5,  # Song et al. (2020), section 4.1
             parts=_of_mpnet,
@@ -372,6 +343,7 @@ ENCODERS: Mapping[str, Encoder] = {
         Encoder(
             "deberta-v2",
             "deberta",
+            attention=("attention.self.query_proj", "attention.self.value_proj"),
             head=("pooler", "classifier"),
             learning_rate=4e-5,  # He et al. (2021), appendix A
         ),
@@ -380,6 +352,9 @@ ENCODERS: Mapping[str, Encoder] = {
             "model",
             words="embeddings.tok_embeddings",
             layers="layers",
+            blocks="layers",
+            final_norm="final_norm",
+            attention=("attn.Wqkv",),  # queries, keys and values in one product
             head=("head", "classifier"),
         ),
     )
