@@ -151,7 +151,7 @@ class CommandLine(LightningCLI):
         if self.given.get(BASE):
             weights.base_at = str(weights.request["pretrained"])
         if self.checkpoint is not None:
-            weights.checkpoint = self.checkpoint
+            weights.restore(self.checkpoint)
             weights.class_names = self.checkpoint.model.label_names
         return weights
 

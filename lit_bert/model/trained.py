@@ -94,8 +94,8 @@ def select_trained(network: Any, lora: Lora, freeze: str | None) -> None:
     linears = list(_targets(network, lora, is_frozen)) if lora.rank else []
     if lora.rank and not linears:
         raise UserError(
-            f"model.freeze is {freeze} and model.lora.rank is {lora.rank}: LoRA would have nothing to change. "
-            "Freeze fewer layers, or leave one of them out."
+            f"model.freeze is {freeze} and model.lora.rank is {lora.rank}: LoRA would have nothing to "
+            "change. Freeze fewer layers, or leave one of them out."
         )
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(in_head(name) or not (lora.rank or is_frozen(name)))

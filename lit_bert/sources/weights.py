@@ -51,6 +51,7 @@ class Weights:
 
     Attributes:
         class_names: of a checkpoint that is used as it is, in its order.
+        is_restored: whether they are those of a checkpoint as it is, and not a new start from it.
         base_at: where the frozen weights of a checkpoint are; None: where they were.
     """
 
@@ -63,6 +64,7 @@ class Weights:
         self.request = {"pretrained": pretrained, "stand_in": stand_in}
         self.class_names: list[str] | None = None
         self.base_at: str | None = None
+        self.is_restored = False
         self._checkpoint_path = checkpoint
         self._may_ask_hub = True
         self._rests_on: tuple[Path, ...] = ()  # the checkpoints whose frozen weights these are
@@ -71,8 +73,12 @@ class Weights:
     def restored(cls, checkpoint: Checkpoint) -> Weights:
         """Those of a checkpoint that is open already: the same model again, not a new start from it."""
         weights = cls(**checkpoint.weights.request.model_dump())
-        weights.checkpoint = checkpoint
+        weights.restore(checkpoint)
         return weights
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Takes a checkpoint that is open already, as `restored` does."""
+        self.checkpoint, self.is_restored = checkpoint, True
 
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
@@ -80,11 +86,6 @@ class Weights:
         from lit_bert.sources.checkpoint import Checkpoint
 
         return Checkpoint.open(self._checkpoint_path) if self._checkpoint_path else None
-
-    @property
-    def is_restored(self) -> bool:
-        """Whether they are those of a checkpoint as it is, and not a new start from it."""
-        return self.checkpoint is not None and self._checkpoint_path is None
 
     @property
     def base(self) -> Weights:
@@ -114,7 +115,7 @@ class Weights:
         """Where the weights came from."""
         if self.checkpoint is None:
             return self._found[0]
-        if self.is_restored:
+        if self._checkpoint_path is None:
             return self.checkpoint.weights.source.as_source()
         return Source("checkpoint", str(self.checkpoint.path))
 
