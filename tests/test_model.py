@@ -381,14 +381,14 @@ def test_rows_move_along_their_gradient_and_come_back(sparse):
     embedding = torch.nn.Embedding(9, 4, sparse=sparse)
     before = embedding.weight.detach().clone()
     (embedding(torch.tensor([1, 5, 1])) ** 2).sum().backward()
-    with perturbed_embeddings(embedding.weight, 0.5):
+    with perturbed_embeddings(embedding.weight, embedding.weight.grad, 0.5):
         step = embedding.weight.detach() - before
         gradient = embedding.weight.grad.to_dense()
         assert float(step.norm()) == pytest.approx(0.5, rel=1e-5)
         torch.testing.assert_close(step, gradient * (0.5 / gradient.norm()))
         assert step[[0, 2, 3, 4, 6, 7, 8]].count_nonzero() == 0
     assert torch.equal(embedding.weight, before)
-    with pytest.raises(KeyboardInterrupt), perturbed_embeddings(embedding.weight, 0.5):
+    with pytest.raises(KeyboardInterrupt), perturbed_embeddings(embedding.weight, embedding.weight.grad, 0.5):
         raise KeyboardInterrupt
     assert torch.equal(embedding.weight, before)
 
