@@ -8,7 +8,19 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import encoders, load, predict, predictor, quality, recipe, scale, seeds, startup, train
+from benchmarks import (
+    encoders,
+    load,
+    partial,
+    predict,
+    predictor,
+    quality,
+    recipe,
+    scale,
+    seeds,
+    startup,
+    train,
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     flags = ["--quick"] if parser.parse_args(argv).quick else []
-    parts = (train, predict, predictor, startup, scale, load, quality, seeds, recipe, encoders)
+    parts = (train, predict, predictor, startup, scale, load, quality, seeds, recipe, encoders, partial)
     return max(part.main(flags) for part in parts)
 
 

@@ -67,15 +67,15 @@ def test_bf16_gives_the_logits_of_transformers_under_autocast_and_not_those_of_3
 def test_gradients_with_dropout_are_those_of_plain_operations_with_the_same_masks(network):
     B, T, H, A = 4, 6, 32, 2
     layer = CpuBert(network).layers[0]
-    layer.cast(torch.float32, training=True)
+    layer.cast(layer.values(), torch.float32, training=True)
     torch.manual_seed(3)
     padding = torch.zeros(B, 1, 1, T).masked_fill_(torch.arange(T) >= 4, -1e9)
     for Q in (T, 1):
         x = torch.randn(B * T, H, requires_grad=True)
         masks = Dropout().masks([(B * A, Q, T), (B * Q, H), (B * Q, H)], 0.3, torch.float32)
         upstream = torch.randn(B * Q, H)
-        own = _LayerFunction.apply(x, (B, T, Q), padding, masks, layer, *layer.parameters)
-        got = torch.autograd.grad(own, [x, *layer.parameters], upstream)
+        own = _LayerFunction.apply(x, (B, T, Q), padding, masks, layer, *layer.values())
+        got = torch.autograd.grad(own, [x, *layer.values()], upstream)
 
         (query,), (key, value), (attended,), (up,), (down,) = layer.linears
         heads = [each(x).view(B, T, A, H // A).transpose(1, 2) for each in (query, key, value)]
@@ -85,7 +85,7 @@ def test_gradients_with_dropout_are_those_of_plain_operations_with_the_same_mask
         first = x.view(B, T, H)[:, :Q].reshape(B * Q, H)
         middle = layer.norms[0](attended(context) * masks[1] + first)
         theirs = layer.norms[1](down(torch.nn.functional.gelu(up(middle))) * masks[2] + middle)
-        expected = torch.autograd.grad(theirs, [x, *layer.parameters], upstream)
+        expected = torch.autograd.grad(theirs, [x, *layer.values()], upstream)
         torch.testing.assert_close(own, theirs, rtol=1e-5, atol=1e-5)
         for one, other in zip(got, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)

@@ -381,14 +381,14 @@ def test_rows_move_along_their_gradient_and_come_back(sparse):
     embedding = torch.nn.Embedding(9, 4, sparse=sparse)
     before = embedding.weight.detach().clone()
     (embedding(torch.tensor([1, 5, 1])) ** 2).sum().backward()
-    with perturbed_embeddings(embedding.weight, 0.5):
+    with perturbed_embeddings(embedding.weight, embedding.weight.grad, 0.5):
         step = embedding.weight.detach() - before
         gradient = embedding.weight.grad.to_dense()
         assert float(step.norm()) == pytest.approx(0.5, rel=1e-5)
         torch.testing.assert_close(step, gradient * (0.5 / gradient.norm()))
         assert step[[0, 2, 3, 4, 6, 7, 8]].count_nonzero() == 0
     assert torch.equal(embedding.weight, before)
-    with pytest.raises(KeyboardInterrupt), perturbed_embeddings(embedding.weight, 0.5):
+    with pytest.raises(KeyboardInterrupt), perturbed_embeddings(embedding.weight, embedding.weight.grad, 0.5):
         raise KeyboardInterrupt
     assert torch.equal(embedding.weight, before)
 
@@ -441,12 +441,17 @@ def test_the_second_pass_starts_at_its_share_of_the_steps(tiny_bert):
         assert len(seen) == passes
 
 
-def test_frozen_embeddings_train_without_a_second_pass(tiny_bert):
+def test_frozen_embeddings_get_a_second_pass_and_stay(tiny_bert):
     model = classifier(tiny_bert, adversarial_start=0.0)
     model.network.bert.embeddings.requires_grad_(False)
     model._optimizer = lambda: torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
     head = model.network.classifier.weight.detach().clone()
+    words = model.network.bert.embeddings.word_embeddings.weight.detach().clone()
+    seen = []
+    model.forward = lambda *batch, forward=model.forward: seen.append(1) or forward(*batch)
     trainer(max_steps=2).fit(model, loader([SIX] * 2))
+    assert len(seen) == 4
+    assert torch.equal(model.network.bert.embeddings.word_embeddings.weight, words)
     assert not torch.equal(model.network.classifier.weight, head)
 
 

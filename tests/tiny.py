@@ -49,7 +49,7 @@ class Tiny:
 
 
 AFTER_PADDING = {"max_position_embeddings": LIMIT + 2}  # the first position is that after the padding token
-# Every architecture of lit_bert.model.encoder.ENCODERS, in its order.
+# Every architecture of lit_bert.encoders.table.ENCODERS, in its order.
 ENCODERS: dict[str, Tiny] = {
     "bert": Tiny("BertTokenizer", own_operations=True),
     "megatron-bert": Tiny("BertTokenizer", graph=False, relative=True),

@@ -36,7 +36,7 @@ from lit_bert.sources.weights import Weights
 from lit_bert.train.checkpoint_io import SafeCheckpointIO
 from lit_bert.train.processes import find_checkpoint
 from lit_bert.train.progress import Progress
-from lit_bert.train.settings import take_checkpoint_settings
+from lit_bert.train.settings import BASE, take_checkpoint_settings
 
 NO_FILES: dict[str, Any] = {"logger": False, "enable_checkpointing": False}  # of a trainer that keeps none
 
@@ -148,8 +148,10 @@ class CommandLine(LightningCLI):
 
     def with_checkpoint(self, weights: Weights) -> Weights:
         """The weights; those of a checkpoint that is used as it is take what was read, and its classes."""
+        if self.given.get(BASE):
+            weights.base_at = str(weights.request["pretrained"])
         if self.checkpoint is not None:
-            weights.checkpoint = self.checkpoint
+            weights.restore(self.checkpoint)
             weights.class_names = self.checkpoint.model.label_names
         return weights
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from lit_bert.encoders.base import Embeddings, Encoder, Layer, Parts
+from lit_bert.encoders.base import Encoder
 from lit_bert.encoders.config import (
     Activation,
     Architecture,
@@ -18,6 +18,7 @@ from lit_bert.encoders.config import (
     Vocabulary,
     Width,
 )
+from lit_bert.encoders.parts import Embeddings, Layer, Parts
 
 
 class Albert(Architecture):
@@ -76,4 +77,13 @@ def _parts(network: Any, encoder: Encoder) -> Parts:
     )
 
 
-ALBERT = Encoder(Albert, "albert", pooler="pooler", parts=_parts, fast=False)
+ALBERT = Encoder(
+    Albert,
+    "albert",
+    blocks=None,
+    projection="encoder.embedding_hidden_mapping_in",
+    attention=("attention.query", "attention.value"),
+    pooler="pooler",
+    parts=_parts,
+    fast=False,
+)

@@ -15,69 +15,13 @@ from dataclasses import dataclass, fields
 from typing import Any, get_args
 from weakref import WeakKeyDictionary
 
-from torch import Tensor, nn
+from torch import nn
 
 from lit_bert.encoders.config import Architecture
+from lit_bert.encoders.parts import Embeddings, Layer, Parts
 
 RELATIVE_BIAS = "relative_attention_bias.weight"  # a table of what is added to the scores of attention
 _HAS_PARTS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The parts of one post-norm transformer layer (Vaswani et al., 2017; Devlin et al., 2019)."""
-
-    query: nn.Linear
-    key: nn.Linear
-    value: nn.Linear
-    attended: nn.Linear
-    attended_norm: nn.LayerNorm
-    up: nn.Linear
-    down: nn.Linear
-    norm: nn.LayerNorm
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """What a token is before the first layer.
-
-    Attributes:
-        words, positions, token_types, norm: the tables, of which `token_types` may be missing, and the norm.
-        skipped_id: the token that takes no position, the first of which is `skipped_id + 1`; None: every
-            token takes one, from 0.
-        projection: from their size to the hidden size; None where it is the same.
-    """
-
-    words: nn.Embedding
-    positions: nn.Embedding
-    token_types: nn.Embedding | None
-    norm: nn.LayerNorm
-    skipped_id: int | None = None
-    projection: nn.Linear | None = None
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The parts of an encoder of BERT's structure.
-
-    Attributes:
-        layers: in order; one that shares its weights stands there each time.
-        activation: what follows `Layer.up`.
-        heads: of attention.
-        dropout: probabilities for hidden states, and for what attention gives to tokens.
-        head: logits (B, C) of the last hidden states (B, H) of each text's first token.
-        drops_attended: whether hidden states are dropped after attention, too.
-        bias: added to the scores of attention, float (A, T, T), by the number of tokens; None adds nothing.
-    """
-
-    embeddings: Embeddings
-    layers: list[Layer]
-    activation: Callable[[Tensor], Tensor]
-    heads: int
-    dropout: tuple[float, float]
-    head: Callable[[Tensor], Tensor]
-    drops_attended: bool = True
-    bias: Callable[[int], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +33,10 @@ class Encoder:
         base: in the network: all below the head.
         words: in the base: the word embeddings.
         layers: in the base: all that is computed for each token after the embeddings.
+        blocks: in the base: the list of its layers, in order; None where they share weights.
+        projection: in the base: from the size of the embeddings to that of the layers.
+        final_norm: in the base: what follows the last layer.
+        attention: in a layer: the linear layers that LoRA adapts by default, of queries and values.
         head: in the network: the parts above the base, trained from nothing or nearly so.
         pooler: in the base: a part that counts to the head.
         logits: in the network: the last linear layer, which a temperature is folded into.
@@ -104,6 +52,10 @@ class Encoder:
     base: str
     words: str = "embeddings.word_embeddings"
     layers: str = "encoder"
+    blocks: str | None = "encoder.layer"
+    projection: str | None = None
+    final_norm: str | None = None
+    attention: tuple[str, ...] = ("attention.self.query", "attention.self.value")
     head: tuple[str, ...] = ("classifier",)
     pooler: str | None = None
     logits: str = "classifier"

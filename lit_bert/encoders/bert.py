@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from lit_bert.encoders.base import Embeddings, Encoder, Layer, Parts
+from lit_bert.encoders.base import Encoder
 from lit_bert.encoders.config import (
     Activation,
     Architecture,
@@ -19,6 +19,7 @@ from lit_bert.encoders.config import (
     Vocabulary,
     Width,
 )
+from lit_bert.encoders.parts import Embeddings, Layer, Parts
 
 
 class Bert(Architecture):
@@ -133,4 +134,6 @@ ROBERTA = Encoder(Roberta, "roberta", parts=_parts, **LIKE_ROBERTA)
 XLM_ROBERTA = Encoder(XlmRoberta, "roberta", parts=_parts, **LIKE_ROBERTA)
 CAMEMBERT = Encoder(Camembert, "roberta", parts=_parts, **LIKE_ROBERTA)
 DATA2VEC_TEXT = Encoder(Data2VecText, "data2vec_text", parts=_parts, **LIKE_ROBERTA)
-ELECTRA = Encoder(Electra, "electra", logits="classifier.out_proj", parts=_parts)
+ELECTRA = Encoder(
+    Electra, "electra", projection="embeddings_project", logits="classifier.out_proj", parts=_parts
+)

@@ -80,8 +80,10 @@ class ConvBert(Bert):
     num_groups: Count = 1
 
 
-MEGATRON_BERT = Encoder(MegatronBert, "bert", pooler="pooler")
-REMBERT = Encoder(RemBert, "rembert", pooler="pooler")
-ROBERTA_PRELAYERNORM = Encoder(RobertaPreLayerNorm, "roberta_prelayernorm", **LIKE_ROBERTA)
-XLM_ROBERTA_XL = Encoder(XlmRobertaXl, "roberta", **LIKE_ROBERTA)
-CONVBERT = Encoder(ConvBert, "convbert", logits="classifier.out_proj")
+MEGATRON_BERT = Encoder(MegatronBert, "bert", pooler="pooler", final_norm="encoder.ln")
+REMBERT = Encoder(RemBert, "rembert", pooler="pooler", projection="encoder.embedding_hidden_mapping_in")
+ROBERTA_PRELAYERNORM = Encoder(
+    RobertaPreLayerNorm, "roberta_prelayernorm", final_norm="LayerNorm", **LIKE_ROBERTA
+)
+XLM_ROBERTA_XL = Encoder(XlmRobertaXl, "roberta", final_norm="encoder.LayerNorm", **LIKE_ROBERTA)
+CONVBERT = Encoder(ConvBert, "convbert", projection="embeddings_project", logits="classifier.out_proj")

@@ -143,6 +143,7 @@ def _graph(network: Any) -> nn.Module | None:
 DEBERTA_V2 = Encoder(
     DebertaV2,
     "deberta",
+    attention=("attention.self.query_proj", "attention.self.value_proj"),
     head=("pooler", "classifier"),
     learning_rate=4e-5,  # He et al. (2021), appendix A
     graph=_graph,

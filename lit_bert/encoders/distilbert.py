@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from lit_bert.encoders.base import Embeddings, Encoder, Layer, Parts
+from lit_bert.encoders.base import Encoder
 from lit_bert.encoders.config import Activation, Architecture, Count, InnerWidth, Probability, Width
+from lit_bert.encoders.parts import Embeddings, Layer, Parts
 
 
 class DistilBert(Architecture):
@@ -55,6 +56,8 @@ DISTILBERT = Encoder(
     DistilBert,
     "distilbert",
     layers="transformer",
+    blocks="transformer.layer",
+    attention=("attention.q_lin", "attention.v_lin"),
     head=("pre_classifier", "classifier"),
     parts=_parts,
 )

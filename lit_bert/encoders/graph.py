@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_bert.encoders.base import Parts
+from lit_bert.encoders.parts import Parts
 
 MASKED = -1e4  # added to the scores of padding
 

@@ -142,6 +142,9 @@ MODERNBERT = Encoder(
     "model",
     words="embeddings.tok_embeddings",
     layers="layers",
+    blocks="layers",
+    final_norm="final_norm",
+    attention=("attn.Wqkv",),  # queries, keys and values in one product
     head=("head", "classifier"),
     graph=ModernBertGraph,
 )

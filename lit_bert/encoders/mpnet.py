@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lit_bert.encoders.base import Embeddings, Encoder, Layer, Parts
+from lit_bert.encoders.base import Encoder
 from lit_bert.encoders.config import (
     Activation,
     Architecture,
@@ -19,6 +19,7 @@ from lit_bert.encoders.config import (
     Vocabulary,
     Width,
 )
+from lit_bert.encoders.parts import Embeddings, Layer, Parts
 
 
 class MPNet(Architecture):
@@ -78,6 +79,7 @@ def _parts(network: Any, encoder: Encoder) -> Parts:
 MPNET = Encoder(
     MPNet,
     "mpnet",
+    attention=("attention.attn.q", "attention.attn.v"),
     logits="classifier.out_proj",
     learning_rate=3e-5,  # Song et al. (2020), section 4.1
     parts=_parts,

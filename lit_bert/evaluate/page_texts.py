@@ -95,9 +95,9 @@ def explain(predictions: Predictions, predictions_file: Path, indices: Sequence[
         checkpoint = checkpoint_of(predictions.facts, predictions_file)
         if checkpoint.model.label_names != predictions.class_names:
             raise UserError(f"{checkpoint.path} has other classes than these predictions.")
+        explainer = Explainer.of(checkpoint)
     except UserError as error:
         return Explanations({}, f"Words are not coloured: {error}")
-    explainer = Explainer.of(checkpoint)
     labels, preds = predictions.labels.tolist(), predictions.preds.tolist()
     groups: list[list[Question]] = [
         [Question(predictions.texts[index], label) for label in dict.fromkeys((preds[index], labels[index]))]

@@ -47,6 +47,12 @@ class WeightAverage:
             torch._foreach_lerp_(self.values, self.parameters, 1 - decay)
             self._averaged_step = self.step
 
+    @property
+    def both(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The average, up to date unless it is in use, and the weights that train."""
+        self.settle()
+        return (self.parameters, self.values) if self.in_use else (self.values, self.parameters)
+
     def swap(self) -> None:
         """Exchanges the parameters with the average, or back. DeferredAdamW has to catch up before."""
         self.settle()

@@ -23,11 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, linear
+from torch.nn.utils import parametrize
 
-from lit_bert.encoders.base import Layer, Parts
+from lit_bert.encoders.parts import Layer, Parts
 from lit_bert.encoders.table import encoder_of
 
 aten = torch.ops.aten
+VALUES = 5  # the first argument of `_LayerFunction` that is a weight
+# Of keys and values, queries, attention's output, up, down: their weights and biases among these arguments.
+FACTORS = (slice(2, 6), slice(0, 2), slice(6, 8), slice(8, 10), slice(10, 12))
 
 
 class CpuBert:
@@ -59,7 +63,8 @@ class CpuBert:
         linears = [each for each in network.modules() if isinstance(each, nn.Linear)]
         within = sum(isinstance(each, nn.Linear) for each in layers.modules())
         return within == 6 * config.num_hidden_layers and all(
-            type(each) is nn.Linear and each.bias is not None for each in linears
+            parametrize.type_before_parametrizations(each) is nn.Linear and each.bias is not None
+            for each in linears
         )
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -91,10 +96,11 @@ class CpuBert:
             if (projection := parts.embeddings.projection) is not None:
                 x = linear(x, projection.weight.to(dtype), projection.bias.to(dtype))
             for index, layer in enumerate(self.layers):
-                layer.cast(dtype, network.training)
+                values = layer.values()
+                layer.cast(values, dtype, network.training)
                 own = hidden_masks[places * index : places * (index + 1)]
                 drop = (attention_masks[index], own[0] if places == 2 else None, own[-1])
-                x = _LayerFunction.apply(x, (B, T, rows[index] // B), mask, drop, layer, *layer.parameters)
+                x = _LayerFunction.apply(x, (B, T, rows[index] // B), mask, drop, layer, *values)
             return x.view(B, leading, H).float()
 
     def _embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -157,27 +163,35 @@ class _Layer:
         ]
         self.norms = [layer.attended_norm, layer.norm]
         self.heads = heads
-        modules = [each for together in self.linears for each in together] + self.norms
-        self.parameters = [parameter for each in modules for parameter in (each.weight, each.bias)]
+        self._modules = [each for together in self.linears for each in together] + self.norms
+        self._parameters = [parameter for each in self._modules for parameter in each.parameters()]
         self._from: tuple[torch.dtype, int] | None = None
 
-    def cast(self, dtype: torch.dtype, training: bool) -> None:
-        """Brings `weights` and `biases`, one of each a product, up to date."""
-        current = dtype, sum(parameter._version for parameter in self.parameters)
-        if current == self._from and not training:
+    def values(self) -> list[Tensor]:
+        """Weight and bias of each module, in the order of `linears` and `norms`; changed by LoRA or not."""
+        return [value for each in self._modules for value in (each.weight, each.bias)]
+
+    def cast(self, values: Sequence[Tensor], dtype: torch.dtype, training: bool) -> None:
+        """Brings `weights` and `biases`, one of each a product, up to date with the `values`."""
+        current = dtype, sum(parameter._version for parameter in self._parameters)
+        changes = training and any(parameter.requires_grad for parameter in self._parameters)
+        if current == self._from and not changes:
             return
         if self._from is None or self._from[0] != dtype:
             sizes = [(sum(each.out_features for each in some), some[0].in_features) for some in self.linears]
             self.weights = [torch.empty(size, dtype=dtype) for size in sizes]
             self.biases = [torch.empty(rows, dtype=dtype) for rows, _ in sizes]
-        targets, sources = [], []
-        for together, weight, bias in zip(self.linears, self.weights, self.biases, strict=True):
-            targets += [*weight.chunk(len(together)), *bias.chunk(len(together))]
-            sources += [each.weight for each in together] + [each.bias for each in together]
+        products = sum(len(together) for together in self.linears)
+        targets = [
+            part
+            for whole in (self.weights, self.biases)
+            for each, together in zip(whole, self.linears, strict=True)
+            for part in each.chunk(len(together))
+        ]
         with torch.no_grad():
-            torch._foreach_copy_(targets, sources)
+            torch._foreach_copy_(targets, [*values[: 2 * products : 2], *values[1 : 2 * products : 2]])
         # After a training step the next evaluation casts again, whoever wrote to the parameters, and how.
-        self._from = dtype, -1 if training else current[1]
+        self._from = dtype, -1 if changes else current[1]
 
 
 class _LayerFunction(torch.autograd.Function):
@@ -189,7 +203,7 @@ class _LayerFunction(torch.autograd.Function):
         mask: what is added to the scores, (B, 1, T, T), or None.
         drop: dropout masks of the probabilities (B·A, Q, T), attention's output and the layer's (B·Q, H).
         layer: holds the cast weights.
-        parameters: those of `layer`, for autograd to know of.
+        values: weights and biases of `layer`, for autograd to know of: frozen ones get no gradient.
 
     Returns:
         (B·Q, H).
@@ -203,7 +217,7 @@ class _LayerFunction(torch.autograd.Function):
         mask: Tensor | None,
         drop: tuple[Tensor | None, ...],
         layer: _Layer,
-        *parameters: Tensor,
+        *values: Tensor,
     ) -> Tensor:
         (B, T, Q), A, H = sizes, layer.heads, x.shape[1]
         D = H // A
@@ -231,16 +245,20 @@ class _LayerFunction(torch.autograd.Function):
         out = _add_dropped(middle, _linear(active, wdown, bdown), out_drop)
         final, *out_stats = _norm(out, layer.norms[1])
         ctx.sizes, ctx.drop, ctx.layer = sizes, drop, layer
-        inputs = (x, first, q, kv, probs, kept, context, attended, middle, up, active, out)
-        ctx.save_for_backward(*inputs, *attended_stats, *out_stats)
+        # What only the gradient of frozen weights would need is not kept.
+        need, factors = ctx.needs_input_grad[VALUES:], (x, first, context, middle, active)
+        kept_factors = [each if any(need[at]) else None for each, at in zip(factors, FACTORS, strict=True)]
+        inputs = (q, kv, probs, kept, attended, up, out)
+        ctx.save_for_backward(*kept_factors, *inputs, *attended_stats, *out_stats)
         return final
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, mean1, rstd1, mean2, rstd2 = ctx.saved_tensors
-        x, first, q, kv, probs, kept, context, attended, middle, up, active, out = inputs
-        (B, T, Q), layer, H = ctx.sizes, ctx.layer, x.shape[1]
+        x, first, context, middle, active, q, kv, probs, kept, attended, up, out = inputs
+        (B, T, Q), layer, H = ctx.sizes, ctx.layer, grad.shape[1]
         A, D = layer.heads, H // layer.heads
+        need = ctx.needs_input_grad[VALUES:]
         probs_drop, attended_drop, out_drop = ctx.drop
         wq, wkv, wo, wup, wdown = layer.weights
         k, v = kv
@@ -255,24 +273,42 @@ class _LayerFunction(torch.autograd.Function):
         d_probs = torch.bmm(d_context, v.transpose(1, 2))
         if probs_drop is not None:
             d_probs.mul_(probs_drop)
-        d_scores = aten._softmax_backward_data(d_probs.float(), probs, -1, torch.float32).to(x.dtype)
+        d_scores = aten._softmax_backward_data(d_probs.float(), probs, -1, torch.float32).to(grad.dtype)
         d_q = torch.bmm(d_scores, k).mul_(D**-0.5).view(B, A, Q, D).transpose(1, 2).reshape(B * Q, H)
         d_kv = torch.empty_like(kv)
         torch.bmm(d_scores.transpose(1, 2), q, out=d_kv[0])
         torch.bmm(kept.transpose(1, 2), d_context, out=d_kv[1])
         d_kv = d_kv.view(2, B, A, T, D).permute(1, 3, 0, 2, 4).reshape(B * T, 2 * H)
-        d_first = (d_q @ wq).add_(d_attended)
-        d_x = d_kv @ wkv
-        d_x.view(B, T, H)[:, :Q].add_(d_first.view(B, Q, H))
+        d_x = None
+        if ctx.needs_input_grad[0]:
+            d_first = (d_q @ wq).add_(d_attended)
+            d_x = d_kv @ wkv
+            d_x.view(B, T, H)[:, :Q].add_(d_first.view(B, Q, H))
 
-        gradients: list[Tensor] = []
-        products = [(d_q, first, 1), (d_kv, x, 2), (d_o, context, 1), (d_up, middle, 1), (d_down, active, 1)]
-        for d_product, value, parts in products:
-            weights = (d_product.t() @ value).float().chunk(parts)
-            biases = d_product.sum(0).float().chunk(parts)
-            gradients += [each for pair in zip(weights, biases, strict=True) for each in pair]
-        gradients += [d_gain1, d_shift1, d_gain2, d_shift2]
-        return d_x, None, None, None, None, *gradients
+        products = [(d_kv, x), (d_q, first), (d_o, context), (d_up, middle), (d_down, active)]
+        own = [_of_product(*each, need[at]) for each, at in zip(products, FACTORS, strict=True)]
+        own[:2] = own[1::-1]  # queries come first
+        gradients = [each for some in own for each in some]
+        return d_x, None, None, None, None, *gradients, d_gain1, d_shift1, d_gain2, d_shift2
+
+
+def _of_product(d_product: Tensor, factor: Tensor | None, need: Sequence[bool]) -> list[Tensor | None]:
+    """Gradients of weight and bias of each linear layer that is part of a product; None where frozen.
+
+    Args:
+        d_product: gradient of the product, (N, out).
+        factor: what the weights were multiplied with, (N, in); None where none of them needs a gradient.
+        need: of each weight and bias, whether it does.
+    """
+    parts = len(need) // 2
+    if factor is None:
+        return [None] * len(need)
+    if parts > 1 and not all(need):
+        each = zip(d_product.chunk(parts, 1), (need[:2], need[2:]), strict=True)
+        return [gradient for d, own in each for gradient in _of_product(d, factor if any(own) else None, own)]
+    weights = (d_product.t() @ factor).float().chunk(parts) if need[0] else [None] * parts
+    biases = d_product.sum(0).float().chunk(parts) if need[1] else [None] * parts
+    return [each for pair in zip(weights, biases, strict=True) for each in pair]
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from lit_bert import UserError
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 
+from lit_bert import UserError
+from lit_bert.model.trained import check_trained_part
+from lit_bert.sources.schema import Lora
+
+SHARDED = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 SHARES = ("average_decay", "beta2", "label_smoothing", "adversarial_start")  # 0 to below 1
 
 
@@ -36,3 +41,17 @@ def check_hyperparameters(settings: Any) -> None:
         raise UserError(
             f"model.adversarial_norm is {settings.adversarial_norm}; expected no negative number."
         )
+    check_trained_part(Lora(**settings.lora), settings.freeze)
+
+
+def check_strategy(strategy: Strategy, settings: Any) -> None:
+    """Raises a UserError with the first setting that needs weights which no strategy spreads over devices."""
+    if not isinstance(strategy, SHARDED):
+        return
+    off = {"average_decay": "0", "adversarial_norm": "0", "lora": "{rank: 0}", "freeze": "null"}
+    for name, value in off.items():
+        if settings[name]["rank"] if name == "lora" else settings[name]:
+            raise UserError(
+                f"{type(strategy).__name__} spreads each weight over the devices; model.{name} needs whole "
+                f"ones. Choose --trainer.strategy ddp, or switch it off: --model.{name} {value}."
+            )

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import MeanMetric, MetricCollection, classification
@@ -22,26 +21,22 @@ from lit_bert import UserError
 from lit_bert.encoders.base import Encoder
 from lit_bert.encoders.table import encoder_of
 from lit_bert.io import escape
-from lit_bert.model.adversarial import (
-    add_averaged_gradients,
-    perturbed_embeddings,
-    pop_gradients,
-)
+from lit_bert.model.adversarial import SecondPass
 from lit_bert.model.average import WeightAverage
 from lit_bert.model.bert import CpuBert
 from lit_bert.model.groups import default_learning_rate, parameter_groups, split_by_rate, warmup_and_decay
-from lit_bert.model.hyperparameters import check_hyperparameters
+from lit_bert.model.hyperparameters import SHARDED, check_hyperparameters, check_strategy
 from lit_bert.model.logits import exact_logits
 from lit_bert.model.loss_check import LossCheck, check_saved, refuse_scores
-from lit_bert.model.optimizer import DeferredAdamW, fused_adamw, take_moments_only
-from lit_bert.model.pretrained import load_network
+from lit_bert.model.optimizer import DeferredAdamW, fused_adamw, take_moments_only, take_own_rates
+from lit_bert.model.pretrained import load_trainable
 from lit_bert.sources.checkpoint import Checkpoint
+from lit_bert.sources.schema import NO_LORA, Lora
 from lit_bert.sources.weights import Weights
 from lit_bert.task.kinds import task_of
 
 Batch = dict[str, Any]
 SPLITS = ("train", "val", "test")
-SHARDED = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 
 
 class BertClassifier(LightningModule):
@@ -63,8 +58,11 @@ class BertClassifier(LightningModule):
             validated, and kept where it is better; 0 keeps the weights as they stand.
         adversarial_norm: 2-norm by which the word embeddings of a batch are moved to where its loss grows
             fastest, for a second pass whose gradient is added (Miyato et al., 2017); doubles the cost of a
-            step, 0 makes none. Frozen word embeddings get none either.
+            step, 0 makes none.
         adversarial_start: share of the optimizer steps before the first of these passes.
+        lora: changes of low rank that train beside the head, in the place of the encoder's weights.
+        freeze: what does not train: embeddings (tables and their norm), layers:N (embeddings and the lowest N
+            layers) or all (everything below the head); null is nothing.
         task: kind of task, a key of `task.kinds.KINDS`.
         weights: where architecture and pretrained values come from; None waits for a checkpoint to be loaded.
 
@@ -100,20 +98,24 @@ class BertClassifier(LightningModule):
         average_decay: float = 0.99,
         adversarial_norm: float = 1.0,
         adversarial_start: float = 1 / 3,
+        lora: Lora = NO_LORA,
+        freeze: str | None = None,
         task: str = "single",
         weights: Weights | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["weights"])
+        self.save_hyperparameters(ignore=["weights", "lora"])
+        self.hparams.lora = lora.model_dump()
         self.task = task_of(task, label_names)
         check_hyperparameters(self.hparams)
         self.weights = weights
         self.config: dict[str, Any] | None = None  # the run's settings, kept in its checkpoints
         self.network: Any = None
         self._cpu_bert: CpuBert | None = None
+        self._base_sha256: str | None = None  # of the frozen weights
         self._average: WeightAverage | None = None  # while it trains
+        self._second_pass: SecondPass | None = None  # while it trains
         self._loss_check = LossCheck()
-        self._adversarial_from = 0.0  # optimizer steps
         self._training_weights: dict[str, Tensor] | None = None  # of the run that is resumed
         self.last_weights: dict[str, Tensor] | None = None  # as trained, when a run with an average has ended
         # By default they leave out batches whose loss is NaN. This way they are given a loss for each row.
@@ -133,12 +135,21 @@ class BertClassifier(LightningModule):
 
     def configure_model(self) -> None:
         """Builds the network when a run starts; `__init__` also runs when a checkpoint is read."""
-        # Two threads that share a process's first call of these can take a kernel of lower precision, and
-        # then runs with equal seeds diverge (https://github.com/pytorch/pytorch/issues/188792): one makes it.
-        one = torch.ones(1)
-        one.tanh(), one.sqrt()
         if self.network is None and self.weights is not None:
-            self.network = load_network(self.weights, self.hparams.label_names, self.task.problem_type)
+            names, lora, freeze = self.hparams.label_names, Lora(**self.hparams.lora), self.hparams.freeze
+            found = load_trainable(self.weights, names, self.task.problem_type, lora, freeze)
+            self.network, self._base_sha256 = found
+
+    @property
+    def trains_part(self) -> bool:
+        """Whether some of the weights are frozen by a setting: checkpoints then have the others alone."""
+        return bool(self.hparams.lora["rank"]) or self.hparams.freeze is not None
+
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that train, by name: all, unless some are frozen by a setting."""
+        named = self.named_parameters()
+        return {name: each for name, each in named if each.requires_grad or not self.trains_part}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Logits, float (B, C), of texts given as int64 (B, T), right-padded."""
@@ -170,6 +181,8 @@ class BertClassifier(LightningModule):
         return loss, logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if self._second_pass:
+            self._second_pass.before_first()
         loss, logits = self._step(batch, "train")
         self._batch = batch
         return self.training_loss(logits, batch) if self.objective or self.hparams.label_smoothing else loss
@@ -186,18 +199,8 @@ class BertClassifier(LightningModule):
         self._loss_check.add(self.trainer, loss, self._batch.get("rows"))
 
     def on_after_backward(self) -> None:
-        """Second pass: adds the gradient at word embeddings moved `adversarial_norm` along their gradient."""
-        norm, trainer = self.hparams.adversarial_norm, self.trainer
-        table = self.encoder.words_of(self.network).weight
-        if not norm or trainer.global_step < self._adversarial_from or table.grad is None:
-            return
-        with perturbed_embeddings(table, norm):
-            with trainer.precision_plugin.forward_context():
-                logits = self(self._batch["input_ids"], self._batch["attention_mask"]).float()
-                loss = self.training_loss(logits, self._batch) / trainer.accumulate_grad_batches
-            before = pop_gradients(self.parameters()) if trainer.world_size > 1 else {}
-            trainer.precision_plugin.pre_backward(loss, self).backward()
-            add_averaged_gradients(before, trainer.world_size)  # DDP averages the first pass of a batch only
+        if self._second_pass:
+            self._second_pass.after_first(self, self._batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         return {"logits": self._step(batch, "val")[1]}
@@ -246,7 +249,6 @@ class BertClassifier(LightningModule):
         if not steps < float("inf"):
             raise UserError("the run has no end; set --trainer.max_epochs or --trainer.max_steps.")
         warmup = int(self.hparams.warmup_ratio * steps)
-        self._adversarial_from = self.hparams.adversarial_start * steps
         optimizer = self._optimizer()
         if not isinstance(self.trainer.strategy, SHARDED):
             take_moments_only(optimizer)
@@ -258,7 +260,8 @@ class BertClassifier(LightningModule):
         by_norm = trainer.gradient_clip_algorithm in (None, "norm")
         words = self.encoder.words_of(self.network)
         one_process = trainer.world_size == 1
-        if self.fast_operations and one_process and by_norm and DeferredAdamW.can_run(words):
+        trains = words.weight in set(self.trained.values())
+        if self.fast_operations and one_process and by_norm and trains and DeferredAdamW.can_run(words):
             return DeferredAdamW(groups, words, self.learning_rate)
         return fused_adamw(groups, scales_loss=getattr(trainer.precision_plugin, "scaler", None) is not None)
 
@@ -279,7 +282,7 @@ class BertClassifier(LightningModule):
         """The highest learning rate in use; unset it is that of `default_learning_rate`."""
         if self.hparams.learning_rate is not None:
             return self.hparams.learning_rate
-        return default_learning_rate(self.network)
+        return default_learning_rate(self.network, lora=self.hparams.lora["rank"] > 0)
 
     @property
     def parameters_by_group(self) -> list[list[nn.Parameter]]:
@@ -288,7 +291,8 @@ class BertClassifier(LightningModule):
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         rates = self.learning_rate, self.learning_rate * self.hparams.head_rate_factor
-        groups = parameter_groups(self.network, rates, self.hparams.weight_decay, self.hparams.beta2)
+        decays = self.hparams.weight_decay, self.hparams.beta2
+        groups = parameter_groups(self.network, set(self.trained.values()), rates, *decays)
         if self.rate_factor is None:
             return groups
         factors = {parameter: self.rate_factor(name) for name, parameter in self.named_parameters()}
@@ -296,19 +300,13 @@ class BertClassifier(LightningModule):
 
     def on_train_start(self) -> None:
         self._loss_check = LossCheck()
-        whole = {"average_decay": "the average", "adversarial_norm": "the second pass"}
-        for setting, user in whole.items():
-            if self.hparams[setting] and isinstance(self.trainer.strategy, SHARDED):
-                raise UserError(
-                    f"{type(self.trainer.strategy).__name__} spreads each weight over the devices; {user} "
-                    f"needs whole ones. Choose --trainer.strategy ddp, or switch it off: --model.{setting} 0."
-                )
-        for schedule in self.trainer.lr_scheduler_configs:  # a resumed run may have other rates than it had
-            scheduler: Any = schedule.scheduler
-            parts = (scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas)
-            for group, rate, factor in zip(*parts, strict=True):
-                group["lr"] = rate * factor(scheduler.last_epoch)
-        named = dict(self.named_parameters())
+        check_strategy(self.trainer.strategy, self.hparams)
+        take_own_rates(each.scheduler for each in self.trainer.lr_scheduler_configs)
+        named = self.trained
+        if self.hparams.adversarial_norm:
+            start = self.hparams.adversarial_start * self.trainer.estimated_stepping_batches
+            words = self.encoder.words_of(self.network)
+            self._second_pass = SecondPass(words, self.hparams.adversarial_norm, start, self.trainer)
         if self.hparams.average_decay:
             decay, step = self.hparams.average_decay, self.trainer.global_step
             self._average = WeightAverage(named.values(), decay, step)
@@ -344,9 +342,10 @@ class BertClassifier(LightningModule):
                 optimizer.release()
         self._swap_average()
         if self._average is not None:
-            names = (name for name, _ in self.named_parameters())
-            self.last_weights = dict(zip(names, self._average.values, strict=True))
-        self._average = None
+            self.last_weights = dict(zip(self.trained, self._average.values, strict=True))
+        if self._second_pass:
+            self._second_pass.release()
+        self._average = self._second_pass = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         assert self.weights is not None
@@ -357,12 +356,12 @@ class BertClassifier(LightningModule):
             "request": self.weights.request,
             "architecture": self.weights.architecture,
             "source": resumed.weights.source.model_dump() if resumed else self.weights.source.as_dict(),
+            "base_sha256": self._base_sha256,
         }
+        if self.trains_part:
+            checkpoint["state_dict"] = {name: checkpoint["state_dict"][name] for name in self.trained}
         if self._average is not None:
-            average = self._average
-            average.settle()
-            names = [name for name, _ in self.named_parameters()]
-            averages, others = (average.parameters, average.values)[:: 1 if average.in_use else -1]
+            names, (averages, others) = list(self.trained), self._average.both
             checkpoint["state_dict"].update(zip(names, averages, strict=True))
             # What training goes on from, and what the end of a fit compares the average with.
             if "optimizer_states" in checkpoint or self.keeps_training_weights:
@@ -377,6 +376,8 @@ class BertClassifier(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._training_weights = checkpoint.get("training_weights")
+        if self.trains_part:  # the frozen weights are there already
+            checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # without what would read YAML or pickles
@@ -396,6 +397,6 @@ class BertClassifier(LightningModule):
         """
         checkpoint = Checkpoint.read(checkpoint_path)
         weights = Weights.restored(checkpoint)
-        model = cls(**{**checkpoint.model.model_dump(), "weights": weights, **settings})
+        model = cls(**{**dict(checkpoint.model), "weights": weights, **settings})
         model.configure_model()
         return model.to(map_location or "cpu")

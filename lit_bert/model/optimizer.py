@@ -9,7 +9,7 @@ two percent. On a CPU their dense gradient, its norm and its update cost more th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -207,6 +207,14 @@ def take_moments_only(optimizer: torch.optim.Optimizer) -> None:
         return {"state": states, "param_groups": optimizer.state_dict()["param_groups"]}
 
     optimizer.register_load_state_dict_pre_hook(check)
+
+
+def take_own_rates(schedulers: Iterable[Any]) -> None:
+    """Has the optimizers of a run that goes on take its own learning rates, and not those that it had."""
+    for scheduler in schedulers:
+        parts = (scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas)
+        for group, rate, factor in zip(*parts, strict=True):
+            group["lr"] = rate * factor(scheduler.last_epoch)
 
 
 def checked_moments(state_dict: Any, groups: list[list[Tensor]]) -> dict[int, Any]:

@@ -8,25 +8,34 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lit_bert import UserError
 from lit_bert.encoders.base import Encoder
 from lit_bert.encoders.table import ENCODERS
 from lit_bert.io import escape
+from lit_bert.model.trained import frozen_sha256, merge, select_trained
 from lit_bert.sources.checkpoint import check_same_shapes
 from lit_bert.sources.finite import check_weights
 from lit_bert.sources.folder import read_values
+from lit_bert.sources.schema import Lora
 from lit_bert.sources.weights import Weights
 from lit_bert.task.single import SingleLabel
 
 
 def load_network(
-    weights: Weights, label_names: list[str], problem_type: str = SingleLabel.problem_type
+    weights: Weights,
+    label_names: list[str],
+    problem_type: str = SingleLabel.problem_type,
+    keeps_changes: bool = False,
 ) -> Any:
     """The network in 32 bit, with a fresh head unless a checkpoint of the same labels provides one.
 
     Draws the head from torch's global generator: seed it before.
+
+    Args:
+        keeps_changes: whether what a checkpoint has frozen stays so, with its changes of low rank beside it;
+            else they are merged, and all of the network can train.
 
     Returns:
         A classifier of transformers, such as BertForSequenceClassification, in training mode.
@@ -56,20 +65,7 @@ def load_network(
             f"({type(error).__name__}: {escape.line(error, 200)}). Give other weights."
         ) from None
     if weights.checkpoint:
-        known = weights.checkpoint.model.label_names
-        same_classes = sorted(label_names) == sorted(known)
-        state = {
-            name.removeprefix("network."): value for name, value in weights.checkpoint.state_dict.items()
-        }
-        found, wanted = (
-            {name: value for name, value in some.items() if same_classes or not encoder.in_logits(name)}
-            for some in (state, expected.state_dict())
-        )
-        check_same_shapes(found, wanted, str(weights.checkpoint.path))
-        network = make(config)
-        missing, _ = network.load_state_dict(found, strict=False)
-        if same_classes and known != label_names:
-            _fit_classes(encoder.logits_of(network), known, label_names, config.initializer_range)
+        network, missing = _from_checkpoint(weights, encoder, make, config, expected, keeps_changes)
     else:
         folder_labels = weights.folder_labels
         network, missing = _from_folder(weights, encoder, make, config, expected)
@@ -83,6 +79,91 @@ def load_network(
         )
     check_weights([*network.named_parameters(), *network.named_buffers()], weights.source)
     return network.train()  # from_pretrained leaves it in eval mode, where dropout does nothing
+
+
+def load_trainable(
+    weights: Weights, label_names: list[str], problem_type: str, lora: Lora, freeze: str | None
+) -> tuple[Any, str | None]:
+    """The network with what does not train frozen, and the SHA-256 of that; None where all of it trains.
+
+    Raises:
+        UserError: as of `load_network`, or a checkpoint that goes on has trained another part.
+    """
+    # Two threads that share a process's first call of these can take a kernel of lower precision, and
+    # then runs with equal seeds diverge (https://github.com/pytorch/pytorch/issues/188792): one makes it.
+    one = torch.ones(1)
+    one.tanh(), one.sqrt()
+    restored = weights.checkpoint if weights.is_restored else None
+    if restored and (restored.model.lora, restored.model.freeze) != (lora, freeze):
+        raise UserError(
+            f"model.lora and model.freeze are not those of {restored.path}. Leave them out, or start a new "
+            f"run from its weights with --weights.checkpoint {restored.path}."
+        )
+    network = load_network(weights, label_names, problem_type, keeps_changes=restored is not None)
+    if restored:
+        return network, restored.weights.base_sha256
+    if not lora.rank and freeze is None:
+        return network, None
+    select_trained(network, lora, freeze)
+    return network, frozen_sha256(network)
+
+
+def _from_checkpoint(
+    weights: Weights, encoder: Encoder, make: Any, config: Any, expected: nn.Module, keeps_changes: bool
+) -> tuple[Any, list[str]]:
+    """The network with the values of a checkpoint, and the names of those that were drawn anew."""
+    checkpoint, label_names = weights.checkpoint, list(config.id2label.values())
+    assert checkpoint is not None
+    known = checkpoint.model.label_names
+    same_classes = sorted(label_names) == sorted(known)
+    state = {name.removeprefix("network."): value for name, value in checkpoint.state_dict.items()}
+    wanted: dict[str, Tensor] = expected.state_dict()
+    network = None
+    if checkpoint.model.trains_part:
+        network = _frozen_part(weights, encoder, make, config, expected)
+        wanted = {name: each for name, each in network.named_parameters() if each.requires_grad}
+    found, wanted = (
+        {name: value for name, value in some.items() if same_classes or not encoder.in_logits(name)}
+        for some in (state, wanted)
+    )
+    check_same_shapes(found, wanted, str(checkpoint.path))
+    network = network or make(config)
+    missing = [name for name in network.load_state_dict(found, strict=False)[0] if name in wanted]
+    if known != label_names and (same_classes or checkpoint.model.trains_part):
+        _fit_classes(encoder.logits_of(network), known, label_names, config.initializer_range)
+    if checkpoint.model.trains_part and not keeps_changes:
+        merge(network)
+    return network, missing
+
+
+def _frozen_part(weights: Weights, encoder: Encoder, make: Any, config: Any, expected: nn.Module) -> Any:
+    """The network with the frozen values of a checkpoint, whose other values are still to be loaded.
+
+    Raises:
+        UserError: they are not where they were, or not those that the checkpoint was trained with.
+    """
+    checkpoint = weights.checkpoint
+    assert checkpoint is not None
+    try:
+        base = weights.base
+        if base.checkpoint is None:
+            network, _ = _from_folder(base, encoder, make, config, expected)
+        else:
+            network = load_network(base, list(config.id2label.values()), config.problem_type)
+        select_trained(network, checkpoint.model.lora, checkpoint.model.freeze)
+    except UserError as error:
+        raise UserError(
+            f"{escape.line(checkpoint.path)} has the weights that trained alone, and the others cannot be "
+            f"had from {escape.line(weights.base_at or checkpoint.weights.source.as_source())}: {error} "
+            "Name a place that has them with --weights.pretrained."
+        ) from None
+    if (found := frozen_sha256(network)) != checkpoint.weights.base_sha256:
+        raise UserError(
+            f"{escape.line(checkpoint.path)} was trained beside frozen weights with the SHA-256 "
+            f"{checkpoint.weights.base_sha256}, and those of {escape.line(base.source)} have {found}. Name a "
+            "place that has them with --weights.pretrained."
+        )
+    return network
 
 
 def _from_folder(

@@ -59,11 +59,15 @@ def describe(
     weights, data = (public(each.source.as_source()) for each in (checkpoint.weights, checkpoint.data))
     settings, data_settings = checkpoint.settings, checkpoint.data.settings
     trainer = settings.trainer if settings else TrainerSettings()
+    model = checkpoint.model.model_dump(exclude={"label_names"})
+    lora = model.pop("lora")
+    if lora["rank"]:
+        model |= {f"lora_{name}": value for name, value in lora.items()}
     recipe = {
         "seed": settings.seed_everything if settings else None,
         "batch_size": data_settings.batch_size,
         **trainer.model_dump(include={"max_epochs", "max_steps", "precision"}),
-        **checkpoint.model.model_dump(exclude={"label_names"}),
+        **model,
         "learning_rate": checkpoint.facts.learning_rate or checkpoint.model.learning_rate,
     }
     facts = {

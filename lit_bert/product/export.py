@@ -104,8 +104,12 @@ def write(
     max_f1_loss: float,
     command: str,
     licence: str | None,
+    base_at: str | None = None,
 ) -> dict[str, Variant]:
     """Writes the folder and checks it against the checkpoint.
+
+    Args:
+        base_at: where the weights are that were frozen; None: where they were.
 
     Returns:
         The files that were kept, by name.
@@ -116,6 +120,7 @@ def write(
     from transformers.utils import logging
 
     weights = Weights(checkpoint=str(checkpoint.path))
+    weights.base_at = base_at
     logging.disable_progress_bar()
     task = task_of(checkpoint.model.task, rows.class_names)
     network = load_network(weights, rows.class_names, task.problem_type).eval()

@@ -6,7 +6,8 @@ are never taken from it. A file of format 2 (`checkpoint_file`) holds
 
 * a JSON text: `schema.Facts`, and beside them `progress`, which `nested` made of what Lightning keeps to go
   on with a run;
-* the weights, as `state_dict.NAME`; those that were trained, where the former are their average, as
+* the weights, as `state_dict.NAME` (those that trained, where others were frozen: of these it has the
+  SHA-256, and where they came from); those that were trained, where the former are their average, as
   `training_weights.NAME`;
 * the files of the tokenizer by their name, as bytes;
 * the tensors of the progress, among them the moments of the optimizer, by the names that `progress` has.
@@ -90,7 +91,7 @@ class Checkpoint:
 
     Attributes:
         facts: what it says of itself.
-        state_dict: the weights to label with, by the names of `BertClassifier`.
+        state_dict: the weights to label with, by the names of `BertClassifier`, but for frozen ones.
         training_weights: those that train, where `state_dict` is their average.
         tokenizer: content of tokenizer.json and tokenizer_config.json; empty where there are no `facts.data`.
         progress: what a run goes on from, by Lightning's names; without `optimizer_states` it cannot.
@@ -213,6 +214,8 @@ class Checkpoint:
             check_same_shapes(self.training_weights, self.state_dict, f"training_weights of {what}")
         if (self.facts.data is None) != ("tokenizer.json" not in self.tokenizer):
             raise UserError(f"{what} has data without a tokenizer, or a tokenizer without data.")
+        if (self.weights.base_sha256 is not None) != self.model.trains_part:
+            raise UserError(f"{what} has frozen weights without their SHA-256, or this without them.")
         if not isinstance(self.progress, dict) or not self.progress.keys() <= set(PROGRESS):
             raise UserError(f"{what}: progress has other parts than {', '.join(PROGRESS)}.")
         return self

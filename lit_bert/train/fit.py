@@ -135,9 +135,14 @@ def _say_what_is_used(run: FitRun) -> None:
     """Logs device, sources, model, rows, classes and the folder."""
     trainer, model, data = run.trainer, run.model, run.data
     announce(trainer, run.sources)
-    size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    size, trained = (
+        sum(parameter.numel() for parameter in some) / 1e6
+        for some in (model.parameters(), model.trained.values())
+    )
     kind = model.encoder.model_type
     log.info(f"model      {kind}, {size:.1f}M parameters, highest learning rate {model.learning_rate:g}")
+    if model.trains_part:
+        log.info(f"           trains {_millions(trained)} of {size:.1f}M parameters")
     log.info(f"           computed by {model.path(trainer)}")
     carved = data.splits.counts["validation"].split == data.splits.counts["train"].split
     split = data.splits.counts["train"]
@@ -155,6 +160,10 @@ def _say_what_is_used(run: FitRun) -> None:
         log.info(f"run        {Path(trainer.log_dir)}")
     for change in run.resumed.changes if run.resumed else ():
         log.info(f"resumed    {change}")
+
+
+def _millions(count: float) -> str:
+    return f"{count:.1f}M" if count >= 0.1 else f"{count * 1e3:.1f}k"
 
 
 def _facts(run: FitRun) -> dict[str, Any]:

@@ -17,13 +17,14 @@ from lightning.pytorch import Trainer
 from lit_bert import UserError
 from lit_bert.data.module import EmotionDataModule
 from lit_bert.io.escape import line
-from lit_bert.model.module import SHARDED, BertClassifier
+from lit_bert.model.hyperparameters import SHARDED
+from lit_bert.model.module import BertClassifier
 from lit_bert.model.optimizer import checked_moments
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.finite import check_checkpoint
 from lit_bert.sources.settings import flat_settings
 from lit_bert.train.checkpoint_io import check_progress
-from lit_bert.train.settings import checkpoint_settings, names_setting
+from lit_bert.train.settings import BASE, checkpoint_settings, names_setting
 
 # What a resumed run may change of its data: where the rows are, if they are the same ones, and how many are
 # evaluated at a time.
@@ -65,6 +66,8 @@ def take_settings(
     for name, value in before.items():
         # The run's own configuration has what its weights started from, and means no change by it.
         is_given = names_setting(given, name) and (name != "weights.checkpoint" or given.get(name))
+        if name == BASE and given.get(name) and checkpoint.model.trains_part:
+            continue  # what was frozen, whose SHA-256 is compared
         if not is_given:
             config[name] = value
         elif config[name] != value:
@@ -84,6 +87,12 @@ def take_settings(
 
 def _change_setting(name: str, before: Any, now: Any, resumed: Resumed) -> None:
     """Notes that a resumed run has another setting, or refuses it."""
+    if name.startswith(("model.lora.", "model.freeze")):
+        raise UserError(
+            f"--{name} is {line(now, 100)}, and the run that goes on has {line(before, 100)}: what trains "
+            "cannot change. Leave it out, or start a new run from these weights with --weights.checkpoint "
+            f"{resumed.checkpoint.path}."
+        )
     if name.startswith("weights.") or (name.startswith("data.") and name not in CHANGEABLE_DATA):
         raise UserError(
             f"--{name} is {line(now, 100)}, and the run that goes on has {line(before, 100)}: its rows, "

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+BASE = "weights.pretrained"  # as a flag beside a checkpoint: where the weights are that were frozen
 FILE_SETTINGS = {"data.label_names", "data.quoting"}  # hold for the files that they were given with
 
 
@@ -27,6 +28,7 @@ def names_setting(given: Iterable[str], setting: str) -> bool:
 def checkpoint_settings(checkpoint: Checkpoint) -> dict[str, Any]:
     """The settings of model, data and weights that a checkpoint answers for, by name."""
     model = checkpoint.model.model_dump(exclude={"label_names", "task"})
+    model |= {f"lora.{name}": value for name, value in model.pop("lora").items()}
     data = checkpoint.data.settings.model_dump(exclude={"order_seed"})
     weights = {**checkpoint.weights.request.model_dump(), "checkpoint": str(checkpoint.path)}
     sections = {"model": model, "data": data, "weights": weights}
@@ -48,6 +50,8 @@ def take_checkpoint_settings(
         UserError: a flag would change the model or its weights.
     """
     for name, is_flag in given.items():
+        if name == BASE and is_flag and checkpoint.model.trains_part:
+            continue
         if is_flag and (name.startswith(("model.", "weights.")) or name == "data.task"):
             raise UserError(
                 f"--{name} would change nothing: `{verb}` takes the model of {checkpoint.path} as it is. "
@@ -56,6 +60,8 @@ def take_checkpoint_settings(
     other_data = names_setting(given, "data.dataset") or names_setting(given, "input")
     for name, value in checkpoint_settings(checkpoint).items():
         # A configuration may be that of another fit.
+        if name == BASE and given.get(name):
+            continue
         if name.startswith(("model.", "weights.")) or name == "data.task":
             if names_setting(given, name) and config[name] not in (value, None):
                 log.info(f"{name} is that of the checkpoint, {line(value, 100)}, not of the configuration")

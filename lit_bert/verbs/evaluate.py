@@ -36,7 +36,8 @@ def _score(verb: VerbParser, arguments: list[str]) -> int:
     outputs = Outputs()
     command.build([outputs, SameCheckpoint(checkpoint), *command.progress_bar()])
     trainer, data = command.trainer, command.datamodule
-    data.setup(verb.name)  # what is wrong with the rows shows first
+    command.model.configure_model()  # what is wrong with weights or rows shows first
+    data.setup(verb.name)
     trained = read_hashes(checkpoint.run / TRAINED)
     announce(trainer, [])
     # The weights came with `weights.checkpoint`: nothing is left to load.

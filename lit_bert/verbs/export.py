@@ -25,6 +25,7 @@ from lit_bert.product.formats import FORMATS
 from lit_bert.product.proof import ProofError
 from lit_bert.product.push import check_name, push
 from lit_bert.sources.checkpoint import Checkpoint, find
+from lit_bert.train.settings import BASE
 
 
 def export(arguments: list[str]) -> int:
@@ -48,6 +49,12 @@ def export(arguments: list[str]) -> int:
         f"more (default {MAX_F1_LOSS:g})",
     )
     parser.add_argument("--int8_loss", type=float, help=argparse.SUPPRESS)  # its earlier name
+    parser.add_argument(
+        f"--{BASE}",
+        dest="base_at",
+        metavar="PLACE",
+        help="where the weights are that were frozen in the fit, if no longer where they were",
+    )
     parser.add_argument("--license", help="of the model, as the Hub names it, such as apache-2.0")
     parser.add_argument(
         "--push", metavar="OWNER/NAME", help="then upload the folder to this model on the Hub"
@@ -66,12 +73,15 @@ def export(arguments: list[str]) -> int:
     for module in ("onnx", "onnxscript", "onnxruntime"):
         need(module, "export")
     checkpoint = Checkpoint.open(find(args.ckpt_path))
+    if args.base_at and not checkpoint.model.trains_part:
+        parser.error(f"--{BASE} would change nothing: {checkpoint.path} has all of its weights")
     rows = validation_rows(checkpoint)
     target = (args.to or checkpoint.run / EXPORTED).resolve()  # `.` and links cannot be renamed
     check_target(target)
     try:
         with new_folder(target) as partial:
-            kept = write(checkpoint, rows, partial, args.max_f1_loss, shown(arguments), args.license)
+            command = shown(arguments)
+            kept = write(checkpoint, rows, partial, args.max_f1_loss, command, args.license, args.base_at)
     except ProofError as error:
         print(f"lit_bert export: {error}", file=sys.stderr)
         return 1
