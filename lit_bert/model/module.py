@@ -15,12 +15,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmetrics import MeanMetric, MetricCollection, classification
 
 from lit_bert import UserError
 from lit_bert.encoders.base import Encoder
 from lit_bert.encoders.table import encoder_of
-from lit_bert.io import escape
 from lit_bert.model.adversarial import SecondPass
 from lit_bert.model.average import WeightAverage
 from lit_bert.model.bert import CpuBert
@@ -30,6 +28,7 @@ from lit_bert.model.logits import exact_logits
 from lit_bert.model.loss_check import LossCheck, check_saved, refuse_scores
 from lit_bert.model.optimizer import DeferredAdamW, fused_adamw, take_moments_only, take_own_rates
 from lit_bert.model.pretrained import load_trainable
+from lit_bert.model.split_scores import SplitScores, class_tags
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.schema import NO_LORA, Lora
 from lit_bert.sources.weights import Weights
@@ -41,6 +40,9 @@ SPLITS = ("train", "val", "test")
 
 class BertClassifier(LightningModule):
     """A classifier of transformers, such as BertForSequenceClassification, as a LightningModule.
+
+    It has more than twelve arguments, as people type them as flags, and configurations and checkpoints name
+    them.
 
     Args:
         label_names: class names in the order of their indices.
@@ -118,14 +120,9 @@ class BertClassifier(LightningModule):
         self._loss_check = LossCheck()
         self._training_weights: dict[str, Tensor] | None = None  # of the run that is resumed
         self.last_weights: dict[str, Tensor] | None = None  # as trained, when a run with an average has ended
-        # By default they leave out batches whose loss is NaN. This way they are given a loss for each row.
-        mean = {f"{split}_loss": MeanMetric(nan_strategy="disable") for split in SPLITS}
-        self.losses: Any = nn.ModuleDict(mean)
-        scores = {f"{split}_scores": MetricCollection(self.task.metrics(classification)) for split in SPLITS}
-        self.metrics: Any = nn.ModuleDict(scores)
-        # By class, the tag of its F1: a namespace of its own, in which no class can be called like a score.
-        self.class_tags = [f"f1_class/{tag}" for tag in escape.tags(label_names)]
-        self.labelled: dict[str, list[int]] = {}  # by split, how many rows of each class were scored last
+        self.class_tags = class_tags(label_names)
+        scores = {f"{split}_scores": SplitScores(self.task, self.class_tags) for split in SPLITS}
+        self.scores: Any = nn.ModuleDict(scores)  # a module cannot be called train
 
     @property
     def score_names(self) -> list[str]:
@@ -176,8 +173,7 @@ class BertClassifier(LightningModule):
         """Loss as it is reported (mean nats per text, unsmoothed) and logits (B, C); updates the metrics."""
         logits = self(batch["input_ids"], batch["attention_mask"]).float()
         loss = self.task.loss(functional, logits, batch["labels"])
-        self.losses[f"{split}_loss"].update(loss.detach().expand(len(logits)))
-        self.metrics[f"{split}_scores"].update(logits.detach(), batch["labels"])
+        self.scores[f"{split}_scores"].update(loss, logits, batch["labels"])
         return loss, logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -230,17 +226,9 @@ class BertClassifier(LightningModule):
         self._log_scores("test")
 
     def _log_scores(self, split: str) -> None:
-        """Logs the scores of the rows since the last time; no F1 for a class that is the label of no row."""
-        loss, scores = self.losses[f"{split}_loss"], self.metrics[f"{split}_scores"]
-        found = {"loss_nats": loss.compute(), **scores.compute()}  # both sync over the devices
-        loss.reset()
-        scores.reset()
+        found = self.scores[f"{split}_scores"].compute()
         if split != "train" and not found["loss_nats"].isfinite():
             refuse_scores(self.trainer, split, float(found["loss_nats"]))
-        by_class, labelled = found.pop("f1_class"), found.pop("class_counts")[:, -1].tolist()
-        self.labelled[split] = labelled
-        present = zip(self.class_tags, by_class, labelled, strict=True)
-        found |= {tag: value for tag, value, rows in present if rows}
         self.log_dict({f"{split}/{name}": value for name, value in found.items()})
 
     def configure_optimizers(self) -> Any:

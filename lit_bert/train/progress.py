@@ -105,8 +105,8 @@ class Progress(RichProgressBar):
 
 def validated_rows(pl_module: LightningModule) -> int:
     """How many rows the last validation scored, on all devices."""
-    labelled: dict[str, list[int]] = pl_module.labelled  # type: ignore[assignment]
-    return sum(labelled.get("val", ()))
+    scores: Any = pl_module.scores
+    return sum(scores["val_scores"].labelled)
 
 
 class ProgressLines(Callback):
