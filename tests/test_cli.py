@@ -318,6 +318,17 @@ BAD_SETTINGS = {
     "a word for a number": ("--data.batch_size=many", r"--data\.batch_size.*int.*many"),
     "a word for a rate": ("--model.learning_rate=fast", r"--model\.learning_rate.*float.*fast"),
     "a batch of none": ("--data.batch_size=0", r"data\.batch_size is 0; expected at least 1"),
+    "more in a batch than can be counted": (
+        f"--data.batch_size={10**30}",
+        r"data\.batch_size is 10{30}; expected at least 1 and at most 4,294,967,295",
+    ),
+    "a negative seed of the subset": (
+        "--data.subset_seed=-1",
+        r"data\.subset_seed is -1; expected at least 0",
+    ),
+    "a negative seed": ("--seed_everything=-1", r"seed_everything is -1; expected a whole number from 0 to"),
+    "a seed beyond numpy's": (f"--seed_everything={2**32}", r"seed_everything is 4294967296; expected"),
+    "an epoch before each": ("--checkpoint.every_n_epochs=-1", r"every_n_epochs=-1.*See --help"),
     "a negative rate": ("--model.learning_rate=-1", r"model\.learning_rate is -1"),
     "a warm-up of all steps": ("--model.warmup_ratio=1", r"model\.warmup_ratio is 1"),
     "texts longer than the model": ("--data.max_length=1000", r"data\.max_length is 1000;.* 3 to 128 tokens"),

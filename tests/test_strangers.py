@@ -218,6 +218,10 @@ def test_what_no_checkpoint_says_is_refused_in_one_line(run, crafted, changes, s
         {"callbacks/EpochRecord": {"best": {"val/f1": "high"}}},
         {"training_weights/network.classifier.weight": torch.zeros(2, 2)},
         {"training_weights": lambda weights: dict(list(weights.items())[1:])},
+        {"config/seed_everything": -1},
+        {"config/checkpoint/every_n_train_steps": -1},
+        {"EmotionDataModule/hyper_parameters/batch_size": 10**30},
+        {"hyper_parameters/learning_rate": 1e308},
     ],
     ids=lambda value: next(iter(value)),
 )
