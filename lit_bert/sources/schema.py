@@ -251,7 +251,7 @@ class Facts(Plain):
     settings: RunSettings | None = None
     learning_rate: float | None = None
     devices: Count | None = None
-    val_f1: float | None = None
+    val_f1: Annotated[float, Field(ge=0, le=1)] | None = None
     temperature: Annotated[float, Field(gt=0)] | None = None
 
     @field_validator("lightning")
