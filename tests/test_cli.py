@@ -318,6 +318,50 @@ BAD_SETTINGS = {
     "a word for a number": ("--data.batch_size=many", r"--data\.batch_size.*int.*many"),
     "a word for a rate": ("--model.learning_rate=fast", r"--model\.learning_rate.*float.*fast"),
     "a batch of none": ("--data.batch_size=0", r"data\.batch_size is 0; expected at least 1"),
+    "more in a batch than can be counted": (
+        f"--data.batch_size={10**30}",
+        r"data\.batch_size is 10{30}; expected 1 to 4,294,967,295",
+    ),
+    "a negative seed of the subset": (
+        "--data.subset_seed=-1",
+        r"data\.subset_seed is -1; expected at least 0",
+    ),
+    "a negative seed": ("--seed_everything=-1", r"seed_everything is -1; expected a whole number from 0 to"),
+    "a seed beyond numpy's": (f"--seed_everything={2**32}", r"seed_everything is 4294967296; expected"),
+    "no batch to accumulate": (
+        "--trainer.accumulate_grad_batches=0",
+        r"trainer\.accumulate_grad_batches is 0; expected at least 1",
+    ),
+    "a log of no step": (
+        "--trainer.log_every_n_steps=0",
+        r"trainer\.log_every_n_steps is 0; expected at least 1",
+    ),
+    "a validation of no epoch": (
+        "--trainer.check_val_every_n_epoch=0",
+        r"trainer\.check_val_every_n_epoch is 0; expected at least 1",
+    ),
+    "no step": ("--trainer.max_steps=0", r"trainer\.max_steps is 0; expected at least 1, or -1"),
+    "less than a batch": (
+        "--trainer.limit_train_batches=0.01",
+        r"limit_train_batches is 0\.01, which is less than one of 8 batches; expected 0, or at least 0\.125",
+    ),
+    "less than a batch to validate": (
+        "--trainer.limit_val_batches=0.01",
+        r"limit_val_batches is 0\.01, .* 1 batch",
+    ),
+    "a validation after more than an epoch": (
+        "--trainer.val_check_interval=9",
+        r"trainer\.val_check_interval is 9; expected a share of an epoch, or 1 to 8 batches",
+    ),
+    "a validation after nothing": (
+        "--trainer.val_check_interval=0",
+        r"trainer\.val_check_interval is 0; expected",
+    ),
+    "more than all": (
+        "--trainer.overfit_batches=1e308",
+        r"1e\+308, by trainer\.overfit_batches; expected a whole",
+    ),
+    "an epoch before each": ("--checkpoint.every_n_epochs=-1", r"every_n_epochs=-1.*See --help"),
     "a negative rate": ("--model.learning_rate=-1", r"model\.learning_rate is -1"),
     "a warm-up of all steps": ("--model.warmup_ratio=1", r"model\.warmup_ratio is 1"),
     "texts longer than the model": ("--data.max_length=1000", r"data\.max_length is 1000;.* 3 to 128 tokens"),

@@ -590,4 +590,4 @@ def test_a_new_architecture_needs_its_description_alone(folders, corpus, tmp_pat
 def test_the_optimizer_defers_word_embeddings_on_a_cpu_for_every_architecture(folders):
     for folder in folders.values():
         network = network_of(folder)
-        assert DeferredAdamW.can_run(encoder_of(network).words_of(network))
+        assert DeferredAdamW.can_run(encoder_of(network).words_of(network), beta2=0.98)

@@ -235,7 +235,7 @@ def originals(trained: Path) -> dict[str, dict[str, Any]]:
 KINDS = ["", " of format 1", " of the old form"]
 FORMS = st.sampled_from([f"best.ckpt{kind}" for kind in KINDS] * 3 + [f"last.ckpt{kind}" for kind in KINDS])
 RESUMABLE = st.sampled_from([f"last.ckpt{kind}" for kind in KINDS])
-MOST_VALUES = 100_000  # of a tensor in a file of format 2: it has all of them
+MAX_VALUES = 100_000  # of a tensor in a file of format 2: it has all of them
 
 
 def copied(value: Any) -> Any:
@@ -256,7 +256,7 @@ def written(content: Any, form: str) -> bytes:
     tensors = {}
     for name, tensor in found.items() if isinstance(found, dict) else ():
         dense = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and not tensor.is_meta
-        if dense and tensor.numel() <= MOST_VALUES and isinstance(name, str) and name != "__metadata__":
+        if dense and tensor.numel() <= MAX_VALUES and isinstance(name, str) and name != "__metadata__":
             tensors[name.encode("utf-8", "replace").decode()] = tensor
     try:
         text = json.dumps(content, skipkeys=True, default=str)

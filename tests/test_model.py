@@ -1,6 +1,7 @@
 """The classifier: what it computes, how it is scored, how it is optimized, what its checkpoint needs."""
 
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -590,10 +591,13 @@ def test_a_warmup_that_is_no_share_of_the_steps_is_an_error(ratio):
         BertClassifier(NAMES, warmup_ratio=ratio)
 
 
-@pytest.mark.parametrize("setting", ["adversarial_norm", "learning_rate", "weight_decay"])
-def test_a_negative_setting_of_the_optimizer_is_an_error(setting):
-    with pytest.raises(UserError, match=rf"model\.{setting} is -0\.1"):
-        BertClassifier(NAMES, **{setting: -0.1})
+@pytest.mark.parametrize("setting", ["adversarial_norm", "head_rate_factor", "learning_rate", "weight_decay"])
+@pytest.mark.parametrize("value", [-0.1, 1e308, math.inf, math.nan])
+def test_a_setting_of_the_optimizer_that_it_cannot_compute_with_is_an_error(setting, value):
+    with pytest.raises(
+        UserError, match=re.escape(f"model.{setting} is {value}; expected a number from 0 to")
+    ):
+        BertClassifier(NAMES, **{setting: value})
 
 
 # --- what its checkpoint needs

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Trainer
 from torch import Tensor, nn
 
+from lit_bert import BertClassifier, Weights
 from lit_bert.model import optimizer as room
 from lit_bert.model.average import AVERAGED_STEPS, WeightAverage
-from lit_bert.model.optimizer import DeferredAdamW
+from lit_bert.model.optimizer import LEAST_BETA2, DeferredAdamW
 
 ROWS, SIZE = 60, 8
 
@@ -19,12 +21,16 @@ ROWS, SIZE = 60, 8
 class Pair:
     """The same parameters under torch's AdamW and under the deferred one, fed the same gradients."""
 
-    def __init__(self, weight_decay: float = 0.1) -> None:
+    def __init__(self, weight_decay: float = 0.1, beta2: float = 0.999) -> None:
         torch.manual_seed(0)
         self.embedding, self.linear = nn.Embedding(ROWS, SIZE), nn.Linear(SIZE, 3)
         self.other = copy.deepcopy(nn.ModuleList([self.embedding, self.linear]))
-        self.own = DeferredAdamW(self.groups(self.embedding, self.linear, weight_decay), self.embedding, 0.01)
-        self.dense = torch.optim.AdamW(self.groups(*self.other, weight_decay), lr=0.01, fused=True)
+        own, dense = (
+            [{**group, "betas": (0.9, beta2)} for group in self.groups(*modules, weight_decay)]
+            for modules in ((self.embedding, self.linear), self.other)
+        )
+        self.own = DeferredAdamW(own, self.embedding, 0.01)
+        self.dense = torch.optim.AdamW(dense, lr=0.01, fused=True)
         self.schedules = [
             torch.optim.lr_scheduler.LambdaLR(each, lambda step: 1 / (1 + 0.05 * step))
             for each in (self.own, self.dense)
@@ -77,6 +83,27 @@ def test_rows_end_where_adamw_takes_them(weight_decay, clip):
     pair = Pair(weight_decay)
     pair.run(120, clip)
     pair.assert_equal()
+
+
+@pytest.mark.parametrize("beta2", [LEAST_BETA2, 0.95, 0.98])
+def test_rows_end_there_for_each_beta2_that_is_deferred(beta2):
+    pair = Pair(beta2=beta2)
+    assert DeferredAdamW.can_run(pair.embedding, beta2)
+    pair.run(300)
+    pair.assert_equal()
+
+
+@pytest.mark.parametrize("beta2", [0.0, 1e-300, 0.5, 0.89])
+def test_a_beta2_whose_closed_form_does_not_hold_is_left_to_torch(tiny_bert, beta2):
+    model = BertClassifier(["a", "b"], weights=Weights(str(tiny_bert), stand_in=None), beta2=beta2)
+    batch = {"input_ids": torch.tensor([[2, 5, 6, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    batch |= {"labels": torch.tensor([1]), "rows": torch.tensor([0])}
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(accelerator="cpu", max_steps=3, enable_model_summary=False, **quiet)
+    trainer.fit(model, torch.utils.data.DataLoader([batch] * 3, batch_size=None))
+    assert type(trainer.optimizers[0]) is torch.optim.AdamW
+    assert {group["betas"][1] for group in trainer.optimizers[0].param_groups} == {beta2}
+    assert all(value.isfinite().all() for value in model.parameters())
 
 
 def test_rows_wait_until_they_are_read():

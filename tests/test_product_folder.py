@@ -17,7 +17,7 @@ from lit_bert.product.folder import (
     verify,
     write_checksums,
 )
-from lit_bert.product.formats import ONNX, ONNX_INT8
+from lit_bert.product.formats import FORMATS, ONNX, ONNX_INT8
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_the_facts_are_those_of_the_export(exported):
     assert found["labels"] == ["anger", "joy", "sadness"]
     assert found["max_length"] == 128
     assert found["scores"]["validation"]["macro_f1"].keys() == {"value", "low", "high"}
-    assert found["files"].keys() == {ONNX, ONNX_INT8}
+    assert found["files"].keys() == {each.file for each in FORMATS}
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "notes.txt", "..", "a b", "model.onnx/../../x"])

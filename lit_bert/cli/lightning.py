@@ -38,6 +38,7 @@ from lit_bert.train.processes import find_checkpoint
 from lit_bert.train.progress import Progress
 from lit_bert.train.settings import BASE, take_checkpoint_settings
 
+MAX_SEED = 2**32 - 1  # that numpy takes
 NO_FILES: dict[str, Any] = {"logger": False, "enable_checkpointing": False}  # of a trainer that keeps none
 
 
@@ -159,7 +160,9 @@ class CommandLine(LightningCLI):
         with warnings.catch_warnings():  # of arguments in a list: they are those of sys.argv, after checks
             warnings.filterwarnings("ignore", "LightningCLI's args parameter")
             super().parse_arguments(parser, args)
-        self.seed_asked_for = self.config["seed_everything"]  # true means any, which Lightning draws next
+        self.seed_asked_for = checked_seed(
+            self.config["seed_everything"]
+        )  # true: any, Lightning draws it next
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -179,13 +182,16 @@ class CommandLine(LightningCLI):
             UserError: a part refuses its settings.
         """
         self._callbacks = callbacks
-        seed, trainer = self.config["seed_everything"], self.config["trainer"]
+        seed, trainer = checked_seed(self.config["seed_everything"]), self.config["trainer"]
         if seed is not False:  # as it may come from a checkpoint, and parsing may have drawn numbers
             seed_everything(seed, workers=True)
         self.config["data"]["order_seed"] = int(seed)
         if trainer["precision"] is None:
             trainer["precision"] = native_precision(trainer["accelerator"])
-        super().instantiate_classes()
+        try:
+            super().instantiate_classes()
+        except MisconfigurationException as error:  # of a callback of Lightning
+            raise UserError(f"Lightning refuses a setting: {error} See --help.") from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self.config_init["trainer"]
@@ -207,6 +213,17 @@ class CommandLine(LightningCLI):
         """A bar, where standard error is a terminal and the settings do not forbid it."""
         wanted = sys.stderr.isatty() and self.config["trainer"]["enable_progress_bar"] is not False
         return [Progress()] if wanted else []
+
+
+def checked_seed(seed: int | bool) -> int | bool:
+    """The seed; true means any, false that none is set.
+
+    Raises:
+        UserError: numpy takes no such seed.
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise UserError(f"seed_everything is {seed}; expected a whole number from 0 to {MAX_SEED:,}.")
+    return seed
 
 
 def command_with_checkpoint(verb: VerbParser, arguments: list[str]) -> tuple[CommandLine, Checkpoint]:

@@ -36,6 +36,9 @@ from lit_bert.task.kinds import task_of
 
 log = logging.getLogger(__name__)
 
+LEAST = {"batch_size": 1, "eval_batch_size": 1, "train_rows": 1, "val_rows": 1, "subset_seed": 0}
+MAX_VALUES = 2**32 - 1  # of these numbers
+
 
 class EmotionDataModule(LightningDataModule):
     """Labelled text, tokenized once and cached; made for `emotion`, good for any text with one label.
@@ -125,10 +128,10 @@ class EmotionDataModule(LightningDataModule):
         self.splits = RunSplits(self.hparams, self.tokenized)
         self._predict_rows: Iterable[Numbered] | None = None
         self._restored_source: Source | None = None
-        for name, least in {"batch_size": 1, "eval_batch_size": 1, "train_rows": 1, "val_rows": 1}.items():
+        for name, least in LEAST.items():
             value = self.hparams[name]
-            if value is not None and value < least:
-                raise UserError(f"data.{name} is {value}; expected at least {least}.")
+            if value is not None and not least <= value <= MAX_VALUES:
+                raise UserError(f"data.{name} is {value}; expected {least} to {MAX_VALUES:,}.")
         for name, choices in {"quoting": QUOTING, "missing": ("skip", "refuse")}.items():
             if self.hparams[name] not in choices:
                 raise UserError(f"data.{name} is {self.hparams[name]}; expected {' or '.join(choices)}.")

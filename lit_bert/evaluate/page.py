@@ -40,7 +40,7 @@ from lit_bert.io.templates import html_template, json_in_html
 
 PAGE = "report.html"
 TEMPLATE, STYLE, SCRIPT = (Path(__file__).with_suffix(suffix) for suffix in (".jinja", ".css", ".js"))
-MOST_CONFUSIONS = 12  # pairs of classes that are listed
+MAX_CONFUSIONS = 12  # pairs of classes that are listed
 MANY_CLASSES = 12  # beyond them the cells of the matrix are small and have no percentage
 LONG_NAMES = {"loss, nats": "loss, nats per text", "calib. error": "calibration error"}
 FACT_NAMES = {
@@ -317,7 +317,7 @@ def frequent_confusions(names: list[str], counts: np.ndarray) -> list[Confusion]
     """The pairs of classes with most errors, the most first."""
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_CONFUSIONS]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSIONS]
     return [
         Confusion(i, j, names[i], names[j], int(wrong[i, j]))
         for i, j in (divmod(int(cell), len(names)) for cell in order)

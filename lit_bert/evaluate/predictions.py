@@ -24,8 +24,8 @@ TRAINED = "train_hashes.bin"  # of the texts that a run trains on: uint64, littl
 PROBABILITY = "probability_"  # and the class: one column each, as `predict` writes them
 FACTS, CLASSES = b"lit_bert", b"lit_bert classes"  # keys of the file's metadata
 
-MOST_BYTES = 16 << 30  # of a file
-MOST_VALUES = 1 << 31  # probabilities, and bytes of text, that are read into memory
+MAX_BYTES = 16 << 30  # of a file
+MAX_VALUES = 1 << 31  # probabilities, and bytes of text, that are read into memory
 SUM_TOLERANCE = 1e-2  # that the sum of a row's probabilities may differ from 1 by
 
 
@@ -41,13 +41,13 @@ def _checked_table(path: Path) -> Any:
 
     path.stat()
     try:
-        with untrusted.open_regular(path, MOST_BYTES) as stream:
+        with untrusted.open_regular(path, MAX_BYTES) as stream:
             file = pa.parquet.ParquetFile(stream, read_dictionary=["text", "label"])
             schema, rows = file.schema_arrow, file.metadata.num_rows
             names = [name for name in schema.names if name.startswith(PROBABILITY)]
             if len(set(schema.names)) < len(schema.names) or not names or not rows:
                 raise ValueError("no rows, no probabilities, or a column twice")
-            if rows * len(names) > MOST_VALUES:
+            if rows * len(names) > MAX_VALUES:
                 raise ValueError(f"{rows:,} rows of {len(names):,} probabilities, which is too much")
             for name in ("row", "text", "label", *names):
                 if name not in schema.names or not _has_type(schema.field(name).type, name):
@@ -58,7 +58,7 @@ def _checked_table(path: Path) -> Any:
         for name in ("text", "label"):
             column = table.column(name)
             characters = sum(_characters(chunk) for chunk in column.chunks)
-            if characters > MOST_VALUES:
+            if characters > MAX_VALUES:
                 raise ValueError(f"{characters:,} characters in column {name}, which is too much")
             table = table.set_column(table.column_names.index(name), name, column.cast(pa.string()))
         if any(column.null_count for column in table.columns):
@@ -237,7 +237,7 @@ def read_hashes(path: Path) -> np.ndarray | None:
     """What `write_hashes` wrote, uint64 (N,); None where there is no such file."""
     if not path.exists():
         return None
-    with untrusted.open_regular(path, MOST_BYTES) as stream:
+    with untrusted.open_regular(path, MAX_BYTES) as stream:
         content = stream.read()
     if len(content) % 8:
         raise UserError(

@@ -19,7 +19,7 @@ from lit_bert.evaluate.scores import Score
 from lit_bert.io import escape, files, untrusted
 
 SEEDS = "seeds.json"  # in a folder of runs that differ in their seed alone: their names
-MOST_SEEDS = 1000
+MAX_SEEDS = 1000
 LISTED_DISAGREEMENTS = 20  # rows that two runs label differently
 
 
@@ -61,11 +61,11 @@ def seed_names(folder: Path) -> list[str]:
     names = untrusted.read_json(folder / SEEDS)
     if (
         not isinstance(names, list)
-        or not 0 < len(names) <= MOST_SEEDS
+        or not 0 < len(names) <= MAX_SEEDS
         or len(set(map(repr, names))) < len(names)
     ):
         raise UserError(
-            f"{folder / SEEDS} is no list of the names of up to {MOST_SEEDS:,} runs; name one run below "
+            f"{folder / SEEDS} is no list of the names of up to {MAX_SEEDS:,} runs; name one run below "
             f"{folder}."
         )
     for name in names:

@@ -11,8 +11,8 @@ from lit_bert import UserError
 from lit_bert.io import escape
 from lit_bert.io.untrusted import Refused, expect, open_regular
 
-MOST_ONNX_BYTES = 1 << 31  # what protobuf allows
-MOST_NODES = 100_000
+MAX_ONNX_BYTES = 1 << 31  # what protobuf allows
+MAX_NODES = 100_000
 # The operators of the graphs that `export` writes, for any architecture and activation function. None of them
 # loops, branches, draws random numbers, or makes a large tensor of a small one by itself.
 OPERATORS = set(
@@ -37,7 +37,7 @@ def check_onnx(path: Path) -> None:
         UserError: it is damaged, keeps values in another file, or has an operator that `export` does not
             write: a custom one, a loop, or one that makes a small tensor large.
     """
-    with open_regular(path, MOST_ONNX_BYTES) as stream:
+    with open_regular(path, MAX_ONNX_BYTES) as stream:
         if not os.fstat(stream.fileno()).st_size:
             raise UserError(f"{escape.line(path)} is empty; export it again.")
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
@@ -105,7 +105,7 @@ def _check_graph(graph: memoryview) -> None:
             continue
         if number == 1:
             nodes += 1
-            expect(nodes <= MOST_NODES, f"has more than {MOST_NODES:,} nodes")
+            expect(nodes <= MAX_NODES, f"has more than {MAX_NODES:,} nodes")
             _check_node(value)
         elif number == 5:
             _check_initializer(value)

@@ -11,8 +11,8 @@ from lit_bert import UserError
 from lit_bert.io import escape
 from lit_bert.io.untrusted import is_count, open_regular, parse_object
 
-MOST_HEADER_BYTES = 16 << 20  # of a safetensors file; that of BERT-large has 45 kB
-MOST_TENSORS = 100_000
+MAX_HEADER_BYTES = 16 << 20  # of a safetensors file; that of BERT-large has 45 kB
+MAX_TENSORS = 100_000
 # Bytes a value, as safetensors names types; those of less than a byte are not among weights.
 DTYPE_BYTES = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
@@ -42,7 +42,7 @@ def check_safetensors(path: Path) -> dict[str, Described]:
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > min(size - 8, MOST_HEADER_BYTES):
+        if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
             raise UserError(
                 f"{what} is no whole safetensors file: its header would have {length:,} bytes, the file has "
                 f"{size:,}. Get it again."
@@ -52,10 +52,10 @@ def check_safetensors(path: Path) -> dict[str, Described]:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
         raise UserError(f"{what} is no safetensors file: its header is no text. Get it again.") from None
-    header = parse_object(text, f"the header of {what}", MOST_HEADER_BYTES)
+    header = parse_object(text, f"the header of {what}", MAX_HEADER_BYTES)
     header.pop("__metadata__", None)
-    if len(header) > MOST_TENSORS:
-        raise UserError(f"{what} has {len(header):,} tensors; expected at most {MOST_TENSORS:,}.")
+    if len(header) > MAX_TENSORS:
+        raise UserError(f"{what} has {len(header):,} tensors; expected at most {MAX_TENSORS:,}.")
     found: dict[str, Described] = {}
     for name, described in header.items():
         values: Any = described if isinstance(described, dict) else {}

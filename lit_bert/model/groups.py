@@ -9,7 +9,7 @@ from torch import nn
 
 from lit_bert.encoders.table import encoder_of
 
-MOST_RATE = 3e-4  # that Turc et al. (2019) allow the smallest BERTs
+MAX_RATE = 3e-4  # that Turc et al. (2019) allow the smallest BERTs
 # 5 is worse on the packaged sample, and 20 not better beyond chance (two seeds each).
 LORA_RATE = 10  # Hu et al. (2021), table 9: 4e-4 to 5e-4 for roberta-base, fine-tuned with 3e-5 as a whole
 
@@ -18,10 +18,10 @@ def default_learning_rate(network: Any, lora: bool) -> float:
     """The highest learning rate that suits architecture and size.
 
     The upper end of what its authors fine-tune 12 layers of 768 with (5e-5 for BERT, Devlin et al., 2019), in
-    inverse proportion to layers × hidden size, up to `MOST_RATE`; with LoRA `LORA_RATE` times that.
+    inverse proportion to layers × hidden size, up to `MAX_RATE`; with LoRA `LORA_RATE` times that.
     """
     size = network.config.num_hidden_layers * network.config.hidden_size
-    rate = min(encoder_of(network).learning_rate * 12 * 768 / size, MOST_RATE)
+    rate = min(encoder_of(network).learning_rate * 12 * 768 / size, MAX_RATE)
     return rate * LORA_RATE if lora else rate
 
 

@@ -12,6 +12,8 @@ from lit_bert.sources.schema import Lora
 
 SHARDED = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 SHARES = ("average_decay", "beta2", "label_smoothing", "adversarial_start")  # 0 to below 1
+# From 0 on. What trains is far below; a product of these is still a number of 32 bits, which end at 3e38.
+MAX_VALUES = {"learning_rate": 1e30, "weight_decay": 1e6, "head_rate_factor": 1e6, "adversarial_norm": 1e6}
 
 
 def check_hyperparameters(settings: Any) -> None:
@@ -22,12 +24,12 @@ def check_hyperparameters(settings: Any) -> None:
     """
     if len(settings.label_names) < 2:
         raise UserError(f"there is one class, {settings.label_names}; a classifier needs at least two.")
-    rate, decay = settings.learning_rate, settings.weight_decay
-    if (rate is not None and rate < 0) or decay < 0:
-        raise UserError(
-            f"model.learning_rate is {rate} and model.weight_decay is {decay}; expected neither to be "
-            "negative."
-        )
+    for name, most in MAX_VALUES.items():
+        value = settings[name]
+        if value is not None and not 0 <= value <= most:
+            raise UserError(f"model.{name} is {value}; expected a number from 0 to {most:g}.")
+    if settings.head_rate_factor == 0:
+        raise UserError(f"model.head_rate_factor is {settings.head_rate_factor}; expected more than 0.")
     if not 0 <= settings.warmup_ratio < 1:
         raise UserError(
             f"model.warmup_ratio is {settings.warmup_ratio}; expected a share of the steps, 0 to below 1."
@@ -35,12 +37,6 @@ def check_hyperparameters(settings: Any) -> None:
     for name in SHARES:
         if not 0 <= settings[name] < 1:
             raise UserError(f"model.{name} is {settings[name]}; expected 0 to below 1.")
-    if settings.head_rate_factor <= 0:
-        raise UserError(f"model.head_rate_factor is {settings.head_rate_factor}; expected more than 0.")
-    if settings.adversarial_norm < 0:
-        raise UserError(
-            f"model.adversarial_norm is {settings.adversarial_norm}; expected no negative number."
-        )
     check_trained_part(Lora(**settings.lora), settings.freeze)
 
 

@@ -247,9 +247,9 @@ class BertClassifier(LightningModule):
         trainer, groups = self.trainer, self._parameter_groups()
         by_norm = trainer.gradient_clip_algorithm in (None, "norm")
         words = self.encoder.words_of(self.network)
-        one_process = trainer.world_size == 1
         trains = words.weight in set(self.trained.values())
-        if self.fast_operations and one_process and by_norm and trains and DeferredAdamW.can_run(words):
+        can_defer = trainer.world_size == 1 and by_norm and DeferredAdamW.can_run(words, self.hparams.beta2)
+        if self.fast_operations and trains and can_defer:
             return DeferredAdamW(groups, words, self.learning_rate)
         return fused_adamw(groups, scales_loss=getattr(trainer.precision_plugin, "scaler", None) is not None)
 

@@ -46,5 +46,5 @@ class SplitScores(nn.Module):
 
 
 def class_tags(class_names: list[str]) -> list[str]:
-    """The tag of the F1 of each class: a namespace of its own, in which no class can be called like a score."""
+    """The tag of the F1 of each class, in a namespace in which no class can be called like a score."""
     return [f"f1_class/{tag}" for tag in escape.tags(class_names)]

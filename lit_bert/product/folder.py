@@ -17,7 +17,7 @@ FILES = {  # all that `export` writes beside these two; a list that names anothe
     *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", FACTS),
     *(each.file for each in FORMATS),
 }
-MOST_FILE_BYTES = 16 << 30  # that are hashed
+MAX_FILE_BYTES = 16 << 30  # that are hashed
 
 
 def facts(folder: str | Path) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _sha256(path: Path) -> str:
         UserError: it cannot be read, or is something else.
     """
     try:
-        with untrusted.open_regular(path, MOST_FILE_BYTES) as stream:
+        with untrusted.open_regular(path, MAX_FILE_BYTES) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}. Export again.") from None

@@ -26,7 +26,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from lit_bert.product.errors import Refusal
 
-MOST_DIGITS = 1000  # of a whole number; converting it takes time that grows with the square of its digits
+MAX_DIGITS = 1000  # of a whole number; converting it takes time that grows with the square of its digits
 _INVISIBLE = ("Cc", "Cf")  # Unicode categories: control and format characters
 
 
@@ -196,7 +196,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > MOST_DIGITS:
+    if len(digits) > MAX_DIGITS:
         raise ValueError(f"a number has {len(digits)} characters")
     return int(digits)
 

@@ -31,11 +31,12 @@ from torch import Tensor
 from lit_bert import RUNS, UserError
 from lit_bert.io import files
 from lit_bert.io.escape import line
+from lit_bert.io.tokenizers import MAX_TOKENIZER_BYTES
+from lit_bert.io.untrusted import MAX_CLASSES
 from lit_bert.sources.checkpoint_file import read_file, write_file
 from lit_bert.sources.checkpoint_v1 import START, read_v1
 from lit_bert.sources.nested import decoded, encoded
 from lit_bert.sources.schema import (
-    MOST_CLASSES,
     ClassNames,
     DataFacts,
     Facts,
@@ -51,7 +52,6 @@ from lit_bert.sources.tokenizer_files import TOKENIZER_FILES
 FORMAT = 2
 BEST, LAST = "best.ckpt", "last.ckpt"
 
-MOST_TOKENIZER_BYTES = 64 << 20  # of each of its files
 WEIGHTS = ("state_dict", "training_weights")
 PROGRESS = ("loops", "callbacks", "optimizer_states", "lr_schedulers", "MixedPrecision")
 # What Lightning writes and nobody needs.
@@ -75,7 +75,7 @@ class DataState(Plain):
     tokenizer: dict[Literal["tokenizer.json", "tokenizer_config.json"], str]
     hyper_parameters: dict[Text, Any]
     source: dict[Text, Any]
-    code_order: Annotated[list[Text], Field(max_length=MOST_CLASSES)] | None = None
+    code_order: Annotated[list[Text], Field(max_length=MAX_CLASSES)] | None = None
     fingerprint: Text | None = None
     rows: dict[Text, Any] = Field(default_factory=dict)
 
@@ -319,8 +319,8 @@ def _weights(found: Any, what: str) -> dict[str, Tensor]:
 
 def _text(tensor: Tensor, name: str, what: str) -> str:
     """A text that is kept as the bytes of its UTF-8, uint8 (N,)."""
-    if tensor.dtype != torch.uint8 or tensor.ndim != 1 or len(tensor) > MOST_TOKENIZER_BYTES:
-        raise UserError(f"{what} has a {name} that is no text of at most {MOST_TOKENIZER_BYTES:,} bytes.")
+    if tensor.dtype != torch.uint8 or tensor.ndim != 1 or len(tensor) > MAX_TOKENIZER_BYTES:
+        raise UserError(f"{what} has a {name} that is no text of at most {MAX_TOKENIZER_BYTES:,} bytes.")
     try:
         return tensor.numpy().tobytes().decode()
     except UnicodeDecodeError:

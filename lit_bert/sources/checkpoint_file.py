@@ -25,11 +25,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lit_bert import UserError
-from lit_bert.io.safetensors_files import MOST_HEADER_BYTES, Described, check_safetensors
+from lit_bert.io.safetensors_files import MAX_HEADER_BYTES, Described, check_safetensors
 from lit_bert.io.untrusted import parse_object
 
 TEXT, CHECKSUM = "lit_bert", "crc32"
-MOST_TEXT_BYTES = MOST_HEADER_BYTES // 2  # the rest of a header is for the names of tensors
+MAX_TEXT_BYTES = MAX_HEADER_BYTES // 2  # the rest of a header is for the names of tensors
 PIECE_BYTES = 1 << 20  # read at a time: what is compared with the checksum stays in the cache
 DTYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL"}
 
@@ -42,8 +42,8 @@ def write_file(path: Path, values: dict[str, Any], tensors: Mapping[str, Tensor]
         ValueError: `values` are no JSON, or have more of it than a header may have.
     """
     text = json.dumps(values, ensure_ascii=False, allow_nan=False)
-    if len(json.dumps(text, ensure_ascii=False).encode()) > MOST_TEXT_BYTES:
-        raise ValueError(f"it says more than {MOST_TEXT_BYTES:,} bytes beside its tensors")
+    if len(json.dumps(text, ensure_ascii=False).encode()) > MAX_TEXT_BYTES:
+        raise ValueError(f"it says more than {MAX_TEXT_BYTES:,} bytes beside its tensors")
     whole = _with_own_bytes(tensors)
     whole[CHECKSUM] = torch.tensor(checksum(text, whole, lambda name: [_bytes_of(whole[name])]))
     try:
@@ -111,7 +111,7 @@ def read_file(path: Path, what: str) -> tuple[dict[str, Any], dict[str, Tensor]]
             f"{what} is damaged: it has another checksum than when it was written. Copy it again, or use "
             "another one with --ckpt_path."
         )
-    return parse_object(metadata[TEXT], f"what {what} says", MOST_HEADER_BYTES), tensors
+    return parse_object(metadata[TEXT], f"what {what} says", MAX_HEADER_BYTES), tensors
 
 
 def _unreadable(what: str) -> UserError:

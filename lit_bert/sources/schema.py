@@ -18,15 +18,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lit_bert import UserError
 from lit_bert.io.escape import line
+from lit_bert.io.untrusted import MAX_CLASSES
 from lit_bert.sources.hub import Source
 
 OLDEST_LIGHTNING = (2, 6)
-MOST_CLASSES = 100_000
-MOST_CHARACTERS = 10_000  # of a class name, a path, an address
+MAX_CHARACTERS = 10_000  # of a class name, a path, an address
 
-Text = Annotated[str, Field(max_length=MOST_CHARACTERS)]
+Text = Annotated[str, Field(max_length=MAX_CHARACTERS)]
 Count = Annotated[int, Field(ge=0, le=2**62)]
-ClassNames = Annotated[list[Text], Field(min_length=2, max_length=MOST_CLASSES)]
+ClassNames = Annotated[list[Text], Field(min_length=2, max_length=MAX_CLASSES)]
 
 
 class Plain(BaseModel):
@@ -106,7 +106,7 @@ class DataSettings(Plain):
     stand_in: Text | None = None
     text_column: Text = "text"
     label_column: Text = "label"
-    label_names: Annotated[list[Text], Field(max_length=MOST_CLASSES)] | None = None
+    label_names: Annotated[list[Text], Field(max_length=MAX_CLASSES)] | None = None
     task: Text = "single"
     quoting: Literal["auto", "csv", "none"] = "auto"
     missing: Literal["skip", "refuse"] = "skip"
@@ -283,7 +283,7 @@ class Facts(Plain):
     settings: RunSettings | None = None
     learning_rate: float | None = None
     devices: Count | None = None
-    val_f1: float | None = None
+    val_f1: Annotated[float, Field(ge=0, le=1)] | None = None
     temperature: Annotated[float, Field(gt=0)] | None = None
 
     @field_validator("lightning")

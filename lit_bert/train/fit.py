@@ -23,6 +23,7 @@ from lit_bert.evaluate.predictions import TRAINED, VALIDATED, Predictions, read_
 from lit_bert.evaluate.record import record_scores
 from lit_bert.io import escape
 from lit_bert.sources.checkpoint import Checkpoint
+from lit_bert.train.amounts import check_amounts
 from lit_bert.train.candidates import keep_better_weights
 from lit_bert.train.choose import CHOICES, calibrate, choice_notes
 from lit_bert.train.keep import KeepBest
@@ -71,6 +72,7 @@ def _check(run: FitRun) -> None:
             _check_monitor(run, section, monitor)
     run.model.configure_model()  # what is wrong with weights or rows shows before anything is written
     run.data.setup("fit")
+    check_amounts(run)
     if run.resumed:
         check_resumed(run.resumed, trainer, run.model, run.data)
 

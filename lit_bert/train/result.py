@@ -24,14 +24,14 @@ from lit_bert.sources.schema import Count, Plain, Text, checked
 from lit_bert.train.processes import is_first_process
 
 RESULT, EVENTS = "result.json", "events.jsonl"
-MOST_TEXT = 100_000  # characters of a message
+MAX_TEXT = 100_000  # characters of a message
 
 
 class Message(Plain):
     """Something that a run says on standard error, without the end of its line."""
 
     event: Literal["message"] = "message"
-    text: Annotated[str, Field(max_length=MOST_TEXT)]
+    text: Annotated[str, Field(max_length=MAX_TEXT)]
 
 
 class Validation(Plain):
@@ -72,7 +72,7 @@ class RunResult(Plain):
     """
 
     status: Literal["done", "refused", "failed"]
-    message: Annotated[str, Field(max_length=MOST_TEXT)] = ""
+    message: Annotated[str, Field(max_length=MAX_TEXT)] = ""
     checkpoint: Text | None = None
     scores: dict[Text, float] = Field(default_factory=dict)
     steps: Count = 0
@@ -161,7 +161,7 @@ def _write_end(folder: Path, status: Literal["refused", "failed"], message: str)
 
 def storable(text: str) -> str:
     """The text as UTF-8 can hold it: a file's name may have bytes that are none, which Python keeps."""
-    return text.encode("utf-8", "backslashreplace").decode()[:MOST_TEXT]
+    return text.encode("utf-8", "backslashreplace").decode()[:MAX_TEXT]
 
 
 # --- read by the process that started it ---

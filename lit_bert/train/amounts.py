@@ -1,0 +1,53 @@
+"""How often a run does something: what Lightning would divide by, or find out only when it starts."""
+
+from __future__ import annotations
+
+import math
+
+from lit_bert import UserError
+from lit_bert.train.run import FitRun
+
+INTERVALS = ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps")
+MAX_VALUES = 2**32 - 1
+
+
+def check_amounts(run: FitRun) -> None:
+    """Raises a UserError where an interval of the trainer is none, or a limit leaves no batch.
+
+    Args:
+        run: its rows are known.
+    """
+    settings, trainer = run.settings["trainer"], run.trainer
+    for name in INTERVALS:
+        value = settings[name]
+        if value is not None and not 1 <= value <= MAX_VALUES:
+            raise UserError(f"trainer.{name} is {value}; expected at least 1 and at most {MAX_VALUES:,}.")
+    if trainer.max_steps == 0:
+        raise UserError("trainer.max_steps is 0; expected at least 1, or -1 for no limit.")
+    data, batches = run.data, {}
+    for part, rows, size in (
+        ("train", data.train_rows, data.hparams.batch_size),
+        ("val", data.val_rows, data.hparams.eval_batch_size),
+    ):
+        count = math.ceil(len(rows) / (size * trainer.world_size))
+        limit = getattr(trainer, f"limit_{part}_batches")
+        if isinstance(limit, float) and 0 < limit * count < 1:
+            raise UserError(
+                f"trainer.limit_{part}_batches is {limit}, which is less than one of {count:,} batches; "
+                f"expected 0, or at least {1 / count:.3g}."
+            )
+        if isinstance(limit, float) and limit > 1:  # overfit_batches becomes such a limit unchecked
+            raise UserError(
+                f"trainer.limit_{part}_batches is {limit:g}, by trainer.overfit_batches; expected a whole "
+                "number of batches, or a share of them, 0 to 1."
+            )
+        batches[part] = int(count * limit) if isinstance(limit, float) else min(count, limit)
+    interval = settings["val_check_interval"]
+    if isinstance(interval, int | float):
+        within = settings["check_val_every_n_epoch"] is not None  # else it counts on over epochs
+        most = max(1, batches["train"]) if within else MAX_VALUES
+        if not 0 < interval <= most:
+            raise UserError(
+                f"trainer.val_check_interval is {interval}; expected a share of an epoch, or 1 to {most:,} "
+                "batches."
+            )
