@@ -461,7 +461,9 @@ import sys
 sys.path[:0] = {path!r}
 import torch
 from test_model import SIX, classifier, loader, trainer, without_dropout
-model = without_dropout(classifier({folder!r}, learning_rate=0.01, adversarial_start=0.0))
+from lit_bert.sources.schema import Lora
+torch.manual_seed(0)
+model = without_dropout(classifier({folder!r}, learning_rate=0.01, adversarial_start=0.0, {part}))
 def half(rank): return {{name: value[rank::2] for name, value in SIX.items()}}
 class Data(torch.utils.data.IterableDataset):
     def __iter__(self):
@@ -473,12 +475,13 @@ torch.save(dict(model.network.named_parameters()), f"{devices}-{{fit.global_rank
 """
 
 
-def test_the_second_pass_of_two_processes_is_that_of_one(tiny_bert, tmp_path):
+@pytest.mark.parametrize("part", ["", "freeze='embeddings'", "lora=Lora(rank=2)"])
+def test_the_second_pass_of_two_processes_is_that_of_one(tiny_bert, tmp_path, part):
     path = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
     for devices, strategy in ((1, "auto"), (2, "ddp")):
         script = tmp_path / f"{devices}.py"
         settings = {"path": path, "folder": str(tiny_bert), "devices": devices, "strategy": strategy}
-        script.write_text(TWO_PROCESSES.format(**settings))
+        script.write_text(TWO_PROCESSES.format(**settings, part=part))
         subprocess.run([sys.executable, script], cwd=tmp_path, check=True, capture_output=True, timeout=200)
     alone, *both = (torch.load(tmp_path / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
     for name, value in alone.items():
