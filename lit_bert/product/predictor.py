@@ -68,7 +68,8 @@ class Predictor:
         known = predictor_files()
         if file is not None and file not in known:
             raise UserError(f"there is no ONNX file {escape.line(file, 80)}; expected {' or '.join(known)}.")
-        self.file = file or next((each for each in known if (self.folder / each).is_file()), known[-1])
+        kept = (each for each in known if (self.folder / each).is_file())
+        self.file = file or next(kept, " or ".join(known))  # the latter for the message below
         self.threads = threads or cores()
         for name in ("config.json", "tokenizer.json", self.file):
             if not (self.folder / name).is_file():
