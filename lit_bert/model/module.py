@@ -369,7 +369,7 @@ class BertClassifier(LightningModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # without what would read YAML or pickles
-        cls, checkpoint_path: Any, map_location: Any = None, **settings: Any
+        cls, checkpoint_path: Any, map_location: Any = None, base_at: str | None = None, **settings: Any
     ) -> Self:
         """The model of a local checkpoint, ready to be trained on; call `eval()` before labelling with it.
 
@@ -378,6 +378,7 @@ class BertClassifier(LightningModule):
         Args:
             checkpoint_path: a file that lit_bert wrote.
             map_location: the device; None is the CPU.
+            base_at: where its frozen weights are, if it has any that are neither packaged nor cached.
             settings: arguments of the constructor that take the place of the checkpoint's.
 
         Raises:
@@ -385,6 +386,7 @@ class BertClassifier(LightningModule):
         """
         checkpoint = Checkpoint.read(checkpoint_path)
         weights = Weights.restored(checkpoint)
+        weights.base_at = base_at
         model = cls(**{**dict(checkpoint.model), "weights": weights, **settings})
         model.configure_model()
         return model.to(map_location or "cpu")

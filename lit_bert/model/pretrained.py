@@ -87,7 +87,8 @@ def load_trainable(
     """The network with what does not train frozen, and the SHA-256 of that; None where all of it trains.
 
     Raises:
-        UserError: as of `load_network`, or a checkpoint that goes on has trained another part.
+        UserError: as of `load_network`; a checkpoint that goes on has trained another part; one that a new
+            part is to be trained beside is not whole.
     """
     # Two threads that share a process's first call of these can take a kernel of lower precision, and
     # then runs with equal seeds diverge (https://github.com/pytorch/pytorch/issues/188792): one makes it.
@@ -98,6 +99,13 @@ def load_trainable(
         raise UserError(
             f"model.lora and model.freeze are not those of {restored.path}. Leave them out, or start a new "
             f"run from its weights with --weights.checkpoint {restored.path}."
+        )
+    start = weights.checkpoint
+    if not restored and start and start.model.trains_part and (lora.rank or freeze):
+        raise UserError(
+            f"{start.path} holds only the weights that trained; what a new part is trained beside has to be "
+            "whole. Export it first, and start from that folder: python -m lit_bert export --ckpt_path "
+            f"{start.path} --to FOLDER, then fit --weights.pretrained FOLDER."
         )
     network = load_network(weights, label_names, problem_type, keeps_changes=restored is not None)
     if restored:

@@ -68,7 +68,6 @@ class Weights:
         self.is_restored = False
         self._checkpoint_path = checkpoint
         self._may_ask_hub = True
-        self._rests_on: tuple[Path, ...] = ()  # the checkpoints whose frozen weights these are
 
     @classmethod
     def restored(cls, checkpoint: Checkpoint) -> Weights:
@@ -92,23 +91,25 @@ class Weights:
     def base(self) -> Weights:
         """Where the frozen weights of the checkpoint are: their SHA-256 has to be compared.
 
-        Of what the checkpoint names only what is on this machine is read: no connection is opened because a
-        file says so.
+        Of what the checkpoint names, the packaged weights and those in the cache of the Hub are read. No path
+        is opened and no connection made because a file says so: that takes `base_at`.
 
         Raises:
-            UserError: the checkpoint rests on itself.
+            UserError: the checkpoint names a path, or `base_at` is a checkpoint without frozen weights.
         """
         assert self.checkpoint is not None
-        source, path = self.checkpoint.weights.source.as_source(), self.checkpoint.path
-        place = self.base_at or source.address
-        if (self.base_at is None and source.kind == "checkpoint") or Path(place).is_file():
-            found = Weights(checkpoint=place)
+        source = self.checkpoint.weights.source.as_source()
+        if self.base_at is None:
+            if source.kind not in ("packaged", "hub"):
+                raise UserError("a path that stands in a checkpoint is not opened.")
+            found = Weights(source.address, stand_in=None)
+            found._may_ask_hub = False
+        elif Path(self.base_at).is_file():
+            found = Weights(checkpoint=self.base_at)
+            if found.checkpoint is not None and found.checkpoint.model.trains_part:
+                raise UserError("that checkpoint, too, has the weights that trained alone.")
         else:
-            found = Weights(place, stand_in=None)
-        found._may_ask_hub = self.base_at is not None
-        found._rests_on = (*self._rests_on, path)
-        if found.checkpoint is not None and found.checkpoint.path in found._rests_on:
-            raise UserError(f"{escape.line(path)} names itself as where its frozen weights are.")
+            found = Weights(self.base_at, stand_in=None)
         return found
 
     @property
