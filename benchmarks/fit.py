@@ -1,4 +1,4 @@
-"""lit_bert's side of the comparison: the front door in this process, with a callback that looks on.
+"""lit_bert's side of the comparison: `__main__` in this process, with a callback that looks on.
 
 python -m benchmarks.train --only lit_bert
 """
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lit_bert.__main__ import keep_memory, main
+from lit_bert.__main__ import main, retain_freed_memory
 
-keep_memory()  # the front door does it before torch is imported
+retain_freed_memory()  # `__main__` does it before torch is imported
 
 from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks import harness
 from benchmarks.harness import Check, Contestant, Run, module_contestant
-from lit_bert import cores
+from lit_bert import available_cores
 
 KEPT = "kept"
 
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     ]
     harness.machine_facts()  # before this benchmark itself is what the machine is busy with
     code = publish(args, contestants, runs) if runs else 0  # the table lists those chosen
-    with harness.scratch_folder() as place, ThreadPoolExecutor(cores()) as pool:
+    with harness.scratch_folder() as place, ThreadPoolExecutor(available_cores()) as pool:
         for done in as_completed(pool.submit(harness.run, each, place, number) for number, each in missing):
             runs.append(done.result())
             print(f"{len(runs)} runs", file=sys.stderr, flush=True)

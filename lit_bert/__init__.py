@@ -25,7 +25,7 @@ class UserError(Exception):
     """
 
 
-def need(module: str, extra: str) -> None:
+def require_package(module: str, extra: str) -> None:
     """Raises a UserError where a library of an extra is not installed."""
     if find_spec(module) is None:
         raise UserError(
@@ -33,8 +33,8 @@ def need(module: str, extra: str) -> None:
         )
 
 
-def cores() -> int:
-    """Those that this process may use."""
+def available_cores() -> int:
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

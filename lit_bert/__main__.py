@@ -1,4 +1,4 @@
-"""The front door: the table of verbs, and what a person sees when something is wrong.
+"""The entry point: the table of verbs, and what a person sees when something is wrong.
 
     python -m lit_bert --help
 
@@ -87,7 +87,7 @@ def _run(name: str, arguments: list[str]) -> int:
         hint = f"did you mean {near[0]}? " if near else ""
         return _say("", f"there is no verb '{name}'; {hint}Expected one of {', '.join(VERBS)}.")
     verb = VERBS[name]
-    keep_memory()
+    retain_freed_memory()
     try:
         return getattr(import_module(f"lit_bert.verbs.{verb.module}"), verb.function)(arguments)
     except UserError as error:
@@ -108,8 +108,8 @@ def _run(name: str, arguments: list[str]) -> int:
         return _say(name, f"cannot write {place}: {error.strerror}. Make room, or choose another folder.")
 
 
-def keep_memory() -> None:
-    """Has freed memory kept for the next step, in large pages, where the C library and the kernel know how.
+def retain_freed_memory() -> None:
+    """Makes the C library keep freed memory for the next step, in large pages, where it and the kernel can.
 
     Otherwise each step's tensors come as fresh pages, which the kernel has to find and clear one by one.
     """

@@ -10,7 +10,7 @@ import yaml
 
 from lit_bert import UserError
 from lit_bert.cli.arguments import checked_configs, configs, given_settings, strip_flag
-from lit_bert.cli.parser import Quoting, read_value
+from lit_bert.cli.parser import QuotedTextDumper, read_value
 from lit_bert.cli.run_arguments import root_of_runs, settings_of_run
 
 # --- flags that decide which parser there is
@@ -146,14 +146,14 @@ def test_a_text_that_yaml_would_drop_or_wrap_is_a_text(text: str) -> None:
     ],
 )
 def test_a_text_that_could_be_something_else_is_written_in_quotes_and_stays_a_text(text: str) -> None:
-    written = yaml.dump({"name": text}, Dumper=Quoting, allow_unicode=True)
+    written = yaml.dump({"name": text}, Dumper=QuotedTextDumper, allow_unicode=True)
     assert yaml.safe_load(written) == {"name": text}
     assert '"' in written
 
 
 def test_plain_words_and_paths_are_written_without_quotes() -> None:
     assert (
-        yaml.dump({"path": "/a/b-c.csv", "text": "a word"}, Dumper=Quoting)
+        yaml.dump({"path": "/a/b-c.csv", "text": "a word"}, Dumper=QuotedTextDumper)
         == "path: /a/b-c.csv\ntext: a word\n"
     )
 

@@ -15,7 +15,7 @@ from conftest import CLASSES, texts_of, write_csv
 from lit_bert import UserError
 from lit_bert.data.module import EmotionDataModule
 from lit_bert.evaluate import audit, audit_text
-from lit_bert.evaluate.audit import find_flaws, merge_folds, repeated_texts
+from lit_bert.evaluate.audit import find_dataset_issues, merge_folds, repeated_texts
 from lit_bert.evaluate.audit_text import dataset_summary, findings_text, suspects_text
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import suspected_labels
@@ -56,7 +56,7 @@ def predictions_of(labels, probs, texts=None, rows=None):
 
 def test_a_text_is_repeated_only_where_it_is_the_same_letter_by_letter(parts):
     rows = [*some(), ("i am glad", "a"), ("I am glad", "a"), ("i am glad ", "a"), ("i am glad", "a")]
-    found = find_flaws(*parts(train=rows, validation=some(start=20)), examples=5)
+    found = find_dataset_issues(*parts(train=rows, validation=some(start=20)), examples=5)
     train = found.splits["train"]
     assert (train.rows, train.repeated, train.extra_rows, train.conflicting) == (16, 1, 1, 0)
     (repeat,) = found.consistent
@@ -68,7 +68,7 @@ def test_a_text_is_repeated_only_where_it_is_the_same_letter_by_letter(parts):
 
 def test_a_repeated_text_with_several_labels_is_counted_once(parts):
     rows = [*some(), ("sun dog", "a"), ("sun cat", "b"), ("sun dog", "b"), ("sun cat", "b"), ("sun dog", "a")]
-    found = find_flaws(*parts(train=rows, validation=some(start=20)), examples=5)
+    found = find_dataset_issues(*parts(train=rows, validation=some(start=20)), examples=5)
     train = found.splits["train"]
     assert (train.repeated, train.extra_rows, train.conflicting) == (2, 3, 1)
     assert [(each.text, each.rows("train")) for each in found.conflicting] == [("sun dog", 3)]
@@ -77,7 +77,7 @@ def test_a_repeated_text_with_several_labels_is_counted_once(parts):
 
 def test_texts_in_several_splits_come_with_their_places_and_labels(parts):
     both, all_three = ("sun dog", "a"), ("sun cat", "b")
-    found = find_flaws(
+    found = find_dataset_issues(
         *parts(
             train=[*some(), both, all_three],
             validation=[*some(start=20), ("sun dog", "b"), all_three],
@@ -100,7 +100,9 @@ def test_texts_in_several_splits_come_with_their_places_and_labels(parts):
 
 def test_truncated_and_empty_texts_are_counted_where_they_stand(parts):
     rows = [("  \t", "a"), ("i am so very happy", "b"), ("", "b"), ("i am sad", "a"), ("sun", None), *some(2)]
-    found = find_flaws(*parts(train=rows, validation=some(start=20), settings={"max_length": 5}), examples=1)
+    found = find_dataset_issues(
+        *parts(train=rows, validation=some(start=20), settings={"max_length": 5}), examples=1
+    )
     train = found.splits["train"]
     assert (train.truncated, train.blank) == (sum(len(text.split()) > 3 for text, _ in rows), 2)
     assert train.unlabelled == 1
@@ -115,7 +117,7 @@ def test_class_balance_of_any_number_of_classes(parts, classes):
     rows = [(f"sun {n}", n % classes) for n in range(30 * classes)]
     few = [(text, label) for text, label in rows if label or text in ("sun 0", f"sun {classes}")]
     splits, names = parts(train=few, validation=rows[: 12 * classes], settings=None)
-    found = find_flaws(splits, names)
+    found = find_dataset_issues(splits, names)
     assert found.splits["train"].classes == [2] + [30] * (classes - 1)
     assert found.splits["train"].rare == [0]
     assert found.splits["validation"].rare == []
@@ -125,7 +127,7 @@ def test_class_balance_of_any_number_of_classes(parts, classes):
 
 def test_a_class_far_below_its_share_is_rare_even_with_many_rows(parts):
     rows = [(f"sun {n}", "b" if n % 40 else "a") for n in range(1000)]
-    found = find_flaws(*parts(train=rows, validation=some(start=2000)))
+    found = find_dataset_issues(*parts(train=rows, validation=some(start=2000)))
     assert found.splits["train"].classes == [25, 975]  # a tenth of an equal share is 50
     assert found.splits["train"].rare == [0]
 
@@ -160,7 +162,7 @@ def test_repeats_are_those_of_a_plain_count_even_where_hashes_collide(parts, mon
 
 def test_no_more_examples_are_kept_than_asked_for_but_all_are_counted(parts):
     rows = [*some(), *((f"dog {n // 2}", "ab"[n % 2]) for n in range(40))]
-    found = find_flaws(*parts(train=rows, validation=some(start=20)), examples=3)
+    found = find_dataset_issues(*parts(train=rows, validation=some(start=20)), examples=3)
     assert len(found.conflicting) == 3
     assert found.totals["conflicting"] == found.splits["train"].conflicting == 20
     assert "20 texts, the first 3 (--examples)" in findings_text(found)
@@ -168,7 +170,7 @@ def test_no_more_examples_are_kept_than_asked_for_but_all_are_counted(parts):
 
 def test_a_text_of_a_thousand_rows_takes_a_line(parts):
     rows = [*some(), *[("sun dog", "a")] * 1000]
-    found = find_flaws(*parts(train=rows, validation=some(start=20)), examples=3)
+    found = find_dataset_issues(*parts(train=rows, validation=some(start=20)), examples=3)
     (repeat,) = found.consistent
     assert len(repeat.occurrences) == audit.KEPT_OCCURRENCES
     assert f"and {1000 - audit.KEPT_OCCURRENCES:,} more | sun dog" in findings_text(found)
@@ -177,7 +179,7 @@ def test_a_text_of_a_thousand_rows_takes_a_line(parts):
 @pytest.mark.skipif(not (EMOTION / "train.parquet").is_file(), reason="the emotion splits are not at hand")
 def test_the_known_blemishes_of_emotion_are_found(weights):
     made = EmotionDataModule(str(EMOTION), stand_in=None, weights=weights)
-    found = find_flaws(made.splits.all_parts(), made.label_names)
+    found = find_dataset_issues(made.splits.all_parts(), made.label_names)
     train, validation = found.splits["train"], found.splits["validation"]
     assert (train.rows, train.repeated, train.conflicting) == (16_000, 31, 30)
     assert (validation.rows, validation.repeated, validation.conflicting) == (2_000, 2, 2)
@@ -211,7 +213,9 @@ def test_the_summary_names_what_bends_a_score(parts):
 def test_the_summary_is_looked_for_once_per_rows(parts, monkeypatch):
     splits, names = parts(train=[*some(40), some(1)[0]], validation=some(start=50))
     looked = []
-    monkeypatch.setattr(audit_text, "find_flaws", lambda *rest: looked.append(1) or find_flaws(*rest))
+    monkeypatch.setattr(
+        audit_text, "find_dataset_issues", lambda *rest: looked.append(1) or find_dataset_issues(*rest)
+    )
     first = dataset_summary(splits, names, deduplicated=False)
     assert first == dataset_summary(splits, names, deduplicated=False) != []
     assert len(looked) == 1

@@ -29,7 +29,7 @@ from lit_bert.__main__ import main
 from lit_bert.data.cells import Numbered
 from lit_bert.data.module import EmotionDataModule
 from lit_bert.data.writer import RowWriter
-from lit_bert.evaluate.labelling import PredictionWriter
+from lit_bert.evaluate.prediction_writer import PredictionWriter
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.model.module import BertClassifier
 from lit_bert.sources.weights import Weights

@@ -244,7 +244,7 @@ def test_rows_where_two_runs_part_keep_names_in_a_file(run: Run) -> None:
 def test_the_page_of_a_run_holds_names_as_text(tmp_path: Path) -> None:
     pytest.importorskip("cleanlab")
     pytest.importorskip("captum")
-    from test_error_report import written
+    from test_report_page import written
 
     page = written(some(UGLY), tmp_path)
     assert page.data["classes"] == UGLY

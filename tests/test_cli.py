@@ -34,7 +34,7 @@ from lit_bert.__main__ import VERBS, Verb, main
 from lit_bert.cli.lightning import native_precision
 from lit_bert.data.module import EmotionDataModule
 from lit_bert.evaluate.calibration import temperature
-from lit_bert.evaluate.outputs import Outputs
+from lit_bert.evaluate.prediction_collector import PredictionCollector
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import all_scores
 from lit_bert.sources.checkpoint import Checkpoint
@@ -82,7 +82,7 @@ class Learned:
 
 def scored(fit, **which):
     """Scores of the test split as test.json has them, by the trainer of a fit: those of torchmetrics."""
-    outputs = Outputs()
+    outputs = PredictionCollector()
     fit.trainer.callbacks.append(outputs)
     logged = fit.trainer.test(fit.model, datamodule=fit.data, verbose=False, **which)[0]
     fit.trainer.callbacks.remove(outputs)
@@ -155,7 +155,7 @@ def fed(monkeypatch, content):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
 
 
-# --- the front door
+# --- the entry point
 
 
 def test_help_lists_every_verb(run):

@@ -24,7 +24,7 @@ from formats import content_of, read_file, write_file
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from test_fuzz_folders import check_line, edited_bytes, limited, one_line
-from test_strangers import OLD_FORM
+from test_untrusted_checkpoints import OLD_FORM
 from ugly import UGLY
 
 from lit_bert import BertClassifier, EmotionDataModule
@@ -119,7 +119,7 @@ def kindred(value: Any) -> st.SearchStrategy[Any]:
 
 def variants(value: Any) -> list[Any]:
     """Other forms of a list or a tensor, and lists that are in several places of each other."""
-    found: list[Any] = [deep(8), circular()]  # more takes a second: tests/test_strangers.py
+    found: list[Any] = [deep(8), circular()]  # more takes a second: tests/test_untrusted_checkpoints.py
     if isinstance(value, list):
         found += [value[::-1], value[1:], value * 2, tuple(value), dict(enumerate(value))]
     elif isinstance(value, torch.Tensor) and value.numel():

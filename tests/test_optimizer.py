@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lit_bert import BertClassifier, Weights
 from lit_bert.model import optimizer as room
 from lit_bert.model.average import AVERAGED_STEPS, WeightAverage
-from lit_bert.model.optimizer import LEAST_BETA2, DeferredAdamW
+from lit_bert.model.optimizer import MIN_BETA2, DeferredAdamW
 
 ROWS, SIZE = 60, 8
 
@@ -85,7 +85,7 @@ def test_rows_end_where_adamw_takes_them(weight_decay, clip):
     pair.assert_equal()
 
 
-@pytest.mark.parametrize("beta2", [LEAST_BETA2, 0.95, 0.98])
+@pytest.mark.parametrize("beta2", [MIN_BETA2, 0.95, 0.98])
 def test_rows_end_there_for_each_beta2_that_is_deferred(beta2):
     pair = Pair(beta2=beta2)
     assert DeferredAdamW.can_run(pair.embedding, beta2)
@@ -264,7 +264,7 @@ def test_weights_come_back_from_a_swap_and_go_on():
     assert average.in_use
     assert not torch.equal(weights, trained)
     shown = weights.clone()
-    average.settle()  # nothing has moved
+    average.fold_in()  # nothing has moved
     average.swap()
     assert torch.equal(weights, trained)
     assert torch.equal(average.values[0], shown)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_error_report import made
+from test_report_page import made
 
 from lit_bert.evaluate import page_texts, scores
 from lit_bert.evaluate.attribution import Attribution

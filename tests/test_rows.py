@@ -29,7 +29,7 @@ from lit_bert.data.delimited import quoting_of
 from lit_bert.data.module import EmotionDataModule
 from lit_bert.data.rows import column_names, read_rows
 from lit_bert.data.writer import RowWriter
-from lit_bert.evaluate.labelling import PredictionWriter
+from lit_bert.evaluate.prediction_writer import PredictionWriter
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.io import escape
 from lit_bert.model.module import BertClassifier

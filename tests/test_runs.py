@@ -143,7 +143,7 @@ def test_a_fit_that_is_refused_stops_the_others_at_once(fake, capfd):
         fit_each(each, Path("runs"), on_cpu=True)
     assert time.perf_counter() - start < 50  # the others would wait for 100 s
     assert not Path("seed_8.started").exists()
-    assert "Give some" not in capfd.readouterr().err  # the front door says it
+    assert "Give some" not in capfd.readouterr().err  # `__main__` says it
 
 
 def test_a_fit_that_crashes_is_named_with_its_log(fake):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lit_bert import EmotionDataModule
-from lit_bert.data.splits import assign_folds, by_length, carve
+from lit_bert.data.splits import assign_folds, by_length, split_off
 from lit_bert.sources.weights import Weights
 
 
@@ -18,19 +18,19 @@ from lit_bert.sources.weights import Weights
 )
 def test_a_class_gives_its_share_and_keeps_a_row(rows: int, fraction: float, given: int) -> None:
     labels = np.array([0, 0, 0] + [1] * rows)
-    train, validation = carve(labels, fraction, seed=3)
+    train, validation = split_off(labels, fraction, seed=3)
     assert np.count_nonzero(labels[validation] == 1) == given
     assert np.count_nonzero(labels[train] == 1) == rows - given
 
 
 def test_the_parts_are_whole_in_the_order_of_the_file_and_follow_the_seed() -> None:
     labels = np.arange(60) % 3
-    train, validation = carve(labels, 0.3, seed=1)
+    train, validation = split_off(labels, 0.3, seed=1)
     assert sorted([*train, *validation]) == list(range(60))
     assert np.all(np.diff(train) > 0)
     assert np.all(np.diff(validation) > 0)
-    assert np.array_equal(carve(labels, 0.3, seed=1)[1], validation)
-    assert not np.array_equal(carve(labels, 0.3, seed=2)[1], validation)
+    assert np.array_equal(split_off(labels, 0.3, seed=1)[1], validation)
+    assert not np.array_equal(split_off(labels, 0.3, seed=2)[1], validation)
 
 
 def test_folds_go_on_in_the_next_class_where_the_last_one_ended() -> None:

@@ -835,7 +835,7 @@ def test_a_reader_that_has_seen_enough_is_no_error_of_the_writer(output):
     reader, end = os.pipe()
     os.close(reader)
     output(end)
-    with pytest.raises(BrokenPipeError), RowWriter(None) as writer:  # the front door ends with 0
+    with pytest.raises(BrokenPipeError), RowWriter(None) as writer:  # `__main__` ends with 0
         writer.write([{"text": "a"}])
 
 

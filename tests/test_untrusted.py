@@ -150,7 +150,7 @@ def test_other_json_is_read_as_it_is(text):
 )
 def test_class_names_have_every_number_once_and_no_contradiction(config, says):
     with pytest.raises(UserError, match=rf"^config\.json .*{says}"):
-        untrusted.labels(config, "config.json")
+        untrusted.class_names_of_config(config, "config.json")
 
 
 def test_class_names_are_in_the_order_of_their_numbers_not_of_the_alphabet_or_the_file():
@@ -163,7 +163,19 @@ def test_class_names_are_in_the_order_of_their_numbers_not_of_the_alphabet_or_th
             **{str(each): str(each) for each in range(3, 10)},
         }
     }
-    assert untrusted.labels(config, "x") == ["z", "m", "a", "3", "4", "5", "6", "7", "8", "9", "k"]
+    assert untrusted.class_names_of_config(config, "x") == [
+        "z",
+        "m",
+        "a",
+        "3",
+        "4",
+        "5",
+        "6",
+        "7",
+        "8",
+        "9",
+        "k",
+    ]
 
 
 # --- tokenizers ---
@@ -177,7 +189,7 @@ def content(tiny_bert):
 
 def refused(content, says):
     with pytest.raises(UserError, match=rf"^tokenizer\.json .*{says}") as said:
-        tokenizers.tokenizer(json.dumps(content), "tokenizer.json")
+        tokenizers.load_tokenizer(json.dumps(content), "tokenizer.json")
     assert len(str(said.value).splitlines()) == 1
     assert len(str(said.value)) < 600
 
@@ -291,7 +303,7 @@ def test_a_template_that_does_not_fit_itself_is_refused(content, change, capfd):
 
 def test_ids_beyond_the_embeddings_are_refused_wherever_they_come_from(content):
     text, size = json.dumps(content), len(content["model"]["vocab"])
-    assert tokenizers.tokenizer(text, "tokenizer.json", size).get_vocab_size() == size
+    assert tokenizers.load_tokenizer(text, "tokenizer.json", size).get_vocab_size() == size
     added = {"id": size, "content": "[NEW]", "single_word": False, "lstrip": False, "rstrip": False}
     added |= {"normalized": False, "special": True}
     more = {**content, "added_tokens": [*content["added_tokens"], added]}
@@ -300,7 +312,7 @@ def test_ids_beyond_the_embeddings_are_refused_wherever_they_come_from(content):
     shifted = {**content, "model": {**content["model"], "vocab": {**content["model"]["vocab"], "dog": size}}}
     for each, largest in ((more, size), (template, size + 5), (shifted, size)):
         with pytest.raises(UserError, match=rf"ids up to {largest:,}; the model knows {size:,} tokens"):
-            tokenizers.tokenizer(json.dumps(each), "tokenizer.json", size)
+            tokenizers.load_tokenizer(json.dumps(each), "tokenizer.json", size)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +324,7 @@ def test_ids_beyond_the_embeddings_are_refused_wherever_they_come_from(content):
 )
 def test_stock_tokenizers_are_taken(content, model):
     kept = {key: value for key, value in content["model"].items() if key != "type"}
-    found = tokenizers.tokenizer(json.dumps({**content, "model": {**kept, **model}}), "tokenizer.json")
+    found = tokenizers.load_tokenizer(json.dumps({**content, "model": {**kept, **model}}), "tokenizer.json")
     assert found.encode("happy dog").tokens == ["[CLS]", "happy", "dog", "[SEP]"]
 
 
@@ -346,7 +358,7 @@ VALUE = 1 << 31
 def test_a_sentencepiece_tokenizer_with_its_stock_expression_is_taken():
     # The root leads to the units of the bytes; that of "c" says that "b", the text at 2, replaces it.
     table = charsmap({ord("c"): LEAF | ord("c") | ((ord("c") ^ 200) << 10), 200: VALUE | 2}, b"\0\0b\0")
-    assert tokenizers.tokenizer(json.dumps(unigram(table)), "x").encode("a  c").ids == [1, 2]
+    assert tokenizers.load_tokenizer(json.dumps(unigram(table)), "x").encode("a  c").ids == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -368,7 +380,7 @@ def test_a_table_of_replacements_that_leads_elsewhere_or_grows_is_refused(table,
 
 
 def test_a_long_word_and_a_long_text_take_no_more_than_their_share_of_time(content):
-    found = tokenizers.tokenizer(json.dumps(content), "tokenizer.json")
+    found = tokenizers.load_tokenizer(json.dumps(content), "tokenizer.json")
     start = time.monotonic()
     tokenizers.encode(found, ["a" * 200_000, " ".join(WORDS * 2000)])
     assert time.monotonic() - start < 10

@@ -16,7 +16,7 @@ from lit_bert import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Of a verb that is not LightningCLI's. Its errors are one line, shown by the front door."""
+    """Of a verb that is not LightningCLI's. Its errors are one line, shown by `__main__`."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}. `{self.prog} --help` lists what is accepted.")

@@ -25,7 +25,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 
 from lit_bert import UserError
 from lit_bert.cli.arguments import checked_configs, configs, given_settings, strip_flag
-from lit_bert.cli.parser import PARSER_MODE, Parser, Quoting, plain_settings
+from lit_bert.cli.parser import PARSER_MODE, Parser, QuotedTextDumper, plain_settings
 from lit_bert.cli.run_arguments import settings_of_run
 from lit_bert.data.module import EmotionDataModule
 from lit_bert.io import files
@@ -36,7 +36,7 @@ from lit_bert.sources.weights import Weights
 from lit_bert.train.checkpoint_io import SafeCheckpointIO
 from lit_bert.train.processes import find_checkpoint
 from lit_bert.train.progress import Progress
-from lit_bert.train.settings import BASE, take_checkpoint_settings
+from lit_bert.train.settings import BASE, fill_from_checkpoint
 
 MAX_SEED = 2**32 - 1  # that numpy takes
 NO_FILES: dict[str, Any] = {"logger": False, "enable_checkpointing": False}  # of a trainer that keeps none
@@ -55,7 +55,8 @@ class KeepConfig(SaveConfigCallback):
         if self.folder:
             Path(self.folder).mkdir(parents=True, exist_ok=True)
             files.write_text(
-                Path(self.folder) / "config.yaml", yaml.dump(settings, Dumper=Quoting, sort_keys=False)
+                Path(self.folder) / "config.yaml",
+                yaml.dump(settings, Dumper=QuotedTextDumper, sort_keys=False),
             )
 
 
@@ -231,7 +232,7 @@ def command_with_checkpoint(verb: VerbParser, arguments: list[str]) -> tuple[Com
     arguments, which = strip_flag(checked_configs(arguments), "--ckpt_path", "best, last or a file")
     command = CommandLine(verb, arguments)
     checkpoint = Checkpoint.open(find_checkpoint(which or command.config["ckpt_path"]))
-    take_checkpoint_settings(command.config, command.given, checkpoint, verb.name)
+    fill_from_checkpoint(command.config, command.given, checkpoint, verb.name)
     command.checkpoint = checkpoint
     return command, checkpoint
 

@@ -44,7 +44,7 @@ set_loader(PARSER_MODE, read_value, (yaml.YAMLError,))
 
 
 class Parser(LightningArgumentParser):
-    """Its errors are one line, shown by the front door."""
+    """Its errors are one line, shown by `__main__`."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         verb = self.prog.rpartition(" ")[2]
@@ -64,7 +64,7 @@ class Parser(LightningArgumentParser):
         raise UserError(f"{text[:600]}.{near} `{self.prog} --help` lists what is accepted.")
 
 
-class Quoting(yaml.SafeDumper):
+class QuotedTextDumper(yaml.SafeDumper):
     """YAML in which every text that could be read as something else stands in quotes."""
 
 
@@ -73,7 +73,7 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
 
 
-Quoting.add_representer(str, _represent_text)
+QuotedTextDumper.add_representer(str, _represent_text)
 
 
 def plain_settings(parser: LightningArgumentParser, config: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
         type=bool,
         default=True,
         help="whether to fit a temperature on the validation split and fold it into the classifier of "
-        "the best checkpoint, so that its probabilities can be taken at their word (Guo et al., 2017), "
+        "the best checkpoint, so that its probabilities are calibrated (Guo et al., 2017), "
         "where rows that it was not fitted on show that it helps",
     )
     parser.add_lightning_class_args(KeepBest, "checkpoint")

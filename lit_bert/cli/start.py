@@ -14,7 +14,7 @@ log = logging.getLogger("lit_bert")  # of the whole package: each module logs to
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
-    """Keeps quiet of a full disk: TensorBoard's thread hands the error on, and the front door says it."""
+    """Suppresses the traceback of an OSError, such as a full disk's: `__main__` reports it."""
     if not isinstance(failure.exc_value, OSError):
         threading.__excepthook__(failure)
 

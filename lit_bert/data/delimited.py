@@ -22,7 +22,7 @@ from lit_bert.io import escape
 QUOTING = ("auto", "csv", "none")
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # the first also begins UTF-32
 
-csv.field_size_limit(2**31 - 1)  # a 100,000-character cell is long, not broken
+csv.field_size_limit(2**31 - 1)  # cells of more than 131,072 characters are valid
 
 
 def open_text(path: Path) -> IO[str]:

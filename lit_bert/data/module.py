@@ -36,7 +36,7 @@ from lit_bert.task.kinds import task_of
 
 log = logging.getLogger(__name__)
 
-LEAST = {"batch_size": 1, "eval_batch_size": 1, "train_rows": 1, "val_rows": 1, "subset_seed": 0}
+MIN_VALUES = {"batch_size": 1, "eval_batch_size": 1, "train_rows": 1, "val_rows": 1, "subset_seed": 0}
 MAX_VALUES = 2**32 - 1  # of these numbers
 
 
@@ -63,14 +63,14 @@ class EmotionDataModule(LightningDataModule):
         missing: what to do with rows that have no text or no label: `skip` them, counted, or `refuse` them.
         train_split: split to train on. A single file is the split `train`.
         val_split: split to validate on (in the data it may also be called val, valid, dev, development or
-            eval); carved from the training split where the data has none.
+            eval); split off the training split where the data has none.
         test_split: split that `test` scores.
         val_fraction: share of the training split, class by class, that becomes the validation split where the
             data has none.
         train_rows: train on that many rows only, taken after a shuffle; null takes all.
         val_rows: validate on that many rows only, taken after a shuffle; null takes all.
-        subset_seed: seed of those shuffles, of the carving and of the folds; with 42 `train_rows` picks the
-            same rows as `Dataset.shuffle(seed=42)` of the tutorial.
+        subset_seed: seed of those shuffles, of splitting off validation rows and of the folds; with 42
+            `train_rows` picks the same rows as `Dataset.shuffle(seed=42)` of the tutorial.
         deduplicate: whether to leave out of training the rows whose exact text also stands in the validation
             or the test split. The one setting under which fit reads the texts of the test split (where there
             is one); never its labels.
@@ -128,7 +128,7 @@ class EmotionDataModule(LightningDataModule):
         self.splits = RunSplits(self.hparams, self.tokenized)
         self._predict_rows: Iterable[Numbered] | None = None
         self._restored_source: Source | None = None
-        for name, least in LEAST.items():
+        for name, least in MIN_VALUES.items():
             value = self.hparams[name]
             if value is not None and not least <= value <= MAX_VALUES:
                 raise UserError(f"data.{name} is {value}; expected {least} to {MAX_VALUES:,}.")

@@ -26,13 +26,10 @@ from lit_bert.data.delimited import (
     read_records,
 )
 from lit_bert.io import escape
-from lit_bert.io.files import READABLE
+from lit_bert.io.files import READABLE_SUFFIXES
 
 PARQUET_ROWS = 1024  # rows held in memory at a time
 JSON_DEPTH = 100  # lists and objects in each other; deeper ones could break the stack of whoever writes them
-
-
-# --- reading ---
 
 
 def read_rows(path: Path | str, quoting: str = "auto") -> Iterator[Numbered]:
@@ -88,10 +85,12 @@ def _checked(path: Path | str) -> Path:
     path = Path(path)
     suffix = path.suffix.lower()
     if not os.path.isfile(path):  # Path.is_file raises where a folder may not be entered
-        raise UserError(f"no file {path}; expected one of {', '.join(READABLE)}. Check the path.")
-    if suffix not in READABLE:
+        raise UserError(f"no file {path}; expected one of {', '.join(READABLE_SUFFIXES)}. Check the path.")
+    if suffix not in READABLE_SUFFIXES:
         hint = " One JSON object a line is .jsonl." if suffix == ".json" else ""
-        raise UserError(f"{path} ends in {suffix or 'nothing'}; expected one of {', '.join(READABLE)}.{hint}")
+        raise UserError(
+            f"{path} ends in {suffix or 'nothing'}; expected one of {', '.join(READABLE_SUFFIXES)}.{hint}"
+        )
     return path
 
 

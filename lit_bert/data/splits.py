@@ -44,9 +44,11 @@ class RunSplits:
         """The rows that a fit trains on, in the order of the data."""
         part = self.train()
         rows = self._subset(part, self.settings.train_rows)
-        before = len(self._carved()[0]) if self.carves else len(self.train_split())
+        before = (
+            len(self._split_off_validation()[0]) if self.splits_off_validation else len(self.train_split())
+        )
         left_out = {
-            self.carving: len(self.train_split()) - before,
+            self.splitting: len(self.train_split()) - before,
             "data.deduplicate": before - len(part),
             "data.train_rows": len(part) - len(rows),
         }
@@ -73,7 +75,7 @@ class RunSplits:
 
     def train(self) -> TokenizedRows:
         """All rows that a fit may train on."""
-        rows = self._carved()[0] if self.carves else self.train_split()
+        rows = self._split_off_validation()[0] if self.splits_off_validation else self.train_split()
         if self.settings.deduplicate:
             rows = rows.view(self._not_elsewhere(rows))
         if np.count_nonzero(np.bincount(rows.labels)) < 2:
@@ -87,12 +89,12 @@ class RunSplits:
 
     def validation(self) -> TokenizedRows:
         """All rows of the validation part: a split of its own, or a part of the training split."""
-        if not self.carves:
+        if not self.splits_off_validation:
             return self.tokenized.rows("val_split")
-        rows = self._carved()[1]
+        rows = self._split_off_validation()[1]
         if not len(rows):
             raise UserError(
-                f"{self.source_name} has too few rows to carve a validation split from: at most one "
+                f"{self.source_name} has too few rows to split a validation split off: at most one "
                 "of each class. Add rows, or a file for --data.val_split."
             )
         return rows
@@ -106,7 +108,7 @@ class RunSplits:
         return self.validation() if self._test_is_validation else self.tokenized.rows("test_split")
 
     @property
-    def carves(self) -> bool:
+    def splits_off_validation(self) -> bool:
         """Whether the validation part is a part of the training split."""
         wanted = self.settings.val_split
         if self.settings.folds:
@@ -117,10 +119,10 @@ class RunSplits:
             raise self.tokenized.unknown_split("val_split", wanted, self.tokenized.split_names)
         return True
 
-    def _carved(self) -> tuple[TokenizedRows, TokenizedRows]:
+    def _split_off_validation(self) -> tuple[TokenizedRows, TokenizedRows]:
         rows, folds, seed = self.train_split(), self.settings.folds, self.settings.subset_seed
         if not folds:
-            train, val = carve(rows.labels, self.settings.val_fraction, seed)
+            train, val = split_off(rows.labels, self.settings.val_fraction, seed)
             return rows.view(train), rows.view(val)
         if folds > len(rows):
             raise UserError(
@@ -173,13 +175,13 @@ class RunSplits:
         self.counts[part] = RowCounts(self.tokenized.split_name(flag), read, whole.skipped, left_out, used)
 
     def _count_validation(self, part: str, available: int, used: int) -> None:
-        flag = "train_split" if self.carves else "val_split"
+        flag = "train_split" if self.splits_off_validation else "val_split"
         whole = self.tokenized.rows(flag)
-        left_out = {self.carving: len(whole) - available, "data.val_rows": available - used}
+        left_out = {self.splitting: len(whole) - available, "data.val_rows": available - used}
         self._count(part, flag, left_out, used)
 
     @property
-    def carving(self) -> str:
+    def splitting(self) -> str:
         """The setting by which the training split gives rows to validation."""
         return "data.folds" if self.settings.folds else "data.val_fraction"
 
@@ -194,7 +196,7 @@ class RunSplits:
 
         Tokenizes what never was, the test split too: for an audit, not for training.
         """
-        train = self._carved()[0] if self.carves else self.train_split()
+        train = self._split_off_validation()[0] if self.splits_off_validation else self.train_split()
         train.skipped = self.train_split().skipped
         found = {self.settings.train_split: train, self.val_name: self.validation()}
         if self.tokenized.has_split("test_split") and self.settings.test_split not in found:
@@ -211,7 +213,7 @@ def by_length(rows: TokenizedRows) -> TokenizedRows:
     return rows.view(np.argsort(-rows.lengths, kind="stable"))
 
 
-def carve(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_off(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Row numbers of the training and validation part, each in file order.
 
     Each class gives its share, rounded; a class of two rows or more gives and keeps at least one.

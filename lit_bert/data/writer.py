@@ -25,7 +25,6 @@ from lit_bert.io import escape, files
 log = logging.getLogger(__name__)
 
 WRITABLE = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-FORMULAS = ("escape", "keep")
 
 
 class RowWriter:

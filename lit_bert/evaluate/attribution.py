@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lit_bert import UserError, need
+from lit_bert import UserError, require_package
 from lit_bert.data.padding import pad
 from lit_bert.encoders.table import encoder_of
 from lit_bert.io import escape, tokenizers, untrusted
@@ -130,7 +130,7 @@ class Explainer:
 
     @cached_property
     def _gradients(self) -> Any:
-        need("captum", "report")
+        require_package("captum", "report")
         from captum.attr import LayerIntegratedGradients
 
         def centred(input_ids: Any, attention_mask: Any) -> Any:

@@ -138,7 +138,9 @@ class Findings:
     unlabelled: dict[str, list[str]] = field(default_factory=dict)
 
 
-def find_flaws(splits: dict[str, TokenizedRows], class_names: list[str], examples: int = 0) -> Findings:
+def find_dataset_issues(
+    splits: dict[str, TokenizedRows], class_names: list[str], examples: int = 0
+) -> Findings:
     """Repeated, truncated and empty texts, missing labels and rare classes of some splits.
 
     Takes some 30 bytes of memory a row, however long the texts are and however many of them are repeated.

@@ -12,7 +12,14 @@ import numpy as np
 from lit_bert import UserError
 from lit_bert.data.cache import TokenizedRows, cache_key, cache_root, cached_json
 from lit_bert.data.writer import RowWriter
-from lit_bert.evaluate.audit import RARE_ROWS, RARE_SHARE, Findings, Shared, SplitFindings, find_flaws
+from lit_bert.evaluate.audit import (
+    RARE_ROWS,
+    RARE_SHARE,
+    Findings,
+    Shared,
+    SplitFindings,
+    find_dataset_issues,
+)
 from lit_bert.evaluate.evidence import counted
 from lit_bert.evaluate.predictions import PROBABILITY, Predictions
 from lit_bert.io import escape
@@ -44,7 +51,7 @@ def dataset_summary(
     findings: dict[str, Any] = {}
 
     def compute() -> dict[str, Any]:
-        flaws = find_flaws(splits, class_names)
+        flaws = find_dataset_issues(splits, class_names)
         findings["splits"] = {name: asdict(each) for name, each in flaws.splits.items()}
         findings["shared"] = [asdict(each) for each in flaws.shared]
         return findings
@@ -221,8 +228,8 @@ def suspects_text(predictions: Predictions, suspects: np.ndarray) -> str:
         rows.append([name, f"{count:,}", f"{len(of_label):,} {_share(len(of_label), count)}", mostly])
     share = 100 * len(suspects) / len(labels)
     lines = [
-        f"about {len(suspects):,} of {len(labels):,} labels ({share:.1f} %) compute wrong to models that "
-        "were trained on the other rows",
+        f"about {len(suspects):,} of {len(labels):,} labels ({share:.1f} %) are probably wrong, judged by "
+        "models that were trained on the other rows",
         "(confident learning; texts that are only hard are among them)",
         "",
         *_table(["label", "rows", "suspected", "mostly predicted as"], rows),

@@ -18,7 +18,7 @@ WIDE_INTERVAL = 0.10  # of F1 or accuracy; models that differ by less cannot be 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The rows behind scores: how many, and their earlier uses (training, choice of the epoch, temperature).
+    """Numbers of rows by class, and what the rows were used for before they were scored.
 
     Attributes:
         rows: how many.

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from markupsafe import Markup
 
-from lit_bert import UserError, __version__, need
+from lit_bert import UserError, __version__, require_package
 from lit_bert.evaluate import scores
 from lit_bert.evaluate.charts import coverage_chart, reliability_chart
 from lit_bert.evaluate.evidence import Evidence, counted
@@ -73,7 +73,7 @@ def write_page(predictions_file: Path, output: Path | None = None) -> str:
         UserError: the predictions cannot be read, the page cannot be written, or the extra is not installed.
     """
     for module in ("cleanlab", "captum"):  # said now rather than after a minute
-        need(module, "report")
+        require_package(module, "report")
     predictions = Predictions.read(predictions_file)
     if not len(predictions.labels):
         raise UserError(f"{predictions_file} has no rows; score a split that has some.")

@@ -16,7 +16,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from lit_bert import need
+from lit_bert import require_package
 from lit_bert.evaluate.calibration import log_probs
 from lit_bert.io import escape
 
@@ -219,7 +219,7 @@ def suspected_labels(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
     finds as many as cleanlab's default choice of rows, among a fifth fewer suspects. Only meaningful for rows
     that were not trained on.
     """
-    need("cleanlab", "report")
+    require_package("cleanlab", "report")
     if len(np.unique(labels)) < 2:  # no other label to suspect
         return np.empty(0, dtype=np.int64)
     from cleanlab.filter import find_label_issues

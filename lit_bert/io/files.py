@@ -119,4 +119,4 @@ def _umask() -> int:
     return mask
 
 
-READABLE = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".txt")
+READABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".txt")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lit_bert import UserError
 from lit_bert.io import escape
-from lit_bert.io.untrusted import Refused, expect, open_regular
+from lit_bert.io.untrusted import UnsafeFileError, expect, open_regular
 
 MAX_ONNX_BYTES = 1 << 31  # what protobuf allows
 MAX_NODES = 100_000
@@ -23,9 +23,6 @@ OPERATORS = set(
         "Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze "
     ).split()
 )
-
-
-# --- ONNX ---
 
 
 def check_onnx(path: Path) -> None:
@@ -43,8 +40,10 @@ def check_onnx(path: Path) -> None:
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
             try:
                 _check_onnx_model(view)
-            except (Refused, IndexError, ValueError) as error:
-                why = escape.line(error, 200) if isinstance(error, Refused) else "is no whole ONNX file"
+            except (UnsafeFileError, IndexError, ValueError) as error:
+                why = (
+                    escape.line(error, 200) if isinstance(error, UnsafeFileError) else "is no whole ONNX file"
+                )
                 raise UserError(f"{escape.line(path)} {why}. Export it again.") from None
 
 
@@ -127,7 +126,7 @@ def _check_node(node: memoryview) -> None:
                     _check_initializer(each)
                 expect(inner not in (6, 11, 22, 23), "has a graph within a node, or a sparse tensor")
     if operator not in OPERATORS or domain not in ("", "ai.onnx"):
-        raise Refused(f"has the operator {domain}:{operator}, which `export` does not write")
+        raise UnsafeFileError(f"has the operator {domain}:{operator}, which `export` does not write")
 
 
 def _check_initializer(tensor: memoryview) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from lit_bert import UserError
 from lit_bert.io import escape
-from lit_bert.io.untrusted import Refused, expect, is_count, is_fault, parse_object
+from lit_bert.io.untrusted import UnsafeFileError, expect, is_count, is_library_error, parse_object
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -60,13 +60,10 @@ TOKENIZER_KEYS = {
 }
 
 
-# --- tokenizers ---
-
-
 _accepted: dict[bytes, int] = {}  # hash of what was checked in this process, and the largest token id in it
 
 
-def tokenizer(text: str, what: str, vocab_size: int | None = None) -> Tokenizer:
+def load_tokenizer(text: str, what: str, vocab_size: int | None = None) -> Tokenizer:
     """The tokenizer of the content of a tokenizer.json, never padding; it is truncating as the file says.
 
     Args:
@@ -91,12 +88,12 @@ def tokenizer(text: str, what: str, vocab_size: int | None = None) -> Tokenizer:
             largest = max([named, *(each for each in added if each is not None)])
             loaded.encode("a B. 1 é")
             _accepted[digest] = largest
-    except Refused as error:
+    except UnsafeFileError as error:
         raise UserError(f"{what} {escape.line(error, 300)}. Use a tokenizer as published.") from None
     except UserError:
         raise
     except BaseException as error:
-        if not is_fault(error):
+        if not is_library_error(error):
             raise
         raise UserError(
             f"{what} holds no usable tokenizer ({escape.line(error, 200)}). Use a tokenizer as published."
@@ -121,7 +118,7 @@ def encode(tokenizer: Tokenizer, texts: list[str], offsets: bool = False) -> lis
     try:
         return (tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast)(texts)
     except BaseException as error:
-        if not is_fault(error):
+        if not is_library_error(error):
             raise
         raise UserError(
             f"the tokenizer cannot read a text ({escape.line(error, 200)}); use one as published."
@@ -132,7 +129,7 @@ def _check_tokenizer(content: dict[str, Any]) -> int:
     """The largest token id that it names.
 
     Raises:
-        Refused: says what is wrong with it.
+        UnsafeFileError: says what is wrong with it.
     """
     unknown = sorted(content.keys() - TOKENIZER_KEYS)
     expect(not unknown, f"has the unknown key {unknown[:1]}")
@@ -153,7 +150,7 @@ def _check_tokenizer(content: dict[str, Any]) -> int:
             and is_count(each.get("id"), 2 * MAX_TOKENS)
         )
         if not valid:
-            raise Refused(f"has an added token that is none: {each!r}")
+            raise UnsafeFileError(f"has an added token that is none: {each!r}")
     named = {*vocab, *(each["content"] for each in added)}
     for part, types in (
         ("normalizer", NORMALIZERS),
@@ -184,7 +181,7 @@ def _check_token_model(model: Any) -> tuple[dict[str, int], int]:
                 and isinstance(each[1], int | float)
             )
             if not valid:
-                raise Refused(f"has a piece that is none: {each!r}")
+                raise UnsafeFileError(f"has a piece that is none: {each!r}")
         unknown = model.get("unk_id")
         expect(unknown is None or is_count(unknown, len(vocab) - 1), f"has an unk_id of {unknown!r}")
         return {each[0]: index for index, each in enumerate(vocab)}, len(vocab) - 1
@@ -267,7 +264,7 @@ def _check_charsmap(encoded: Any) -> None:
         size = int.from_bytes(table[:4], "little")
         texts = table[4 + size :].decode("utf-8")
     except (binascii.Error, ValueError):
-        raise Refused("has a damaged charsmap") from None
+        raise UnsafeFileError("has a damaged charsmap") from None
     expect(size % 4 == 0 and 0 < size < len(table) - 4, "has a damaged charsmap")
     units = np.frombuffer(table, "<u4", count=size // 4, offset=4).astype(np.int64)
     inner = np.flatnonzero(units < 1 << 31)  # the others are values
@@ -309,4 +306,4 @@ def _check_piece(piece: Any, special: dict[str, Any]) -> list[str]:
         return [name]
     if kind == "SpecialToken" and isinstance(name, str) and name in special:
         return []
-    raise Refused(f"has a template with the unknown piece {piece!r}")
+    raise UnsafeFileError(f"has a template with the unknown piece {piece!r}")

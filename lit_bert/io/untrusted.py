@@ -1,8 +1,8 @@
 """Files that a stranger may have written, checked before any library sees them.
 
-Every folder and checkpoint passes here on its way in: JSON, tokenizers and safetensors files are bounded in
-size before memory is taken, and what they say is compared with a fixed list of what they may say. Needs no
-torch, as the predictor uses it too.
+Files are bounded in size before memory is taken, and JSON is read as plain values; `tokenizers.py`,
+`safetensors_files.py` and `onnx_files.py` beside it compare what such files say with fixed lists.
+Needs no torch, as the predictor uses it too.
 
     python -m lit_bert serve exported
 """
@@ -175,7 +175,7 @@ def _check_values(value: Any, surrogates: bool) -> None:
     raise ValueError("nested too deeply")
 
 
-def labels(config: dict[str, Any], what: str) -> list[str]:
+def class_names_of_config(config: dict[str, Any], what: str) -> list[str]:
     """The class names of a config.json, in the order of the logits.
 
     Raises:
@@ -203,18 +203,18 @@ def labels(config: dict[str, Any], what: str) -> list[str]:
     return [str(name) for name in names]
 
 
-def is_fault(error: BaseException) -> bool:
+def is_library_error(error: BaseException) -> bool:
     """Whether it comes from within a library: panics of Rust are no Exception."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
-class Refused(Exception):
-    """What a tokenizer has that it may not have."""
+class UnsafeFileError(Exception):
+    """A file has a part that is not among the accepted ones; the message says which."""
 
 
 def expect(condition: bool, message: str) -> None:
     if not condition:
-        raise Refused(message)
+        raise UnsafeFileError(message)
 
 
 def is_count(value: Any, high: int, low: int = 0) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 TINY = 1e-12  # keeps a gradient of zeros from being divided by zero
 
 
-class FrozenWords:
+class FrozenEmbeddingGradient:
     """The gradient of word embeddings that are frozen, which torch does not keep.
 
     Args:
@@ -92,14 +92,14 @@ class SecondPass:
 
     def __init__(self, words: nn.Embedding, norm: float, start: float, trainer: Trainer) -> None:
         self.table, self.norm, self.start, self.trainer = words.weight, norm, start, trainer
-        self.frozen = None if words.weight.requires_grad else FrozenWords(words)
+        self.frozen = None if words.weight.requires_grad else FrozenEmbeddingGradient(words)
 
-    def before_first(self) -> None:
+    def before_first_pass(self) -> None:
         """Called before the first pass."""
         if self.frozen:
             self.frozen.is_wanted = self.trainer.global_step >= self.start
 
-    def after_first(self, model: Any, batch: dict[str, Any]) -> None:
+    def after_first_pass(self, model: Any, batch: dict[str, Any]) -> None:
         """Called after the backward pass of the first: adds the gradients of the second.
 
         Args:

@@ -38,9 +38,9 @@ class WeightAverage:
         """Called after each optimizer step."""
         self.step += 1
         if self.step - self._averaged_step == AVERAGED_STEPS:
-            self.settle()
+            self.fold_in()
 
-    def settle(self) -> None:
+    def fold_in(self) -> None:
         """Folds the steps since the last update into the average, unless the average is in use."""
         if not self.in_use:
             decay = min(self.decay, (1 + self.step) / (10 + self.step)) ** (self.step - self._averaged_step)
@@ -50,12 +50,12 @@ class WeightAverage:
     @property
     def both(self) -> tuple[list[Tensor], list[Tensor]]:
         """The average, up to date unless it is in use, and the weights that train."""
-        self.settle()
+        self.fold_in()
         return (self.parameters, self.values) if self.in_use else (self.values, self.parameters)
 
     def swap(self) -> None:
         """Exchanges the parameters with the average, or back. DeferredAdamW has to catch up before."""
-        self.settle()
+        self.fold_in()
         for parameter, value in zip(self.parameters, self.values, strict=True):
             kept = parameter.clone()
             parameter.copy_(value)

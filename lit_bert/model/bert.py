@@ -1,6 +1,6 @@
 """BERT on a CPU: the values of transformers' classifiers in fewer and cheaper operations.
 
-Serves every architecture of BERT's structure: `encoder.Parts` says where its parts are.
+Serves every architecture of BERT's structure: `encoders.parts.Parts` names them its parts are.
 
 Used where there is no GPU. The parameters stay those of the transformers network; only the
 way to its logits differs:

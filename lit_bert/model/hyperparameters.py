@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 
 from lit_bert import UserError
-from lit_bert.model.trained import check_trained_part
+from lit_bert.model.trainable import check_trainable
 from lit_bert.sources.schema import Lora
 
 SHARDED = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
@@ -37,7 +37,7 @@ def check_hyperparameters(settings: Any) -> None:
     for name in SHARES:
         if not 0 <= settings[name] < 1:
             raise UserError(f"model.{name} is {settings[name]}; expected 0 to below 1.")
-    check_trained_part(Lora(**settings.lora), settings.freeze)
+    check_trainable(Lora(**settings.lora), settings.freeze)
 
 
 def check_strategy(strategy: Strategy, settings: Any) -> None:

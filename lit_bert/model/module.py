@@ -1,4 +1,4 @@
-"""An encoder with a classification head, its loss, its metrics and its optimizer.
+"""An encoder with a classification head: its training steps, optimizer and checkpoints.
 
 `input_ids` and `attention_mask` (B, T) in, logits (B, C) out. The one shared step adds
 the loss and updates the metrics of its split; scores are computed once, over the whole split and all devices.
@@ -26,7 +26,7 @@ from lit_bert.model.groups import default_learning_rate, parameter_groups, split
 from lit_bert.model.hyperparameters import SHARDED, check_hyperparameters, check_strategy
 from lit_bert.model.logits import exact_logits
 from lit_bert.model.loss_check import LossCheck, check_saved, refuse_scores
-from lit_bert.model.optimizer import DeferredAdamW, fused_adamw, take_moments_only, take_own_rates
+from lit_bert.model.optimizer import DeferredAdamW, fused_adamw, reset_learning_rates, restore_moments_only
 from lit_bert.model.pretrained import load_trainable
 from lit_bert.model.split_scores import SplitScores, class_tags
 from lit_bert.sources.checkpoint import Checkpoint
@@ -58,11 +58,11 @@ class BertClassifier(LightningModule):
             2016); the losses of whole splits are measured without it.
         average_decay: decay per optimizer step of the moving average of the weights, which is what is
             validated, and kept where it is better; 0 keeps the weights as they stand.
-        adversarial_norm: 2-norm by which the word embeddings of a batch are moved to where its loss grows
-            fastest, for a second pass whose gradient is added (Miyato et al., 2017); doubles the cost of a
+        adversarial_norm: 2-norm of the perturbation of a batch's word embeddings along their gradient, for a
+            second (adversarial) pass whose gradient is added (Miyato et al., 2017); doubles the cost of a
             step, 0 makes none.
         adversarial_start: share of the optimizer steps before the first of these passes.
-        lora: changes of low rank that train beside the head, in the place of the encoder's weights.
+        lora: LoRA: updates of low rank that train with the head, while the weights of the encoder are frozen.
         freeze: what does not train: embeddings (tables and their norm), layers:N (embeddings and the lowest N
             layers) or all (everything below the head); null is nothing.
         task: kind of task, a key of `task.kinds.KINDS`.
@@ -178,7 +178,7 @@ class BertClassifier(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self._second_pass:
-            self._second_pass.before_first()
+            self._second_pass.before_first_pass()
         loss, logits = self._step(batch, "train")
         self._batch = batch
         return self.training_loss(logits, batch) if self.objective or self.hparams.label_smoothing else loss
@@ -196,7 +196,7 @@ class BertClassifier(LightningModule):
 
     def on_after_backward(self) -> None:
         if self._second_pass:
-            self._second_pass.after_first(self, self._batch)
+            self._second_pass.after_first_pass(self, self._batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         return {"logits": self._step(batch, "val")[1]}
@@ -239,7 +239,7 @@ class BertClassifier(LightningModule):
         warmup = int(self.hparams.warmup_ratio * steps)
         optimizer = self._optimizer()
         if not isinstance(self.trainer.strategy, SHARDED):
-            take_moments_only(optimizer)
+            restore_moments_only(optimizer)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_and_decay(warmup, int(steps)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -289,7 +289,7 @@ class BertClassifier(LightningModule):
     def on_train_start(self) -> None:
         self._loss_check = LossCheck()
         check_strategy(self.trainer.strategy, self.hparams)
-        take_own_rates(each.scheduler for each in self.trainer.lr_scheduler_configs)
+        reset_learning_rates(each.scheduler for each in self.trainer.lr_scheduler_configs)
         named = self.trained
         if self.hparams.adversarial_norm:
             start = self.hparams.adversarial_start * self.trainer.estimated_stepping_batches

@@ -19,9 +19,7 @@ from lit_bert import UserError
 
 HISTORY = 1024  # steps that rows may be behind
 REACH = 512  # steps after which momentum has decayed to nothing
-LEAST_BETA2 = (
-    0.9  # below it √v falls to ε before momentum has decayed: 0.84 ends 1e-3 beside AdamW, 0.5 at NaN
-)
+MIN_BETA2 = 0.9  # below it √v falls to ε before momentum has decayed: 0.84 ends 1e-3 beside AdamW, 0.5 at NaN
 ROWS = 4096  # brought up to date at a time
 
 
@@ -70,7 +68,7 @@ class DeferredAdamW(torch.optim.AdamW):
     def can_run(embedding: nn.Embedding, beta2: float) -> bool:
         """Whether the rows are those of a plain embedding in 32 bits on a CPU, and the closed form holds."""
         where = embedding.weight.device.type, embedding.weight.dtype
-        return type(embedding) is nn.Embedding and where == ("cpu", torch.float32) and beta2 >= LEAST_BETA2
+        return type(embedding) is nn.Embedding and where == ("cpu", torch.float32) and beta2 >= MIN_BETA2
 
     def _forget(self) -> None:
         """Counts steps from here on: every row is up to date."""
@@ -202,7 +200,7 @@ def fused_adamw(groups: list[dict[str, Any]], scales_loss: bool) -> torch.optim.
     return optimizer
 
 
-def take_moments_only(optimizer: torch.optim.Optimizer) -> None:
+def restore_moments_only(optimizer: torch.optim.Optimizer) -> None:
     """Has `load_state_dict` restore steps and moments of each parameter, and no settings."""
 
     def check(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -212,7 +210,7 @@ def take_moments_only(optimizer: torch.optim.Optimizer) -> None:
     optimizer.register_load_state_dict_pre_hook(check)
 
 
-def take_own_rates(schedulers: Iterable[Any]) -> None:
+def reset_learning_rates(schedulers: Iterable[Any]) -> None:
     """Has the optimizers of a run that goes on take its own learning rates, and not those that it had."""
     for scheduler in schedulers:
         parts = (scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas)

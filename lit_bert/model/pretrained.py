@@ -14,9 +14,9 @@ from lit_bert import UserError
 from lit_bert.encoders.base import Encoder
 from lit_bert.encoders.table import ENCODERS
 from lit_bert.io import escape
-from lit_bert.model.trained import frozen_sha256, merge, select_trained
+from lit_bert.model.trainable import frozen_sha256, merge, set_trainable
 from lit_bert.sources.checkpoint import check_same_shapes
-from lit_bert.sources.finite import check_weights
+from lit_bert.sources.finite import check_weights_finite
 from lit_bert.sources.folder import read_values
 from lit_bert.sources.schema import Lora
 from lit_bert.sources.weights import Weights
@@ -77,7 +77,7 @@ def load_network(
             f"{weights.source.name} lacks {len(lost)} tensors of its architecture, {lost[0]} for one: "
             "these are not the weights that config.json describes."
         )
-    check_weights([*network.named_parameters(), *network.named_buffers()], weights.source)
+    check_weights_finite([*network.named_parameters(), *network.named_buffers()], weights.source)
     return network.train()  # from_pretrained leaves it in eval mode, where dropout does nothing
 
 
@@ -112,7 +112,7 @@ def load_trainable(
         return network, restored.weights.base_sha256
     if not lora.rank and freeze is None:
         return network, None
-    select_trained(network, lora, freeze)
+    set_trainable(network, lora, freeze)
     return network, frozen_sha256(network)
 
 
@@ -158,7 +158,7 @@ def _frozen_part(weights: Weights, encoder: Encoder, make: Any, config: Any, exp
             network, _ = _from_folder(base, encoder, make, config, expected)
         else:
             network = load_network(base, list(config.id2label.values()), config.problem_type)
-        select_trained(network, checkpoint.model.lora, checkpoint.model.freeze)
+        set_trainable(network, checkpoint.model.lora, checkpoint.model.freeze)
     except UserError as error:
         raise UserError(
             f"{escape.line(checkpoint.path)} has the weights that trained alone, and the others cannot be "

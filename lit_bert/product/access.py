@@ -17,7 +17,7 @@ from lit_bert.io import escape
 from lit_bert.product import hosts
 from lit_bert.product.body import BODY, ClientDisconnected, RequestBody
 from lit_bert.product.connection import AUTHORITY, MAX_HEAD_BYTES, head_too_large
-from lit_bert.product.errors import Refusal, internal_error
+from lit_bert.product.errors import ApiError, internal_error
 from lit_bert.product.messages import Limits
 from lit_bert.product.metrics import Metrics
 
@@ -87,7 +87,7 @@ class AccessMiddleware:
                 if self.token is not None and path not in PATHS_WITHOUT_TOKEN:
                     check_token(headers, self.token)
                 await self.app(scope, receive, send_with_headers)
-            except Refusal as refusal:
+            except ApiError as refusal:
                 self.metrics.rejected.labels(refusal.code).inc()
                 await body.drain()
                 await refusal.response()(scope, receive, send_with_headers)
@@ -117,7 +117,7 @@ def check_head(scope: dict[str, Any]) -> None:
     """Checks the size of a head that came in one read, which `connection` lets through.
 
     Raises:
-        Refusal: 431.
+        ApiError: 431.
     """
     size = len(scope["raw_path"]) + len(scope["query_string"])
     for name, value in scope["headers"]:
@@ -133,18 +133,18 @@ def check_host(scope: dict[str, Any], accepted: hosts.Hosts) -> None:
     and the like do not count, as anybody can send them.
 
     Raises:
-        Refusal: 400 or 421.
+        ApiError: 400 or 421.
     """
     values = _values(scope, b"host")
     if len(values) != 1:
-        raise Refusal(
+        raise ApiError(
             400, "host_invalid", f"{len(values) or 'No'} Host headers came; send one, with the server's name."
         )
     authority = scope[AUTHORITY]
     for value in values if authority is None else [*values, authority]:
         requested = hosts.parse(value)
         if requested is None:
-            raise Refusal(
+            raise ApiError(
                 400,
                 "host_invalid",
                 f"The host '{escape.line(value, 100)}' is no name or address; expected one such as "
@@ -152,7 +152,7 @@ def check_host(scope: dict[str, Any], accepted: hosts.Hosts) -> None:
             )
         any_host = scope["path"] in PATHS_FOR_ANY_HOST
         if not any_host and not accepted.allows(requested.host, _local_address(scope)):
-            raise Refusal(
+            raise ApiError(
                 421,
                 "host_not_allowed",
                 f"This server does not answer as {requested.host}; if that is its name, start it with "
@@ -166,13 +166,13 @@ def check_origin(scope: dict[str, Any], accepted: hosts.Hosts) -> None:
     Links to our pages may be followed from anywhere, as that tells the other site nothing.
 
     Raises:
-        Refusal: 403.
+        ApiError: 403.
     """
     for value in _values(scope, b"origin"):
         host = hosts.parse_origin(value)
         if host is None or not accepted.allows(host, _local_address(scope)):
             remedy = f"; if {host} is this server's name, start it with --allow-host {host}" if host else ""
-            raise Refusal(
+            raise ApiError(
                 403,
                 "origin_not_allowed",
                 f"A page of '{escape.line(value, 100)}' asks, and only this server's own may{remedy}.",
@@ -182,7 +182,7 @@ def check_origin(scope: dict[str, Any], accepted: hosts.Hosts) -> None:
         and _values(scope, b"sec-fetch-mode") == ["navigate"]
         and _values(scope, b"sec-fetch-dest") == ["document"]
     ):
-        raise Refusal(
+        raise ApiError(
             403,
             "origin_not_allowed",
             "A page of another site asks, and only this server's own may; open the server's page.",
@@ -193,13 +193,13 @@ def check_token(headers: dict[bytes, bytes], token: bytes) -> None:
     """Checks that the request brings the token.
 
     Raises:
-        Refusal: 401.
+        ApiError: 401.
     """
     scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
     # Compared before the scheme is looked at, in the same time whatever came.
     right = hmac.compare_digest(given.strip(), token)
     if scheme.lower() != b"bearer" or not right:
-        raise Refusal(
+        raise ApiError(
             401,
             "token_wrong",
             f"The token is {'wrong' if given else 'missing'}; send the header Authorization: Bearer TOKEN.",
@@ -211,13 +211,13 @@ def check_content(scope: MutableMapping[str, Any]) -> None:
     """Checks that the head of a POST announces JSON in UTF-8, and asks for nothing in its path.
 
     Raises:
-        Refusal: 415 or 422.
+        ApiError: 415 or 422.
     """
     headers = dict(scope["headers"])
     kind, *settings = headers.get(b"content-type", b"").decode("latin-1").lower().split(";")
     if kind.strip() != "application/json":
         content_type = escape.line(kind.strip(), 100) or "no content type"
-        raise Refusal(
+        raise ApiError(
             415,
             "not_json",
             f"The body is {content_type}; send JSON with the header Content-Type: application/json.",
@@ -225,15 +225,15 @@ def check_content(scope: MutableMapping[str, Any]) -> None:
     for setting in settings:
         name, _, value = setting.strip().partition("=")
         if name == "charset" and value.strip('"') not in ("utf-8", "utf8"):
-            raise Refusal(
+            raise ApiError(
                 415, "not_utf8", f"The charset is {escape.line(value, 100)}; encode the JSON as UTF-8."
             )
     coding = headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
     if coding != "identity":
-        raise Refusal(
+        raise ApiError(
             415, "encoded_body", f"The body is encoded as {escape.line(coding, 100)}; send it as it is."
         )
     if scope["query_string"]:
-        raise Refusal(
+        raise ApiError(
             422, "unknown_field", "The path has a query and takes none; send the fields in the body."
         )

@@ -30,7 +30,7 @@ from lit_bert.product import openapi
 from lit_bert.product.access import Access, AccessMiddleware, check_content
 from lit_bert.product.body import BODY, ClientDisconnected, RequestBody
 from lit_bert.product.connection import DISCONNECTED
-from lit_bert.product.errors import Refusal, internal_error, json_response
+from lit_bert.product.errors import ApiError, internal_error, json_response
 from lit_bert.product.folder import facts
 from lit_bert.product.messages import Limits, parse
 from lit_bert.product.metrics import Metrics
@@ -168,7 +168,7 @@ class Routes:
         try:
             self.queue.check(client)  # before any work
             texts, several, explain = parse(content, self.limits)
-            # To explain is to compute once more for each word that is read, without it.
+            # Explaining computes once more for each word that is read.
             cost = 1 + min(len(WORD.findall(texts[0])), self.max_length) if explain else len(texts)
             job = Job(texts, client, explain, cost)
             self.queue.put(job)
@@ -189,7 +189,7 @@ class Routes:
         """JSON of each text of a job.
 
         Raises:
-            Refusal: 504 not in time, 500 not computable.
+            ApiError: 504 not in time, 500 not computable.
             ClientDisconnected: nobody waits for them any more.
         """
 
@@ -199,7 +199,7 @@ class Routes:
 
         def on_timeout() -> None:
             message = f"There was no answer within {self.limits.seconds:g} seconds; send fewer texts."
-            fail(Refusal(504, "too_slow", message))
+            fail(ApiError(504, "too_slow", message))
 
         def on_disconnect(_: asyncio.Future) -> None:
             fail(ClientDisconnected())
@@ -246,12 +246,12 @@ class Routes:
         if error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "")
             message = f"{path} takes {allowed} and {method} came; use that."
-            raise Refusal(405, "wrong_method", message, {"Allow": allowed})
-        raise Refusal(404, "not_found", f"There is nothing at {ascii(path)[:200]}; /docs lists what is.")
+            raise ApiError(405, "wrong_method", message, {"Allow": allowed})
+        raise ApiError(404, "not_found", f"There is nothing at {ascii(path)[:200]}; /docs lists what is.")
 
 
-def _try_again(status: int, code: str, message: str) -> Refusal:
-    return Refusal(status, code, f"{message}; try again in a second.", {"Retry-After": "1"})
+def _try_again(status: int, code: str, message: str) -> ApiError:
+    return ApiError(status, code, f"{message}; try again in a second.", {"Retry-After": "1"})
 
 
 def policy(page: str) -> str:

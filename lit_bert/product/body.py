@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from lit_bert.product.errors import Refusal
+from lit_bert.product.errors import ApiError
 
 BODY = "lit_bert.body"  # in a request's scope, of type RequestBody
 MAX_DRAIN_BYTES = 2**26  # of a refused body, read and dropped: a client that still sends receives no answer
@@ -43,7 +43,7 @@ class RequestBody:
         """The whole body.
 
         Raises:
-            Refusal: 413 too large, 408 not here in time.
+            ApiError: 413 too large, 408 not here in time.
         """
         if self.length.isdigit() and int(self.length) > self.max_bytes:
             raise self._too_large(int(self.length))
@@ -58,7 +58,7 @@ class RequestBody:
                     pieces.append(piece)
         except TimeoutError:
             self.more = False  # it will not come
-            raise Refusal(
+            raise ApiError(
                 408,
                 "body_timeout",
                 f"The body did not arrive within {self.timeout_s:g} seconds; send it faster.",
@@ -87,8 +87,8 @@ class RequestBody:
         self.expects = False
         return message.get("body", b"")
 
-    def _too_large(self, size: int) -> Refusal:
+    def _too_large(self, size: int) -> ApiError:
         message = (
             f"The body has {size} bytes or more and {self.max_bytes} are allowed; send fewer texts at a time."
         )
-        return Refusal(413, "body_too_large", message)
+        return ApiError(413, "body_too_large", message)

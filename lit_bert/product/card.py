@@ -211,7 +211,7 @@ def calibration_text(calibration: dict[str, Any] | None) -> str:
     errors = f"{calibration['before']:.4f} before and {calibration['after']:.4f} after"
     if calibration.get("kept", True):  # older ones were always kept
         return (
-            "The probabilities can be taken at their word: a temperature of "
+            "The probabilities are calibrated: a temperature of "
             f"{calibration['temperature']:.3f} is folded into the classifier. Expected calibration error "
             f"{errors}, on rows that the temperature was not fitted on."
         )

@@ -25,7 +25,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from lit_bert.product.errors import Refusal
+from lit_bert.product.errors import ApiError
 
 MAX_HEAD_BYTES = 65_536  # of a request's first line and headers
 IDLE_TIMEOUT_S = 60.0  # a connection without a request is closed after it
@@ -36,9 +36,9 @@ _CONNECTION = "lit_bert.connection"
 _ABSOLUTE_ADDRESS = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 
 
-def head_too_large() -> Refusal:
+def head_too_large() -> ApiError:
     """The error of a head of more than `MAX_HEAD_BYTES`."""
-    return Refusal(431, "head_too_large", f"The headers have more than {MAX_HEAD_BYTES} bytes; send fewer.")
+    return ApiError(431, "head_too_large", f"The headers have more than {MAX_HEAD_BYTES} bytes; send fewer.")
 
 
 def protocol(head_timeout_s: float, idle_timeout_s: float) -> type[asyncio.Protocol]:
@@ -81,7 +81,7 @@ class Connection(asyncio.Protocol):
         self.pathless = b""  # the whole address, without a path, of that request
         self.authorities: deque[str | None] = deque()  # of requests that have not reached the application
         self.unanswered = 0  # requests whose head is complete
-        self.refusal: Refusal | None = None  # of the last request that is read
+        self.refusal: ApiError | None = None  # of the last request that is read
         self.disconnected: asyncio.Future[None] = self.loop.create_future()
         self.timed_state: object = None  # of the connection, whose time `timer` limits
         self.timer: asyncio.TimerHandle | None = None
@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
                 self.parser.feed_data(data)
         except httptools.HttpParserError:
             message = "This is no HTTP request that can be read; send one such as GET /health HTTP/1.1."
-            self.refusal = Refusal(400, "not_http", message)
+            self.refusal = ApiError(400, "not_http", message)
         else:
             if self.in_head:
                 if self.requests_begun == begun_before:

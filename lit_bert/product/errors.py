@@ -31,7 +31,7 @@ STATUSES = {
 }
 
 
-class Refusal(Exception):
+class ApiError(Exception):
     """An error as the answer to a request.
 
     Args:
@@ -51,9 +51,9 @@ class Refusal(Exception):
         return json_response(body, self.status, self.headers)
 
 
-def internal_error() -> Refusal:
+def internal_error() -> ApiError:
     """A 500 that tells nothing of the inside."""
-    return Refusal(500, "internal_error", "The server failed at this request; its log says why.")
+    return ApiError(500, "internal_error", "The server failed at this request; its log says why.")
 
 
 def json_response(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

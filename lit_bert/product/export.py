@@ -28,14 +28,14 @@ from lit_bert.product.card import describe
 from lit_bert.product.folder import FACTS
 from lit_bert.product.formats import FORMATS, CannotExport, Exportable, Format
 from lit_bert.product.proof import (
-    SAME,
+    MAX_DIFFERENCE,
     ProofError,
     Variant,
     checkpoint_probs,
+    format_points,
     lost_points,
     measure,
     proof_table,
-    shown_points,
 )
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.tokenizer_files import checked_tokenizer_files
@@ -186,7 +186,7 @@ def is_kept(form: Format, found: Variant, rows: Predictions, max_f1_loss: float)
         ProofError: it has to be exact and is not.
     """
     if form.is_exact:
-        if found.agreement < 1 or found.difference > SAME:
+        if found.agreement < 1 or found.difference > MAX_DIFFERENCE:
             apart = round((1 - found.agreement) * len(rows.texts))
             raise ProofError(
                 f"{form.file} is not the checkpoint: {apart} of {len(rows.texts):,} rows have another label, "
@@ -195,10 +195,10 @@ def is_kept(form: Format, found: Variant, rows: Predictions, max_f1_loss: float)
         return True
     lost = lost_points(found.f1_change)
     if lost.high <= max_f1_loss:
-        print(f"\n{form.file} loses {shown_points(lost)}; {max_f1_loss:g} are allowed.")
+        print(f"\n{form.file} loses {format_points(lost)}; {max_f1_loss:g} are allowed.")
         return True
     print(
-        f"\n{form.file} loses {shown_points(lost)}: the rows do not rule out that it is more than "
+        f"\n{form.file} loses {format_points(lost)}: the rows do not rule out that it is more than "
         f"{max_f1_loss:g}, so it is left out. More validation rows would tell; --max_f1_loss allows more."
     )
     return False

@@ -45,6 +45,7 @@ class Format:
             left out where it loses more.
         preference: of the files that a folder has, the Predictor runs that of the highest; None is a file for
             other programs.
+        packages: that writing and opening it need, of the extra `export`.
     """
 
     file: str
@@ -52,6 +53,7 @@ class Format:
     opener: str = "predictor:probabilities_of"
     is_exact: bool = False
     preference: int | None = None
+    packages: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime")
 
     def write(self, model: Exportable, folder: Path) -> None:
         """Writes the file into the folder.

@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from lit_bert.product.errors import Refusal
+from lit_bert.product.errors import ApiError
 
 MAX_DIGITS = 1000  # of a whole number; converting it takes time that grows with the square of its digits
 _INVISIBLE = ("Cc", "Cf")  # Unicode categories: control and format characters
@@ -133,13 +133,13 @@ class Info(BaseModel):
 
 
 class Health(BaseModel):
-    """That texts can be labelled."""
+    """The server is ready."""
 
     status: Literal["ok"]
 
 
 class Problem(BaseModel):
-    """What is wrong."""
+    """An error's code and message."""
 
     code: str = Field(description="for programs; does not change")
     message: str = Field(description="for people: what came, what was expected and what to do")
@@ -158,7 +158,7 @@ def parse(content: bytes, limits: Limits) -> Query:
     """The query that a body holds.
 
     Raises:
-        Refusal: 400 where the body is no JSON in UTF-8, 422 where it is another JSON than `request_model`'s.
+        ApiError: 400 where the body is no JSON in UTF-8, 422 where it is another JSON than `request_model`'s.
     """
     request = _decode(content)
     model = request_model(limits.texts, limits.characters)
@@ -167,7 +167,7 @@ def parse(content: bytes, limits: Limits) -> Query:
         unknown = next((name for name in request if name not in model.model_fields), None)
         if unknown is not None and "text" in request:
             message = f"There is no field {ascii(unknown)[:100]}; expected text, and maybe explain."
-            raise Refusal(422, "unknown_field", message)
+            raise ApiError(422, "unknown_field", message)
         request = request if unknown is None else {}
     try:
         valid: Any = model.model_validate(request)
@@ -181,14 +181,14 @@ def _decode(content: bytes) -> Any:
     try:
         return _DECODER.decode(content.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise Refusal(
+        raise ApiError(
             400, "not_utf8", f"The body is not UTF-8 at byte {error.start}; encode the JSON as UTF-8."
         ) from None
     except RecursionError:
-        raise Refusal(400, "not_json", 'The JSON is nested too deeply; expected {"text": "…"}.') from None
+        raise ApiError(400, "not_json", 'The JSON is nested too deeply; expected {"text": "…"}.') from None
     except ValueError as error:
         what = str(error)[:100]
-        raise Refusal(400, "not_json", f'The body is not JSON ({what}); expected {{"text": "…"}}.') from None
+        raise ApiError(400, "not_json", f'The body is not JSON ({what}); expected {{"text": "…"}}.') from None
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -205,7 +205,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise Refusal(
+            raise ApiError(
                 422,
                 "repeated_field",
                 f"The field {ascii(name)[:100]} comes twice in an object; send it once.",
@@ -230,7 +230,7 @@ _KINDS = {
 }
 
 
-def _refusal(error: ErrorDetails) -> Refusal:
+def _refusal(error: ErrorDetails) -> ApiError:
     """The 422 of an error that `request_model` found."""
     place, value = error["loc"], error["input"]
     # Places are (), (field,), ("text", "one" or "several"), and ("text", "several", index).
@@ -269,4 +269,4 @@ def _refusal(error: ErrorDetails) -> Refusal:
             code, message = "empty_text", f"{name} {what}; send a text with words, or leave it out."
         case _:  # one that no test has met
             code, message = "not_valid", f"{name}: {error['msg']}."
-    return Refusal(422, code, message)
+    return ApiError(422, code, message)

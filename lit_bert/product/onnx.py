@@ -28,7 +28,7 @@ from lit_bert.product.formats import CannotExport, Exportable
 
 OPSET = 20  # the first with Gelu
 SMOOTHING = 0.8  # share of the unevenness that moves from activations to weights
-LEAST = 1e-5
+MIN_SCALE = 1e-5
 QUANTIZED = ["Gemm", "MatMul", "Gather"]  # products with weights, and the word embeddings
 
 
@@ -71,8 +71,8 @@ def smoothed(network: Any, token_ids: Iterable[list[int]]) -> Any:
     for hook in hooks:
         hook.remove()
     for name, linear in places.items():
-        weights = linear.weight.detach().abs().amax(0).clamp(min=LEAST)
-        inputs = highest[linear].clone().clamp(min=LEAST)
+        weights = linear.weight.detach().abs().amax(0).clamp(min=MIN_SCALE)
+        inputs = highest[linear].clone().clamp(min=MIN_SCALE)
         changed.set_submodule(name, Smooth(linear, inputs**SMOOTHING / weights ** (1 - SMOOTHING)))
     return changed
 

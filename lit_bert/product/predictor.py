@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lit_bert import UserError, cores, need
+from lit_bert import UserError, available_cores, require_package
 from lit_bert.data.padding import pad
 from lit_bert.io import escape, onnx_files, tokenizers, untrusted
 from lit_bert.product.formats import predictor_files
@@ -28,8 +28,8 @@ BATCH_SIZE, BATCH_TOKENS = 16, 192  # texts and, padding included, tokens; more 
 CHUNK = 256  # texts that are tokenized at a time: what the tokenizer returns takes kilobytes a text
 # onnxruntime 1.32 adds and normalizes in one operator that takes five times as long as two; and adds a bias
 # and computes GELU in one that takes half as long again.
-SLOW = {"SkipLayerNormFusion", "BiasGeluFusion"}
-LEAST = 1e-9  # keeps the logarithm of a probability finite
+SLOW_FUSIONS = {"SkipLayerNormFusion", "BiasGeluFusion"}
+MIN_PROBABILITY = 1e-9  # keeps the logarithm of a probability finite
 WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 
 
@@ -63,14 +63,14 @@ class Predictor:
     """
 
     def __init__(self, folder: str | Path, file: str | None = None, threads: int | None = None) -> None:
-        need("onnxruntime", "serve")
+        require_package("onnxruntime", "serve")
         self.folder = Path(folder)
         known = predictor_files()
         if file is not None and file not in known:
             raise UserError(f"there is no ONNX file {escape.line(file, 80)}; expected {' or '.join(known)}.")
         kept = (each for each in known if (self.folder / each).is_file())
         self.file = file or next(kept, " or ".join(known))  # the latter for the message below
-        self.threads = threads or cores()
+        self.threads = threads or available_cores()
         for name in ("config.json", "tokenizer.json", self.file):
             if not (self.folder / name).is_file():
                 raise UserError(
@@ -92,7 +92,7 @@ class Predictor:
         import onnxruntime
 
         config = untrusted.read_object(self.folder / "config.json")
-        self.labels: list[str] = untrusted.labels(config, "config.json")
+        self.labels: list[str] = untrusted.class_names_of_config(config, "config.json")
         self.task = task_of_config(config, self.labels)
         vocab_size, positions = (config.get(name) for name in ("vocab_size", "max_position_embeddings"))
         for name, value in (("vocab_size", vocab_size), ("max_position_embeddings", positions)):
@@ -103,7 +103,7 @@ class Predictor:
             raise UserError(f"config.json has a pad_token_id of {pad!r}; expected the id of a token")
         self._pad_token_id: int = pad or 0
         text = untrusted.read_text(self.folder / "tokenizer.json", tokenizers.MAX_TOKENIZER_BYTES)
-        self._tokenizer: Any = tokenizers.tokenizer(text, "tokenizer.json", vocab_size)
+        self._tokenizer: Any = tokenizers.load_tokenizer(text, "tokenizer.json", vocab_size)
         truncation = self._tokenizer.truncation
         if truncation is None:
             raise UserError("tokenizer.json does not say how many tokens the model takes (truncation)")
@@ -123,7 +123,7 @@ class Predictor:
             str(self.folder / self.file),
             options,
             providers=["CPUExecutionProvider"],
-            disabled_optimizers=SLOW,
+            disabled_optimizers=SLOW_FUSIONS,
         )
         _check_ends(self._session, len(self.labels))
         self.probs(["", "a"])
@@ -165,7 +165,9 @@ class Predictor:
         without = [f"{text[:start]} {text[end:]}" for start, end in words]
         probs = self.probs([text, *without]).astype(float)
         of_label = probs[:, self.task.explained_class(probs[0])]
-        odds = np.log(np.maximum(of_label, LEAST)) - np.log(np.maximum(1 - of_label, LEAST))
+        odds = np.log(np.maximum(of_label, MIN_PROBABILITY)) - np.log(
+            np.maximum(1 - of_label, MIN_PROBABILITY)
+        )
         weights = odds[0] - odds[1:]
         return [Word(*span, float(weight)) for span, weight in zip(words, weights, strict=True)]
 

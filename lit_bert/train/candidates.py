@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lit_bert.evaluate.outputs import Outputs
+from lit_bert.evaluate.prediction_collector import PredictionCollector
 from lit_bert.evaluate.predictions import VALIDATED, Predictions
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.train.checkpoint_io import keep_weights, replace_training_weights
@@ -109,7 +109,7 @@ def _predictions_with(
     run: FitRun, weights: dict[str, torch.Tensor]
 ) -> tuple[Predictions | None, dict[str, float]]:
     """What other weights make of the validation rows (None but on the first device), and their scores."""
-    trainer, model, outputs, loggers = run.trainer, run.model, Outputs(), run.trainer.loggers
+    trainer, model, outputs, loggers = run.trainer, run.model, PredictionCollector(), run.trainer.loggers
     own = {name: parameter.detach().clone() for name, parameter in model.trained.items()}
     model.load_state_dict(weights, strict=False)
     trainer.loggers = []  # it is no validation of the run

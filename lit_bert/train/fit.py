@@ -23,7 +23,6 @@ from lit_bert.evaluate.predictions import TRAINED, VALIDATED, Predictions, read_
 from lit_bert.evaluate.record import record_scores
 from lit_bert.io import escape
 from lit_bert.sources.checkpoint import Checkpoint
-from lit_bert.train.amounts import check_amounts
 from lit_bert.train.candidates import keep_better_weights
 from lit_bert.train.choose import CHOICES, calibrate, choice_notes
 from lit_bert.train.keep import KeepBest
@@ -31,6 +30,7 @@ from lit_bert.train.result import RunResult, storable
 from lit_bert.train.resume import check_finite, check_resumed
 from lit_bert.train.run import FitRun
 from lit_bert.train.runs import next_folder
+from lit_bert.train.trainer_limits import check_trainer_limits
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def _check(run: FitRun) -> None:
             _check_monitor(run, section, monitor)
     run.model.configure_model()  # what is wrong with weights or rows shows before anything is written
     run.data.setup("fit")
-    check_amounts(run)
+    check_trainer_limits(run)
     if run.resumed:
         check_resumed(run.resumed, trainer, run.model, run.data)
 
@@ -151,7 +151,7 @@ def _say_what_is_used(run: FitRun) -> None:
     whole = f", of the {split.read:,} of split {escape.line(split.split)}" if carved else ""
     log.info(f"rows       {len(data.train_rows):,} to train on, {len(data.val_rows):,} to validate on{whole}")
     for part, counts in data.splits.counts.items():
-        if counts.skipped or set(counts.left_out) - {data.splits.carving}:
+        if counts.skipped or set(counts.left_out) - {data.splits.splitting}:
             log.info(f"           {part}: {counts}")
     log.info(f"classes    {len(data.label_names)}: {_shortened(data.label_names)}")
     if trainer.is_global_zero:

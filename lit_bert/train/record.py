@@ -17,7 +17,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lit_bert import UserError
 from lit_bert.evaluate.evidence import CHOOSING, ENDING
-from lit_bert.evaluate.outputs import Outputs
+from lit_bert.evaluate.prediction_collector import PredictionCollector
 from lit_bert.evaluate.predictions import TRAINED, VALIDATED, write_hashes
 from lit_bert.io import escape
 from lit_bert.train.keep import EarlyStop, KeepBest, checked_number, chooses_epoch
@@ -33,7 +33,7 @@ class ErrorReporter:
 
     @contextmanager
     def guard(self, what: str) -> Iterator[None]:
-        """Reports an error of the block and goes on after it: no picture is worth an epoch."""
+        """Reports an error of the block and goes on after it: one in a picture does not end the training."""
         try:
             yield
         except Exception as raised:
@@ -46,7 +46,7 @@ class ErrorReporter:
                 log.warning(f"{what} cannot be shown or kept ({problem}); training goes on without it")
 
 
-class EpochRecord(Outputs):
+class EpochRecord(PredictionCollector):
     """Writes the predictions of the best epoch beside its checkpoint, and the hashes of the training texts.
 
     Args:

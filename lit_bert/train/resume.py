@@ -21,7 +21,7 @@ from lit_bert.model.hyperparameters import SHARDED
 from lit_bert.model.module import BertClassifier
 from lit_bert.model.optimizer import checked_moments
 from lit_bert.sources.checkpoint import Checkpoint
-from lit_bert.sources.finite import check_checkpoint
+from lit_bert.sources.finite import check_checkpoint_finite
 from lit_bert.sources.settings import flat_settings
 from lit_bert.train.checkpoint_io import check_progress
 from lit_bert.train.settings import BASE, checkpoint_settings, names_setting
@@ -42,7 +42,7 @@ class Resumed:
 # --- settings ---
 
 
-def take_settings(
+def apply_resumed_settings(
     config: Any, given: Mapping[str, bool], composed: Mapping[str, str], checkpoint: Checkpoint
 ) -> Resumed:
     """Fills in what the command does not say, and refuses what a run that goes on cannot change.
@@ -130,7 +130,7 @@ def _place_run(arguments: Any, given: Mapping[str, bool], resumed: Resumed) -> N
 
 def check_finite(resumed: Resumed) -> None:
     """Raises a UserError where a number in the checkpoint is not finite."""
-    check_checkpoint(resumed.checkpoint.as_lightning(), resumed.checkpoint.path)
+    check_checkpoint_finite(resumed.checkpoint.as_lightning(), resumed.checkpoint.path)
 
 
 def check_resumed(resumed: Resumed, trainer: Trainer, model: BertClassifier, data: EmotionDataModule) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from lit_bert import UserError, cores
+from lit_bert import UserError, available_cores
 from lit_bert.io import files
 from lit_bert.train.result import EventReader, RunResult, Validation
 
@@ -48,10 +48,10 @@ def fit_each(
     Raises:
         UserError: one of them failed; the others were stopped.
     """
-    jobs = min(len(runs), cores()) if on_cpu else 1
+    jobs = min(len(runs), available_cores()) if on_cpu else 1
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if jobs > 1:
-        environment["OMP_NUM_THREADS"] = str(max(1, cores() // jobs))
+        environment["OMP_NUM_THREADS"] = str(max(1, available_cores() // jobs))
     failed = Event()
     processes: list[subprocess.Popen[bytes]] = []
     first, width = next(iter(runs)), max(map(len, runs))

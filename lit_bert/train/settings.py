@@ -37,9 +37,7 @@ def checkpoint_settings(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def take_checkpoint_settings(
-    config: Any, given: Mapping[str, bool], checkpoint: Checkpoint, verb: str
-) -> None:
+def fill_from_checkpoint(config: Any, given: Mapping[str, bool], checkpoint: Checkpoint, verb: str) -> None:
     """Fills in what a command that uses a checkpoint as it is does not say, with the checkpoint's own values.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lit_bert import RUNS, UserError, need
+from lit_bert import RUNS, UserError, require_package
 from lit_bert.cli.arguments import checked_configs, strip_flag
 from lit_bert.cli.lightning import CommandLine, VerbParser
 from lit_bert.cli.run_arguments import add_run_arguments, root_of_runs, settings_of_run
@@ -20,7 +20,13 @@ from lit_bert.cli.start import prepare_process
 from lit_bert.data.writer import RowWriter
 from lit_bert.evaluate import scores
 from lit_bert.evaluate.announce import announce
-from lit_bert.evaluate.audit import OUT_OF_FOLD, SUSPECTS, check_same_training_rows, find_flaws, merge_folds
+from lit_bert.evaluate.audit import (
+    OUT_OF_FOLD,
+    SUSPECTS,
+    check_same_training_rows,
+    find_dataset_issues,
+    merge_folds,
+)
 from lit_bert.evaluate.audit_text import findings_text, suspects_text, write_suspects
 from lit_bert.evaluate.predictions import TRAINED, VALIDATED, Predictions
 from lit_bert.train.runs import LOG, fit_each, next_folder, runs_on_cpu
@@ -31,8 +37,8 @@ OWN: dict[str, tuple[Any, Any, str]] = {  # type, default and help of the argume
     "folds": (
         int,
         0,
-        "train that many models, each on all but one part of the training split, and rank the labels they do "
-        "not believe; 3 takes about as long as two fits; 0 trains nothing",
+        "train that many models, each on all but one part of the training split, and rank the labels to "
+        "which these give the lowest probability; 3 takes about as long as two fits; 0 trains nothing",
     ),
     "reuse": (
         str | None,
@@ -50,7 +56,7 @@ OWN: dict[str, tuple[Any, Any, str]] = {  # type, default and help of the argume
 
 
 def audit(arguments: list[str]) -> int:
-    """The verb. The folder of the folds keeps their predictions, not their checkpoints."""
+    """The exit code of `audit`. The folder of the folds keeps their predictions, not their checkpoints."""
     prepare_process()
     command = _parsed(checked_configs(arguments))
     command.build([])
@@ -64,7 +70,7 @@ def audit(arguments: list[str]) -> int:
         check_same_training_rows(earlier, rows, names, reuse)
     announce(command.trainer, [("weights", data.weights.source), ("rows", data.source)])
     parts = data.splits.all_parts()
-    print(findings_text(find_flaws(parts, names, config["examples"])), flush=True)
+    print(findings_text(find_dataset_issues(parts, names, config["examples"])), flush=True)
     if data.hparams.test_split not in parts:
         print(f"\nthere is no split '{data.hparams.test_split}' to look at")
     if not folds and not reuse:
@@ -129,7 +135,7 @@ def _parsed(arguments: list[str]) -> CommandLine:
     if folds:
         root_of_runs(command.settings, "--folds")
     if folds or config["reuse"]:
-        need("cleanlab", "report")
+        require_package("cleanlab", "report")
     elif config["output"]:
         raise UserError("--output is for labels that look wrong; add --folds 3, which looks for them.")
     return command

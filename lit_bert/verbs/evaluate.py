@@ -8,7 +8,7 @@ from __future__ import annotations
 from lit_bert.cli.lightning import NO_FILES, VerbParser, command_with_checkpoint
 from lit_bert.cli.start import prepare_process
 from lit_bert.evaluate.announce import announce, checkpoint_sources
-from lit_bert.evaluate.outputs import Outputs
+from lit_bert.evaluate.prediction_collector import PredictionCollector
 from lit_bert.evaluate.predictions import TRAINED, read_hashes
 from lit_bert.evaluate.record import fit_usage, record_scores
 from lit_bert.train.processes import SameCheckpoint, shared_checkpoint
@@ -20,12 +20,12 @@ TEST = VerbParser("test", USAGE, DESCRIPTION.format("test"), trainer_defaults=NO
 
 
 def validate(arguments: list[str]) -> int:
-    """The verb."""
+    """The exit code of `validate`."""
     return _score(VALIDATE, arguments)
 
 
 def test(arguments: list[str]) -> int:
-    """The verb."""
+    """The exit code of `test`."""
     return _score(TEST, arguments)
 
 
@@ -33,7 +33,7 @@ def _score(verb: VerbParser, arguments: list[str]) -> int:
     """Prints the scores, what they rest on, and keeps them as JSON beside the checkpoint."""
     prepare_process()
     command, checkpoint = command_with_checkpoint(verb, arguments)
-    outputs = Outputs()
+    outputs = PredictionCollector()
     command.build([outputs, SameCheckpoint(checkpoint), *command.progress_bar()])
     trainer, data = command.trainer, command.datamodule
     command.model.configure_model()  # what is wrong with weights or rows shows first

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lit_bert import need
+from lit_bert import require_package
 from lit_bert.cli.arguments import Parser
 from lit_bert.product.export import (
     EXPORTED,
@@ -29,7 +29,11 @@ from lit_bert.train.settings import BASE
 
 
 def export(arguments: list[str]) -> int:
-    """The verb."""
+    """The exit code of `export`.
+
+    Returns:
+        1 where the exact file has another label than the checkpoint for a row.
+    """
     lossy = [each.file for each in FORMATS if not each.is_exact]
     parser = Parser(
         "python -m lit_bert export",
@@ -38,7 +42,9 @@ def export(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--ckpt_path", help="best, last or a file (default: best of the newest fit)")
-    parser.add_argument("--to", type=Path, help=f"the folder (default: {EXPORTED} in that of the run)")
+    parser.add_argument(
+        "--to", type=Path, help=f"folder to write (default: {EXPORTED} in the folder of the run)"
+    )
     parser.add_argument(
         "--max_f1_loss",
         type=float,
@@ -53,9 +59,11 @@ def export(arguments: list[str]) -> int:
         f"--{BASE}",
         dest="base_at",
         metavar="PLACE",
-        help="where the weights are that were frozen in the fit, if no longer where they were",
+        help="folder or checkpoint with the weights that were frozen in the fit",
     )
-    parser.add_argument("--license", help="of the model, as the Hub names it, such as apache-2.0")
+    parser.add_argument(
+        "--license", help="licence of the model by its identifier on the Hub, such as apache-2.0"
+    )
     parser.add_argument(
         "--push", metavar="OWNER/NAME", help="then upload the folder to this model on the Hub"
     )
@@ -70,8 +78,8 @@ def export(arguments: list[str]) -> int:
         parser.error("--private is for --push")
     if args.push:
         check_name(args.push)
-    for module in ("onnx", "onnxscript", "onnxruntime"):
-        need(module, "export")
+    for module in sorted({package for each in FORMATS for package in each.packages}):
+        require_package(module, "export")
     checkpoint = Checkpoint.open(find(args.ckpt_path))
     if args.base_at and not checkpoint.model.trains_part:
         parser.error(f"--{BASE} would change nothing: {checkpoint.path} has all of its weights")

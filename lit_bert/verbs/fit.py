@@ -25,13 +25,13 @@ from lit_bert.train.fit import run_fit
 from lit_bert.train.processes import SameCheckpoint, find_checkpoint, shared_checkpoint
 from lit_bert.train.progress import ProgressEvents
 from lit_bert.train.result import EventFile, RunResult, fit_with_result
-from lit_bert.train.resume import take_settings
+from lit_bert.train.resume import apply_resumed_settings
 from lit_bert.train.run import FitRun, RunCallbacks
 from lit_bert.train.runs import fit_each, next_folder, runs_on_cpu
 
 
 def fit(arguments: list[str]) -> int:
-    """The verb."""
+    """The exit code of `fit`."""
     prepare_process()
     arguments, which = strip_flag(checked_configs(arguments), "--ckpt_path", "best, last or a file")
     arguments, seeds = strip_flag(arguments, "--seeds", "a number of seeds")
@@ -71,7 +71,7 @@ FIT = VerbParser(
     "fit",
     "[--config FILE ...] [OPTIONS]",
     "Train; keep the best epoch (best.ckpt) and the last (last.ckpt).",
-    checkpoint_help="run to go on with, in its folder: last (that of the newest fit) or its last.ckpt; "
+    checkpoint_help="checkpoint to resume from: last (that of the newest fit) or its last.ckpt; "
     "without it, a new run",
     add_arguments=_add_arguments,
     starts_from_base=True,
@@ -114,7 +114,7 @@ def prepared(command: CommandLine, which: str | None, callbacks: list[Callback])
     if which is not None:
         command.checkpoint = Checkpoint.open(find_checkpoint(which))
         composed = composition(command.settings)
-        resumed = take_settings(config, command.given, composed, command.checkpoint)
+        resumed = apply_resumed_settings(config, command.given, composed, command.checkpoint)
         callbacks = [*callbacks, SameCheckpoint(command.checkpoint)]
     own = RunCallbacks(config, command.progress_bar(), callbacks)
     command.build(own.all)

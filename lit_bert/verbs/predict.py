@@ -29,14 +29,14 @@ from lit_bert.data.cells import (
 from lit_bert.data.delimited import quoting_of
 from lit_bert.data.rows import column_names, read_rows
 from lit_bert.data.writer import RowWriter
-from lit_bert.evaluate.labelling import PredictionWriter
+from lit_bert.evaluate.prediction_writer import PredictionWriter
 from lit_bert.io.escape import line
 
 log = logging.getLogger(__name__)
 
 
 def predict(arguments: list[str]) -> int:
-    """The verb.
+    """The exit code of `predict`.
 
     Returns:
         0; 1 where rows without a text were given an empty answer.

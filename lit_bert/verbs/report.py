@@ -23,7 +23,7 @@ from lit_bert.evaluate.report import (
 
 
 def report(arguments: list[str]) -> int:
-    """The verb."""
+    """The exit code of `report`."""
     parser = Parser(
         "python -m lit_bert report",
         description="One run: an HTML page with its scores, errors and suspected label errors. Two runs: "

@@ -16,7 +16,7 @@ import socket
 import sys
 from pathlib import Path
 
-from lit_bert import UserError, cores, need
+from lit_bert import UserError, available_cores, require_package
 from lit_bert.cli.arguments import Parser
 from lit_bert.io import escape
 from lit_bert.product import hosts
@@ -28,14 +28,14 @@ TOKEN_VARIABLE = "LIT_BERT_TOKEN"
 
 
 def serve(arguments: list[str]) -> int:
-    """The verb.
+    """The exit code of `serve`.
 
     Returns:
         0 after SIGTERM or Ctrl-C, with everything in flight answered; 1 where a worker died.
     """
     args = _parser().parse_args(arguments)
     for library in ("starlette", "uvicorn", "httptools", "prometheus_client"):
-        need(library, "serve")
+        require_package(library, "serve")
     from lit_bert.product.access import Access
     from lit_bert.product.app import Served
     from lit_bert.product.messages import Limits
@@ -112,7 +112,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--threads",
         type=_count,
-        default=cores(),
+        default=available_cores(),
         help="texts that are computed side by side, one core each (%(default)s)",
     )
     return parser

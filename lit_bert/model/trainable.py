@@ -3,7 +3,7 @@
     python -m lit_bert fit --model.lora.rank 8
     python -m lit_bert fit --model.freeze layers:3
 
-What an architecture calls its parts stands in `encoder`. The head always trains.
+What an architecture calls its parts stands in `encoders/`. The head always trains.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class LowRank(nn.Module):
             return torch.addmm(weight, self.up, self.down, alpha=self.scale)
 
 
-def check_trained_part(lora: Lora, freeze: str | None) -> None:
+def check_trainable(lora: Lora, freeze: str | None) -> None:
     """Raises a UserError where the settings mean nothing, whatever the network."""
     if lora.rank < 0 or not lora.alpha > 0:
         raise UserError(
@@ -83,13 +83,13 @@ def _frozen_layers(freeze: str) -> int:
     )
 
 
-def select_trained(network: Any, lora: Lora, freeze: str | None) -> None:
+def set_trainable(network: Any, lora: Lora, freeze: str | None) -> None:
     """Freezes all that does not train, and adds the changes of LoRA, which are drawn anew.
 
     Raises:
         UserError: the architecture has no such part.
     """
-    check_trained_part(lora, freeze)
+    check_trainable(lora, freeze)
     is_frozen, in_head = _frozen_by(network, freeze), encoder_of(network).in_head
     linears = list(_targets(network, lora, is_frozen)) if lora.rank else []
     if lora.rank and not linears:

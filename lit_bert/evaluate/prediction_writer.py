@@ -24,13 +24,12 @@ class PredictionWriter(Callback):
 
     Attributes:
         rows: how many were written.
-        unanswered: how many of them have no answer.
         truncated: how many texts were longer than the model reads.
     """
 
     def __init__(self, writer: RowWriter, prefix: str = "") -> None:
         self.writer, self.prefix = writer, prefix
-        self.rows = self.unanswered = self.truncated = 0
+        self.rows = self.truncated = 0
         self._window = 0
         self._answered: list[tuple[Numbered, Tensor]] = []
         self._unanswered: list[Numbered] = []
@@ -77,5 +76,4 @@ class PredictionWriter(Callback):
             for numbered, answer in rows
         )
         self.rows += len(rows)
-        self.unanswered += len(unanswered)
         self._answered = []

@@ -25,7 +25,7 @@ from lit_bert.model.bert import CpuBert
 from lit_bert.model.logits import exact_logits
 from lit_bert.model.module import BertClassifier as Model
 from lit_bert.model.pretrained import load_network
-from lit_bert.model.trained import LowRank, frozen_sha256, merge, select_trained
+from lit_bert.model.trainable import LowRank, frozen_sha256, merge, set_trainable
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.schema import NO_LORA, Lora, SourceFacts
 from lit_bert.train.checkpoint_io import write_checkpoint
@@ -55,7 +55,7 @@ def network_of(folder: Path, part: str, seed: int = 0) -> Any:
     """A network with changes that do something, and logits that differ from text to text."""
     torch.manual_seed(seed)
     network = load_network(Weights(str(folder), stand_in=None), NAMES).eval()
-    select_trained(network, *PARTS[part])
+    set_trainable(network, *PARTS[part])
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, LowRank):
@@ -129,7 +129,7 @@ def test_a_change_is_alpha_by_rank_times_the_product(tiny_bert):
     network = load_network(Weights(str(tiny_bert), stand_in=None), NAMES)
     query = network.bert.encoder.layer[0].attention.self.query
     before = query.weight.detach().clone()
-    select_trained(network, Lora(rank=4, alpha=6.0), None)
+    set_trainable(network, Lora(rank=4, alpha=6.0), None)
     assert torch.equal(query.weight, before)  # a run starts from the base
     change = query.parametrizations.weight[0]
     with torch.no_grad():
@@ -243,7 +243,7 @@ def test_a_checkpoint_has_what_trained_and_the_hash_of_the_rest(run, quick, tiny
     assert whole.weights.base_sha256 is None
     assert best.path.stat().st_size < 0.7 * (trained / "best.ckpt").stat().st_size
     network = load_network(Weights(str(tiny_bert), stand_in=None), NAMES)
-    select_trained(network, best.model.lora, best.model.freeze)
+    set_trainable(network, best.model.lora, best.model.freeze)
     assert best.state_dict.keys() == {
         f"network.{name}" for name, each in network.named_parameters() if each.requires_grad
     }

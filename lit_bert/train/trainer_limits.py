@@ -11,7 +11,7 @@ INTERVALS = ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_
 MAX_VALUES = 2**32 - 1
 
 
-def check_amounts(run: FitRun) -> None:
+def check_trainer_limits(run: FitRun) -> None:
     """Raises a UserError where an interval of the trainer is none, or a limit leaves no batch.
 
     Args:

@@ -12,7 +12,7 @@ from lit_bert.evaluate.predictions import Predictions
 from lit_bert.task.base import Task
 
 
-class Outputs(Callback):
+class PredictionCollector(Callback):
     """Keeps the predictions of the last validation or test: of all devices, in the order of the data.
 
     Attributes:

@@ -10,7 +10,7 @@ import torch
 from lightning import Trainer
 
 from lit_bert import BertClassifier, EmotionDataModule
-from lit_bert.evaluate.outputs import Outputs
+from lit_bert.evaluate.prediction_collector import PredictionCollector
 from lit_bert.sources.weights import Weights
 
 
@@ -25,7 +25,7 @@ def model(data: EmotionDataModule, weights: Weights) -> BertClassifier:
     return BertClassifier(data.label_names, weights=weights)
 
 
-def trainer(outputs: Outputs, **settings: object) -> Trainer:
+def trainer(outputs: PredictionCollector, **settings: object) -> Trainer:
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     return Trainer(accelerator="cpu", callbacks=[outputs], enable_model_summary=False, **quiet, **settings)
 
@@ -33,7 +33,7 @@ def trainer(outputs: Outputs, **settings: object) -> Trainer:
 def test_rows_are_in_the_order_of_the_data_with_their_own_probabilities(
     data: EmotionDataModule, model: BertClassifier
 ) -> None:
-    outputs = Outputs()
+    outputs = PredictionCollector()
     trainer(outputs).validate(model, data, verbose=False)
     found = outputs.predictions
     assert found.rows.tolist() == list(range(24))
@@ -53,7 +53,7 @@ def test_rows_are_in_the_order_of_the_data_with_their_own_probabilities(
 def test_the_counts_are_those_of_the_part_that_was_scored(
     data: EmotionDataModule, model: BertClassifier
 ) -> None:
-    outputs = Outputs()
+    outputs = PredictionCollector()
     trainer(outputs, limit_val_batches=2).validate(model, data, verbose=False)
     counts = outputs.predictions.facts["row_counts"]
     assert (counts["split"], counts["read"], counts["scored"]) == ("validation", 24, 10)
@@ -65,7 +65,7 @@ def test_the_counts_are_those_of_the_part_that_was_scored(
 
 def test_loaders_without_a_data_module_have_no_counts(data: EmotionDataModule, model: BertClassifier) -> None:
     data.setup("validate")
-    outputs = Outputs()
+    outputs = PredictionCollector()
     trainer(outputs).validate(model, data.val_dataloader(), verbose=False)
     assert len(outputs.predictions.rows) == 24
     assert outputs.predictions.facts == {}
