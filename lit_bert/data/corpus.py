@@ -17,7 +17,8 @@ from lit_bert import UserError
 from lit_bert.data.cells import Numbered
 from lit_bert.data.delimited import quoting_of
 from lit_bert.data.rows import class_names, read_rows
-from lit_bert.sources.hub import HubAddress, Source, ask_hub, failed_download, first_line, is_commit
+from lit_bert.io import escape
+from lit_bert.sources.hub import HubAddress, Source, ask_hub, failed_download, is_commit
 
 SAMPLE = "sample"  # the corpus packaged in lit_bert
 SPLIT_NAMES = {  # by the part of a run, what the split for it is called, in any case
@@ -240,7 +241,7 @@ def _saved_dataset(source: Source, folder: Path) -> Corpus:
     except Exception as error:  # the loader lets through errors of several libraries
         raise UserError(
             f"{folder} looks like a data set that `datasets` saved, but cannot be read "
-            f"({type(error).__name__}: {first_line(error)}). Save it again."
+            f"({type(error).__name__}: {escape.first_line(error)}). Save it again."
         ) from None
     splits = found if isinstance(found, datasets.DatasetDict) else {"train": found}
 

@@ -184,7 +184,9 @@ def _read_parquet(path: Path) -> Iterator[Numbered]:
             try:
                 batch = next(batches, None)
             except (OSError, ValueError, pyarrow.ArrowException) as error:
-                raise UserError(f"{path} cannot be read after row {number}: {first_line(error)}") from None
+                raise UserError(
+                    f"{path} cannot be read after row {number}: {escape.first_line(error)}"
+                ) from None
             if batch is None:
                 return
             for row in _parquet_rows(batch):
@@ -205,7 +207,7 @@ def _parquet_rows(batch: Any) -> Iterator[Row | BadRow]:
         except UnicodeDecodeError as error:
             yield BadRow(f"byte 0x{error.object[error.start]:02x} at byte {error.start + 1} is not UTF-8")
         except (ValueError, OverflowError) as error:
-            yield BadRow(first_line(error))
+            yield BadRow(escape.first_line(error))
 
 
 def open_parquet(path: Path) -> Any:
@@ -218,13 +220,9 @@ def open_parquet(path: Path) -> Any:
         raise
     except (OSError, ValueError, pyarrow.ArrowException) as error:  # ArrowInvalid is a ValueError
         raise UserError(
-            f"{path} is not a readable Parquet file, perhaps a truncated one ({first_line(error)}). "
+            f"{path} is not a readable Parquet file, perhaps a truncated one ({escape.first_line(error)}). "
             "Copy or write it again."
         ) from None
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
 
 
 def class_names(path: Path, column: str) -> list[str] | None:

@@ -19,7 +19,7 @@ from typing import IO, Any
 from lit_bert import UserError
 from lit_bert.data.cells import Row
 from lit_bert.data.delimited import delimiter_of
-from lit_bert.data.rows import PARQUET_ROWS, first_line
+from lit_bert.data.rows import PARQUET_ROWS
 from lit_bert.io import escape, files
 
 log = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class RowWriter:
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
             raise UserError(
                 f"cannot write {self.path}: a column has values of several types, or one that Parquet lacks "
-                f"({first_line(error)}). Write .jsonl instead."
+                f"({escape.first_line(error)}). Write .jsonl instead."
             ) from None
 
     def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:

@@ -46,6 +46,12 @@ def _escaped(match: re.Match[str]) -> str:
     )
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, of 200 characters at most; without one, the error's type."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 def names(class_names: Sequence[str], most: int = NAME_WIDTH) -> list[str]:
     """The names of classes as tables show them, a line each, of `most` characters at most, all different."""
     shown = [line(name, most) for name in class_names]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_bert import UserError
+from lit_bert.io import escape
 from lit_bert.io.files import READABLE_SUFFIXES
 
 DECISION_S = 4.0  # seconds the Hub has to answer before a stand-in is taken
@@ -138,14 +139,10 @@ def ask_hub(repo_id: str, revision: str | None, repo_type: str) -> tuple[str | N
 
 def failed_download(what: str, error: BaseException) -> UserError:
     return UserError(
-        f"the Hub has {what}, but fetching it failed ({type(error).__name__}: {first_line(error)}). "
+        f"the Hub has {what}, but fetching it failed ({type(error).__name__}: "
+        f"{escape.first_line(error)}). "
         "Run again; what has arrived is kept."
     )
-
-
-def first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else "no message"
 
 
 def is_commit(revision: str | None) -> bool:
