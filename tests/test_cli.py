@@ -320,7 +320,7 @@ BAD_SETTINGS = {
     "a batch of none": ("--data.batch_size=0", r"data\.batch_size is 0; expected at least 1"),
     "more in a batch than can be counted": (
         f"--data.batch_size={10**30}",
-        r"data\.batch_size is 10{30}; expected 1 to 4,294,967,295",
+        r"data\.batch_size is 10{30}; expected at least 1 and at most 4,294,967,295",
     ),
     "a negative seed of the subset": (
         "--data.subset_seed=-1",

@@ -46,11 +46,11 @@ def test_its_own_names_loopback_and_the_address_that_was_reached_are_answered() 
     for host in ("localhost", "127.0.0.1", "127.9.9.9", "::1", "0.0.0.0"):
         assert hosts.allows(host)
     assert not hosts.allows("10.0.0.5")
-    assert hosts.allows("10.0.0.5", reached="10.0.0.5")
-    assert hosts.allows("10.0.0.5", reached="::ffff:10.0.0.5")
-    assert hosts.allows("fe80::1", reached="fe80::1%eth0")
-    assert not hosts.allows("10.0.0.5", reached="10.0.0.6")
-    assert not hosts.allows("evil.example", reached="10.0.0.5")
+    assert hosts.allows("10.0.0.5", local_address="10.0.0.5")
+    assert hosts.allows("10.0.0.5", local_address="::ffff:10.0.0.5")
+    assert hosts.allows("fe80::1", local_address="fe80::1%eth0")
+    assert not hosts.allows("10.0.0.5", local_address="10.0.0.6")
+    assert not hosts.allows("evil.example", local_address="10.0.0.5")
 
 
 def test_a_name_has_to_be_the_whole_name() -> None:

@@ -362,7 +362,7 @@ def test_a_cpu_trains_to_the_weights_of_transformers_forward_and_torchs_adamw(
     for own in (True, False):
         if not own:
             monkeypatch.setattr(CpuBert, "can_run", lambda network: False)
-            monkeypatch.setattr(DeferredAdamW, "can_run", lambda embedding: False)
+            monkeypatch.setattr(DeferredAdamW, "can_run", lambda embedding, beta2: False)
         model = without_dropout(classifier(tiny_bert, learning_rate=0.003))
         batches = [SIX, batch([2, 20, 3], [2, 21, 3], labels=[0, 1])] * 2
         settings = {"gradient_clip_val": 0.5, "accumulate_grad_batches": accumulate}

@@ -37,7 +37,7 @@ from lit_bert.task.kinds import task_of
 log = logging.getLogger(__name__)
 
 MIN_VALUES = {"batch_size": 1, "eval_batch_size": 1, "train_rows": 1, "val_rows": 1, "subset_seed": 0}
-MAX_VALUES = 2**32 - 1  # of these numbers
+MAX_COUNT = 2**32 - 1
 
 
 class EmotionDataModule(LightningDataModule):
@@ -130,8 +130,9 @@ class EmotionDataModule(LightningDataModule):
         self._restored_source: Source | None = None
         for name, least in MIN_VALUES.items():
             value = self.hparams[name]
-            if value is not None and not least <= value <= MAX_VALUES:
-                raise UserError(f"data.{name} is {value}; expected {least} to {MAX_VALUES:,}.")
+            if value is not None and not least <= value <= MAX_COUNT:
+                expected = f"at least {least} and at most {MAX_COUNT:,}"
+                raise UserError(f"data.{name} is {value}; expected {expected}.")
         for name, choices in {"quoting": QUOTING, "missing": ("skip", "refuse")}.items():
             if self.hparams[name] not in choices:
                 raise UserError(f"data.{name} is {self.hparams[name]}; expected {' or '.join(choices)}.")

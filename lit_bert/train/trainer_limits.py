@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from lit_bert import UserError
+from lit_bert.data.module import MAX_COUNT
 from lit_bert.train.run import FitRun
 
 INTERVALS = ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps")
-MAX_VALUES = 2**32 - 1
 
 
 def check_trainer_limits(run: FitRun) -> None:
@@ -20,8 +20,8 @@ def check_trainer_limits(run: FitRun) -> None:
     settings, trainer = run.settings["trainer"], run.trainer
     for name in INTERVALS:
         value = settings[name]
-        if value is not None and not 1 <= value <= MAX_VALUES:
-            raise UserError(f"trainer.{name} is {value}; expected at least 1 and at most {MAX_VALUES:,}.")
+        if value is not None and not 1 <= value <= MAX_COUNT:
+            raise UserError(f"trainer.{name} is {value}; expected at least 1 and at most {MAX_COUNT:,}.")
     if trainer.max_steps == 0:
         raise UserError("trainer.max_steps is 0; expected at least 1, or -1 for no limit.")
     data, batches = run.data, {}
@@ -45,7 +45,7 @@ def check_trainer_limits(run: FitRun) -> None:
     interval = settings["val_check_interval"]
     if isinstance(interval, int | float):
         within = settings["check_val_every_n_epoch"] is not None  # else it counts on over epochs
-        most = max(1, batches["train"]) if within else MAX_VALUES
+        most = max(1, batches["train"]) if within else MAX_COUNT
         if not 0 < interval <= most:
             raise UserError(
                 f"trainer.val_check_interval is {interval}; expected a share of an epoch, or 1 to {most:,} "
