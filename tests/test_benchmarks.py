@@ -22,6 +22,7 @@ from benchmarks import (
     harness,
     hf,
     load,
+    partial,
     predict,
     quality,
     scale,
@@ -200,6 +201,17 @@ def test_an_architecture_is_compared_with_transformers_and_gets_a_row() -> None:
     assert row.split(" | ")[1] == "fewer operations"
     assert row.split(" | ")[4] == "1.5"
     assert [check.reached for check in encoders.checks(runs)] == [True, True, True]
+
+
+def test_a_part_that_trains_is_timed_and_compared_with_training_all() -> None:
+    sizes = {"warmup": 1, "steps": 2, "batch_size": 8}
+    assert partial.contest(argparse.Namespace(contestant="minilm lora", **sizes))["samples_per_s"] > 0
+    runs = [
+        Run("minilm full", 1, {"samples_per_s": 4, "peak_mb": 100}),
+        Run("minilm lora", 1, {"samples_per_s": 6, "peak_mb": 50}),
+    ]
+    (row,) = [line for line in partial.table(runs) if line.startswith("| minilm | lora |")]
+    assert row == "| minilm | lora | 1.5 | 0.5 |"
 
 
 @pytest.mark.parametrize("contestant", ["default", "best", "lit_bert"])

@@ -92,7 +92,7 @@ function show(label, pred) {
     `: ${number(count)} ${count === 1 ? "text" : "texts"}`);
   byId("texts-note").textContent = (rows.length < count
     ? (rows.length ? `${number(rows.length)} of them are on this page, ` + (label === pred ? "the least sure. " : "the most confident. ") : "None of them is on this page. ")
-    : "") + (rows.length > 1 ? "The surest first." : "");
+    : "") + (rows.length > 1 ? "Most confident first." : "");
   byId("texts").hidden = false;
   list(byId("texts-list"), rows);
   for (const link of links) link.toggleAttribute("aria-current", false);
