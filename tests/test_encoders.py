@@ -448,11 +448,29 @@ def test_an_architecture_without_a_graph_says_so_and_exports_what_it_can(tmp_pat
     assert "Predictor" not in (exported / "README.md").read_text()
 
 
-def test_rows_that_look_mislabelled_are_found_with_another_architecture(folders, corpus, run: Run):
+@every_architecture
+def test_rows_that_look_mislabelled_are_found(folder, corpus, run: Run):
     pytest.importorskip("cleanlab")
-    flags = [f"--weights.pretrained={folders['roberta']}", f"--data.dataset={corpus}", "--data.max_length=64"]
+    flags = [f"--weights.pretrained={folder}", f"--data.dataset={corpus}", "--data.max_length=64"]
     outcome = run("audit", "--folds=2", *flags, "--trainer.max_epochs=1", "--data.batch_size=16")
     assert outcome.code == 0, outcome.err
+    assert "judged by" in outcome.out
+
+
+@pytest.mark.parametrize("folder", [name for name in tiny.WHOLE if name != "bert"], indirect=True)
+def test_the_server_answers_as_the_predictor_does(folder, exports):  # see test_serve.py for BERT
+    pytest.importorskip("uvicorn")
+    from serving import servers
+
+    from lit_bert.product.predictor import Predictor
+
+    with servers() as start:
+        answer = start(exports[folder.name]).predict([*TEXTS, *UGLY])
+    assert answer.status == 200, answer.content
+    wanted = Predictor(exports[folder.name])([*TEXTS, *UGLY])
+    for own, expected in zip(answer.json["predictions"], wanted, strict=True):
+        assert own.keys() == expected._asdict().keys()
+        assert own["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
 
 
 # --- variations of these ---

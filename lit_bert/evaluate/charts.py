@@ -160,7 +160,9 @@ def coverage_chart(predictions: Predictions) -> Chart:
     # The first few texts alone say next to nothing: their interval would squeeze the rest of the picture.
     lowest = min(accuracy[picked].min(), low[picked][counts[picked] >= min(FEWEST_TEXTS, N)].min())
     axes = Axes(
-        min(np.floor(lowest * 10) / 10, 0.9), "share of the texts that are answered, most confident first", "right"
+        min(np.floor(lowest * 10) / 10, 0.9),
+        "share of the texts that are answered, most confident first",
+        "right",
     )
     xs, bottom = counts[picked] / N, np.maximum(low[picked], axes.lowest)
     band = axes.line(xs, high[picked]) + "L" + axes.line(xs[::-1], bottom[::-1])

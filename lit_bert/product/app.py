@@ -31,7 +31,7 @@ from lit_bert.product.access import Access, AccessMiddleware, check_content
 from lit_bert.product.body import BODY, ClientDisconnected, RequestBody
 from lit_bert.product.connection import DISCONNECTED
 from lit_bert.product.errors import ApiError, internal_error, json_response
-from lit_bert.product.folder import facts
+from lit_bert.product.folder import EXPORTED, facts
 from lit_bert.product.messages import Limits, parse
 from lit_bert.product.metrics import Metrics
 from lit_bert.product.predictor import WORD, Predictor, Word
@@ -55,7 +55,7 @@ class Served(NamedTuple):
     def name(self) -> str:
         """The name of the run, as the folder itself is mostly named exported."""
         folder = self.predictor.folder.resolve()
-        return folder.parent.name if folder.name == "exported" and folder.parent.name else folder.name
+        return folder.parent.name if folder.name == EXPORTED and folder.parent.name else folder.name
 
 
 def create_app(

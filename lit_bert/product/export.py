@@ -43,7 +43,6 @@ from lit_bert.sources.weights import Weights
 from lit_bert.task.base import Task
 from lit_bert.task.kinds import CONFIG_KEY, task_of
 
-EXPORTED = "exported"  # folder in that of the run
 CALIBRATION_TEXTS = 256  # texts that show how large activations get
 MAX_F1_LOSS = (
     1.5  # points of macro F1; with 300 rows, two changed predictions already give an interval of ±1 point

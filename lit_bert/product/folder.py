@@ -11,6 +11,7 @@ from lit_bert import RUNS, UserError
 from lit_bert.io import escape, files, untrusted
 from lit_bert.product.formats import FORMATS, predictor_files
 
+EXPORTED = "exported"  # the folder in that of the run, unless another is named
 CARD, FACTS = "README.md", "lit_bert.json"  # the model card; what it says, for programs
 CHECKSUMS = "SHA256SUMS"  # of the other files but the card, which may be edited, such as on the Hub
 FILES = {  # all that `export` writes beside these two; a list that names another file is not followed
@@ -125,7 +126,7 @@ def newest(root: Path = RUNS) -> Path:
         found = {path.name for path in facts_file.parent.iterdir() if path.is_file()}
         return found >= {"config.json", "tokenizer.json"} and not found.isdisjoint(predictor_files())
 
-    found = files.newest(root, f"exported/{FACTS}", where=has_all)
+    found = files.newest(root, f"{EXPORTED}/{FACTS}", where=has_all)
     if found is None:
         raise UserError(
             f"there is no exported folder below {root}/. Run `python -m lit_bert export`, or name a folder."

@@ -14,13 +14,13 @@ from pathlib import Path
 from lit_bert import require_package
 from lit_bert.cli.arguments import Parser
 from lit_bert.product.export import (
-    EXPORTED,
     MAX_F1_LOSS,
     check_target,
     new_folder,
     validation_rows,
     write,
 )
+from lit_bert.product.folder import EXPORTED
 from lit_bert.product.formats import FORMATS
 from lit_bert.product.proof import ProofError
 from lit_bert.product.push import check_name, push
