@@ -263,7 +263,7 @@ def closed_loop(command: Sequence[str], count: int) -> dict[str, float]:
 
     All requests are due at once and wait for a connection: each is sent when one before was answered.
     """
-    from benchmarks.load import serving
+    from benchmarks.servers import serving
 
     requests = [request(text) for text in sample_texts(500)]
     with serving(command) as server:
