@@ -272,7 +272,7 @@ def closed_loop(command: Sequence[str], count: int) -> dict[str, float]:
             generator = Generator(server.port, requests, connections=CONNECTIONS, drain_s=DRAIN_S)
             outcome = generator.run([0.0] * number)
             if outcome.statuses != {200: number}:
-                raise SystemExit(f"of {number} requests: {outcome.figures()}\n{server.said()}")
+                raise SystemExit(f"of {number} requests: {outcome.figures()}\n{server.log_end()}")
         return {
             "requests_per_s": count / outcome.wall_s,
             "server_cpu_ms": 1000 * (server.cpu_s() - before) / count,
