@@ -68,8 +68,8 @@ def test_your_own_text(tiny_bert: Path, run: Run) -> None:
     )
 
 
-def test_how_sure_a_score_is(tiny_bert: Path, run: Run) -> None:
-    newest, two, seeds = commands_in("How sure a score is")
+def test_confidence_intervals_and_calibration(tiny_bert: Path, run: Run) -> None:
+    newest, two, seeds = commands_in("Confidence intervals and calibration")
     assert seeds == ["fit", "--seeds", "5"]  # tried in test_runs
     for _ in range(2):
         assert run(*fewer(["fit"], tiny_bert), "--data.train_rows=64").code == 0
@@ -80,8 +80,8 @@ def test_how_sure_a_score_is(tiny_bert: Path, run: Run) -> None:
     assert "McNemar" in outcome.out
 
 
-def test_looking_at_the_labels(tiny_bert: Path, run: Run) -> None:
-    plain, folds, reuse = commands_in("Looking at the labels")
+def test_auditing_a_data_set(tiny_bert: Path, run: Run) -> None:
+    plain, folds, reuse = commands_in("Auditing a data set")
     assert (plain, folds[:2], reuse[:2]) == (["audit"], ["audit", "--folds"], ["audit", "--reuse"])
     outcome = run(*fewer(plain, tiny_bert))  # those that train are tried in test_audit
     assert outcome.code == 0, outcome.err
