@@ -9,19 +9,18 @@ from torch import Tensor
 from lit_bert.encoders.base import Encoder
 from lit_bert.encoders.config import (
     Activation,
-    Architecture,
     Count,
-    Epsilon,
     InnerWidth,
     Probability,
     TokenTypes,
+    TransformerFields,
     Vocabulary,
     Width,
 )
 from lit_bert.encoders.parts import Embeddings, Layer, Parts
 
 
-class Albert(Architecture):
+class Albert(TransformerFields):
     """AlbertConfig: layers that share their weights."""
 
     without_effect = frozenset({"net_structure_type", "gap_size", "num_memory_blocks", "down_scale_factor"})
@@ -29,7 +28,6 @@ class Albert(Architecture):
     vocab_size: Vocabulary = 30000
     embedding_size: Width = 128
     hidden_size: Width = 4096
-    num_hidden_layers: Count = 12
     num_hidden_groups: Count = 1
     num_attention_heads: Count = 64
     intermediate_size: InnerWidth = 16384
@@ -39,7 +37,6 @@ class Albert(Architecture):
     attention_probs_dropout_prob: Probability = 0.0
     classifier_dropout_prob: Probability = 0.1
     type_vocab_size: TokenTypes = 2
-    layer_norm_eps: Epsilon = 1e-12
 
 
 def _parts(network: Any, encoder: Encoder) -> Parts:

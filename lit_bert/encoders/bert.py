@@ -8,43 +8,37 @@ from torch import Tensor
 
 from lit_bert.encoders.base import Encoder
 from lit_bert.encoders.config import (
-    Activation,
-    Architecture,
     Count,
-    Epsilon,
     InnerWidth,
     Probability,
     TokenId,
     TokenTypes,
+    TransformerFields,
     Vocabulary,
     Width,
 )
 from lit_bert.encoders.parts import Embeddings, Layer, Parts
 
 
-class Bert(Architecture):
-    """BertConfig."""
+class BertFields(TransformerFields):
+    """Those of BertConfig, which others take over."""
 
-    model_type: Literal["bert"]
-    hidden_size: Width = 768
-    num_hidden_layers: Count = 12
-    num_attention_heads: Count = 12
-    intermediate_size: InnerWidth = 3072
-    hidden_act: Activation = "gelu"
-    hidden_dropout_prob: Probability = 0.1
-    attention_probs_dropout_prob: Probability = 0.1
     classifier_dropout: Probability | None = None
     type_vocab_size: TokenTypes = 2
-    layer_norm_eps: Epsilon = 1e-12
     use_cache: bool = True
     is_decoder: Literal[False] = False
     add_cross_attention: Literal[False] = False
 
 
-class Roberta(Bert):
-    """RobertaConfig: the first position is the one after the padding token's id."""
+class Bert(BertFields):
+    """BertConfig."""
 
-    model_type: Literal["roberta"]  # type: ignore[assignment]
+    model_type: Literal["bert"]
+
+
+class RobertaFields(BertFields):
+    """Those of RobertaConfig: the first position is the one after the padding token's id."""
+
     vocab_size: Vocabulary = 50265
     pad_token_id: TokenId = 1
 
@@ -53,24 +47,30 @@ class Roberta(Bert):
         return self.max_position_embeddings - self.pad_token_id - 1
 
 
-class XlmRoberta(Roberta):
+class Roberta(RobertaFields):
+    """RobertaConfig."""
+
+    model_type: Literal["roberta"]
+
+
+class XlmRoberta(RobertaFields):
     """XLMRobertaConfig."""
 
-    model_type: Literal["xlm-roberta"]  # type: ignore[assignment]
+    model_type: Literal["xlm-roberta"]
     vocab_size: Vocabulary = 30522
 
 
-class Camembert(Roberta):
+class Camembert(RobertaFields):
     """CamembertConfig."""
 
-    model_type: Literal["camembert"]  # type: ignore[assignment]
+    model_type: Literal["camembert"]
     vocab_size: Vocabulary = 30522
 
 
-class Data2VecText(Roberta):
+class Data2VecText(RobertaFields):
     """Data2VecTextConfig."""
 
-    model_type: Literal["data2vec-text"]  # type: ignore[assignment]
+    model_type: Literal["data2vec-text"]
     vocab_size: Vocabulary = 30522
 
 
@@ -78,11 +78,11 @@ class Data2VecText(Roberta):
 SUMMARY = frozenset({"summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout"})
 
 
-class Electra(Bert):
+class Electra(BertFields):
     """ElectraConfig: word embeddings of a size of their own."""
 
     without_effect = SUMMARY
-    model_type: Literal["electra"]  # type: ignore[assignment]
+    model_type: Literal["electra"]
     embedding_size: Width = 128
     hidden_size: Width = 256
     num_attention_heads: Count = 4

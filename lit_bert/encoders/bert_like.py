@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from lit_bert.encoders.base import Encoder
-from lit_bert.encoders.bert import LIKE_ROBERTA, SUMMARY, Bert, Roberta
+from lit_bert.encoders.bert import LIKE_ROBERTA, SUMMARY, BertFields, RobertaFields
 from lit_bert.encoders.config import (
     Count,
     Epsilon,
@@ -21,16 +21,16 @@ from lit_bert.encoders.config import (
 )
 
 
-class RobertaPreLayerNorm(Roberta):
+class RobertaPreLayerNorm(RobertaFields):
     """RobertaPreLayerNormConfig."""
 
-    model_type: Literal["roberta-prelayernorm"]  # type: ignore[assignment]
+    model_type: Literal["roberta-prelayernorm"]
 
 
-class XlmRobertaXl(Roberta):
+class XlmRobertaXl(RobertaFields):
     """XLMRobertaXLConfig."""
 
-    model_type: Literal["xlm-roberta-xl"]  # type: ignore[assignment]
+    model_type: Literal["xlm-roberta-xl"]
     vocab_size: Vocabulary = 250880
     hidden_size: Width = 2560
     num_hidden_layers: Count = 36
@@ -41,10 +41,10 @@ class XlmRobertaXl(Roberta):
     layer_norm_eps: Epsilon = 1e-5
 
 
-class MegatronBert(Bert):
+class MegatronBert(BertFields):
     """MegatronBertConfig."""
 
-    model_type: Literal["megatron-bert"]  # type: ignore[assignment]
+    model_type: Literal["megatron-bert"]
     vocab_size: Vocabulary = 29056
     hidden_size: Width = 1024
     num_hidden_layers: Count = 24
@@ -52,11 +52,11 @@ class MegatronBert(Bert):
     intermediate_size: InnerWidth = 4096
 
 
-class RemBert(Bert):
+class RemBert(BertFields):
     """RemBertConfig: word embeddings of a size of their own."""
 
     without_effect = frozenset({"output_embedding_size", "embedding_size"})
-    model_type: Literal["rembert"]  # type: ignore[assignment]
+    model_type: Literal["rembert"]
     vocab_size: Vocabulary = 250300
     hidden_size: Width = 1152
     num_hidden_layers: Count = 32
@@ -68,11 +68,11 @@ class RemBert(Bert):
     classifier_dropout_prob: Probability = 0.1
 
 
-class ConvBert(Bert):
+class ConvBert(BertFields):
     """ConvBertConfig: some of the heads are convolutions."""
 
     without_effect = SUMMARY
-    model_type: Literal["convbert"]  # type: ignore[assignment]
+    model_type: Literal["convbert"]
     pad_token_id: TokenId = 1
     embedding_size: Width = 768
     head_ratio: Count = 2

@@ -63,3 +63,16 @@ class Architecture(BaseModel):
         if self.limit < 3:
             return f"positions for {self.limit} tokens a text; expected a larger max_position_embeddings"
         return None
+
+
+class TransformerFields(Architecture):
+    """What most configurations say of their layers, by these names; defaults are those of bert-base."""
+
+    hidden_size: Width = 768
+    num_hidden_layers: Count = 12
+    num_attention_heads: Count = 12
+    intermediate_size: InnerWidth = 3072
+    hidden_act: Activation = "gelu"
+    hidden_dropout_prob: Probability = 0.1
+    attention_probs_dropout_prob: Probability = 0.1
+    layer_norm_eps: Epsilon = 1e-12

@@ -9,18 +9,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lit_bert.encoders.base import Encoder
-from lit_bert.encoders.bert import Bert
+from lit_bert.encoders.bert import BertFields
 from lit_bert.encoders.config import Activation, Count, Epsilon, InnerWidth, Probability, Vocabulary, Width
 from lit_bert.encoders.graph import divided, heads, joined, padding_mask
 
 Terms = Literal["c2p", "p2c"]
 
 
-class DebertaV2(Bert):
+class DebertaV2(BertFields):
     """DebertaV2Config, which is that of DeBERTa-v3 as well: distances have terms of their own."""
 
     without_effect = frozenset({"legacy", "max_length"})
-    model_type: Literal["deberta-v2"]  # type: ignore[assignment]
+    model_type: Literal["deberta-v2"]
     vocab_size: Vocabulary = 128100
     hidden_size: Width = 1536
     num_hidden_layers: Count = 24

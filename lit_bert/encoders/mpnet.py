@@ -9,32 +9,18 @@ from torch import Tensor
 
 from lit_bert.encoders.base import Encoder
 from lit_bert.encoders.config import (
-    Activation,
-    Architecture,
     Buckets,
-    Count,
-    Epsilon,
-    InnerWidth,
-    Probability,
+    TransformerFields,
     Vocabulary,
-    Width,
 )
 from lit_bert.encoders.parts import Embeddings, Layer, Parts
 
 
-class MPNet(Architecture):
+class MPNet(TransformerFields):
     """MPNetConfig. Its modules take 1 for the padding token whatever it says."""
 
     model_type: Literal["mpnet"]
     vocab_size: Vocabulary = 30527
-    hidden_size: Width = 768
-    num_hidden_layers: Count = 12
-    num_attention_heads: Count = 12
-    intermediate_size: InnerWidth = 3072
-    hidden_act: Activation = "gelu"
-    hidden_dropout_prob: Probability = 0.1
-    attention_probs_dropout_prob: Probability = 0.1
-    layer_norm_eps: Epsilon = 1e-12
     relative_attention_num_buckets: Buckets = 32
     pad_token_id: Literal[1] = 1
 
