@@ -48,7 +48,7 @@ class RunSplits:
             len(self._split_off_validation()[0]) if self.splits_off_validation else len(self.train_split())
         )
         left_out = {
-            self.splitting: len(self.train_split()) - before,
+            self.validation_setting: len(self.train_split()) - before,
             "data.deduplicate": before - len(part),
             "data.train_rows": len(part) - len(rows),
         }
@@ -177,11 +177,11 @@ class RunSplits:
     def _count_validation(self, part: str, available: int, used: int) -> None:
         flag = "train_split" if self.splits_off_validation else "val_split"
         whole = self.tokenized.rows(flag)
-        left_out = {self.splitting: len(whole) - available, "data.val_rows": available - used}
+        left_out = {self.validation_setting: len(whole) - available, "data.val_rows": available - used}
         self._count(part, flag, left_out, used)
 
     @property
-    def splitting(self) -> str:
+    def validation_setting(self) -> str:
         """The setting by which the training split gives rows to validation."""
         return "data.folds" if self.settings.folds else "data.val_fraction"
 

@@ -146,12 +146,12 @@ def _say_what_is_used(run: FitRun) -> None:
     if model.trains_part:
         log.info(f"           trains {_millions(trained)} of {size:.1f}M parameters")
     log.info(f"           computed by {model.path(trainer)}")
-    carved = data.splits.counts["validation"].split == data.splits.counts["train"].split
+    is_split_off = data.splits.counts["validation"].split == data.splits.counts["train"].split
     split = data.splits.counts["train"]
-    whole = f", of the {split.read:,} of split {escape.line(split.split)}" if carved else ""
+    whole = f", of the {split.read:,} of split {escape.line(split.split)}" if is_split_off else ""
     log.info(f"rows       {len(data.train_rows):,} to train on, {len(data.val_rows):,} to validate on{whole}")
     for part, counts in data.splits.counts.items():
-        if counts.skipped or set(counts.left_out) - {data.splits.splitting}:
+        if counts.skipped or set(counts.left_out) - {data.splits.validation_setting}:
             log.info(f"           {part}: {counts}")
     log.info(f"classes    {len(data.label_names)}: {_shortened(data.label_names)}")
     if trainer.is_global_zero:
