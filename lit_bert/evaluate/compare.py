@@ -8,17 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lit_bert.evaluate.scores import (
-    LEVEL,
-    Score,
-    Scores,
-    bootstrap,
-    f1_scores,
-    interval,
-    intervals,
-    row_losses,
-    scorer,
-)
+from lit_bert.evaluate.scores import LEVEL, Score, Scores, bootstrap, interval, intervals
+from lit_bert.task.base import Task
 
 FEWEST_ROWS = 16  # to test a difference of losses on; on fewer, a useless change is kept too often
 
@@ -28,33 +19,37 @@ class Comparison(NamedTuple):
 
     Attributes:
         differences: the second's scores less the first's.
-        only_first: rows that the first alone has right; `only_second` likewise.
+        only_first: rows that the first alone has right; `only_second` likewise. None where no row is right or
+            wrong, as with numbers.
         p_value: of McNemar's exact test that both err equally often.
     """
 
     differences: Scores[Score]
-    only_first: int
-    only_second: int
-    p_value: float
+    only_first: int | None = None
+    only_second: int | None = None
+    p_value: float | None = None
 
 
-def compare(first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> Comparison:
+def compare(task: Task, first: np.ndarray, second: np.ndarray, labels: np.ndarray) -> Comparison:
     """Differences of `all_scores` with paired bootstrap intervals, and McNemar's test.
 
     Args:
-        first: probabilities (N, C) of one classifier, `second` those of the other.
+        task: of both.
+        first: outputs (N, C) of one model, `second` those of the other.
     """
-    score_first, score_second = (scorer(probs, labels) for probs in (first, second))
+    score_first, score_second = (task.scorer(outputs, labels) for outputs in (first, second))
 
     def differences(times: np.ndarray) -> np.ndarray:
         return score_second(times) - score_first(times)
 
     values, resampled = differences(np.ones(len(labels))), bootstrap(differences, len(labels))
-    first_right, second_right = (probs.argmax(1) == labels for probs in (first, second))
+    found = intervals(task, values, resampled)
+    first_right, second_right = (task.is_right(outputs, labels) for outputs in (first, second))
+    if first_right is None or second_right is None:
+        return Comparison(found)
     only_first = int((first_right & ~second_right).sum())
     only_second = int((second_right & ~first_right).sum())
-    p_value = mcnemar(only_first, only_second)
-    return Comparison(intervals(values, resampled), only_first, only_second, p_value)
+    return Comparison(found, only_first, only_second, mcnemar(only_first, only_second))
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -73,7 +68,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 # --- whether a step improves the model beyond chance ---
 
 
-def loss_change(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> Score | None:
+def loss_change(task: Task, before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> Score | None:
     """By how much a step changes the mean loss of the same rows, in nats a text; None of too few rows.
 
     With Student's interval of the paired differences. In simulations with a model that needs no temperature,
@@ -81,9 +76,9 @@ def loss_change(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> Sc
     few rows, and of 6 it is wrong in 11 %, Student's in 7 %.
 
     Args:
-        before: probabilities (N, C) without the step, `after` with it, on rows that it was not fitted on.
+        before: outputs (N, C) without the step, `after` with it, on rows that it was not fitted on.
     """
-    changes = row_losses(after, labels) - row_losses(before, labels)
+    changes = task.row_losses(after, labels) - task.row_losses(before, labels)
     if len(changes) < FEWEST_ROWS:
         return None
     mean, error = changes.mean(), changes.std(ddof=1) / math.sqrt(len(changes))
@@ -102,18 +97,15 @@ def _student_quantile(share: float, degrees: int) -> float:
     )
 
 
-def macro_f1_change(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> Score:
-    """By how much macro F1 differs on the same rows, -1 to 1, with its paired bootstrap interval.
+def main_change(task: Task, before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> Score:
+    """By how much the score that chooses between models differs, with its paired bootstrap interval.
 
     Args:
-        before: probabilities (N, C) of one classifier, `after` those of the other.
+        before: outputs (N, C) of one model, `after` those of the other.
     """
-    C = before.shape[1]
-    cells = [labels * C + probs.argmax(1) for probs in (before, after)]
+    score_before, score_after = (task.main_scorer(outputs, labels) for outputs in (before, after))
 
     def change(times: np.ndarray) -> np.ndarray:
-        counts = (np.bincount(each, times, minlength=C * C).reshape(C, C) for each in cells)
-        first, second = (f1_scores(each)[0] for each in counts)
-        return np.array([second - first])
+        return np.array([score_after(times) - score_before(times)])
 
     return interval(float(change(np.ones(len(labels)))[0]), bootstrap(change, len(labels))[:, 0])

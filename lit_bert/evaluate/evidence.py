@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lit_bert.evaluate.scores import Score, Scores, wilson
+from lit_bert.task.base import Task
 
 TRAINING = "training"
 CHOOSING, ENDING = "choosing the epoch", "early stopping"  # what rows are used for before they are scored
@@ -22,7 +23,7 @@ class Evidence:
 
     Attributes:
         rows: how many.
-        labelled: rows that have each class as their label (scikit-learn's support).
+        labelled: rows that have each class as a label (scikit-learn's support); () without classes.
         predicted: rows for which each class was predicted.
         used_for: what these rows were used for before the model was scored on them, such as "choosing the
             epoch" or "training"; None where that was not recorded.
@@ -34,11 +35,11 @@ class Evidence:
     used_for: tuple[str, ...] | None = ()
 
     @classmethod
-    def of(cls, probs: np.ndarray, labels: np.ndarray, used_for: Iterable[str] | None = ()) -> Evidence:
-        """The evidence of probabilities (N, C) and labels (N,)."""
-        labelled, predicted = (
-            tuple(np.bincount(each, minlength=probs.shape[1]).tolist()) for each in (labels, probs.argmax(1))
-        )
+    def of(
+        cls, task: Task, outputs: np.ndarray, labels: np.ndarray, used_for: Iterable[str] | None = ()
+    ) -> Evidence:
+        """The evidence of outputs and labels, as `task.base` describes them."""
+        labelled, predicted = (tuple(task.label_counts(each)) for each in (labels, task.predictions(outputs)))
         return cls(len(labels), labelled, predicted, None if used_for is None else tuple(used_for))
 
     @property
@@ -81,15 +82,19 @@ class Evidence:
         Where every row is predicted right, so is every resample, and the bootstrap interval has no width; the
         interval of Wilson (1927) has.
         """
-        hits = np.array([scores.accuracy.value * self.rows])
-        low, high = wilson(hits, np.array([self.rows]))
-        width = max(float(high[0] - low[0]), scores.macro_f1.high - scores.macro_f1.low)
+        width = scores.chosen_by.high - scores.chosen_by.low
+        (title,) = (each.title for each in scores.task.scores if each.key == scores.task.main)
+        which = f"the 95 % interval of {title} (bootstrap) is {{}} wide"
+        if accuracy := scores.values.get("accuracy"):
+            hits = np.array([accuracy.value * self.rows])
+            low, high = wilson(hits, np.array([self.rows]))
+            width = max(float(high[0] - low[0]), scores.macro_f1.high - scores.macro_f1.low)
+            which = "95 % intervals of F1 (bootstrap) and accuracy (Wilson) are up to {} wide"
         if width <= WIDE_INTERVAL:
             return ""
         return (
-            f"{counted(self.rows, 'row')} {'is' if self.rows == 1 else 'are'} few: 95 % intervals of F1 "
-            f"(bootstrap) and accuracy (Wilson) are up to {100 * width:.0f} points wide, and models that "
-            "differ by less cannot be told apart"
+            f"{counted(self.rows, 'row')} {'is' if self.rows == 1 else 'are'} few: "
+            f"{which.format(f'{100 * width:.0f} points')}, and models that differ by less cannot be told apart"
         )
 
     def notes(self, scores: Scores[Score] | None = None) -> list[str]:

@@ -57,14 +57,8 @@ class PredictionCollector(Callback):
             counts = datamodule.splits.counts.get(part) if datamodule else None
             if counts is not None:  # fewer are scored than could be where batches are limited
                 facts["row_counts"] = {**counts.as_dict(), "scored": len(rows)}
-            self.predictions = Predictions(
-                loaders.dataset.texts(rows[order]),
-                rows[order],
-                labels[order],
-                task.probabilities(logits[order]),
-                list(task.class_names),
-                facts,
-            )
+            texts, outputs = loaders.dataset.texts(rows[order]), task.outputs(logits[order])
+            self.predictions = Predictions(task, texts, rows[order], labels[order], outputs, facts)
 
     on_test_epoch_start = on_validation_epoch_start
     on_test_batch_end = on_validation_batch_end

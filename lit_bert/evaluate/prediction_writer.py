@@ -65,7 +65,7 @@ class PredictionWriter(Callback):
             self._unanswered if is_last else [each for each in self._unanswered if each.number < last]
         )
         self._unanswered = self._unanswered[len(unanswered) :]
-        answered = [(numbered, task.cells(probs.numpy())) for numbered, probs in self._answered]
+        answered = [(numbered, task.cells(outputs.numpy())) for numbered, outputs in self._answered]
         rows = [*answered, *((numbered, [None] * len(columns)) for numbered in unanswered)]
         rows.sort(key=lambda row: row[0].number)
         self.writer.write(

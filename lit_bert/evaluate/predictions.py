@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,27 @@ import numpy as np
 
 from lit_bert import UserError
 from lit_bert.evaluate.evidence import Evidence
+from lit_bert.evaluate.scores import Score, Scores, all_scores, with_intervals
 from lit_bert.io import escape, files, untrusted
+from lit_bert.task.base import Task
+from lit_bert.task.kinds import task_of_plain
+from lit_bert.task.single import SingleLabel
 
 VALIDATED, TESTED = "validate.parquet", "test.parquet"  # by the verb that scores the split
 TRAINED = "train_hashes.bin"  # of the texts that a run trains on: uint64, little-endian
 PROBABILITY = "probability_"  # and the class: one column each, as `predict` writes them
-FACTS, CLASSES = b"lit_bert", b"lit_bert classes"  # keys of the file's metadata
+VALUE = "predicted_value"  # likewise, of a number
+FACTS, CLASSES, TASK = b"lit_bert", b"lit_bert classes", b"lit_bert task"  # keys of the file's metadata
 
 MAX_BYTES = 16 << 30  # of a file
 MAX_VALUES = 1 << 31  # probabilities, and bytes of text, that are read into memory
-SUM_TOLERANCE = 1e-2  # that the sum of a row's probabilities may differ from 1 by
 
 
-def _checked_table(path: Path) -> Any:
+def _checked_table(path: Path) -> tuple[Any, Task]:
     """The Arrow table in a file of predictions: whoever wrote it, each column is what `write` would write.
+
+    Returns:
+        The table, and the task.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -44,18 +52,19 @@ def _checked_table(path: Path) -> Any:
         with untrusted.open_regular(path, MAX_BYTES) as stream:
             file = pa.parquet.ParquetFile(stream, read_dictionary=["text", "label"])
             schema, rows = file.schema_arrow, file.metadata.num_rows
-            names = [name for name in schema.names if name.startswith(PROBABILITY)]
-            if len(set(schema.names)) < len(schema.names) or not names or not rows:
-                raise ValueError("no rows, no probabilities, or a column twice")
-            if rows * len(names) > MAX_VALUES:
-                raise ValueError(f"{rows:,} rows of {len(names):,} probabilities, which is too much")
-            for name in ("row", "text", "label", *names):
-                if name not in schema.names or not _has_type(schema.field(name).type, name):
-                    raise ValueError(f"column {escape.line(name, 80)} is missing or of another type")
+            if len(set(schema.names)) < len(schema.names) or not rows:
+                raise ValueError("no rows, or a column twice")
             facts = untrusted.parse_object(schema.metadata[FACTS].decode(), "its metadata")
+            task = _task_of(schema)
+            names = _output_columns(task)
+            if rows * len(names) > MAX_VALUES:
+                raise ValueError(f"{rows:,} rows of {len(names):,} outputs, which is too much")
+            for name in ("row", "text", "label", *names):
+                if name not in schema.names or not _has_type(schema.field(name).type, name, task):
+                    raise ValueError(f"column {escape.line(name, 80)} is missing or of another type")
             table = file.read(columns=["row", "text", "label", *names])
         table = table.replace_schema_metadata({**schema.metadata, FACTS: json.dumps(facts)})
-        for name in ("text", "label"):
+        for name in ("text", "label") if task.label_form == "class" else ("text",):
             column = table.column(name)
             characters = sum(_characters(chunk) for chunk in column.chunks)
             if characters > MAX_VALUES:
@@ -63,29 +72,34 @@ def _checked_table(path: Path) -> Any:
             table = table.set_column(table.column_names.index(name), name, column.cast(pa.string()))
         if any(column.null_count for column in table.columns):
             raise ValueError("a value is missing")
-        if not {PROBABILITY + each for each in table.column("label").unique().to_pylist()} <= set(names):
-            raise ValueError("a label that is no class")
         numbers = table.column("row").to_numpy()
         if numbers.min() < 0 or len(np.unique(numbers)) < rows:
             raise ValueError("a row's number is negative or comes twice")
-        probs = np.stack([table.column(name).to_numpy() for name in names], axis=1)
-        if not (
-            np.isfinite(probs).all() and probs.min() >= 0 and np.allclose(probs.sum(1), 1, atol=SUM_TOLERANCE)
-        ):
-            raise ValueError("probabilities that are not finite, negative, or do not sum to 1")
-        return table
+        outputs = np.stack([table.column(name).to_numpy() for name in names], axis=1)
+        if not np.isfinite(outputs).all():
+            raise ValueError("outputs that are not finite")
+        if problem := task.outputs_problem(outputs):
+            raise ValueError(problem)
+        return table, task
     except Exception as error:  # Arrow has many of its own
         raise ValueError(str(error)) from error
 
 
-def _has_type(kind: Any, column: str) -> bool:
+def _has_type(kind: Any, column: str, task: Task) -> bool:
     import pyarrow as pa
 
     if column == "row":
         return bool(pa.types.is_integer(kind))
-    if column in ("text", "label"):
+    if column == "label" and task.label_form == "classes":
+        return bool(pa.types.is_list(kind) and pa.types.is_string(kind.value_type))
+    if column == "text" or (column == "label" and task.label_form == "class"):
         return bool(pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type))
     return bool(pa.types.is_floating(kind))
+
+
+def _output_columns(task: Task) -> list[str]:
+    """The columns of outputs, C of them."""
+    return [VALUE] if task.label_form == "number" else [PROBABILITY + name for name in task.class_names]
 
 
 def _characters(chunk: Any) -> int:
@@ -97,49 +111,73 @@ def _characters(chunk: Any) -> int:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Labelled rows with the probabilities that they got.
+    """Labelled rows with what a model said of them.
 
     Attributes:
+        task: what labels and outputs are.
         texts: N of them, in the order of the data.
         rows: int64 (N,), their numbers in the split, from 0.
-        labels: int64 (N,).
-        probs: float32 (N, C); rows sum to 1.
-        class_names: C of them.
+        labels: (N,) or (N, C), as the task stores them.
+        outputs: float32 (N, C).
         facts: their origin, plain values: split, checkpoint, sha256, sources, …; `used_for` says what
             these rows decided about the model before they were scored.
     """
 
+    task: Task
     texts: list[str]
     rows: np.ndarray
     labels: np.ndarray
-    probs: np.ndarray
-    class_names: list[str]
+    outputs: np.ndarray
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def class_names(self) -> list[str]:
+        """C of them."""
+        return list(self.task.class_names)
+
+    @cached_property
     def preds(self) -> np.ndarray:
-        """Predicted classes, int64 (N,)."""
-        return self.probs.argmax(1)
+        """What the rows were taken for, as their labels are stored."""
+        return self.task.predictions(self.outputs)
+
+    @cached_property
+    def errors(self) -> np.ndarray:
+        """Indices of the wrong rows, the worst first."""
+        return self.task.errors(self.outputs, self.labels)
 
     @property
     def evidence(self) -> Evidence:
         """How many rows there are of each class, and what they were used for."""
         used_for = self.facts.get("used_for")
         known = isinstance(used_for, list) and all(isinstance(each, str) for each in used_for)
-        return Evidence.of(self.probs, self.labels, used_for if known else None)
+        return Evidence.of(self.task, self.outputs, self.labels, used_for if known else None)
+
+    @cached_property
+    def scores(self) -> Scores[float]:
+        """Without their intervals."""
+        return all_scores(self.task, self.outputs, self.labels)
+
+    @cached_property
+    def intervals(self) -> Scores[Score]:
+        """Scores with their intervals."""
+        return with_intervals(self.task, self.outputs, self.labels)
 
     @property
     def rows_sha256(self) -> str:
         """Hex digest of texts and labels in their order: the same for the same rows of a data set."""
         digest = hashlib.sha256()
-        for text, label in zip(self.texts, self.labels.tolist(), strict=True):
-            content = json.dumps([text, self.class_names[label]]).encode()
+        for text, label in zip(self.texts, self.task.stored_labels(self.labels), strict=True):
+            content = json.dumps([text, label]).encode()
             digest.update(len(content).to_bytes(8, "little") + content)
         return digest.hexdigest()
 
-    def with_probs(self, probs: np.ndarray, **facts: Any) -> Predictions:
-        """The same rows with other probabilities, and more facts."""
-        return replace(self, probs=probs.astype(np.float32), facts={**self.facts, **facts})
+    def with_outputs(self, outputs: np.ndarray, **facts: Any) -> Predictions:
+        """The same rows with other outputs, and more facts."""
+        return replace(self, outputs=outputs.astype(np.float32), facts={**self.facts, **facts})
+
+    def with_facts(self, **facts: Any) -> Predictions:
+        """The same with more facts."""
+        return replace(self, facts={**self.facts, **facts})
 
     def write(self, path: Path) -> None:
         """Writes the file beside its name, then renames it.
@@ -150,16 +188,24 @@ class Predictions:
         import pyarrow as pa
         import pyarrow.parquet
 
-        names = np.array(self.class_names, dtype=object)
+        predicted: Any = {} if self.task.label_form == "number" else self.task.stored_labels(self.preds)
+        names = {"class": "predicted_label", "classes": "predicted_labels"}
         columns: dict[str, Any] = {
             "row": self.rows,
             "text": self.texts,
-            "label": names[self.labels],
-            "predicted_label": names[self.preds],
-            **{PROBABILITY + name: self.probs[:, index] for index, name in enumerate(self.class_names)},
+            "label": self.task.stored_labels(self.labels),
+            **({names[self.task.label_form]: predicted} if predicted else {}),
+            **{name: self.outputs[:, place] for place, name in enumerate(_output_columns(self.task))},
         }
-        metadata = {FACTS: json.dumps(self.facts), CLASSES: json.dumps(self.class_names)}
-        table = pa.table(columns).replace_schema_metadata(metadata)
+        facts = {"kind": self.task.kind, "parameters": self.task.parameters}
+        metadata = {
+            FACTS: json.dumps(self.facts),
+            CLASSES: json.dumps(self.class_names),
+            TASK: json.dumps(facts),
+        }
+        kinds = {"label": pa.list_(pa.string())} if self.task.label_form == "classes" else {}
+        arrays = {name: pa.array(values, kinds.get(name)) for name, values in columns.items()}
+        table = pa.table(arrays).replace_schema_metadata(metadata)
         with files.whole(path) as partial:
             pa.parquet.write_table(table, partial)
 
@@ -174,19 +220,15 @@ class Predictions:
         import pyarrow.parquet
 
         try:
-            table = _checked_table(path)
+            table, task = _checked_table(path)
             facts = json.loads(table.schema.metadata[FACTS])
             columns = {name: table.column(name) for name in table.column_names}
-            class_names = _class_names(table.schema)
-            if not isinstance(facts, dict):
-                raise ValueError("facts that are no mapping")
-            index_of = {name: index for index, name in enumerate(class_names)}
             return cls(
+                task,
                 columns["text"].to_pylist(),
                 columns["row"].to_numpy(),
-                np.array([index_of[name] for name in columns["label"].to_pylist()]),
-                np.stack([columns[PROBABILITY + name].to_numpy() for name in class_names], axis=1),
-                class_names,
+                task.labels_of(columns["label"].to_pylist()),
+                np.stack([columns[name].to_numpy() for name in _output_columns(task)], axis=1),
                 facts,
             )
         except FileNotFoundError:
@@ -203,8 +245,8 @@ class Predictions:
     def check_same_rows(self, other: Predictions) -> None:
         """Raises a UserError where the other's rows, labels or classes differ."""
         what = f"split {self.facts.get('split')} of the one run and {other.facts.get('split')} of the other"
-        if self.class_names != other.class_names:
-            raise UserError(f"{what} have different classes: these runs cannot be compared.")
+        if (self.task.kind, self.class_names) != (other.task.kind, other.class_names):
+            raise UserError(f"{what} have different tasks or classes: these runs cannot be compared.")
         if len(self.texts) != len(other.texts):
             raise UserError(
                 f"{what} have {len(self.texts):,} and {len(other.texts):,} rows: only runs that were scored "
@@ -214,7 +256,7 @@ class Predictions:
         differing = [
             index
             for index, pair in enumerate(zip(self.texts, other.texts, strict=True))
-            if pair[0] != pair[1] or self.labels[index] != other.labels[index]
+            if pair[0] != pair[1] or not np.array_equal(self.labels[index], other.labels[index])
         ]
         if differing:
             raise UserError(
@@ -247,10 +289,17 @@ def read_hashes(path: Path) -> np.ndarray | None:
     return np.frombuffer(content, "<u8").astype(np.uint64)
 
 
-def _class_names(schema: Any) -> list[str]:
-    """The classes as the metadata lists them; in files of earlier versions columns alone are called so."""
+def _task_of(schema: Any) -> Task:
+    """The task that the metadata describes; in files of earlier versions it is one label a text."""
     columns = [name[len(PROBABILITY) :] for name in schema.names if name.startswith(PROBABILITY)]
     listed = json.loads(schema.metadata[CLASSES]) if CLASSES in schema.metadata else columns
-    if listed != columns:
+    facts = untrusted.parse_object(schema.metadata.get(TASK, b"{}").decode(), "its task")
+    kind, parameters = facts.get("kind", SingleLabel.kind), facts.get("parameters", {})
+    if not isinstance(listed, list) or not all(isinstance(each, str) for each in [kind, *listed]):
+        raise ValueError("a task or classes that are no text")
+    if not listed:
+        raise ValueError("no probabilities")
+    task = task_of_plain(kind, listed, parameters)
+    if task.label_form != "number" and listed != columns:
         raise ValueError("columns of probabilities that are not those of its classes")
-    return columns
+    return task

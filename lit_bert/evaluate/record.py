@@ -53,11 +53,10 @@ def record_scores(
     used_for = None
     if usage is not None and trained is not None:
         used_for = [*trained_on(predictions.texts, trained), *usage]
-    predictions = predictions.with_probs(predictions.probs, used_for=used_for)
-    evidence = predictions.evidence
-    found = scores.with_intervals(predictions.probs, predictions.labels)
+    predictions = predictions.with_facts(used_for=used_for)
+    evidence, found = predictions.evidence, predictions.intervals
     title = f"split {escape.line(split)}, {len(predictions.labels):,} rows"
-    print(score_table(title, predictions.class_names, found, evidence, sources, notes))
+    print(score_table(title, found, evidence, sources, notes))
     facts = {
         **predictions.facts,
         "checkpoint": str(checkpoint.path),
@@ -71,11 +70,12 @@ def record_scores(
     record = {
         **facts,
         **evidence.as_dict(names),
-        "scores": found.as_dict(names, lambda score: score.value),
-        "intervals": found.as_dict(names, lambda score: [score.low, score.high]),
+        "task": predictions.task.kind,
+        "scores": found.as_dict(lambda score: score.value),
+        "intervals": found.as_dict(lambda score: [score.low, score.high]),
     }
     try:
-        predictions.with_probs(predictions.probs, **facts).write(checkpoint.run / f"{verb}.parquet")
+        predictions.with_facts(**facts).write(checkpoint.run / f"{verb}.parquet")
         files.write_text(checkpoint.run / f"{verb}.json", json.dumps(record, indent=2) + "\n")
     except OSError as error:
         log.info(f"the scores are not kept beside the checkpoint: {error.strerror}")
@@ -129,27 +129,21 @@ def rows_used_for(
 
 def score_table(
     title: str,
-    class_names: Sequence[str],
     found: Scores[Score],
     evidence: Evidence,
     sources: list[tuple[str, Source]],
     notes: Sequence[str] = (),
 ) -> str:
     """Scores with their intervals as text: those over all classes, each class, notes and sources."""
-    main = {
-        "macro F1": found.macro_f1,
-        "micro F1": found.micro_f1,
-        "accuracy": found.accuracy,
-        **found.main,
-    }
-    names = [f"  {name}" for name in escape.names(class_names)]
+    main = found.titled(brief=False)
+    names = [f"  {name}" for name in escape.names(found.task.class_names)] if found.by_class else []
     width = escape.width_of([*main, *names]) + 2
     macro = {"macro F1": evidence.macro_note}
     lines = [
         "",
         f"{title}; in brackets 95 % bootstrap intervals",
         *(scores.score_line(shown, score, width, macro.get(shown, "")) for shown, score in main.items()),
-        "  F1 by class",
+        *(["  F1 by class"] * bool(names)),
         *(
             scores.score_line(name, score, width, evidence.class_note(index))
             for index, (name, score) in enumerate(zip(names, found.by_class, strict=True))

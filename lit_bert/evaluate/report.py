@@ -8,15 +8,17 @@ from __future__ import annotations
 import re
 import statistics
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lit_bert import RUNS, UserError
 from lit_bert.data.writer import RowWriter
-from lit_bert.evaluate import compare, scores
+from lit_bert.evaluate import compare
 from lit_bert.evaluate.predictions import VALIDATED, Predictions
 from lit_bert.evaluate.scores import Score
 from lit_bert.io import escape, files, untrusted
+from lit_bert.task.base import Task
 
 SEEDS = "seeds.json"  # in a folder of runs that differ in their seed alone: their names
 MAX_SEEDS = 1000
@@ -93,11 +95,11 @@ def seeds_table(folder: Path, file: str = VALIDATED) -> str:
     first = next(iter(runs.values()))
     for other in runs.values():
         first.check_same_rows(other)
-    scores_of = {name: scores.all_scores(each.probs, each.labels) for name, each in runs.items()}
-    mean_probs = np.mean([each.probs for each in runs.values()], axis=0)
-    ensemble = scores.all_scores(mean_probs, first.labels)
-    class_names = escape.names(first.class_names)
-    width = escape.width_of([*ensemble.main, *class_names, "mean"]) + 2
+    scores_of = {name: each.scores for name, each in runs.items()}
+    together = first.with_outputs(np.mean([each.outputs for each in runs.values()], axis=0))
+    ensemble = together.scores
+    class_names = escape.names(first.class_names) if ensemble.by_class else []
+    width = escape.width_of([*ensemble.titled(), *class_names, "mean"]) + 2
     heads = [*map(escape.line, runs), "mean", "st. dev.", "min", "max", "ensemble"]
     widths = [max(len(head), 7) + 2 for head in heads]
     lines = [
@@ -111,25 +113,25 @@ def seeds_table(folder: Path, file: str = VALIDATED) -> str:
         cells = (f"{value:{size}.4f}" for value, size in zip(row, widths, strict=True))
         lines.append(escape.pad(title, width) + "".join(cells))
 
-    for title, of_ensemble in ensemble.main.items():
-        add_row(title, [each.main[title] for each in scores_of.values()], of_ensemble)
+    for title, of_ensemble in ensemble.titled().items():
+        add_row(title, [each.titled()[title] for each in scores_of.values()], of_ensemble)
     for index, (name, class_score) in enumerate(zip(class_names, ensemble.by_class, strict=True)):
         values = [value for each in scores_of.values() if (value := each.by_class[index]) is not None]
         if class_score is None:
             lines.append(escape.pad(name, width) + "  absent: no row has this label")
         else:
             add_row(name, values, class_score)
-    best = max(scores_of, key=lambda name: scores_of[name].macro_f1)
-    preds = np.array([each.probs.argmax(1) for each in runs.values()])  # (runs, N)
-    is_wrong = (preds != first.labels).all(0)
-    is_same = is_wrong & (preds == preds[0]).all(0)
-    lines += [
-        "",
-        f"ensemble: the mean of the runs' probabilities, at {len(runs)} times the cost",
-        f"wrong in every run: {is_wrong.sum():,} rows, {is_same.sum():,} of them with one and the same label",
-        *_notes(*runs.values()),
-        f"best by macro F1 of this split: {escape.line(folder / best)}",
-    ]
+    best = max(scores_of, key=lambda name: scores_of[name].chosen_by)
+    lines += ["", f"ensemble: the mean of what the runs say, at {len(runs)} times the cost"]
+    right = [each.task.is_right(each.outputs, each.labels) for each in runs.values()]
+    if right[0] is not None:
+        is_wrong = ~np.any(right, axis=0)
+        alike = [(each.preds == first.preds).reshape(len(is_wrong), -1).all(1) for each in runs.values()]
+        is_same = is_wrong & np.all(alike, axis=0)
+        wrong, same = int(is_wrong.sum()), int(is_same.sum())
+        lines.append(f"wrong in every run: {wrong:,} rows, {same:,} of them with one and the same answer")
+    by = _title_of_main(first.task)
+    lines += [*_notes(*runs.values()), f"best by {by} of this split: {escape.line(folder / best)}"]
     return "\n".join(lines)
 
 
@@ -138,11 +140,10 @@ def seeds_table(folder: Path, file: str = VALIDATED) -> str:
 
 def comparison_table(first: Predictions, second: Predictions, names: list[str]) -> str:
     """The scores of both runs with their differences, and the rows that they label differently."""
-    comparison = compare.compare(first.probs, second.probs, first.labels)
-    before, after = (scores.all_scores(each.probs, each.labels) for each in (first, second))
-    class_names = escape.names(first.class_names)
-    titles = [f"F1 {name}" for name in class_names]
-    width = escape.width_of([*before.main, *titles]) + 2
+    comparison = compare.compare(first.task, first.outputs, second.outputs, first.labels)
+    before, after = first.scores, second.scores
+    titles = [f"F1 {name}" for name in escape.names(first.class_names)] if before.by_class else []
+    width = escape.width_of([*before.titled(), *titles]) + 2
     lines = [
         f"split {_split(first)}, {len(first.labels):,} rows",
         *(f"{order}: {escape.line(name)}" for order, name in zip(("first", "second"), names, strict=True)),
@@ -150,8 +151,8 @@ def comparison_table(first: Predictions, second: Predictions, names: list[str]) 
         f"{'':{width}}   first  second  second less first, 95 % paired bootstrap interval",
     ]
     rows: list[tuple[str, float | None, float | None, Score | None]] = [
-        (title, before.main[title], after.main[title], difference)
-        for title, difference in comparison.differences.main.items()
+        (title, before.titled()[title], after.titled()[title], difference)
+        for title, difference in comparison.differences.titled().items()
     ]
     rows += zip(titles, before.by_class, after.by_class, comparison.differences.by_class, strict=True)
     for title, value_before, value_after, difference in rows:
@@ -163,15 +164,16 @@ def comparison_table(first: Predictions, second: Predictions, names: list[str]) 
                 f"[{difference.low:+.4f}, {difference.high:+.4f}]"
             )
         lines.append(escape.pad(title, width) + cells)
-    lines += [
-        "",
-        f"right by the first alone {comparison.only_first:,}, "
-        f"by the second alone {comparison.only_second:,};",
-        "if both erred equally often, counts at least this uneven would occur with "
-        f"p = {comparison.p_value:.3g}",
-        "(McNemar's exact test)",
-        *_notes(first, second),
-    ]
+    if comparison.p_value is not None:
+        lines += [
+            "",
+            f"right by the first alone {comparison.only_first:,}, "
+            f"by the second alone {comparison.only_second:,};",
+            "if both erred equally often, counts at least this uneven would occur with "
+            f"p = {comparison.p_value:.3g}",
+            "(McNemar's exact test)",
+        ]
+    lines += _notes(first, second)
     disagreements = _disagreements(first, second)
     if len(disagreements):
         lines += [
@@ -180,37 +182,57 @@ def comparison_table(first: Predictions, second: Predictions, names: list[str]) 
             + f", the first {LISTED_DISAGREEMENTS}:" * (len(disagreements) > LISTED_DISAGREEMENTS),
         ]
     for index in disagreements[:LISTED_DISAGREEMENTS]:
-        answers = [
-            f"{class_names[each.preds[index]]} {each.probs[index].max():.2f}" for each in (first, second)
-        ]
+        answers = [_shown_answer(each, index) for each in (first, second)]
         text = escape.line(" ".join(first.texts[index].split()), 100)
-        label = class_names[first.labels[index]]
+        label = _shown_label(first, first.labels[index])
         lines.append(f"  row {first.rows[index] + 1} is {label}: {' | '.join(answers)} | {text}")
     return "\n".join(lines)
 
 
+def _title_of_main(task: Task) -> str:
+    (title,) = (each.title for each in task.scores if each.key == task.main)
+    return title
+
+
+def _shown_label(predictions: Predictions, label: Any) -> str:
+    """A label in words, safe for a terminal."""
+    return escape.line(predictions.task.shown(label), 100)
+
+
+def _shown_answer(predictions: Predictions, index: int) -> str:
+    """What a row was taken for, and how sure that is where it is known."""
+    shown = _shown_label(predictions, predictions.preds[index])
+    if predictions.task.label_form == "number":
+        return shown
+    return f"{shown} {predictions.task.confidence(predictions.outputs[[index]])[0]:.2f}"
+
+
 def _disagreements(first: Predictions, second: Predictions) -> np.ndarray:
-    """Indices of the rows with different predictions, by falling sum of the two confidences."""
-    rows = np.flatnonzero(first.preds != second.preds)
-    confidence = first.probs[rows].max(1) + second.probs[rows].max(1)
+    """Indices of the rows with different predictions: by falling sum of the two confidences, or differences."""
+    differ = (first.preds != second.preds).reshape(len(first.labels), -1).any(1)
+    rows = np.flatnonzero(differ)
+    if first.task.label_form == "number":
+        return rows[np.argsort(-np.abs(first.preds - second.preds)[rows], kind="stable")]
+    confidence = sum(each.task.confidence(each.outputs[rows]) for each in (first, second))
     return rows[np.argsort(-confidence, kind="stable")]
 
 
 def write_disagreements(first: Predictions, second: Predictions, writer: RowWriter) -> None:
-    """Writes all rows that two runs label differently, by falling sum of the two confidences."""
-    names = first.class_names
-    writer.write(
-        {
-            "row": int(first.rows[index]) + 1,
-            "label": names[first.labels[index]],
-            "first": names[first.preds[index]],
-            "probability_first": round(float(first.probs[index].max()), 6),
-            "second": names[second.preds[index]],
-            "probability_second": round(float(second.probs[index].max()), 6),
-            "text": first.texts[index],
-        }
-        for index in _disagreements(first, second)
-    )
+    """Writes all rows that two runs label differently, in the order of `_disagreements`."""
+    with_probability = first.task.label_form != "number"
+    cells = [each.task.stored_labels(each.preds) for each in (first, second)]
+    labels = first.task.stored_labels(first.labels)
+    sure = [each.task.confidence(each.outputs) for each in (first, second)]
+
+    def row(index: int) -> dict[str, Any]:
+        found: dict[str, Any] = {"row": int(first.rows[index]) + 1, "label": labels[index]}
+        for place, name in enumerate(("first", "second")):
+            found[name] = cells[place][index]
+            if with_probability:
+                found[f"probability_{name}"] = round(float(sure[place][index]), 6)
+        return {**found, "text": first.texts[index]}
+
+    writer.write(row(index) for index in _disagreements(first, second))
 
 
 def _split(predictions: Predictions) -> str:
@@ -221,5 +243,5 @@ def _notes(*runs: Predictions) -> list[str]:
     """What a reader has to know of the rows, said once for runs of which the same holds."""
     notes = []
     for run in runs:
-        notes += run.evidence.notes(scores.with_intervals(run.probs, run.labels))
+        notes += run.evidence.notes(run.intervals)
     return list(dict.fromkeys(notes))

@@ -1,7 +1,8 @@
-"""Scores with their uncertainty: F1, loss and calibration error, with bootstrap intervals.
+"""Scores with their uncertainty: those that a kind of task has, with bootstrap intervals.
 
-Everything here comes from predictions: labels (N,) and probabilities (N, C) of the same rows, as numpy
-arrays. What training logs is torchmetrics'; these are the same numbers with what torchmetrics does not give.
+Everything here comes from predictions: labels and outputs of the same rows, as numpy arrays, as `task.base`
+describes them. What training logs is torchmetrics'; these are the same numbers with what torchmetrics does
+not give.
 
     python -m lit_bert validate
 """
@@ -10,19 +11,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from lit_bert import require_package
-from lit_bert.evaluate.calibration import log_probs
 from lit_bert.io import escape
+from lit_bert.task.base import Scorer, Task
 
 RESAMPLES = 1000  # bootstrap draws
 LEVEL = 0.95  # of every interval
-BINS = 15  # of the calibration error, as in Guo et al. (2017)
 Z = 1.959964  # standard normal quantile of a 95 % interval
 T = TypeVar("T")
 
@@ -37,70 +37,67 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores(Generic[T]):
-    """Scores of some rows, as plain floats or each with its interval; all but `loss_nats` are 0 to 1.
+    """Scores of some rows, as plain floats or each with its interval.
+
+    Those over all rows are attributes, too, by their keys: `found.macro_f1`.
 
     Attributes:
-        macro_f1: mean F1 of the classes that are a label or were predicted, as in scikit-learn's
-            default and in torchmetrics.
-        micro_f1: the share of right rows; so is `accuracy`, as each row has one label.
-        loss_nats: mean cross-entropy per text.
-        calibration_error: expected calibration error.
-        by_class: F1 of each class, in the order of the classes; None where no row has that label, as nothing
-            can be known of it then.
+        task: which says what they are.
+        values: those over all rows, by their keys.
+        classes: by the key of a score of classes: that of each class in their order; None where no row has
+            that label, as nothing can be known of it then.
     """
 
-    macro_f1: T
-    micro_f1: T
-    accuracy: T
-    loss_nats: T
-    calibration_error: T
-    by_class: tuple[T | None, ...]
+    task: Task
+    values: dict[str, T]
+    classes: dict[str, tuple[T | None, ...]]
+
+    def __getattr__(self, name: str) -> T:
+        try:
+            return self.__dict__["values"][name]
+        except KeyError:
+            raise AttributeError(name) from None
 
     @property
-    def main(self) -> dict[str, T]:
-        """The scores over all classes by their titles in tables, without accuracy, which equals micro F1."""
-        return {
-            "macro F1": self.macro_f1,
-            "micro F1": self.micro_f1,
-            "loss, nats": self.loss_nats,
-            "calib. error": self.calibration_error,
-        }
+    def by_class(self) -> tuple[T | None, ...]:
+        """F1 of each class, in the order of the classes; () without classes."""
+        return self.classes.get("f1", ())
 
-    def as_dict(self, class_names: Sequence[str], form: Callable[[T], Any] = lambda value: value) -> Any:
+    @property
+    def chosen_by(self) -> T:
+        """The score that chooses between models."""
+        return self.values[self.task.main]
+
+    def titled(self, brief: bool = True) -> dict[str, T]:
+        """The scores over all rows by their titles in tables.
+
+        Args:
+            brief: whether those are left out that equal another one.
+        """
+        return {each.title: self.values[each.key] for each in self.task.scores if each.in_brief or not brief}
+
+    def as_dict(self, form: Callable[[T], Any] = lambda value: value) -> dict[str, Any]:
         """Plain values for JSON; class names are keys of `by_class`, where they cannot collide with a score.
 
         Args:
-            class_names: C of them.
             form: what each score is converted with.
         """
-        classes = zip(class_names, self.by_class, strict=True)
-        return {
-            "macro_f1": form(self.macro_f1),
-            "micro_f1": form(self.micro_f1),
-            "accuracy": form(self.accuracy),
-            "loss_nats": form(self.loss_nats),
-            "calibration_error": form(self.calibration_error),
-            "by_class": {name: None if value is None else form(value) for name, value in classes},
-        }
+        found: dict[str, Any] = {key: form(value) for key, value in self.values.items()}
+        for key, scores in self.classes.items():
+            named = zip(self.task.class_names, scores, strict=True)
+            found["by_class" if key == "f1" else f"{key}_by_class"] = {
+                name: None if value is None else form(value) for name, value in named
+            }
+        return found
 
-
-CALIBRATION_ERROR = 4  # its place in a vector of scores: the fields of Scores, then the classes
-
-
-def f1_scores(counts: np.ndarray) -> tuple[float, float, np.ndarray]:
-    """Macro F1, micro F1, and the F1 of each class, float64 (C,); NaN where no row has the label.
-
-    A class that was predicted but is the label of no row counts as 0 in the macro average; one that was not
-    predicted either does not count.
-
-    Args:
-        counts: confusion matrix (C, C), rows are labels.
-    """
-    hits, of_label, of_pred = np.diag(counts), counts.sum(1), counts.sum(0)
-    f1 = 2 * hits / np.maximum(of_label + of_pred, 1)
-    counted = (of_label + of_pred) > 0
-    macro = f1[counted].mean() if counted.any() else 0.0
-    return float(macro), float(hits.sum() / max(counts.sum(), 1)), np.where(of_label > 0, f1, np.nan)
+    @classmethod
+    def of(cls, task: Task, vector: list[T | None]) -> Scores[T]:
+        """The scores in a vector as `Task.scorer` gives it, None for NaN."""
+        keys, C = [each.key for each in task.scores], len(task.class_names)
+        values, rest = vector[: len(keys)], vector[len(keys) :]
+        assert len(rest) == C * len(task.class_scores)
+        classes = {key: tuple(rest[C * place :][:C]) for place, key in enumerate(task.class_scores)}
+        return cls(task, dict(zip(keys, values, strict=True)), classes)  # type: ignore[arg-type]
 
 
 def score_line(title: str, score: Score | None, width: int, note: str = "") -> str:
@@ -109,76 +106,29 @@ def score_line(title: str, score: Score | None, width: int, note: str = "") -> s
     return f"  {escape.pad(title, width)}" + "  ".join(part for part in (value, note) if part)
 
 
-def row_losses(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Cross-entropy of each row in nats, float64 (N,)."""
-    label_probs = probs[np.arange(len(labels)), labels].astype(np.float64)
-    return -log_probs(label_probs)
-
-
-def calibration_error(probs: np.ndarray, labels: np.ndarray) -> float:
-    """Expected calibration error, 0 to 1: |accuracy - confidence| in 15 equal bins of confidence.
-
-    Guo et al. (2017), https://arxiv.org/abs/1706.04599.
-    """
-    return _calibration_error(*_calibration_gaps(probs, labels), np.ones(len(labels)))
-
-
-def _calibration_gaps(probs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The bin of each row, int (N,), and its accuracy (0 or 1) less its confidence, float (N,)."""
-    confidence = probs.max(1).astype(np.float64)
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    return bins, (probs.argmax(1) == labels) - confidence
-
-
-def _calibration_error(bins: np.ndarray, gaps: np.ndarray, times: np.ndarray) -> float:
-    return float(np.abs(np.bincount(bins, times * gaps)).sum() / times.sum())
-
-
-def all_scores(probs: np.ndarray, labels: np.ndarray) -> Scores[float]:
+def all_scores(task: Task, outputs: np.ndarray, labels: np.ndarray) -> Scores[float]:
     """The scores of some rows."""
-    return _as_scores(scorer(probs, labels)(np.ones(len(labels))))
+    vector = task.scorer(outputs, labels)(np.ones(len(labels))).tolist()
+    return Scores.of(task, [None if math.isnan(value) else value for value in vector])
 
 
-def _as_scores(vector: np.ndarray) -> Scores[float]:
-    macro, micro, accuracy, loss, error, *classes = vector.tolist()
-    by_class = tuple(None if math.isnan(value) else value for value in classes)
-    return Scores(macro, micro, accuracy, loss, error, by_class)
-
-
-def scorer(probs: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Scores as a function of how many times each row counts, float (N,).
-
-    The function returns a vector, float64 (5 + C,): the fields of `Scores` in their order, then the classes,
-    NaN for those without a labelled row. What does not depend on the counts is computed once, not in every
-    resample: 5 times as fast.
-    """
-    C = probs.shape[1]
-    cells = labels * C + probs.argmax(1)  # (N,), of the flattened confusion matrix
-    losses, (bins, gaps) = row_losses(probs, labels), _calibration_gaps(probs, labels)
-
-    def score(times: np.ndarray) -> np.ndarray:
-        macro, micro, classes = f1_scores(np.bincount(cells, times, minlength=C * C).reshape(C, C))
-        error = _calibration_error(bins, gaps, times)
-        return np.array([macro, micro, micro, times @ losses / times.sum(), error, *classes])
-
-    return score
-
-
-def with_intervals(probs: np.ndarray, labels: np.ndarray) -> Scores[Score]:
+def with_intervals(task: Task, outputs: np.ndarray, labels: np.ndarray) -> Scores[Score]:
     """`all_scores`, each with its percentile bootstrap interval over the rows (Efron, 1979).
 
     The calibration error is a sum of absolute values, so that resampling biases it upwards: its draws are
-    shifted until their mean is the value. A resample without a row of a class has no F1 for that class, and
+    shifted until their mean is the value. A resample without a row of a class has no score of that class, and
     is left out of its interval.
     """
-    score = scorer(probs, labels)
+    score = task.scorer(outputs, labels)
     values, resampled = score(np.ones(len(labels))), bootstrap(score, len(labels))
-    errors = resampled[:, CALIBRATION_ERROR]
-    errors[:] = np.maximum(errors - errors.mean() + values[CALIBRATION_ERROR], 0)
-    return intervals(values, resampled)
+    for place, each in enumerate(task.scores):
+        if each.is_distance:
+            draws = resampled[:, place]
+            draws[:] = np.maximum(draws - draws.mean() + values[place], 0)
+    return intervals(task, values, resampled)
 
 
-def bootstrap(score: Callable[[np.ndarray], np.ndarray], count: int, seed: int = 0) -> np.ndarray:
+def bootstrap(score: Scorer, count: int, seed: int = 0) -> np.ndarray:
     """The values of `score`, a vector (S,), for bootstrap resamples of `count` rows; (RESAMPLES, S)."""
     generator = np.random.default_rng(seed)
     resampled = []
@@ -194,13 +144,12 @@ def interval(value: float, resampled: np.ndarray) -> Score:
     return Score(value, float(low), float(high))
 
 
-def intervals(values: np.ndarray, resampled: np.ndarray) -> Scores[Score]:
+def intervals(task: Task, values: np.ndarray, resampled: np.ndarray) -> Scores[Score]:
     """Values (S,) with the percentile intervals of their resamples (RESAMPLES, S); None for those of NaN."""
-    scores: list[Any] = []
+    scores: list[Score | None] = []
     for value, column in zip(values.tolist(), resampled.T, strict=True):
         scores.append(None if math.isnan(value) else interval(value, column[~np.isnan(column)]))
-    macro, micro, accuracy, loss, error, *by_class = scores
-    return Scores(macro, micro, accuracy, loss, error, tuple(by_class))
+    return Scores.of(task, scores)
 
 
 def wilson(hits: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -211,27 +160,13 @@ def wilson(hits: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)
 
 
-def suspected_labels(probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Indices of rows whose label looks wrong, int64, the least probable label first.
-
-    Confident learning (Northcutt et al., 2021, https://arxiv.org/abs/1911.00068) from cleanlab estimates how
-    many labels are wrong, and that many of the least probable are taken: of labels changed on purpose it
-    finds as many as cleanlab's default choice of rows, among a fifth fewer suspects. Only meaningful for rows
-    that were not trained on.
-    """
+def suspected_labels(task: Task, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """`Task.suspected_labels`, by cleanlab. Only meaningful for rows that were not trained on."""
     require_package("cleanlab", "report")
-    if len(np.unique(labels)) < 2:  # no other label to suspect
-        return np.empty(0, dtype=np.int64)
-    from cleanlab.filter import find_label_issues
+    import cleanlab.filter
+    import cleanlab.multilabel_classification
 
-    probs = probs.astype(np.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about classes without a row
-        suspects = find_label_issues(
-            labels,
-            probs / probs.sum(1, keepdims=True),
-            filter_by="low_self_confidence",
-            return_indices_ranked_by="self_confidence",
-            n_jobs=1,  # processes would have to be given copies
-        )
-    return np.asarray(suspects, dtype=np.int64)
+        found = task.suspected_labels(outputs, labels, cleanlab)
+    return np.asarray(found, dtype=np.int64)

@@ -3,11 +3,41 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
+
+Parameters = Mapping[str, tuple[float, ...]]
+Scorer = Callable[[np.ndarray], np.ndarray]
+
+
+class Score(NamedTuple):
+    """A score over all rows.
+
+    Attributes:
+        key: its name in JSON.
+        title: its name in tables, of 14 characters at most.
+        long_title: on pages.
+        is_error: whether less of it is better.
+        is_distance: whether it is a sum of absolute values, which resampling rows biases upwards.
+        in_brief: whether it stands in short tables, too.
+    """
+
+    key: str
+    title: str
+    long_title: str = ""
+    is_error: bool = False
+    is_distance: bool = False
+    in_brief: bool = True
+
+
+class Choice(NamedTuple):
+    """What a task takes from validation rows: itself with other parameters, and what to say of it."""
+
+    task: Any
+    fact: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -17,65 +47,120 @@ class Task(ABC):
     All that is special to it is here. Modules of torch and torchmetrics that it needs are handed to it, as
     this folder is used where neither is installed.
 
+    What a network says of N texts is called `outputs` here, float32 (N, C): probabilities of classes, or
+    values where the task is to predict a number (C is 1).
+
     Attributes:
-        class_names: C of them, in the order of the network's outputs.
+        class_names: C of them, in the order of the network's outputs. Of a number, what it is called.
+        parameters: what the task took from rows, such as thresholds, by name.
         kind: its name in `--data.task`, checkpoints and exported folders.
         problem_type: its name in the config.json of transformers.
+        label_form: how a label is stored: the index of a `class`, int64 (); the `classes` that a text has,
+            uint8 (C,), 0 or 1; a `number`, float32 ().
+        scores: what is computed over all rows, in the order of `scorer`.
+        main: the key of the score that chooses between models.
+        class_scores: what is computed for each class; () without classes.
+        fewest_classes: that a model can have.
     """
 
     class_names: tuple[str, ...]
+    parameters: Parameters = field(default_factory=dict)
     kind: ClassVar[str]
     problem_type: ClassVar[str]
+    label_form: ClassVar[Literal["class", "classes", "number"]]
+    scores: ClassVar[tuple[Score, ...]]
+    main: ClassVar[str] = "macro_f1"
+    class_scores: ClassVar[tuple[str, ...]] = ("f1",)
+    fewest_classes: ClassVar[int] = 2
 
     @classmethod
-    def of(cls, class_names: Sequence[str]) -> Self:
-        """This kind of task with these classes."""
-        return cls(tuple(class_names))
+    def of(cls, class_names: Sequence[str], parameters: Parameters | None = None) -> Self:
+        """This kind of task with these classes.
+
+        Raises:
+            ValueError: it has no such parameters.
+        """
+        found = {name: tuple(values) for name, values in (parameters or {}).items()}
+        task = cls(tuple(class_names), found)
+        task.check_parameters()
+        return task
+
+    def check_parameters(self) -> None:
+        """Raises a ValueError where the parameters are none of this kind; by default there are none."""
+        if self.parameters:
+            raise ValueError(f"a task of kind {self.kind} has no parameters")
+
+    def with_parameters(self, **parameters: Sequence[float]) -> Self:
+        """The task with some parameters set anew."""
+        found = {name: tuple(map(float, values)) for name, values in parameters.items()}
+        return replace(self, parameters={**self.parameters, **found})
 
     # --- training
 
+    @classmethod
+    def parameters_of_labels(cls, labels: np.ndarray) -> dict[str, tuple[float, ...]]:
+        """Parameters that come from the labels of the training rows, (N,) or (N, C); by default none."""
+        return {}
+
     @abstractmethod
-    def loss(self, functional: Any, logits: Any, labels: Any, label_smoothing: float = 0.0) -> Any:
+    def loss(
+        self, functional: Any, logits: Any, labels: Any, label_smoothing: float = 0.0, weights: Any = None
+    ) -> Any:
         """Mean nats per text, a tensor ().
 
         Args:
             functional: torch.nn.functional.
             logits: float (B, C).
-            labels: as the rows store them, int64 (B,).
-            label_smoothing: share of each label that is spread over all classes, 0 to 1.
+            labels: as the rows store them, (B,) or (B, C).
+            label_smoothing: share of each label that is spread over other classes, 0 to 1.
+            weights: of the texts, float (B,), for a weighted mean; None is 1 each.
         """
+
+    def training_loss(
+        self, functional: Any, logits: Any, labels: Any, label_smoothing: float = 0.0, weights: Any = None
+    ) -> Any:
+        """What training minimises, a tensor (); by default `loss`."""
+        return self.loss(functional, logits, labels, label_smoothing, weights)
 
     @abstractmethod
-    def metrics(self, classification: Any) -> dict[str, Any]:
-        """The torchmetrics of a split, of logits (B, C) and labels (B,), all 0 to 1.
+    def metrics(self, torchmetrics: Any) -> dict[str, Any]:
+        """The torchmetrics of a split, of logits (B, C) and labels as the rows store them."""
 
-        Args:
-            classification: torchmetrics.classification.
+    @abstractmethod
+    def logged(self, computed: dict[str, Any]) -> tuple[dict[str, Any], Any, list[int]]:
+        """What is logged, of what `metrics` have computed.
 
         Returns:
-            At least `f1` (macro), `f1_micro`, `accuracy`, `f1_class`, one a class (C,), and `class_counts`
-            (C, 5), whose last column is how many rows have the class as their label.
+            Scores by their names, which are `logged_names`; the F1 of each class, (C,); how many rows have
+            each class as a label. Both are empty without classes.
         """
+
+    @property
+    @abstractmethod
+    def logged_names(self) -> list[str]:
+        """The names of what is logged of a split beside its loss."""
+
+    @property
+    @abstractmethod
+    def logged_main(self) -> str:
+        """The one of them that chooses between epochs; more of it is better."""
 
     # --- answers
 
     @abstractmethod
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Probabilities, float32 (N, C), 0 to 1, of logits (N, C)."""
+    def outputs(self, logits: np.ndarray) -> np.ndarray:
+        """Outputs, float32 (N, C), of logits (N, C)."""
 
     @abstractmethod
-    def predictions(self, probs: np.ndarray) -> np.ndarray:
-        """What rows are taken for, as labels are stored, of probabilities (N, C)."""
+    def predictions(self, outputs: np.ndarray) -> np.ndarray:
+        """What rows are taken for, as labels are stored, of outputs (N, C)."""
 
     @abstractmethod
-    def answer(self, probs: np.ndarray, truncated: bool) -> Any:
-        """The answer to one text: a named tuple of plain values for JSON.
-
-        It has at least `label`, a string for people, `probability`, 0 to 1, of what it says,
-        `probabilities`, one by the name of each class, and `truncated`.
+    def answer(self, outputs: np.ndarray, truncated: bool) -> Any:
+        """The answer to one text: a named tuple of plain values for JSON, whose last field is `truncated`.
 
         Args:
-            probs: (C,).
+            outputs: (C,).
             truncated: whether the end of the text was not read.
         """
 
@@ -83,9 +168,14 @@ class Task(ABC):
     def answer_schema(self) -> dict[str, Any]:
         """The JSON schema of each field of `answer` but `truncated`, in its order."""
 
-    def explained_class(self, probs: np.ndarray) -> int:
-        """The class whose probability an explanation of the answer is about, of probabilities (C,)."""
-        return int(probs.argmax())
+    def explained_class(self, outputs: np.ndarray) -> int:
+        """The class whose output an explanation of the answer is about, of outputs (C,)."""
+        return int(outputs.argmax())
+
+    def support(self, outputs: np.ndarray) -> np.ndarray:
+        """How much the outputs (N, C) speak for each class, float64 (N, C): log-odds, or the values."""
+        clipped = np.maximum(outputs.astype(np.float64), MIN_PROBABILITY)
+        return np.log(clipped) - np.log(np.maximum(1 - outputs.astype(np.float64), MIN_PROBABILITY))
 
     # --- tables and texts
 
@@ -94,9 +184,132 @@ class Task(ABC):
         """The names of the columns that `predict` adds to a table."""
 
     @abstractmethod
-    def cells(self, probs: np.ndarray) -> list[Any]:
-        """The values of `columns` of one row, of its probabilities (C,)."""
+    def cells(self, outputs: np.ndarray) -> list[Any]:
+        """The values of `columns` of one row, of its outputs (C,)."""
+
+    @abstractmethod
+    def shown(self, label: Any) -> str:
+        """A stored label or prediction of one row, in words."""
 
     @abstractmethod
     def limits(self) -> str:
         """What a reader of the model card has to know of the answers, as a sentence."""
+
+    # --- labels and outputs as they are kept in a file
+
+    @abstractmethod
+    def stored_labels(self, labels: np.ndarray) -> list[Any]:
+        """Labels, (N,) or (N, C), as cells of a table: a name, a list of names, or a number."""
+
+    @abstractmethod
+    def labels_of(self, cells: Sequence[Any]) -> np.ndarray:
+        """What `stored_labels` was given.
+
+        Raises:
+            ValueError, KeyError, TypeError: a cell is no such label.
+        """
+
+    def outputs_problem(self, outputs: np.ndarray) -> str | None:
+        """What is wrong with finite outputs (N, C) out of a file, or None."""
+        return None if outputs.min() >= 0 and outputs.max() <= 1 else "probabilities below 0 or above 1"
+
+    # --- scores of rows
+
+    @abstractmethod
+    def scorer(self, outputs: np.ndarray, labels: np.ndarray) -> Scorer:
+        """From how many times each row counts, float (N,), to a vector of scores, float64.
+
+        Those of `scores`, then for each of `class_scores` those of the C classes; NaN where there is none.
+        """
+
+    def main_scorer(self, outputs: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], float]:
+        """From how many times each row counts to the score `main`; kinds for which it is slow have a faster."""
+        place, score = [each.key for each in self.scores].index(self.main), self.scorer(outputs, labels)
+        return lambda times: float(score(times)[place])
+
+    @abstractmethod
+    def row_losses(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The loss of each row without smoothing, float64 (N,)."""
+
+    def is_right(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
+        """Whether rows are predicted as they are labelled, bool (N,); None where that is no question."""
+        same = self.predictions(outputs) == labels
+        return same.reshape(len(labels), -1).all(1)
+
+    def confidence(self, outputs: np.ndarray) -> np.ndarray:
+        """How sure the predictions of rows are, (N,)."""
+        return outputs.max(1)
+
+    def errors(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Indices of the wrong rows, int64, the worst first: those that were most sure."""
+        right = self.is_right(outputs, labels)
+        assert right is not None
+        wrong = np.flatnonzero(~right)
+        return wrong[np.argsort(-self.confidence(outputs[wrong]), kind="stable")]
+
+    def label_counts(self, labels: np.ndarray) -> list[int]:
+        """How many rows have each class as a label, C of them; [] without classes."""
+        return np.bincount(labels, minlength=len(self.class_names)).tolist()
+
+    def suspected_labels(self, outputs: np.ndarray, labels: np.ndarray, filters: Any) -> np.ndarray:
+        """Indices of rows whose label looks wrong, int64, the least probable label first.
+
+        Confident learning (Northcutt et al., 2021, https://arxiv.org/abs/1911.00068) estimates how many
+        labels are wrong, and that many of the least probable are taken: of labels changed on purpose it finds
+        as many as cleanlab's default choice of rows, among a fifth fewer suspects.
+
+        Args:
+            filters: cleanlab's `filter` and `multilabel_classification`, by attribute.
+        """
+        if len(np.unique(labels)) < 2:  # no other label to suspect
+            return np.empty(0, dtype=np.int64)
+        probs = outputs.astype(np.float64)
+        return filters.filter.find_label_issues(
+            labels,
+            probs / probs.sum(1, keepdims=True),
+            filter_by="low_self_confidence",
+            return_indices_ranked_by="self_confidence",
+            n_jobs=1,  # processes would have to be given copies
+        )
+
+    # --- what is chosen on validation rows
+
+    @abstractmethod
+    def logits_of(self, outputs: np.ndarray) -> np.ndarray:
+        """Logits (N, C) that give the outputs, finite."""
+
+    def calibration(
+        self, logits: np.ndarray, labels: np.ndarray, has_bias: bool = True
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """What logits are multiplied by and then added to, (C,) each, to be calibrated.
+
+        None where the task has nothing to calibrate. What it is worth can only be told from other rows.
+
+        Args:
+            has_bias: whether something can be added.
+        """
+        return None
+
+    def calibration_error(self, outputs: np.ndarray, labels: np.ndarray) -> float:
+        """Expected calibration error, 0 to 1."""
+        raise NotImplementedError(f"a task of kind {self.kind} has nothing to calibrate")
+
+    def choose(self, outputs: np.ndarray, labels: np.ndarray) -> Choice | None:
+        """Parameters by validation rows, after calibration; None where there are none to choose."""
+        return None
+
+    def choice_note(self, fact: dict[str, Any]) -> str:
+        """A line that says what `choose` came to, of its fact."""
+        return ""
+
+    # --- the network that is exported
+
+    def exported(self) -> tuple[Self, float, float]:
+        """The task of an exported folder, and what its logits are multiplied by and then added to.
+
+        So that other programs, which know nothing of parameters, read the same numbers out of them.
+        """
+        return self, 1.0, 0.0
+
+
+MIN_PROBABILITY = 1e-9  # keeps the logarithm of a probability finite

@@ -7,24 +7,40 @@ from typing import Any
 
 from lit_bert import UserError
 from lit_bert.io import escape
-from lit_bert.task.base import Task
+from lit_bert.task.base import Parameters, Task
+from lit_bert.task.multi_label import MultiLabel
+from lit_bert.task.ordinal import Ordinal
+from lit_bert.task.regression import Regression
 from lit_bert.task.single import SingleLabel
 
-KINDS: dict[str, type[Task]] = {each.kind: each for each in (SingleLabel,)}
+KINDS: dict[str, type[Task]] = {each.kind: each for each in (SingleLabel, MultiLabel, Ordinal, Regression)}
 CONFIG_KEY = "lit_bert_task"  # of an exported folder's config.json: kinds may share a problem_type
+PARAMETERS_KEY = "lit_bert_task_parameters"  # likewise
 
 
-def task_of(kind: str, class_names: Sequence[str]) -> Task:
-    """The task of a kind with these classes.
+def kind_of(name: str) -> type[Task]:
+    """The kind of that name.
 
     Raises:
-        UserError: there is no such kind.
+        UserError: there is none.
     """
-    if kind not in KINDS:
+    if name not in KINDS:
         raise UserError(
-            f"the task is '{escape.line(kind, 60)}'; expected {' or '.join(KINDS)}. Set it with --data.task."
+            f"the task is '{escape.line(name, 60)}'; expected {' or '.join(KINDS)}. Set it with --data.task."
         )
-    return KINDS[kind].of(class_names)
+    return KINDS[name]
+
+
+def task_of(kind: str, class_names: Sequence[str], parameters: Parameters | None = None) -> Task:
+    """The task of a kind with these classes and parameters.
+
+    Raises:
+        UserError: there is no such kind, or it has no such parameters.
+    """
+    try:
+        return kind_of(kind).of(class_names, parameters)
+    except ValueError as error:
+        raise UserError(f"the parameters of the task do not fit: {error}.") from None
 
 
 def task_of_config(config: Mapping[str, Any], class_names: Sequence[str]) -> Task:
@@ -50,4 +66,18 @@ def task_of_config(config: Mapping[str, Any], class_names: Sequence[str]) -> Tas
             f"the {CONFIG_KEY} of config.json is '{escape.line(kind, 60)}'; expected {' or '.join(of_type)}, "
             f"as its problem_type is '{problem_type}'."
         )
-    return of_type[kind].of(class_names)
+    return task_of_plain(kind, class_names, config.get(PARAMETERS_KEY) or {})
+
+
+def task_of_plain(kind: str, class_names: Sequence[str], parameters: Any) -> Task:
+    """`task_of`, of what JSON of a stranger has for parameters.
+
+    Raises:
+        UserError: they do not fit, or the kind needs more classes.
+    """
+    if not isinstance(parameters, dict) or not all(
+        isinstance(values, list) and all(type(each) in (int, float) for each in values)
+        for values in parameters.values()
+    ):
+        raise UserError("the parameters of the task are no lists of numbers by name.")
+    return task_of(kind, class_names, parameters)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lit_bert.task.base import Task
+from lit_bert.task.base import Score, Scorer, Task
+from lit_bert.task.classes import (
+    DECIMALS,
+    PROBABILITY,
+    by_class_schema,
+    confidence_bins,
+    f1_of_counts,
+    log_probs,
+    softmax,
+)
+from lit_bert.task.scaling import temperature
 
-DECIMALS = 6  # of probabilities in a table
+SUM_TOLERANCE = 1e-2  # that the sum of a row's probabilities may differ from 1 by
 
 
 class Prediction(NamedTuple):
@@ -28,16 +39,32 @@ class Prediction(NamedTuple):
 
 
 class SingleLabel(Task):
-    """Each text has exactly one of the classes; probabilities are a softmax and sum to 1."""
+    """Each text has exactly one of the classes; outputs are a softmax and sum to 1."""
 
     kind = "single"
     problem_type = "single_label_classification"
+    label_form = "class"
+    scores = (
+        Score("macro_f1", "macro F1"),
+        Score("micro_f1", "micro F1"),  # the share of right rows, as each has one label; so is accuracy
+        Score("accuracy", "accuracy", in_brief=False),
+        Score("loss_nats", "loss, nats", "loss, nats per text", is_error=True),
+        Score("calibration_error", "calib. error", "calibration error", is_error=True, is_distance=True),
+    )
+    logged_names = ["f1", "f1_micro", "accuracy"]
+    logged_main = "f1"
 
-    def loss(self, functional: Any, logits: Any, labels: Any, label_smoothing: float = 0.0) -> Any:
-        return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    def loss(
+        self, functional: Any, logits: Any, labels: Any, label_smoothing: float = 0.0, weights: Any = None
+    ) -> Any:
+        if weights is None:
+            return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        losses = functional.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
+        return (weights * losses).sum() / weights.sum()
 
-    def metrics(self, classification: Any) -> dict[str, Any]:
-        size: Any = {"num_classes": len(self.class_names), "validate_args": False}
+    def metrics(self, torchmetrics: Any) -> dict[str, Any]:
+        classification, C = torchmetrics.classification, len(self.class_names)
+        size: Any = {"num_classes": C, "validate_args": False}
         return {
             "f1": classification.MulticlassF1Score(**size, average="macro"),
             "f1_micro": classification.MulticlassF1Score(**size, average="micro"),
@@ -46,38 +73,39 @@ class SingleLabel(Task):
             "class_counts": classification.MulticlassStatScores(**size, average="none"),
         }
 
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+    def logged(self, computed: dict[str, Any]) -> tuple[dict[str, Any], Any, list[int]]:
+        rows = computed["class_counts"][:, -1].tolist()
+        return {name: computed[name] for name in self.logged_names}, computed["f1_class"], rows
+
+    def outputs(self, logits: np.ndarray) -> np.ndarray:
         return softmax(logits).astype(np.float32)
 
-    def predictions(self, probs: np.ndarray) -> np.ndarray:
-        return probs.argmax(1)
+    def predictions(self, outputs: np.ndarray) -> np.ndarray:
+        return outputs.argmax(1)
 
-    def answer(self, probs: np.ndarray, truncated: bool) -> Prediction:
-        by_class = dict(zip(self.class_names, probs.tolist(), strict=True))
-        return Prediction(self.class_names[int(probs.argmax())], float(probs.max()), by_class, truncated)
+    def answer(self, outputs: np.ndarray, truncated: bool) -> Any:
+        by_class = dict(zip(self.class_names, outputs.tolist(), strict=True))
+        best = int(outputs.argmax())
+        return Prediction(self.class_names[best], float(outputs[best]), by_class, truncated)
 
     def answer_schema(self) -> dict[str, Any]:
         names = list(self.class_names)
-        probability = {"type": "number", "minimum": 0, "maximum": 1}
         return {
             "label": {"type": "string", "enum": names, "description": "the most probable class"},
-            "probability": {**probability, "description": "of that class"},
-            "probabilities": {
-                "type": "object",
-                "properties": dict.fromkeys(names, probability),
-                "required": names,
-                "additionalProperties": False,
-                "description": "of every class; they sum to 1",
-            },
+            "probability": {**PROBABILITY, "description": "of that class"},
+            "probabilities": by_class_schema(names, "of every class; they sum to 1"),
         }
 
     def columns(self) -> list[str]:
         return ["predicted_label", "probability", *(f"probability_{name}" for name in self.class_names)]
 
-    def cells(self, probs: np.ndarray) -> list[Any]:
-        values = [round(value, DECIMALS) for value in probs.tolist()]
-        best = int(probs.argmax())
+    def cells(self, outputs: np.ndarray) -> list[Any]:
+        values = [round(value, DECIMALS) for value in outputs.tolist()]
+        best = int(self.predictions(outputs[None])[0])
         return [self.class_names[best], values[best], *values]
+
+    def shown(self, label: Any) -> str:
+        return self.class_names[int(label)]
 
     def limits(self) -> str:
         return (
@@ -85,8 +113,67 @@ class SingleLabel(Task):
             "whatever language and about whatever it is."
         )
 
+    def stored_labels(self, labels: np.ndarray) -> list[Any]:
+        return [self.class_names[label] for label in labels.tolist()]
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities, float64 (N, C), of logits (N, C); rows sum to 1."""
-    raised = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    return raised / raised.sum(1, keepdims=True)
+    def labels_of(self, cells: Sequence[Any]) -> np.ndarray:
+        index_of = {name: index for index, name in enumerate(self.class_names)}
+        return np.array([index_of[name] for name in cells], dtype=np.int64)
+
+    def outputs_problem(self, outputs: np.ndarray) -> str | None:
+        if outputs.min() >= 0 and np.allclose(outputs.sum(1), 1, atol=SUM_TOLERANCE):
+            return None
+        return "probabilities that are negative, or do not sum to 1"
+
+    def scorer(self, outputs: np.ndarray, labels: np.ndarray) -> Scorer:
+        # What does not depend on the counts is computed once, not in every resample: 5 times as fast.
+        C = outputs.shape[1]
+        cells = labels * C + self.predictions(outputs)  # (N,), of the flattened confusion matrix
+        losses, (bins, gaps) = self.row_losses(outputs, labels), self._calibration_gaps(outputs, labels)
+
+        def score(times: np.ndarray) -> np.ndarray:
+            counts, total = np.bincount(cells, times, minlength=C * C).reshape(C, C), times.sum()
+            macro, classes = f1_of_counts(np.diag(counts), counts.sum(1), counts.sum(0))
+            micro, error = np.trace(counts) / max(total, 1), _calibration_error(bins, gaps, times)
+            return np.array([macro, micro, micro, times @ losses / total, error, *classes])
+
+        return score
+
+    def main_scorer(self, outputs: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], float]:
+        C = outputs.shape[1]
+        cells = labels * C + self.predictions(outputs)
+
+        def score(times: np.ndarray) -> float:
+            counts = np.bincount(cells, times, minlength=C * C).reshape(C, C)
+            return f1_of_counts(np.diag(counts), counts.sum(1), counts.sum(0))[0]
+
+        return score
+
+    def row_losses(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Cross-entropy of each row in nats, float64 (N,)."""
+        return -log_probs(outputs[np.arange(len(labels)), labels].astype(np.float64))
+
+    def logits_of(self, outputs: np.ndarray) -> np.ndarray:
+        return log_probs(outputs)
+
+    def calibration(
+        self, logits: np.ndarray, labels: np.ndarray, has_bias: bool = True
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        C = logits.shape[1]
+        return np.full(C, 1 / temperature(logits, labels)), np.zeros(C)
+
+    def calibration_error(self, outputs: np.ndarray, labels: np.ndarray) -> float:
+        """Expected calibration error, 0 to 1: |accuracy - confidence| in 15 equal bins of confidence.
+
+        Guo et al. (2017), https://arxiv.org/abs/1706.04599.
+        """
+        return _calibration_error(*self._calibration_gaps(outputs, labels), np.ones(len(labels)))
+
+    def _calibration_gaps(self, outputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The bin of each row, int (N,), and its accuracy (0 or 1) less its confidence, float (N,)."""
+        confidence = outputs.max(1).astype(np.float64)
+        return confidence_bins(confidence), (outputs.argmax(1) == labels) - confidence
+
+
+def _calibration_error(bins: np.ndarray, gaps: np.ndarray, times: np.ndarray) -> float:
+    return float(np.abs(np.bincount(bins, times * gaps)).sum() / times.sum())
