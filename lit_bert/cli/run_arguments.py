@@ -28,7 +28,7 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
     parser.add_lightning_class_args(EarlyStop, "early_stopping")
     parser.set_defaults(
         {
-            "checkpoint.monitor": "val/f1",
+            "checkpoint.monitor": "val/score",
             "checkpoint.mode": "max",
             "checkpoint.filename": "best",
             # A third of the size; last.ckpt has the optimizer's state.
@@ -36,7 +36,7 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
             "checkpoint.enable_version_counter": False,
             # At validation: last.ckpt then knows of it on resume.
             "checkpoint.save_on_train_epoch_end": False,
-            "early_stopping.monitor": "val/f1",
+            "early_stopping.monitor": "val/score",
             "early_stopping.mode": "max",
             "early_stopping.strict": False,  # a run may end before its first validation
         }

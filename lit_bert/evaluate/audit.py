@@ -260,11 +260,11 @@ def merge_folds(folds: Sequence[Predictions], labels: np.ndarray) -> Predictions
     order = rows.argsort(kind="stable")
     texts = [text for each in folds for text in each.texts]
     whole = Predictions(
+        folds[0].task,
         [texts[index] for index in order],
         rows[order],
         np.concatenate([each.labels for each in folds])[order],
-        np.concatenate([each.probs for each in folds])[order],
-        folds[0].class_names,
+        np.concatenate([each.outputs for each in folds])[order],
         {**folds[0].facts, "split": f"out of {len(folds)} folds", "rows": len(labels)},
     )
     once = len(np.unique(whole.rows)) == len(whole.rows) == len(labels)  # some numbers may be skipped rows'

@@ -218,7 +218,7 @@ def suspects_text(predictions: Predictions, suspects: np.ndarray) -> str:
     Args:
         suspects: indices (S,), the least probable label first.
     """
-    label_probs = predictions.probs[np.arange(len(predictions.labels)), predictions.labels]
+    label_probs = predictions.outputs[np.arange(len(predictions.labels)), predictions.labels]
     names, labels, preds = escape.names(predictions.class_names), predictions.labels, predictions.preds
     rows = []
     for index, name in enumerate(names):
@@ -241,14 +241,14 @@ def suspects_text(predictions: Predictions, suspects: np.ndarray) -> str:
         lines.append(
             f"  row {predictions.rows[index] + 1} is {names[labels[index]]} "
             f"({label_probs[index]:.3f}), rather {names[preds[index]]} "
-            f"({predictions.probs[index].max():.3f}) | {_excerpt(predictions.texts[index])}"
+            f"({predictions.outputs[index].max():.3f}) | {_excerpt(predictions.texts[index])}"
         )
     return "\n".join(lines)
 
 
 def write_suspects(predictions: Predictions, suspects: np.ndarray, writer: RowWriter) -> None:
     """Writes a row for each suspect, the least probable label first; nothing where there is none."""
-    names, probs = predictions.class_names, predictions.probs.tolist()
+    names, probs = predictions.class_names, predictions.outputs.tolist()
     writer.write(
         {
             "row": int(predictions.rows[index]) + 1,

@@ -13,7 +13,8 @@ import numpy as np
 
 from lit_bert.evaluate.evidence import counted
 from lit_bert.evaluate.predictions import Predictions
-from lit_bert.evaluate.scores import BINS, wilson
+from lit_bert.evaluate.scores import wilson
+from lit_bert.task.classes import BINS
 
 CURVE_POINTS = 200  # at most, of accuracy against coverage
 TARGET_ACCURACIES = (0.9, 0.95, 0.98, 0.99)  # whose coverage is looked up on that curve
@@ -108,7 +109,7 @@ class Chart(NamedTuple):
 
 def reliability_chart(predictions: Predictions) -> Chart:
     """Accuracy against confidence in 15 equal bins, with intervals, over how many texts each bin has."""
-    confidence = predictions.probs.max(1).astype(np.float64)
+    confidence = predictions.outputs.max(1).astype(np.float64)
     is_right = predictions.preds == predictions.labels
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     all_counts = np.bincount(bins, minlength=BINS)
@@ -149,7 +150,7 @@ def coverage_chart(predictions: Predictions) -> Chart:
     El-Yaniv and Wiener (2010): the accuracy-coverage curve of a selective classifier.
     """
     N = len(predictions.labels)
-    confidence = predictions.probs.max(1)
+    confidence = predictions.outputs.max(1)
     order = np.argsort(-confidence, kind="stable")
     hits = np.cumsum((predictions.preds == predictions.labels)[order])
     counts = np.arange(1, N + 1)

@@ -83,8 +83,7 @@ class Evidence:
         interval of Wilson (1927) has.
         """
         width = scores.chosen_by.high - scores.chosen_by.low
-        (title,) = (each.title for each in scores.task.scores if each.key == scores.task.main)
-        which = f"the 95 % interval of {title} (bootstrap) is {{}} wide"
+        which = f"the 95 % interval of {scores.task.main_title} (bootstrap) is {{}} wide"
         if accuracy := scores.values.get("accuracy"):
             hits = np.array([accuracy.value * self.rows])
             low, high = wilson(hits, np.array([self.rows]))
@@ -94,7 +93,8 @@ class Evidence:
             return ""
         return (
             f"{counted(self.rows, 'row')} {'is' if self.rows == 1 else 'are'} few: "
-            f"{which.format(f'{100 * width:.0f} points')}, and models that differ by less cannot be told apart"
+            f"{which.format(f'{100 * width:.0f} points')}, and models that differ by less cannot be told "
+            "apart"
         )
 
     def notes(self, scores: Scores[Score] | None = None) -> list[str]:

@@ -79,11 +79,11 @@ def write_page(predictions_file: Path, output: Path | None = None) -> str:
         raise UserError(f"{predictions_file} has no rows; score a split that has some.")
     output = output or predictions_file.with_name(PAGE)
     errors = confident_errors(predictions)
-    suspects = scores.suspected_labels(predictions.probs, predictions.labels)
+    suspects = scores.suspected_labels(predictions.task, predictions.outputs, predictions.labels)
     embedded = embedded_rows(predictions, errors, suspects)
     order = rows_to_explain(predictions, errors, suspects, embedded)
     explanations = explain(predictions, predictions_file, order)
-    with_intervals = scores.with_intervals(predictions.probs, predictions.labels)
+    with_intervals = predictions.intervals
     html = render(predictions, with_intervals, errors, suspects, embedded, explanations)
     try:
         files.write_text(output, html)
@@ -92,8 +92,8 @@ def write_page(predictions_file: Path, output: Path | None = None) -> str:
     evidence = predictions.evidence
     split = escape.line(predictions.facts.get("split"), 60)
     lines = [f"split {split}, {evidence.rows:,} rows; in brackets 95 % bootstrap intervals"]
-    width = escape.width_of(list(with_intervals.main)) + 2
-    lines += [scores.score_line(name, score, width) for name, score in with_intervals.main.items()]
+    width = escape.width_of(list(with_intervals.titled())) + 2
+    lines += [scores.score_line(name, score, width) for name, score in with_intervals.titled().items()]
     lines += evidence.notes(with_intervals)
     lines.append(f"{counted(len(errors), 'error')}, {counted(len(suspects), 'suspected label error')}")
     lines.append(f"page       {escape.line(output)}")
@@ -134,7 +134,7 @@ def render(
         classes=C,
         wrong=len(errors),
         stand_ins=[(name, value) for name, value in facts.items() if is_stand_in(value)],
-        main_scores=[(LONG_NAMES.get(name, name), score) for name, score in with_intervals.main.items()],
+        main_scores=[(LONG_NAMES.get(name, name), score) for name, score in with_intervals.titled().items()],
         macro_note=evidence.macro_note,
         notes=[_sentence(note) for note in evidence.notes(with_intervals)],
         class_rows=class_rows(names, with_intervals, evidence, counts),

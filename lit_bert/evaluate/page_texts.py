@@ -42,13 +42,13 @@ class Explanations(NamedTuple):
 def confident_errors(predictions: Predictions) -> np.ndarray:
     """Indices of all wrong rows, the most confident first."""
     wrong = np.flatnonzero(predictions.preds != predictions.labels)
-    return wrong[np.argsort(-predictions.probs[wrong].max(1), kind="stable")]
+    return wrong[np.argsort(-predictions.outputs[wrong].max(1), kind="stable")]
 
 
 def embedded_rows(predictions: Predictions, errors: np.ndarray, suspects: np.ndarray) -> np.ndarray:
     """Indices of the rows on the page: errors, suspects, and of each class the least confident right ones."""
     labels, preds = predictions.labels, predictions.preds
-    confidence = predictions.probs.max(1)
+    confidence = predictions.outputs.max(1)
     per_class = max(RIGHT_PER_CLASS, RIGHT_TEXTS // len(predictions.class_names))
     right = [
         rows[np.argsort(confidence[rows], kind="stable")[:per_class]]
@@ -66,7 +66,7 @@ def rows_to_explain(
     The two lists in turn, then the cells of the confusion matrix in turn.
     """
     by_cell: dict[tuple[int, int], list[int]] = {}
-    by_confidence = np.argsort(-predictions.probs.max(1), kind="stable")
+    by_confidence = np.argsort(-predictions.outputs.max(1), kind="stable")
     is_embedded = set(embedded.tolist())
     for index in by_confidence.tolist():
         if index in is_embedded:
@@ -154,7 +154,7 @@ def script_data(
     rows = []
     for index in place:
         label, pred = int(predictions.labels[index]), int(predictions.preds[index])
-        probs = predictions.probs[index]
+        probs = predictions.outputs[index]
         likeliest = np.argsort(-probs, kind="stable")[:3].tolist()
         likeliest += [label] * (label not in likeliest)
         explained = [each for each in dict.fromkeys((pred, label)) if (index, each) in attributions]

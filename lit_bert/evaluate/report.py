@@ -18,7 +18,6 @@ from lit_bert.evaluate import compare
 from lit_bert.evaluate.predictions import VALIDATED, Predictions
 from lit_bert.evaluate.scores import Score
 from lit_bert.io import escape, files, untrusted
-from lit_bert.task.base import Task
 
 SEEDS = "seeds.json"  # in a folder of runs that differ in their seed alone: their names
 MAX_SEEDS = 1000
@@ -130,7 +129,7 @@ def seeds_table(folder: Path, file: str = VALIDATED) -> str:
         is_same = is_wrong & np.all(alike, axis=0)
         wrong, same = int(is_wrong.sum()), int(is_same.sum())
         lines.append(f"wrong in every run: {wrong:,} rows, {same:,} of them with one and the same answer")
-    by = _title_of_main(first.task)
+    by = first.task.main_title
     lines += [*_notes(*runs.values()), f"best by {by} of this split: {escape.line(folder / best)}"]
     return "\n".join(lines)
 
@@ -189,11 +188,6 @@ def comparison_table(first: Predictions, second: Predictions, names: list[str]) 
     return "\n".join(lines)
 
 
-def _title_of_main(task: Task) -> str:
-    (title,) = (each.title for each in task.scores if each.key == task.main)
-    return title
-
-
 def _shown_label(predictions: Predictions, label: Any) -> str:
     """A label in words, safe for a terminal."""
     return escape.line(predictions.task.shown(label), 100)
@@ -208,7 +202,7 @@ def _shown_answer(predictions: Predictions, index: int) -> str:
 
 
 def _disagreements(first: Predictions, second: Predictions) -> np.ndarray:
-    """Indices of the rows with different predictions: by falling sum of the two confidences, or differences."""
+    """Indices of the rows with different predictions, the surest first; of numbers the most different."""
     differ = (first.preds != second.preds).reshape(len(first.labels), -1).any(1)
     rows = np.flatnonzero(differ)
     if first.task.label_form == "number":

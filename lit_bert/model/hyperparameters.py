@@ -22,8 +22,6 @@ def check_hyperparameters(settings: Any) -> None:
     Args:
         settings: the arguments of BertClassifier, by attribute.
     """
-    if len(settings.label_names) < 2:
-        raise UserError(f"there is one class, {settings.label_names}; a classifier needs at least two.")
     for name, most in MAX_VALUES.items():
         value = settings[name]
         if value is not None and not 0 <= value <= most:

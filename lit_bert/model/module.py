@@ -28,7 +28,7 @@ from lit_bert.model.logits import exact_logits
 from lit_bert.model.loss_check import LossCheck, check_saved, refuse_scores
 from lit_bert.model.optimizer import DeferredAdamW, fused_adamw, reset_learning_rates, restore_moments_only
 from lit_bert.model.pretrained import load_trainable
-from lit_bert.model.split_scores import SplitScores, class_tags
+from lit_bert.model.split_scores import MAIN, SplitScores, class_tags
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.schema import NO_LORA, Lora
 from lit_bert.sources.weights import Weights
@@ -66,6 +66,7 @@ class BertClassifier(LightningModule):
         freeze: what does not train: embeddings (tables and their norm), layers:N (embeddings and the lowest N
             layers) or all (everything below the head); null is nothing.
         task: kind of task, a key of `task.kinds.KINDS`.
+        task_parameters: what the task took from rows, such as the mean and deviation of numbers.
         weights: where architecture and pretrained values come from; None waits for a checkpoint to be loaded.
 
     Attributes:
@@ -103,12 +104,16 @@ class BertClassifier(LightningModule):
         lora: Lora = NO_LORA,
         freeze: str | None = None,
         task: str = "single",
+        task_parameters: dict[str, list[float]] | None = None,
         weights: Weights | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["weights", "lora"])
+        self.save_hyperparameters(ignore=["weights", "lora", "task_parameters"])
         self.hparams.lora = lora.model_dump()
-        self.task = task_of(task, label_names)
+        self.hparams.task_parameters = {name: [*values] for name, values in (task_parameters or {}).items()}
+        self.task = task_of(task, label_names, self.hparams.task_parameters)
+        if len(label_names) < self.task.fewest_classes:
+            raise UserError(f"there is one class, {label_names}; a classifier needs at least two.")
         check_hyperparameters(self.hparams)
         self.weights = weights
         self.config: dict[str, Any] | None = None  # the run's settings, kept in its checkpoints
@@ -120,14 +125,14 @@ class BertClassifier(LightningModule):
         self._loss_check = LossCheck()
         self._training_weights: dict[str, Tensor] | None = None  # of the run that is resumed
         self.last_weights: dict[str, Tensor] | None = None  # as trained, when a run with an average has ended
-        self.class_tags = class_tags(label_names)
+        self.class_tags = class_tags(label_names) if self.task.class_scores else []
         scores = {f"{split}_scores": SplitScores(self.task, self.class_tags) for split in SPLITS}
         self.scores: Any = nn.ModuleDict(scores)  # a module cannot be called train
 
     @property
     def score_names(self) -> list[str]:
         """What training and validation log at the end of an epoch, and so what can be monitored."""
-        names = ["loss_nats", "f1", "f1_micro", "accuracy", *self.class_tags]
+        names = [MAIN, "loss_nats", *self.task.logged_names, *self.class_tags]
         return [f"{split}/{name}" for split in ("val", "train") for name in names]
 
     def configure_model(self) -> None:
@@ -179,16 +184,16 @@ class BertClassifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self._second_pass:
             self._second_pass.before_first_pass()
-        loss, logits = self._step(batch, "train")
+        _, logits = self._step(batch, "train")
         self._batch = batch
-        return self.training_loss(logits, batch) if self.objective or self.hparams.label_smoothing else loss
+        return self.training_loss(logits, batch)
 
     def training_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """The loss that training minimises: `objective` if set, else the task's with label smoothing."""
         if self.objective is not None:
             return self.objective(logits, batch)
-        smoothing = self.hparams.label_smoothing
-        return self.task.loss(functional, logits, batch["labels"], smoothing)
+        smoothing, weights = self.hparams.label_smoothing, batch.get("weights")
+        return self.task.training_loss(functional, logits, batch["labels"], smoothing, weights)
 
     def on_before_backward(self, loss: Tensor) -> None:
         """Checks the loss of each of the passes over a batch."""
@@ -205,15 +210,15 @@ class BertClassifier(LightningModule):
         return {"logits": self._step(batch, "test")[1]}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Class probabilities, float32 (B, C); rows sum to 1."""
+        """What the task says of texts, float32 (B, C): probabilities of classes, or values."""
         logits = self(batch["input_ids"], batch["attention_mask"]).float()
-        probs = torch.from_numpy(self.task.probabilities(logits.detach().cpu().numpy()))
-        if not probs.isfinite().all():
+        outputs = torch.from_numpy(self.task.outputs(logits.detach().cpu().numpy()))
+        if not outputs.isfinite().all():
             raise UserError(
-                "the model gives a text a probability that is not a number (NaN); nothing can be labelled "
-                "with it. Use another checkpoint, or --trainer.precision 32-true."
+                "the model gives a text a probability or a value that is not a number (NaN); nothing can be "
+                "labelled with it. Use another checkpoint, or --trainer.precision 32-true."
             )
-        return probs
+        return outputs
 
     def on_train_epoch_end(self) -> None:
         self._loss_check.check(self.trainer)
@@ -359,8 +364,8 @@ class BertClassifier(LightningModule):
         checkpoint["learning_rate"] = self.learning_rate  # in use; the hyper-parameter may be unset
         if self.config is not None:
             checkpoint["config"] = self.config
-        if "val/f1" in self.trainer.callback_metrics:
-            checkpoint["val_f1"] = self.trainer.callback_metrics["val/f1"].item()
+        if (score := f"val/{MAIN}") in self.trainer.callback_metrics:
+            checkpoint["val_score"] = self.trainer.callback_metrics[score].item()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._training_weights = checkpoint.get("training_weights")

@@ -213,6 +213,18 @@ def _from_folder(
     return network, [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]
 
 
+def scale_logits(network: Any, scale: float, shift: float) -> None:
+    """Multiplies the logits of a network and adds to them for good; one without a bias there gets one."""
+    if (scale, shift) == (1.0, 0.0):
+        return
+    logits = ENCODERS[network.config.model_type].logits_of(network)
+    if logits.bias is None:
+        logits.bias = nn.Parameter(torch.zeros(logits.out_features))
+    with torch.no_grad():
+        logits.weight.mul_(scale)
+        logits.bias.mul_(scale).add_(shift)
+
+
 def _fit_classes(
     logits: nn.Linear, folder_labels: list[str], label_names: list[str], deviation: float
 ) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torchmetrics
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection, classification
+from torchmetrics import MeanMetric, MetricCollection, SumMetric
 
 from lit_bert.io import escape
 from lit_bert.task.base import Task
+
+MAIN = "score"  # the score that chooses between epochs, under a name that every kind of task has
 
 
 class SplitScores(nn.Module):
@@ -19,29 +22,33 @@ class SplitScores(nn.Module):
         class_tags: of the F1 of each class, as `class_tags` gives them.
 
     Attributes:
-        labelled: how many rows of each class were scored last.
+        rows: how many were scored last, on all devices.
     """
 
     def __init__(self, task: Task, class_tags: list[str]) -> None:
         super().__init__()
-        self.class_tags = class_tags
-        self.labelled: list[int] = []
+        self.task, self.class_tags = task, class_tags
+        self.rows = 0
         # By default it leaves out batches whose loss is NaN. This way it is given a loss for each row.
-        self.loss = MeanMetric(nan_strategy="disable")
-        self.metrics = MetricCollection(task.metrics(classification))
+        self.loss, self.counted = MeanMetric(nan_strategy="disable"), SumMetric()
+        self.metrics = MetricCollection(task.metrics(torchmetrics), compute_groups=False)
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Counts a batch: its mean loss (), logits (B, C) and labels (B,)."""
         self.loss.update(loss.detach().expand(len(logits)))
+        self.counted.update(len(logits))
         self.metrics.update(logits.detach(), labels)
 
     def compute(self) -> dict[str, Any]:
         """The scores of the rows since the last time; no F1 for a class that is the label of no row."""
-        found = {"loss_nats": self.loss.compute(), **self.metrics.compute()}  # both sync over the devices
-        self.loss.reset()
-        self.metrics.reset()
-        by_class, self.labelled = found.pop("f1_class"), found.pop("class_counts")[:, -1].tolist()
-        present = zip(self.class_tags, by_class, self.labelled, strict=True)
+        computed = self.metrics.compute()  # syncs over the devices, as the loss does
+        found = {"loss_nats": self.loss.compute()}
+        self.rows = int(self.counted.compute())
+        for metric in (self.loss, self.counted, self.metrics):
+            metric.reset()
+        scores, by_class, labelled = self.task.logged(computed)
+        found |= scores | {MAIN: scores[self.task.logged_main]}
+        present = zip(self.class_tags, by_class, labelled, strict=True)
         return found | {tag: value for tag, value, rows in present if rows}
 
 

@@ -27,8 +27,16 @@ from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.hub import Source
 from lit_bert.sources.schema import TrainerSettings
 from lit_bert.sources.weights import MINILM
-from lit_bert.task.kinds import task_of
+from lit_bert.task.base import Task
 
+PLATT = "a scale and a shift of the logits of each class"
+EVALUATED = (  # for the Hub: the name of a metric, its type there, its key
+    ("Accuracy", "accuracy", "accuracy"),
+    ("Macro F1", "f1", "macro_f1"),
+    ("Mean absolute error", "mae", "mae"),
+    ("Pearson correlation", "pearsonr", "pearson"),
+    ("Spearman correlation", "spearmanr", "spearman"),
+)
 TEMPLATE = Path(__file__).with_name("card.jinja")
 NAME_CHARACTERS = 80  # of the names of weights and data in the title
 LICENCES = {MINILM: "apache-2.0", "google-bert/bert-base-uncased": "apache-2.0"}  # of the weights
@@ -59,7 +67,7 @@ def describe(
     weights, data = (public(each.source.as_source()) for each in (checkpoint.weights, checkpoint.data))
     settings, data_settings = checkpoint.settings, checkpoint.data.settings
     trainer = settings.trainer if settings else TrainerSettings()
-    model = checkpoint.model.model_dump(exclude={"label_names"})
+    model = checkpoint.model.model_dump(exclude={"label_names", "task", "task_parameters"})
     lora = model.pop("lora")
     if lora["rank"]:
         model |= {f"lora_{name}": value for name, value in lora.items()}
@@ -73,17 +81,17 @@ def describe(
     facts = {
         "lit_bert": __version__,
         "labels": rows.class_names,
-        "task": checkpoint.model.task,
+        "task": rows.task.kind,
+        "task_parameters": {name: list(values) for name, values in rows.task.parameters.items()},
         "architecture": checkpoint.weights.architecture["model_type"],
         "max_length": data_settings.max_length,
         "split": rows.facts.get("split"),
         "rows": len(rows.labels),
-        "scores": {
-            rows.facts.get("split"): {**evidence.as_dict(rows.class_names), **scores_as_json(scores, rows)}
-        },
+        "scores": {rows.facts.get("split"): {**evidence.as_dict(rows.class_names), **scores_as_json(scores)}},
         "calibration": rows.facts.get("calibration"),
         "averaging": rows.facts.get("averaging"),
-        "files": {name: variant_as_json(each, rows) for name, each in variants.items()},
+        "choice": rows.facts.get("choice"),
+        "files": {name: variant_as_json(each) for name, each in variants.items()},
         "weights": weights.as_dict(),
         "data": data.as_dict(),
         "recipe": {name: value for name, value in recipe.items() if value not in (None, -1)},  # what is set
@@ -114,20 +122,20 @@ def public(source: Source) -> Source:
     return replace(source, name=Path(source.name).name) if local else source
 
 
-def scores_as_json(scores: Scores[Score], rows: Predictions) -> dict[str, Any]:
+def scores_as_json(scores: Scores[Score]) -> dict[str, Any]:
     """Scores with the ends of their intervals."""
-    return scores.as_dict(rows.class_names, Score._asdict)
+    return scores.as_dict(Score._asdict)
 
 
-def variant_as_json(variant: Variant, rows: Predictions) -> dict[str, Any]:
+def variant_as_json(variant: Variant) -> dict[str, Any]:
     """What is known of an ONNX file."""
     return {
-        "scores": scores_as_json(variant.scores, rows),
+        "scores": scores_as_json(variant.scores),
         "agreement": variant.agreement,
         "difference": variant.difference,
         "texts_per_s": variant.texts_per_s,
         "bytes": variant.bytes,
-        "f1_change": list(variant.f1_change),
+        "main_change": list(variant.main_change),
     }
 
 
@@ -145,7 +153,7 @@ def card(facts: dict[str, Any], scores: Scores[Score], evidence: Evidence) -> st
     base, dataset = (escape.line(Path(source.name).name, NAME_CHARACTERS) for source in (weights, data))
     exact = {each.file for each in FORMATS if each.is_exact}
     losses = {
-        file: Score(*(each + 0.0 for each in lost_points(Score(*found["f1_change"]))))  # no negative zero
+        file: Score(*(each + 0.0 for each in lost_points(Score(*found["main_change"]))))  # no negative zero
         for file, found in facts["files"].items()
         if file not in exact
     }
@@ -154,12 +162,17 @@ def card(facts: dict[str, Any], scores: Scores[Score], evidence: Evidence) -> st
         title=f"{base} on {dataset}",
         facts=facts,
         names=escape.names(facts["labels"]),
-        limits=task_of(facts["task"], facts["labels"]).limits(),
+        limits=scores.task.limits(),
+        main=scores.task.main,
+        main_title=scores.task.main_title,
+        titles={each.key: each.long_title or each.title for each in scores.task.scores},
+        has_classes=bool(scores.by_class),
+        choice=scores.task.choice_note(facts["choice"]) if facts["choice"] else "",
         scores=scores,
         evidence=evidence,
         notes=[f"{note[:1].upper()}{note[1:]}." for note in evidence.notes(scores)],
         losses=losses,
-        calibration=calibration_text(facts["calibration"]),
+        calibration=calibration_text(facts["calibration"], scores.task),
         averaging=averaging_text(facts["averaging"]),
         weights=weights,
         data=data,
@@ -196,27 +209,29 @@ def yaml_head(facts: dict[str, Any], scores: Scores[Score], base: str, dataset: 
                 dataset_split=facts["split"] and escape.line(facts["split"]),
                 metric_name=title,
             )
-            for title, score, kind in (
-                ("Accuracy", scores.accuracy, "accuracy"),
-                ("Macro F1", scores.macro_f1, "f1"),
-            )
+            for title, kind, key in EVALUATED
+            if (score := scores.values.get(key))
         ],
     ).to_yaml()
 
 
-def calibration_text(calibration: dict[str, Any] | None) -> str:
-    """Whether a temperature is folded into the classifier, and what says so, for the card."""
+def calibration_text(calibration: dict[str, Any] | None, task: Task) -> str:
+    """Whether a calibration is folded into the classifier, and what says so, for the card."""
+    if task.label_form == "number":
+        return "A number has no probability to calibrate."
     if not calibration:
-        return "No temperature was fitted; the probabilities are those of the training."
+        return "Nothing was fitted; the probabilities are those of the training."
     errors = f"{calibration['before']:.4f} before and {calibration['after']:.4f} after"
+    is_temperature = "temperature" in calibration
     if calibration.get("kept", True):  # older ones were always kept
+        what = f"a temperature of {calibration['temperature']:.3f}" if is_temperature else PLATT
         return (
-            "The probabilities are calibrated: a temperature of "
-            f"{calibration['temperature']:.3f} is folded into the classifier. Expected calibration error "
-            f"{errors}, on rows that the temperature was not fitted on."
+            f"The probabilities are calibrated: {what} is folded into the classifier. Expected calibration "
+            f"error {errors}, on rows that it was not fitted on."
         )
+    what = "a temperature" if is_temperature else PLATT
     return (
-        "The probabilities are those of the training: a temperature was fitted and not kept, as rows that it "
+        f"The probabilities are those of the training: {what} was fitted and not kept, as rows that it "
         f"was not fitted on did not show that it helps (expected calibration error {errors})."
     )
 

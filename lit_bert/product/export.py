@@ -23,7 +23,7 @@ from lit_bert.evaluate import scores
 from lit_bert.evaluate.evidence import Evidence
 from lit_bert.evaluate.predictions import VALIDATED, Predictions
 from lit_bert.io import files, tokenizers
-from lit_bert.model.pretrained import load_network
+from lit_bert.model.pretrained import load_network, scale_logits
 from lit_bert.product.card import describe
 from lit_bert.product.folder import FACTS
 from lit_bert.product.formats import FORMATS, CannotExport, Exportable, Format
@@ -31,7 +31,7 @@ from lit_bert.product.proof import (
     MAX_DIFFERENCE,
     ProofError,
     Variant,
-    checkpoint_probs,
+    checkpoint_outputs,
     format_points,
     lost_points,
     measure,
@@ -41,7 +41,7 @@ from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.tokenizer_files import checked_tokenizer_files
 from lit_bert.sources.weights import Weights
 from lit_bert.task.base import Task
-from lit_bert.task.kinds import CONFIG_KEY, task_of
+from lit_bert.task.kinds import CONFIG_KEY, PARAMETERS_KEY
 
 CALIBRATION_TEXTS = 256  # texts that show how large activations get
 MAX_F1_LOSS = (
@@ -60,8 +60,10 @@ def validation_rows(checkpoint: Checkpoint) -> Predictions:
         raise UserError(
             f"{path} is of another checkpoint than {checkpoint.path.name}; run `{command}` first."
         )
-    if rows.class_names != checkpoint.model.label_names:  # or the head would be re-initialised
-        raise UserError(f"{path} has other classes than {checkpoint.path.name}; run `{command}` first.")
+    if rows.task != checkpoint.task:  # or the head would be re-initialised
+        raise UserError(
+            f"{path} has another task or other classes than {checkpoint.path.name}; run `{command}` first."
+        )
     return rows
 
 
@@ -121,8 +123,9 @@ def write(
     weights = Weights(checkpoint=str(checkpoint.path))
     weights.base_at = base_at
     logging.disable_progress_bar()
-    task = task_of(checkpoint.model.task, rows.class_names)
+    task, scale, shift = checkpoint.task.exported()
     network = load_network(weights, rows.class_names, task.problem_type).eval()
+    scale_logits(network, scale, shift)
     tokenizer = weights.tokenizer(checkpoint.data.settings.max_length)
     print(f"export     {checkpoint.path}", file=sys.stderr)
     write_for_transformers(checkpoint, task, network, tokenizer, folder)
@@ -130,9 +133,10 @@ def write(
     written = write_formats(Exportable(network, ids), folder)
 
     print(f"proof      {len(rows.texts):,} rows of split {rows.facts.get('split')}", file=sys.stderr)
-    wanted = checkpoint_probs(network, tokenizer, task, rows.texts)
-    own = scores.with_intervals(wanted, rows.labels)
-    evidence = Evidence.of(wanted, rows.labels, rows.evidence.used_for)
+    task = checkpoint.task  # for the units of numbers: outputs are the same
+    wanted = checkpoint_outputs(network, tokenizer, task.exported()[0], rows.texts)
+    own = scores.with_intervals(task, wanted, rows.labels)
+    evidence = Evidence.of(task, wanted, rows.labels, rows.evidence.used_for)
     found = {form: measure(folder, form, task, rows, wanted) for form in written}
     print(proof_table(own, {form.file: each for form, each in found.items()}))
     print("".join(f"{note}\n" for note in evidence.notes(own)), end="")
@@ -149,6 +153,9 @@ def write_for_transformers(
 ) -> None:
     """Writes what transformers loads: config.json, model.safetensors and the tokenizer's files."""
     setattr(network.config, CONFIG_KEY, task.kind)
+    if task.parameters:
+        parameters = {name: list(values) for name, values in task.parameters.items()}
+        setattr(network.config, PARAMETERS_KEY, parameters)
     network.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -189,15 +196,16 @@ def is_kept(form: Format, found: Variant, rows: Predictions, max_f1_loss: float)
             apart = round((1 - found.agreement) * len(rows.texts))
             raise ProofError(
                 f"{form.file} is not the checkpoint: {apart} of {len(rows.texts):,} rows have another label, "
-                f"and a probability differs by {found.difference:.2g}. Nothing was kept."
+                f"and an output differs by {found.difference:.2g}. Nothing was kept."
             )
         return True
-    lost = lost_points(found.f1_change)
+    lost = lost_points(found.main_change)
+    shown = format_points(lost, rows.task.main_title)
     if lost.high <= max_f1_loss:
-        print(f"\n{form.file} loses {format_points(lost)}; {max_f1_loss:g} are allowed.")
+        print(f"\n{form.file} loses {shown}; {max_f1_loss:g} are allowed.")
         return True
     print(
-        f"\n{form.file} loses {format_points(lost)}: the rows do not rule out that it is more than "
+        f"\n{form.file} loses {shown}: the rows do not rule out that it is more than "
         f"{max_f1_loss:g}, so it is left out. More validation rows would tell; --max_f1_loss allows more."
     )
     return False

@@ -29,7 +29,6 @@ CHUNK = 256  # texts that are tokenized at a time: what the tokenizer returns ta
 # onnxruntime 1.32 adds and normalizes in one operator that takes five times as long as two; and adds a bias
 # and computes GELU in one that takes half as long again.
 SLOW_FUSIONS = {"SkipLayerNormFusion", "BiasGeluFusion"}
-MIN_PROBABILITY = 1e-9  # keeps the logarithm of a probability finite
 WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 
 
@@ -38,8 +37,8 @@ class Word(NamedTuple):
 
     Attributes:
         start, end: text[start:end] is the word.
-        weight: by how much the word raises the log-odds of the text's label, in nats; negative where it
-            speaks against it.
+        weight: by how much the word raises the log-odds of the text's label, in nats, or the number that the
+            text is given; negative where it speaks against it.
     """
 
     start: int
@@ -137,22 +136,22 @@ class Predictor:
         """
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise TypeError("expected a list of strings")
-        probs, truncated = self._label(texts)
-        return [self.task.answer(row, cut) for row, cut in zip(probs, truncated, strict=True)]
+        outputs, truncated = self._label(texts)
+        return [self.task.answer(row, cut) for row, cut in zip(outputs, truncated, strict=True)]
 
     def probs(self, texts: Sequence[str]) -> np.ndarray:
-        """Class probabilities, float32 (N, C), of texts; rows sum to 1."""
+        """Class probabilities, float32 (N, C), of texts; where the task is a number, the values (N, 1)."""
         return self._label(texts)[0]
 
     def _label(self, texts: Sequence[str]) -> tuple[np.ndarray, list[bool]]:
-        """Probabilities (N, C), and which texts were cut."""
+        """Outputs (N, C), and which texts were cut."""
         ids: list[np.ndarray] = []
         truncated: list[bool] = []
         for start in range(0, len(texts), CHUNK):
             encodings = tokenizers.encode(self._tokenizer, _readable(texts[start : start + CHUNK]))
             ids += [np.array(each.ids, np.int32) for each in encodings]
             truncated += [bool(each.overflowing) for each in encodings]
-        return self._probs(ids), truncated
+        return self._outputs(ids), truncated
 
     def explain(self, text: str) -> list[Word]:
         """Which words pushed the text towards its label: each in turn is left out, and the label asked again.
@@ -163,15 +162,12 @@ class Predictor:
         read = max((end for _, end in encoding.offsets), default=0)
         words = [match.span() for match in WORD.finditer(text) if match.start() < read]
         without = [f"{text[:start]} {text[end:]}" for start, end in words]
-        probs = self.probs([text, *without]).astype(float)
-        of_label = probs[:, self.task.explained_class(probs[0])]
-        odds = np.log(np.maximum(of_label, MIN_PROBABILITY)) - np.log(
-            np.maximum(1 - of_label, MIN_PROBABILITY)
-        )
-        weights = odds[0] - odds[1:]
+        outputs = self.probs([text, *without])
+        support = self.task.support(outputs)[:, self.task.explained_class(outputs[0])]
+        weights = support[0] - support[1:]
         return [Word(*span, float(weight)) for span, weight in zip(words, weights, strict=True)]
 
-    def _probs(self, ids: list[np.ndarray]) -> np.ndarray:
+    def _outputs(self, ids: list[np.ndarray]) -> np.ndarray:
         logits = np.empty((len(ids), len(self.labels)), np.float32)
         order = np.argsort([-len(each) for each in ids], kind="stable")
         batches, start = [], 0
@@ -203,11 +199,11 @@ class Predictor:
                 run(rows)
         if not np.isfinite(logits).all():
             raise UserError(f"{self.folder / self.file} gives logits that are not finite. Export it again.")
-        return self.task.probabilities(logits)
+        return self.task.outputs(logits)
 
 
 def probabilities_of(folder: Path, file: str) -> Callable[[Sequence[str]], np.ndarray]:
-    """From texts to their probabilities, float32 (N, C), by an ONNX file of the folder."""
+    """From texts to their outputs, float32 (N, C), by an ONNX file of the folder."""
     return Predictor(folder, file=file).probs
 
 

@@ -19,7 +19,7 @@ from lit_bert.product.formats import Format
 from lit_bert.task.base import Task
 
 BASELINE_BATCH = 32  # texts
-MAX_DIFFERENCE = 1e-3  # most that a probability of the 32-bit file may differ by
+MAX_DIFFERENCE = 1e-3  # most that an output of the 32-bit file may differ by, in units of `Task.unit`
 
 
 class ProofError(Exception):
@@ -32,11 +32,14 @@ class Variant:
 
     Attributes:
         scores: with 95 % bootstrap intervals, 0 to 1.
-        agreement: share of the rows with the checkpoint's label.
-        difference: largest difference of a probability from the checkpoint's.
+        agreement: share of the rows with the checkpoint's prediction; of numbers, one that differs by at most
+            MAX_DIFFERENCE of the labels' standard deviation.
+        difference: largest difference of a probability from the checkpoint's, or of a number, in units of the
+            labels' standard deviation.
         texts_per_s: on the machine that exported it.
         bytes: size of the file.
-        f1_change: its macro F1 less the checkpoint's on the same rows, with the paired interval.
+        main_change: the score that chooses between models, such as macro F1, less the checkpoint's on the same
+            rows, with the paired interval.
     """
 
     scores: Scores[Score]
@@ -44,11 +47,11 @@ class Variant:
     difference: float
     texts_per_s: float
     bytes: int
-    f1_change: Score
+    main_change: Score
 
 
-def checkpoint_probs(network: Any, tokenizer: Any, task: Task, texts: Sequence[str]) -> np.ndarray:
-    """Probabilities, float32 (N, C), by the network of transformers in 32 bits."""
+def checkpoint_outputs(network: Any, tokenizer: Any, task: Task, texts: Sequence[str]) -> np.ndarray:
+    """Outputs, float32 (N, C), by the network of transformers in 32 bits."""
     import torch
 
     encodings = tokenizers.encode(tokenizer, list(texts))
@@ -60,46 +63,51 @@ def checkpoint_probs(network: Any, tokenizer: Any, task: Task, texts: Sequence[s
             padded = pad([encodings[row].ids for row in rows], network.config.pad_token_id or 0)
             input_ids, attention_mask = map(torch.from_numpy, padded)
             logits[rows] = network(input_ids=input_ids, attention_mask=attention_mask).logits.numpy()
-    return task.probabilities(logits)
+    return task.outputs(logits)
 
 
 def measure(folder: Path, form: Format, task: Task, rows: Predictions, wanted: np.ndarray) -> Variant:
     """Predictions of a file of the folder, by the public way to run it, compared with the checkpoint's."""
-    probabilities = form.open(folder)
-    probabilities(rows.texts[:32])
+    outputs_of = form.open(folder)
+    outputs_of(rows.texts[:32])
     start = time.perf_counter()
-    probs = probabilities(rows.texts)
+    outputs = outputs_of(rows.texts)
     seconds = time.perf_counter() - start
-    same = task.predictions(probs) == task.predictions(wanted)
+    differences = np.abs(outputs - wanted) / task.unit
+    same = task.predictions(outputs) == task.predictions(wanted)
+    if task.label_form == "number":
+        same = differences <= MAX_DIFFERENCE
     return Variant(
-        scores.with_intervals(probs, rows.labels),
-        float(same.reshape(len(probs), -1).all(1).mean()),
-        float(np.abs(probs - wanted).max()),
+        scores.with_intervals(task, outputs, rows.labels),
+        float(same.reshape(len(outputs), -1).all(1).mean()),
+        float(differences.max()),
         len(rows.texts) / seconds,
         (folder / form.file).stat().st_size,
-        compare.macro_f1_change(wanted, probs, rows.labels),
+        compare.main_change(task, wanted, outputs, rows.labels),
     )
 
 
-def lost_points(f1_change: Score) -> Score:
-    """Hundredths of macro F1 that a file loses against the checkpoint; below 0 it gains."""
-    value, low, high = f1_change
+def lost_points(main_change: Score) -> Score:
+    """Hundredths of the main score that a file loses against the checkpoint; below 0 it gains."""
+    value, low, high = main_change
     return Score(-100 * value, -100 * high, -100 * low)
 
 
-def format_points(lost: Score) -> str:
-    """With the 95 % interval."""
+def format_points(lost: Score, title: str) -> str:
+    """With the 95 % interval, of the score of that title."""
     value, low, high = (each + 0.0 for each in lost)  # no negative zero
-    return f"{value:.2f} points of macro F1 [{low:.2f}, {high:.2f}]"
+    return f"{value:.2f} points of {title} [{low:.2f}, {high:.2f}]"
 
 
 def proof_table(own: Scores[Score], found: dict[str, Variant]) -> str:
     """One line a file."""
-    lines = [f"{'':18}macro F1  same label  largest difference   texts/s       MB"]
-    lines.append(f"{'checkpoint':18}{own.macro_f1.value:8.4f}")
+    title = own.task.main_title
+    width = max(len(title), 8)
+    lines = [f"{'':18}{title:>{width}}  same label  largest difference   texts/s       MB"]
+    lines.append(f"{'checkpoint':18}{own.chosen_by.value:{width}.4f}")
     for name, each in found.items():
         lines.append(
-            f"{name:18}{each.scores.macro_f1.value:8.4f}  {each.agreement:10.4f}  {each.difference:18.2g}"
+            f"{name:18}{each.scores.chosen_by.value:{width}.4f}  {each.agreement:10.4f}  {each.difference:18.2g}"
             f"  {each.texts_per_s:8,.0f}  {each.bytes / 1e6:7.1f}"
         )
     return "\n".join(lines)

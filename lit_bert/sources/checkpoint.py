@@ -29,6 +29,7 @@ from pydantic import Field
 from torch import Tensor
 
 from lit_bert import RUNS, UserError
+from lit_bert.encoders.table import ENCODERS
 from lit_bert.io import files
 from lit_bert.io.escape import line
 from lit_bert.io.tokenizers import MAX_TOKENIZER_BYTES
@@ -48,6 +49,8 @@ from lit_bert.sources.schema import (
     checked,
 )
 from lit_bert.sources.tokenizer_files import TOKENIZER_FILES
+from lit_bert.task.base import Task
+from lit_bert.task.kinds import task_of_plain
 
 FORMAT = 2
 BEST, LAST = "best.ckpt", "last.ckpt"
@@ -62,7 +65,8 @@ LIGHTNING = {
     "config": "settings",
     "pytorch-lightning_version": "lightning",
     **{each: each for each in ("epoch", "global_step", "weights", "learning_rate", "devices")},
-    **{each: each for each in ("val_f1", "temperature")},
+    "val_f1": "val_score",  # its earlier name
+    **{each: each for each in ("val_score", "temperature", "calibration")},
 }
 DATA = "EmotionDataModule"  # Lightning's name for the state of the data module
 NEEDED = ("state_dict", "hyper_parameters", "weights", "global_step", "epoch")
@@ -265,6 +269,19 @@ class Checkpoint:
     def weights(self) -> WeightsFacts:
         """What the model's weights say of themselves: what was asked for, architecture, source."""
         return self.facts.weights
+
+    @property
+    def task(self) -> Task:
+        """What labels and outputs are."""
+        model = self.model
+        return task_of_plain(model.task, model.label_names, model.task_parameters)
+
+    @property
+    def has_logits_bias(self) -> bool:
+        """Whether something can be added to the logits of a class."""
+        encoder = ENCODERS[self.weights.architecture["model_type"]]
+        logits = [name for name in self.state_dict if encoder.in_logits(name.removeprefix("network."))]
+        return any(name.endswith(".bias") for name in logits)
 
     @property
     def model(self) -> ModelSettings:

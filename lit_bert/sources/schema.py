@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lit_bert import UserError
 from lit_bert.io.escape import line
@@ -26,7 +26,8 @@ MAX_CHARACTERS = 10_000  # of a class name, a path, an address
 
 Text = Annotated[str, Field(max_length=MAX_CHARACTERS)]
 Count = Annotated[int, Field(ge=0, le=2**62)]
-ClassNames = Annotated[list[Text], Field(min_length=2, max_length=MAX_CLASSES)]
+ClassNames = Annotated[list[Text], Field(min_length=1, max_length=MAX_CLASSES)]
+TaskParameters = dict[Text, Annotated[list[float], Field(max_length=MAX_CLASSES)]]
 
 
 class Plain(BaseModel):
@@ -85,6 +86,7 @@ class ModelSettings(Plain):
     lora: Lora = NO_LORA
     freeze: Text | None = None
     task: Text = "single"
+    task_parameters: TaskParameters = {}
 
     @property
     def trains_part(self) -> bool:
@@ -179,7 +181,7 @@ class WeightsFacts(Plain):
 class BestSettings(Plain):
     """Which epoch is the best one."""
 
-    monitor: Text | None = "val/f1"
+    monitor: Text | None = "val/score"
     mode: Literal["min", "max"] = "max"
     save_top_k: int = 1
     save_weights_only: bool = True
@@ -191,7 +193,7 @@ class BestSettings(Plain):
 class StoppingSettings(Plain):
     """When a run ends early."""
 
-    monitor: Text | None = "val/f1"
+    monitor: Text | None = "val/score"
     min_delta: float = 0.0
     patience: int = 3
     mode: Literal["min", "max"] = "max"
@@ -258,6 +260,13 @@ class RunSettings(Plain):
     composition: dict[Text, Text] = {}
 
 
+class Calibration(Plain):
+    """What the logits of each class were multiplied by, and what was then added to them."""
+
+    scale: Annotated[list[float], Field(max_length=MAX_CLASSES)]
+    shift: Annotated[list[float], Field(max_length=MAX_CLASSES)]
+
+
 class Facts(Plain):
     """What a checkpoint says, beside the progress of its run, which is compared with the trainer's own.
 
@@ -269,8 +278,9 @@ class Facts(Plain):
         learning_rate: the highest one in use; that of `model` may be unset.
         data: None where a Trainer was given loaders.
         settings: of the run; None where there was no command line.
-        val_f1: validation macro F1, 0 to 1; None if there was no validation.
+        val_score: of the validation that chose the epoch, such as macro F1; None if there was none.
         temperature: that divided the logits, and is in the weights; None if none was fitted.
+        calibration: likewise, what the logits of each class were multiplied by and added to.
     """
 
     format: Literal[2] = 2
@@ -283,8 +293,18 @@ class Facts(Plain):
     settings: RunSettings | None = None
     learning_rate: float | None = None
     devices: Count | None = None
-    val_f1: Annotated[float, Field(ge=0, le=1)] | None = None
+    val_score: float | None = None
     temperature: Annotated[float, Field(gt=0)] | None = None
+    calibration: Calibration | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: Any) -> Any:
+        """The score was `val_f1` when there were only tasks that choose by macro F1."""
+        if not isinstance(values, dict) or "val_f1" not in values:
+            return values
+        others = {name: value for name, value in values.items() if name != "val_f1"}
+        return {"val_score": values["val_f1"], **others}
 
     @field_validator("lightning")
     @classmethod

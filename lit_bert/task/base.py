@@ -60,7 +60,10 @@ class Task(ABC):
         scores: what is computed over all rows, in the order of `scorer`.
         main: the key of the score that chooses between models.
         class_scores: what is computed for each class; () without classes.
+        logged_names: the names of what training logs of a split, beside its loss.
+        logged_main: the one of them that chooses between epochs; more of it is better.
         fewest_classes: that a model can have.
+        choice_use: what validation rows are used for by `choose`, in words.
     """
 
     class_names: tuple[str, ...]
@@ -71,7 +74,16 @@ class Task(ABC):
     scores: ClassVar[tuple[Score, ...]]
     main: ClassVar[str] = "macro_f1"
     class_scores: ClassVar[tuple[str, ...]] = ("f1",)
+    logged_names: ClassVar[tuple[str, ...]] = ("f1", "f1_micro", "accuracy")
+    logged_main: ClassVar[str] = "f1"
     fewest_classes: ClassVar[int] = 2
+    choice_use: ClassVar[str] = ""
+
+    @property
+    def main_title(self) -> str:
+        """The title of the score that chooses between models."""
+        (title,) = (each.title for each in self.scores if each.key == self.main)
+        return title
 
     @classmethod
     def of(cls, class_names: Sequence[str], parameters: Parameters | None = None) -> Self:
@@ -134,16 +146,6 @@ class Task(ABC):
             Scores by their names, which are `logged_names`; the F1 of each class, (C,); how many rows have
             each class as a label. Both are empty without classes.
         """
-
-    @property
-    @abstractmethod
-    def logged_names(self) -> list[str]:
-        """The names of what is logged of a split beside its loss."""
-
-    @property
-    @abstractmethod
-    def logged_main(self) -> str:
-        """The one of them that chooses between epochs; more of it is better."""
 
     # --- answers
 
@@ -223,7 +225,7 @@ class Task(ABC):
         """
 
     def main_scorer(self, outputs: np.ndarray, labels: np.ndarray) -> Callable[[np.ndarray], float]:
-        """From how many times each row counts to the score `main`; kinds for which it is slow have a faster."""
+        """From how many times each row counts to the score `main`, without computing the others if it can."""
         place, score = [each.key for each in self.scores].index(self.main), self.scorer(outputs, labels)
         return lambda times: float(score(times)[place])
 
@@ -271,6 +273,11 @@ class Task(ABC):
             return_indices_ranked_by="self_confidence",
             n_jobs=1,  # processes would have to be given copies
         )
+
+    @property
+    def unit(self) -> float:
+        """What differences of outputs are measured in: 1 of probabilities."""
+        return 1.0
 
     # --- what is chosen on validation rows
 

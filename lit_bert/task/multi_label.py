@@ -43,6 +43,7 @@ class MultiLabel(Task):
     kind = "multi_label"
     problem_type = "multi_label_classification"
     label_form = "classes"
+    choice_use = "choosing thresholds"
     scores = (
         Score("macro_f1", "macro F1"),
         Score("micro_f1", "micro F1"),
@@ -54,8 +55,6 @@ class MultiLabel(Task):
         Score("calibration_error", "calib. error", "calibration error", is_error=True, is_distance=True),
     )
     class_scores = ("f1", "average_precision")
-    logged_names = ["f1", "f1_micro", "accuracy"]
-    logged_main = "f1"
 
     def check_parameters(self) -> None:
         if self.parameters.keys() - {THRESHOLDS}:

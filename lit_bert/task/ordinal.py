@@ -53,7 +53,7 @@ class Ordinal(SingleLabel):
         Score("calibration_error", "calib. error", "calibration error", is_error=True, is_distance=True),
     )
     main = "quadratic_kappa"
-    logged_names = ["kappa", "f1", "f1_micro", "accuracy", "mae"]
+    logged_names = ("kappa", "f1", "f1_micro", "accuracy", "mae")
     logged_main = "kappa"
     main_scorer = Task.main_scorer  # not of macro F1
 

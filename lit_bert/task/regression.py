@@ -44,6 +44,7 @@ class Regression(Task):
     kind = "regression"
     problem_type = "regression"
     label_form = "number"
+    choice_use = "the width of intervals"
     fewest_classes = 1
     class_scores = ()
     scores = (
@@ -55,7 +56,7 @@ class Regression(Task):
         Score("loss_nats", "loss, nats", "half the squared error, in units of the labels' variance", True),
     )
     main = "r2"
-    logged_names = ["r2", "mae", "rmse", "pearson", "spearman"]
+    logged_names = ("r2", "mae", "rmse", "pearson", "spearman")
     logged_main = "r2"
 
     def check_parameters(self) -> None:
@@ -75,6 +76,10 @@ class Regression(Task):
     def deviation(self) -> float:
         """The standard deviation of the training labels."""
         return self.parameters.get(SCALE, (0.0, 1.0))[1]
+
+    @property
+    def unit(self) -> float:
+        return self.deviation
 
     @property
     def half_width(self) -> float | None:

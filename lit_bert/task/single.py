@@ -51,8 +51,6 @@ class SingleLabel(Task):
         Score("loss_nats", "loss, nats", "loss, nats per text", is_error=True),
         Score("calibration_error", "calib. error", "calibration error", is_error=True, is_distance=True),
     )
-    logged_names = ["f1", "f1_micro", "accuracy"]
-    logged_main = "f1"
 
     def loss(
         self, functional: Any, logits: Any, labels: Any, label_smoothing: float = 0.0, weights: Any = None

@@ -9,6 +9,7 @@ import torch
 
 from lit_bert.evaluate.prediction_collector import PredictionCollector
 from lit_bert.evaluate.predictions import VALIDATED, Predictions
+from lit_bert.model.split_scores import MAIN
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.train.checkpoint_io import keep_weights, replace_training_weights
 from lit_bert.train.choose import choose_weights
@@ -47,16 +48,17 @@ def keep_better_weights(
     chosen = choose_weights(predictions, plain.predictions)
     if chosen["kept"]:
         facts = checkpoint.facts
-        chosen |= {"val_f1": facts.val_f1, "epoch": facts.epoch, "global_step": facts.global_step}
+        chosen |= {"val_score": facts.val_score, "epoch": facts.epoch, "global_step": facts.global_step}
     else:
         if plain.weights is not trained:
             checkpoint = replace_training_weights(checkpoint, plain.weights)
-        chosen |= {"val_f1": plain.scores["val/f1"], "epoch": plain.epoch, "global_step": plain.global_step}
+        score = plain.scores[f"val/{MAIN}"]
+        chosen |= {"val_score": score, "epoch": plain.epoch, "global_step": plain.global_step}
         record = run.callbacks.record
         # Those of a run that goes on may have a score that this version does not know.
         record.best = {name: plain.scores[name] for name in record.best if name in plain.scores}
-    probs = (predictions if chosen["kept"] else plain.predictions).probs
-    predictions = predictions.with_probs(probs, averaging=chosen, global_step=chosen["global_step"])
+    outputs = (predictions if chosen["kept"] else plain.predictions).outputs
+    predictions = predictions.with_outputs(outputs, averaging=chosen, global_step=chosen["global_step"])
     predictions.write(checkpoint.run / VALIDATED)
     return keep_weights(checkpoint, chosen), predictions
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.types import _PATH
 from safetensors import SafetensorError
@@ -20,6 +22,8 @@ from lit_bert.io import files
 from lit_bert.io.escape import line
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.finite import first_not_finite, tensors_in
+from lit_bert.sources.schema import Calibration
+from lit_bert.task.base import Parameters
 
 
 class SafeCheckpointIO(CheckpointIO):
@@ -125,19 +129,37 @@ def check_progress(found: Any, own: Any, what: str) -> None:
 # --- changed where they stand: each takes a checkpoint that was read, and returns it as it is then ---
 
 
-def apply_temperature(checkpoint: Checkpoint, temperature: float) -> Checkpoint:
-    """Divides the logits of a checkpoint by `temperature` for good: in the last layer's weight and bias.
+def apply_calibration(checkpoint: Checkpoint, scale: np.ndarray, shift: np.ndarray) -> Checkpoint:
+    """Multiplies the logits of each class and adds to them for good: in the last layer's weight and bias.
 
-    So every program that loads the weights has calibrated probabilities. Labels stay the same.
+    So every program that loads the weights has calibrated probabilities.
+
+    Args:
+        scale: (C,), above 0.
+        shift: (C,); 0 where the layer has no bias.
     """
     encoder = ENCODERS[checkpoint.weights.architecture["model_type"]]
-    state_dict = {
-        name: value / temperature if encoder.in_logits(name.removeprefix("network.")) else value
-        for name, value in checkpoint.state_dict.items()
-    }
-    earlier = checkpoint.facts.temperature or 1.0
-    facts = checkpoint.facts.model_copy(update={"temperature": earlier * temperature})
+    factor, summand = (torch.from_numpy(each) for each in (scale, shift))
+    state_dict = dict(checkpoint.state_dict)
+    for name, value in state_dict.items():
+        if encoder.in_logits(name.removeprefix("network.")):
+            changed = value.double() * (factor[:, None] if value.ndim == 2 else factor)
+            state_dict[name] = (changed + summand if value.ndim == 1 else changed).to(value.dtype)
+    facts = checkpoint.facts
+    if shift.any() or (scale != scale[0]).any():
+        found = {"scale": scale.tolist(), "shift": shift.tolist()}
+        facts = facts.model_copy(update={"calibration": Calibration(**found)})
+    else:
+        facts = facts.model_copy(update={"temperature": (facts.temperature or 1.0) / float(scale[0])})
     return write_checkpoint(replace(checkpoint, facts=facts, state_dict=state_dict), checkpoint.path)
+
+
+def set_task_parameters(checkpoint: Checkpoint, parameters: Parameters) -> Checkpoint:
+    """Has the checkpoint hold what the task took from validation rows, such as thresholds."""
+    found = {name: list(values) for name, values in parameters.items()}
+    model = checkpoint.model.model_copy(update={"task_parameters": found})
+    facts = checkpoint.facts.model_copy(update={"model": model})
+    return write_checkpoint(replace(checkpoint, facts=facts), checkpoint.path)
 
 
 def replace_training_weights(checkpoint: Checkpoint, weights: dict[str, Tensor]) -> Checkpoint:
@@ -150,10 +172,10 @@ def keep_weights(checkpoint: Checkpoint, choice: Mapping[str, Any]) -> Checkpoin
 
     Args:
         choice: `kept`, whether the moving average stays, else the weights that were trained take its place;
-            `val_f1`, validation macro F1 of those that stay; `epoch` and `global_step` that they are of.
+            `val_score`, validation score of those that stay; `epoch` and `global_step` that they are of.
     """
     trained = {} if choice["kept"] or checkpoint.training_weights is None else checkpoint.training_weights
-    place = {name: choice[name] for name in ("val_f1", "epoch", "global_step")}
+    place = {name: choice[name] for name in ("val_score", "epoch", "global_step")}
     facts = checkpoint.facts.model_copy(update=place)
     weights = {**checkpoint.state_dict, **trained}
     kept = replace(checkpoint, facts=facts, state_dict=weights, training_weights=None)

@@ -11,11 +11,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from lit_bert.evaluate.evidence import CHOOSING
 from lit_bert.evaluate.predictions import Predictions
@@ -24,6 +21,7 @@ from lit_bert.train.keep import chooses_epoch
 from lit_bert.train.record import EpochRecord
 
 WRONG_TEXTS = 20  # rows of the table of confident errors
+MAX_LABEL = 200  # characters of a label in words
 PICTURE_NAME = 30  # characters of a class name in a picture
 EVENT_FILE = "TensorBoard's event file"
 
@@ -76,15 +74,25 @@ class Dashboard(Callback):
         if not (isinstance(logger, TensorBoardLogger) and trainer.is_global_zero):
             return
         predictions = self.record.predictions
-        board, step, names = logger.experiment, trainer.global_step, predictions.class_names
-        labels, probs = (torch.from_numpy(each) for each in (predictions.labels, predictions.probs))
-        with self._guard("the confusion matrix"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of characters that matplotlib's font lacks
-            counts = multiclass_confusion_matrix(probs.argmax(-1), labels, len(names))
-            board.add_figure("val/confusion_matrix", confusion_figure(counts, names), step)
-        with self._guard("the precision-recall curves"):
-            for index, tag in enumerate(escape.tags(names)):
-                board.add_pr_curve(f"val/precision_recall/{tag}", labels == index, probs[:, index], step)
+        board, step, form = logger.experiment, trainer.global_step, predictions.task.label_form
+        names = predictions.class_names
+        if form == "class":
+            with self._guard("the confusion matrix"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of characters that matplotlib's font lacks
+                C = len(names)
+                cells = predictions.labels * C + predictions.preds
+                counts = np.bincount(cells, minlength=C * C).reshape(C, C)
+                board.add_figure("val/confusion_matrix", confusion_figure(counts, names), step)
+        if form == "number":
+            with self._guard("the picture of the numbers"):
+                board.add_figure("val/predicted_by_label", numbers_figure(predictions), step)
+        else:
+            with self._guard("the precision-recall curves"):
+                for index, tag in enumerate(escape.tags(names)):
+                    has = predictions.labels == index if form == "class" else predictions.labels[:, index]
+                    board.add_pr_curve(
+                        f"val/precision_recall/{tag}", has, predictions.outputs[:, index], step
+                    )
         with self._guard("the table of confident errors"):
             board.add_text("val/most_confidently_wrong", errors_table(predictions), step)
 
@@ -135,20 +143,37 @@ def _validation_facts(trainer: Trainer, used_for: list[str]) -> dict[str, Any]:
 
 def errors_table(predictions: Predictions) -> str:
     """The most confidently wrong texts as a table in Markdown."""
-    names = [escape.markdown(name) for name in escape.names(predictions.class_names)]
-    confidence = predictions.probs.max(1)
-    wrong = np.flatnonzero(predictions.preds != predictions.labels)
-    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:WRONG_TEXTS]
+    task, wrong = predictions.task, predictions.errors[:WRONG_TEXTS]
+    is_sure = task.label_form != "number"
+    confidence = task.confidence(predictions.outputs[wrong])
     # TensorBoard breaks the numbers of a column of their own in two.
-    lines = ["| is, but predicted with probability | text |", "| --- | --- |"]
-    for index in wrong.tolist():
+    lines = [f"| is, but predicted{' with probability' * is_sure} | text |", "| --- | --- |"]
+    for place, index in enumerate(wrong.tolist()):
         text = escape.markdown(" ".join(predictions.texts[index].split()), 300)
-        pair = f"{names[predictions.labels[index]]}, but {names[predictions.preds[index]]}"
-        lines.append(f"| {pair} {confidence[index]:.3f} | {text} |")
+        label, pred = (
+            escape.markdown(escape.line(task.shown(each[index]), MAX_LABEL))
+            for each in (predictions.labels, predictions.preds)
+        )
+        sure = f" {confidence[place]:.3f}" if is_sure else ""
+        lines.append(f"| {label}, but {pred}{sure} | {text} |")
     return "\n".join(lines)
 
 
-def confusion_figure(counts: Tensor, names: list[str]) -> Any:
+def numbers_figure(predictions: Predictions) -> Any:
+    """A matplotlib figure: the predicted number of each row over its label, and where both are equal."""
+    from matplotlib.figure import Figure
+
+    labels, values = predictions.labels, predictions.outputs[:, 0]
+    figure = Figure(figsize=(5, 5), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    ends = [min(labels.min(), values.min()), max(labels.max(), values.max())]
+    axes.plot(ends, ends, color="0.6", linewidth=1)
+    axes.scatter(labels, values, s=10, alpha=0.5, linewidths=0)
+    axes.set(xlabel="label", ylabel="predicted")
+    return figure
+
+
+def confusion_figure(counts: np.ndarray, names: list[str]) -> Any:
     """A matplotlib figure: rows are true classes, columns predicted ones; colour is the share of the row.
 
     Args:
@@ -160,8 +185,8 @@ def confusion_figure(counts: Tensor, names: list[str]) -> Any:
     size = min(max(4.0, 0.55 * len(names) + 1.6), 20.0)  # inches
     figure = Figure(figsize=(size + 0.8, size), dpi=110, layout="constrained")
     axes = figure.subplots()
-    share = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    image = axes.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="predicted", ylabel="true")
     shown = escape.names(names, PICTURE_NAME)
     plain: Any = {"parse_math": False}  # a dollar sign in a name opens no formula

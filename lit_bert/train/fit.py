@@ -21,10 +21,11 @@ from lit_bert.evaluate.audit_text import dataset_summary
 from lit_bert.evaluate.evidence import TRAINING
 from lit_bert.evaluate.predictions import TRAINED, VALIDATED, Predictions, read_hashes
 from lit_bert.evaluate.record import record_scores
+from lit_bert.evaluate.scores import Score, Scores
 from lit_bert.io import escape
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.train.candidates import keep_better_weights
-from lit_bert.train.choose import CHOICES, calibrate, choice_notes
+from lit_bert.train.choose import calibrate, choice_notes, choose_parameters, used_by_choices
 from lit_bert.train.keep import KeepBest
 from lit_bert.train.result import RunResult, storable
 from lit_bert.train.resume import check_finite, check_resumed
@@ -94,7 +95,7 @@ def _check_monitor(run: FitRun, section: str, monitor: str) -> None:
         return
     run.data.setup("fit")
     rows = run.data.val_rows if split == "val" else run.data.train_rows
-    if not (rows.labels == run.model.class_tags.index(score)).any():
+    if not run.model.task.label_counts(rows.labels)[run.model.class_tags.index(score)]:
         raise UserError(
             f"{section}.monitor is {monitor}, but no row of that split has this label, so that there is "
             "nothing to watch. Choose another score."
@@ -208,7 +209,7 @@ def _finish(run: FitRun, minutes: float) -> RunResult | None:
     run.callbacks.dashboard.log_settings(trainer, run.model)
     if best is None or checkpoint is None:
         return RunResult(status="done", steps=trainer.global_step, minutes=minutes)
-    scores = _score(run, checkpoint, predictions) if predictions is not None else {}
+    found = _score(run, checkpoint, predictions) if predictions is not None else None
     print(f"took       {minutes:.1f} minutes for {trainer.global_step:,} optimizer steps")
     print(f"\nbest epoch: {best}")
     test, splits = run.data.hparams.test_split, run.data.corpus.splits
@@ -219,8 +220,13 @@ def _finish(run: FitRun, minutes: float) -> RunResult | None:
         print("score it:   python -m lit_bert test")
     print(f"its errors: python -m lit_bert report {best.parent}")
     print(f"look at it: tensorboard --logdir {best.parent.parent}")
-    path, steps = storable(str(best)), trainer.global_step
-    return RunResult(status="done", checkpoint=path, scores=scores, steps=steps, minutes=minutes)
+    result = RunResult(
+        status="done", checkpoint=storable(str(best)), steps=trainer.global_step, minutes=minutes
+    )
+    if found is not None:
+        result.scores = {name: score.value for name, score in found.values.items()}
+        result.main = (found.task.main_title, found.chosen_by.value)
+    return result
 
 
 def _validated(best: Checkpoint) -> Predictions | None:
@@ -244,17 +250,17 @@ def _validated(best: Checkpoint) -> Predictions | None:
     return predictions
 
 
-def _score(run: FitRun, best: Checkpoint, predictions: Predictions) -> dict[str, float]:
+def _score(run: FitRun, best: Checkpoint, predictions: Predictions) -> Scores[Score]:
     """Calibrates the best checkpoint, prints its scores on the validation split and keeps them."""
     scored = predictions.facts.get("sha256")
-    if scored is None and (run.settings["calibrate"] or best.facts.temperature is not None):
-        best, predictions = calibrate(best, predictions)
+    if scored is None:
+        if run.settings["calibrate"] or best.facts.temperature or best.facts.calibration:
+            best, predictions = calibrate(best, predictions)
+        best, predictions = choose_parameters(best, predictions)
     predictions = _with_usage(run, predictions, predictions.facts.get("used_for") if scored else None)
-    split, notes = run.data.splits.val_name, choice_notes(predictions.facts)
+    split, notes = run.data.splits.val_name, choice_notes(predictions)
     trained = read_hashes(best.run / TRAINED)
-    found = record_scores(best, "validate", split, predictions, run.sources, trained, notes)
-    main = found.as_dict(predictions.class_names, lambda score: score.value)
-    return {name: value for name, value in main.items() if isinstance(value, float)}
+    return record_scores(best, "validate", split, predictions, run.sources, trained, notes)
 
 
 def _with_usage(run: FitRun, predictions: Predictions, earlier: list[str] | None) -> Predictions:
@@ -264,10 +270,10 @@ def _with_usage(run: FitRun, predictions: Predictions, earlier: list[str] | None
         earlier: what they had been used for by the fit that this one resumes.
     """
     used_for = run.callbacks.record.used_for(run.trainer)
-    used_for += [what for fact, what in CHOICES.items() if predictions.facts.get(fact)]
+    used_for += used_by_choices(predictions)
     decided = [each for each in earlier or () if not each.startswith(TRAINING)]
     used_for = list(dict.fromkeys([*decided, *used_for]))
-    return predictions.with_probs(predictions.probs, used_for=used_for)
+    return predictions.with_facts(used_for=used_for)
 
 
 def _shortened(names: list[str], most: int = 10) -> str:

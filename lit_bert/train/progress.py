@@ -13,6 +13,8 @@ from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTh
 from rich.progress import BarColumn
 from torch import Tensor
 
+from lit_bert.model.split_scores import MAIN
+from lit_bert.task.base import Task
 from lit_bert.train.keep import chooses_epoch
 from lit_bert.train.result import EventFile, Validation
 
@@ -76,7 +78,7 @@ class Progress(RichProgressBar):
 
     SHOWN = (
         ("train/loss_batch_nats", "loss", ".3f"),
-        ("val/f1", "f1", ".3f"),
+        (f"val/{MAIN}", "score", ".3f"),
         ("train/tokens_per_s", "tok/s", ".0f"),
     )
 
@@ -98,15 +100,18 @@ class Progress(RichProgressBar):
         shown = {
             label: f"{float(metrics[name]):{form}}" for name, label, form in self.SHOWN if name in metrics
         }
-        if "f1" in shown:
-            shown["f1"] += f" (n={validated_rows(pl_module):,})"
+        if "score" in shown:
+            task: Task = pl_module.task  # type: ignore[assignment]
+            name = task.logged_main
+            shown = {name if label == "score" else label: value for label, value in shown.items()}
+            shown[name] += f" (n={validated_rows(pl_module):,})"
         return shown
 
 
 def validated_rows(pl_module: LightningModule) -> int:
     """How many rows the last validation scored, on all devices."""
     scores: Any = pl_module.scores
-    return sum(scores["val_scores"].labelled)
+    return int(scores["val_scores"].rows)
 
 
 class ProgressLines(Callback):
@@ -132,14 +137,13 @@ def _validation(trainer: Trainer, pl_module: LightningModule) -> Validation | No
     """What the validation of a fit came to; None on other devices than the first and in other stages."""
     if trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.is_global_zero:
         return None
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    task: Task = pl_module.task  # type: ignore[assignment]
+    names = [f"val/{name}" for name in ("loss_nats", *task.logged_names[:2])]
+    metrics = {name: float(trainer.callback_metrics.get(name, math.nan)) for name in names}
     return Validation(
         epoch=trainer.current_epoch + 1,
         step=trainer.global_step,
-        loss_nats=finite.get("val/loss_nats"),
-        f1=finite.get("val/f1"),
-        f1_micro=finite.get("val/f1_micro"),
+        scores={name: value if math.isfinite(value) else None for name, value in metrics.items()},
         rows=validated_rows(pl_module),
         chooses_epoch=chooses_epoch(trainer),
     )

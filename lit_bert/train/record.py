@@ -59,7 +59,7 @@ class EpochRecord(PredictionCollector):
         errors: reports what cannot be written.
     """
 
-    def __init__(self, monitor: str = "val/f1", mode: str = "max") -> None:
+    def __init__(self, monitor: str = "val/score", mode: str = "max") -> None:
         self.monitor, self.sign = monitor, 1 if mode == "max" else -1
         self.best: dict[str, float] = {}
         self.validations = 0

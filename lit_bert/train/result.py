@@ -35,22 +35,19 @@ class Message(Plain):
 
 
 class Validation(Plain):
-    """The scores of one validation; all but the loss are 0 to 1, None where they are not finite."""
+    """The scores of one validation by their names in the log, None where they are not finite."""
 
     event: Literal["validation"] = "validation"
     epoch: Count  # from 1
     step: Count
-    loss_nats: float | None
-    f1: float | None  # macro
-    f1_micro: float | None
+    scores: dict[Text, float | None]
     rows: Count
     chooses_epoch: bool
 
     def __str__(self) -> str:
-        scores = {"val/loss_nats": self.loss_nats, "val/f1": self.f1, "val/f1_micro": self.f1_micro}
         return (
             f"epoch {self.epoch}, step {self.step}: "
-            + ", ".join(f"{name} {float('nan') if x is None else x:.4f}" for name, x in scores.items())
+            + ", ".join(f"{name} {float('nan') if x is None else x:.4f}" for name, x in self.scores.items())
             + f" on {self.rows:,} row{'s' * (self.rows != 1)}"
             + ", which choose the epoch" * self.chooses_epoch
         )
@@ -68,6 +65,7 @@ class RunResult(Plain):
         message: why nothing was done, or with what error it ended; empty after a run that is done.
         checkpoint: the best one; None where none was kept.
         scores: of the validation rows, such as `macro_f1`; empty where there are none.
+        main: the name and the value of the one that chooses between models.
         minutes: of the training.
     """
 
@@ -75,12 +73,12 @@ class RunResult(Plain):
     message: Annotated[str, Field(max_length=MAX_TEXT)] = ""
     checkpoint: Text | None = None
     scores: dict[Text, float] = Field(default_factory=dict)
+    main: tuple[Text, float] | None = None
     steps: Count = 0
     minutes: float = 0.0
 
     def __str__(self) -> str:
-        f1 = self.scores.get("macro_f1")
-        shown = "" if f1 is None else f", macro F1 {f1:.4f}"
+        shown = f", {self.main[0]} {self.main[1]:.4f}" if self.main else ""
         return f"took {self.minutes:.1f} minutes for {self.steps:,} optimizer steps{shown}"
 
     @classmethod

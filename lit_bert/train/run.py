@@ -30,7 +30,9 @@ class RunCallbacks:
     """
 
     def __init__(self, config: Any, bar: Sequence[Callback], more: Sequence[Callback] = ()) -> None:
-        self.record = EpochRecord(config["checkpoint"]["monitor"] or "val/f1", config["checkpoint"]["mode"])
+        self.record = EpochRecord(
+            config["checkpoint"]["monitor"] or "val/score", config["checkpoint"]["mode"]
+        )
         self.dashboard = Dashboard(self.record)
         last = KeepBest(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
         self.all = [Throughput(), self.record, self.dashboard, *(bar or [ProgressLines()]), *more, last]

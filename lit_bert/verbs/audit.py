@@ -83,7 +83,7 @@ def audit(arguments: list[str]) -> int:
     output = Path(config["output"] or folder / SUSPECTS)
     with RowWriter(output) as writer:  # opened first, so that no training is in vain
         predictions = earlier or _train_folds(command.settings, folds, folder, rows.labels)
-        found = scores.suspected_labels(predictions.probs, predictions.labels)
+        found = scores.suspected_labels(predictions.task, predictions.outputs, predictions.labels)
         write_suspects(predictions, found, writer)
     print(f"\n{suspects_text(predictions, found)}\n\nall of them: {output}")
     return 0

@@ -45,10 +45,11 @@ def _score(verb: VerbParser, arguments: list[str]) -> int:
         getattr(trainer, verb.name)(command.model, datamodule=data, verbose=False)
     if trainer.is_global_zero:
         print(f"checkpoint {checkpoint.path}\nsha256     {checkpoint.sha256}")
-        if checkpoint.facts.val_f1 is not None:
+        if checkpoint.facts.val_score is not None:
             fit = fit_usage(checkpoint)
             rows = f", on {fit['rows']:,} rows" if fit else ""
-            print(f"validation macro F1 when it was saved: {checkpoint.facts.val_f1:.4f}{rows}")
+            title, score = checkpoint.task.main_title, checkpoint.facts.val_score
+            print(f"validation {title} when it was saved: {score:.4f}{rows}")
         split = data.splits.val_name if verb is VALIDATE else data.hparams.test_split
         sources = [*checkpoint_sources(checkpoint), ("scored on", data.source)]
         record_scores(checkpoint, verb.name, split, outputs.predictions, sources, trained)
