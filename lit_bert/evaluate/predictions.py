@@ -18,10 +18,12 @@ import numpy as np
 from lit_bert import UserError
 from lit_bert.evaluate.evidence import Evidence
 from lit_bert.io import escape, files, untrusted
+from lit_bert.io.texts import Text, text_cells
 
 VALIDATED, TESTED = "validate.parquet", "test.parquet"  # by the verb that scores the split
 TRAINED = "train_hashes.bin"  # of the texts that a run trains on: uint64, little-endian
 PROBABILITY = "probability_"  # and the class: one column each, as `predict` writes them
+TEXTS = ("text", "text_pair")  # columns of the text; the second of pairs alone
 FACTS, CLASSES = b"lit_bert", b"lit_bert classes"  # keys of the file's metadata
 
 MAX_BYTES = 16 << 30  # of a file
@@ -42,20 +44,21 @@ def _checked_table(path: Path) -> Any:
     path.stat()
     try:
         with untrusted.open_regular(path, MAX_BYTES) as stream:
-            file = pa.parquet.ParquetFile(stream, read_dictionary=["text", "label"])
+            file = pa.parquet.ParquetFile(stream, read_dictionary=[*TEXTS, "label"])
             schema, rows = file.schema_arrow, file.metadata.num_rows
+            texts = [name for name in TEXTS if name == "text" or name in schema.names]
             names = [name for name in schema.names if name.startswith(PROBABILITY)]
             if len(set(schema.names)) < len(schema.names) or not names or not rows:
                 raise ValueError("no rows, no probabilities, or a column twice")
             if rows * len(names) > MAX_VALUES:
                 raise ValueError(f"{rows:,} rows of {len(names):,} probabilities, which is too much")
-            for name in ("row", "text", "label", *names):
+            for name in ("row", *texts, "label", *names):
                 if name not in schema.names or not _has_type(schema.field(name).type, name):
                     raise ValueError(f"column {escape.line(name, 80)} is missing or of another type")
             facts = untrusted.parse_object(schema.metadata[FACTS].decode(), "its metadata")
-            table = file.read(columns=["row", "text", "label", *names])
+            table = file.read(columns=["row", *texts, "label", *names])
         table = table.replace_schema_metadata({**schema.metadata, FACTS: json.dumps(facts)})
-        for name in ("text", "label"):
+        for name in (*texts, "label"):
             column = table.column(name)
             characters = sum(_characters(chunk) for chunk in column.chunks)
             if characters > MAX_VALUES:
@@ -83,7 +86,7 @@ def _has_type(kind: Any, column: str) -> bool:
 
     if column == "row":
         return bool(pa.types.is_integer(kind))
-    if column in ("text", "label"):
+    if column in (*TEXTS, "label"):
         return bool(pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type))
     return bool(pa.types.is_floating(kind))
 
@@ -100,7 +103,7 @@ class Predictions:
     """Labelled rows with the probabilities that they got.
 
     Attributes:
-        texts: N of them, in the order of the data.
+        texts: N of them, in the order of the data; a pair is two strings.
         rows: int64 (N,), their numbers in the split, from 0.
         labels: int64 (N,).
         probs: float32 (N, C); rows sum to 1.
@@ -109,7 +112,7 @@ class Predictions:
             these rows decided about the model before they were scored.
     """
 
-    texts: list[str]
+    texts: list[Text]
     rows: np.ndarray
     labels: np.ndarray
     probs: np.ndarray
@@ -153,7 +156,7 @@ class Predictions:
         names = np.array(self.class_names, dtype=object)
         columns: dict[str, Any] = {
             "row": self.rows,
-            "text": self.texts,
+            **{name: [text_cells(text)[name] for text in self.texts] for name in text_cells(self.texts[0])},
             "label": names[self.labels],
             "predicted_label": names[self.preds],
             **{PROBABILITY + name: self.probs[:, index] for index, name in enumerate(self.class_names)},
@@ -180,9 +183,10 @@ class Predictions:
             class_names = _class_names(table.schema)
             if not isinstance(facts, dict):
                 raise ValueError("facts that are no mapping")
+            texts = [columns[name].to_pylist() for name in TEXTS if name in columns]
             index_of = {name: index for index, name in enumerate(class_names)}
             return cls(
-                columns["text"].to_pylist(),
+                texts[0] if len(texts) == 1 else list(zip(*texts, strict=True)),
                 columns["row"].to_numpy(),
                 np.array([index_of[name] for name in columns["label"].to_pylist()]),
                 np.stack([columns[PROBABILITY + name].to_numpy() for name in class_names], axis=1),

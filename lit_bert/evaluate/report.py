@@ -17,6 +17,7 @@ from lit_bert.evaluate import compare, scores
 from lit_bert.evaluate.predictions import VALIDATED, Predictions
 from lit_bert.evaluate.scores import Score
 from lit_bert.io import escape, files, untrusted
+from lit_bert.io.texts import shown, text_cells
 
 SEEDS = "seeds.json"  # in a folder of runs that differ in their seed alone: their names
 MAX_SEEDS = 1000
@@ -183,7 +184,7 @@ def comparison_table(first: Predictions, second: Predictions, names: list[str]) 
         answers = [
             f"{class_names[each.preds[index]]} {each.probs[index].max():.2f}" for each in (first, second)
         ]
-        text = escape.line(" ".join(first.texts[index].split()), 100)
+        text = escape.line(shown(first.texts[index]), 100)
         label = class_names[first.labels[index]]
         lines.append(f"  row {first.rows[index] + 1} is {label}: {' | '.join(answers)} | {text}")
     return "\n".join(lines)
@@ -207,7 +208,7 @@ def write_disagreements(first: Predictions, second: Predictions, writer: RowWrit
             "probability_first": round(float(first.probs[index].max()), 6),
             "second": names[second.preds[index]],
             "probability_second": round(float(second.probs[index].max()), 6),
-            "text": first.texts[index],
+            **text_cells(first.texts[index]),
         }
         for index in _disagreements(first, second)
     )

@@ -20,6 +20,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from lit_bert.evaluate.evidence import CHOOSING
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.io import escape
+from lit_bert.io.texts import shown
 from lit_bert.train.keep import chooses_epoch
 from lit_bert.train.record import EpochRecord
 
@@ -142,7 +143,7 @@ def errors_table(predictions: Predictions) -> str:
     # TensorBoard breaks the numbers of a column of their own in two.
     lines = ["| is, but predicted with probability | text |", "| --- | --- |"]
     for index in wrong.tolist():
-        text = escape.markdown(" ".join(predictions.texts[index].split()), 300)
+        text = escape.markdown(shown(predictions.texts[index]), 300)
         pair = f"{names[predictions.labels[index]]}, but {names[predictions.preds[index]]}"
         lines.append(f"| {pair} {confidence[index]:.3f} | {text} |")
     return "\n".join(lines)
