@@ -245,14 +245,16 @@ def exported(network: Any, ids: list[list[int]], input_ids: Any, mask: Any, thei
 
     from lit_bert.encoders.table import graph_of
     from lit_bert.io.onnx_files import check_onnx
+    from lit_bert.product.formats import Exportable
     from lit_bert.product.onnx import smoothed, write_int8, write_onnx
 
     if graph_of(network) is None:
         return {}
     exact, even, quick = Path("model.onnx"), Path("even.onnx"), Path("model.int8.onnx")
     write_onnx(network, exact)
-    write_onnx(smoothed(network, ids), even)
-    write_int8(even, quick, ids)
+    batches = Exportable(network, ids).batches
+    write_onnx(smoothed(network, batches), even)
+    write_int8(even, quick, batches)
     found = {}
     for name, file in (("onnx", exact), ("int8", quick)):
         check_onnx(file)

@@ -32,12 +32,15 @@ from lit_bert.data.batches import LengthGroupedSampler, PredictionBatches, colla
 from lit_bert.data.cache import TokenizedRows
 from lit_bert.data.cells import Numbered
 from lit_bert.data.module import EmotionDataModule
+from lit_bert.io.texts import TextForm
 from lit_bert.sources.hub import Source
 from lit_bert.sources.weights import Weights
 
 WORDS = ("happy", "sad", "rain", "sun", "dog", "cat", "train", "late")
 SCALE = 20_000
 FILE_LIMIT = 64 * 1024  # bytes; less than the Arrow file of `many` takes
+
+TWEET = TextForm("single", ("tweet",))
 
 
 @pytest.fixture
@@ -422,7 +425,7 @@ def stream(counts, read=None):
 def test_prediction_sorts_each_window_by_length_and_keeps_all_rows(weights, monkeypatch):
     monkeypatch.setattr("lit_bert.data.batches.PREDICT_ROWS", 5)
     counts = [1, 4, 2, 9, 3, 1, 1, 7, 2, 5, 8, 6]
-    batches = list(PredictionBatches(stream(counts), "tweet", weights.tokenizer(8), 2, 0))
+    batches = list(PredictionBatches(stream(counts), TWEET, weights.tokenizer(8), 2, 0))
     numbers = [[each.number for each in batch["numbered"]] for batch in batches]
     assert numbers == [[4, 2], [5, 3], [1], [8, 10], [9, 6], [7], [11, 12]]
     assert [batch["window"] for batch in batches] == [0, 0, 0, 1, 1, 1, 2]
@@ -436,7 +439,7 @@ def test_prediction_sorts_each_window_by_length_and_keeps_all_rows(weights, monk
 def test_prediction_reads_one_window_ahead_at_most(weights, monkeypatch):
     monkeypatch.setattr("lit_bert.data.batches.PREDICT_ROWS", 4)
     read = []
-    batches = iter(PredictionBatches(stream([1] * 12, read), "tweet", weights.tokenizer(8), 2, 0))
+    batches = iter(PredictionBatches(stream([1] * 12, read), TWEET, weights.tokenizer(8), 2, 0))
     next(batches)
     assert read == [1, 2, 3, 4]
     next(batches)
@@ -446,7 +449,7 @@ def test_prediction_reads_one_window_ahead_at_most(weights, monkeypatch):
 
 
 def test_prediction_of_nothing_is_no_batch(weights):
-    assert list(PredictionBatches([], "tweet", weights.tokenizer(8), 2, 0)) == []
+    assert list(PredictionBatches([], TWEET, weights.tokenizer(8), 2, 0)) == []
 
 
 def test_prediction_loader_needs_no_corpus(module, tmp_path):

@@ -22,7 +22,7 @@ import lit_bert
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import Score
 from lit_bert.product.folder import CARD, CHECKSUMS, FACTS, facts, verify
-from lit_bert.product.formats import FORMATS, ONNX, ONNX_INT8
+from lit_bert.product.formats import FORMATS, ONNX, ONNX_INT8, Exportable
 from lit_bert.product.predictor import Predictor
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.task.single import SingleLabel
@@ -159,7 +159,7 @@ def test_evened_out_a_network_computes_the_same_and_stays_as_it_was(network):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     torch.manual_seed(0)
     ids = [torch.randint(5, 35, (length,)).tolist() for length in (1, 7, 30)]
-    changed = smoothed(network, ids)
+    changed = smoothed(network, Exportable(network, ids).batches)
     input_ids, mask = torch.randint(5, 35, (4, 20)), torch.ones(4, 20, dtype=torch.int64)
     mask[1, 5:] = 0
     with torch.inference_mode():
@@ -583,6 +583,7 @@ def test_graphs_of_other_activations_are_made_of_operators_that_are_taken(tiny_b
 
     config = BertConfig.from_pretrained(tiny_bert, hidden_act=activation, num_hidden_layers=1)
     write_onnx(BertForSequenceClassification(config), Path("model.onnx"))
-    write_int8(Path("model.onnx"), Path("model.int8.onnx"), [[2, 5, 3], [2, 6, 7, 3]])
+    batches = Exportable(None, [[2, 5, 3], [2, 6, 7, 3]]).batches
+    write_int8(Path("model.onnx"), Path("model.int8.onnx"), batches)
     check_onnx(Path("model.onnx"))
     check_onnx(Path("model.int8.onnx"))

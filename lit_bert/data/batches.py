@@ -11,9 +11,9 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from lit_bert.data.cache import chunked
-from lit_bert.data.cells import Numbered, text_of
-from lit_bert.data.padding import pad
-from lit_bert.io import tokenizers
+from lit_bert.data.cells import Numbered, text_in
+from lit_bert.data.padding import padded_inputs
+from lit_bert.io.texts import TextForm
 
 GROUP_BATCHES = 50  # batches sorted by length together in training
 PREDICT_ROWS = 4096  # rows tokenized and sorted by length together in prediction
@@ -25,15 +25,13 @@ def collate(items: list[dict[str, Any]], pad_token_id: int = 0) -> Batch:
     """Pads to the longest text of the batch.
 
     Returns:
-        `input_ids` and `attention_mask`: int64 (B, T), right-padded; every other key of the items: int64
-        (B,).
+        `input_ids`, `attention_mask` and, of pairs, `token_type_ids`: int64 (B, T), right-padded; every other
+        key of the items: int64 (B,).
     """
-    input_ids, attention_mask = pad([item["input_ids"] for item in items], pad_token_id)
-    batch = {
-        "input_ids": torch.from_numpy(input_ids),
-        "attention_mask": torch.from_numpy(attention_mask),
-    }
-    for key in items[0].keys() - {"input_ids"}:
+    types = [item["token_type_ids"] for item in items] if "token_type_ids" in items[0] else None
+    padded = padded_inputs([item["input_ids"] for item in items], pad_token_id, types)
+    batch = {name: torch.from_numpy(value) for name, value in padded.items()}
+    for key in items[0].keys() - {"input_ids", "token_type_ids"}:
         batch[key] = torch.from_numpy(np.array([item[key] for item in items], dtype=np.int64))
     return batch
 
@@ -77,25 +75,35 @@ class LengthGroupedSampler(Sampler[int]):
 class PredictionBatches(IterableDataset):
     """Ready batches from a stream of rows, tokenized and sorted by length in windows of `PREDICT_ROWS`.
 
-    A batch has `input_ids` and `attention_mask` (B, T), `numbered` (the rows, in the batch's order),
+    A batch has the inputs of the network (B, T), `numbered` (the rows, in the batch's order),
     `truncated` (how many of its texts were cut) and `window`, which grows by one as soon as every row of the
     last is out.
     """
 
     def __init__(
-        self, rows: Iterable[Numbered], column: str, tokenizer: Any, batch_size: int, pad_token_id: int
+        self,
+        rows: Iterable[Numbered],
+        form: TextForm,
+        tokenizer: Any,
+        batch_size: int,
+        pad_token_id: int,
+        type_vocab_size: int = 0,
     ) -> None:
-        self.rows, self.column, self.tokenizer = rows, column, tokenizer
+        self.rows, self.form, self.tokenizer = rows, form, tokenizer
         self.batch_size, self.pad_token_id = batch_size, pad_token_id
+        self.has_types = form.token_types(tokenizer, type_vocab_size)
 
     def __iter__(self) -> Iterator[Batch]:
         for window, rows in enumerate(chunked(self.rows, PREDICT_ROWS)):
-            encodings = tokenizers.encode(
-                self.tokenizer, [text_of(each.row[self.column]) or "" for each in rows]
-            )
+            texts = [text_in(each.row, self.form) or "" for each in rows]
+            encodings = self.form.encode(self.tokenizer, texts)
             order = sorted(range(len(rows)), key=lambda index: -len(encodings[index].ids))
             for some in chunked(order, self.batch_size):
-                batch = collate([{"input_ids": encodings[index].ids} for index in some], self.pad_token_id)
+                items = [{"input_ids": encodings[index].ids} for index in some]
+                if self.has_types:
+                    for item, index in zip(items, some, strict=True):
+                        item["token_type_ids"] = encodings[index].type_ids
+                batch = collate(items, self.pad_token_id)
                 yield {
                     **batch,
                     "numbered": [rows[index] for index in some],

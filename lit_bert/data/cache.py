@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from lit_bert import UserError
 from lit_bert.data.counts import Skipped
 from lit_bert.io import files
+from lit_bert.io.texts import Text
 
 
 def cache_root() -> Path:
@@ -26,7 +27,7 @@ def cache_root() -> Path:
     return Path(given or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lit_bert").expanduser()
 
 
-CACHE_FORMAT = 3  # part of every cache key: raise it when what is written changes
+CACHE_FORMAT = 4  # part of every cache key: raise it when what is written changes
 TOKENIZE_ROWS = 1000  # rows tokenized, and held, at a time
 
 
@@ -53,6 +54,11 @@ class TokenizedRows(Dataset):
         self._table = datasets.Dataset.from_file(str(file))
         chunks = self._table.data.column("input_ids").chunks
         self._values = [chunk.values.to_numpy() for chunk in chunks]
+        self._types: list[np.ndarray] | None = None  # of pairs, cut as the ids are
+        if "token_type_ids" in self._table.column_names:
+            self._types = [
+                each.values.to_numpy() for each in self._table.data.column("token_type_ids").chunks
+            ]
         offsets = [chunk.offsets.to_numpy() for chunk in chunks]
         self._starts = np.concatenate([each[:-1] for each in offsets])
         self._lengths = np.concatenate([np.diff(each) for each in offsets])
@@ -105,29 +111,42 @@ class TokenizedRows(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         place = self._indices[index]
-        start = self._starts[place]
-        input_ids = self._values[self._chunk[place]][start : start + self._lengths[place]]
-        return {"input_ids": input_ids, "labels": self._labels[place], "rows": self._numbers[place]}
+        chunk, start = self._chunk[place], self._starts[place]
+        tokens = slice(start, start + self._lengths[place])
+        item = {
+            "input_ids": self._values[chunk][tokens],
+            "labels": self._labels[place],
+            "rows": self._numbers[place],
+        }
+        if self._types is not None:
+            item["token_type_ids"] = self._types[chunk][tokens]
+        return item
 
-    def texts(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+    def texts(self, rows: Sequence[int] | np.ndarray) -> list[Text]:
         """The texts of rows, given by their numbers in the split, as they were before tokenizing."""
-        # One by one: `take` would first copy the whole column, since it has several chunks.
-        chunks, chunk_of, first = self._table.data.column("text").chunks, self._chunk, self._first_rows
         places = self._numbers.searchsorted(np.asarray(rows, dtype=np.int64))
+        texts = self._strings("text", places)
+        if "text_pair" not in self._table.column_names:
+            return [*texts]
+        return list(zip(texts, self._strings("text_pair", places), strict=True))
+
+    def _strings(self, column: str, places: np.ndarray) -> list[str]:
+        # One by one: `take` would first copy the whole column, since it has several chunks.
+        chunks, chunk_of, first = self._table.data.column(column).chunks, self._chunk, self._first_rows
         return [chunks[chunk_of[place]][place - first[chunk_of[place]]].as_py() for place in places]
 
-    def all_texts(self) -> Iterator[str]:
+    def all_texts(self) -> Iterator[Text]:
         """The texts of this view, read piece by piece."""
         for start in range(0, len(self), TOKENIZE_ROWS):
             yield from self.texts(self.rows[start : start + TOKENIZE_ROWS])
 
-    def indices_of_texts(self, texts: Iterable[str]) -> np.ndarray:
+    def indices_of_texts(self, texts: Iterable[Text]) -> np.ndarray:
         """Indices of the rows of this view whose text is one of `texts`, int64, ascending."""
         hashes = self.hashes
         order = hashes.argsort()
         hashes = hashes[order]
         found: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
-        done: set[str] = set()  # a text may come a million times
+        done: set[Text] = set()  # a text may come a million times
         for some in chunked(texts, TOKENIZE_ROWS):
             wanted = np.array([text_hash(text) for text in some], dtype=np.uint64)
             starts, ends = hashes.searchsorted(wanted), hashes.searchsorted(wanted, "right")
@@ -140,9 +159,10 @@ class TokenizedRows(Dataset):
         return np.unique(np.concatenate(found))
 
 
-def text_hash(text: str) -> int:
+def text_hash(text: Text) -> int:
     """64 bits of a text, the same in every process. Equal ones have to be compared: they may collide."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    content = text if isinstance(text, str) else json.dumps(text)
+    return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest(), "little")
 
 
 def chunked(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

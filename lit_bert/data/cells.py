@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from lit_bert import UserError
 from lit_bert.io import escape
+from lit_bert.io.texts import Text, TextForm
 
 Row = dict[str, Any]
 EXACT_FLOAT = 2**53  # from here on floats skip whole numbers
@@ -112,6 +113,21 @@ def label_of(value: Any) -> str | None:
     if isinstance(value, decimal.Decimal) and value.is_finite() and abs(value.adjusted()) < 100:
         return str(int(value)) if value == value.to_integral_value() else f"{value.normalize():f}"
     raise CellError(_kind(value))
+
+
+def part_of(value: Any) -> str | None:
+    """The text in a cell of several that are joined: a string as it is, all else as `label_of`."""
+    return value if isinstance(value, str) and value.strip() else label_of(value)
+
+
+def text_in(row: Row, form: TextForm) -> Text | None:
+    """The text of a row, or None where it has none.
+
+    Raises:
+        CellError: a cell of it is no text.
+    """
+    convert = part_of if form.kind == "joined" else text_of
+    return form.text_of([convert(row.get(column)) for column in form.columns])
 
 
 def _is_missing(value: Any) -> bool:

@@ -5,13 +5,23 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lit_bert import UserError
-from lit_bert.data.cells import BadRow, CellError, Numbered, label_of, missing_column, near_column, text_of
+from lit_bert.data.cells import (
+    BadRow,
+    CellError,
+    Numbered,
+    label_of,
+    missing_column,
+    near_column,
+    part_of,
+    text_of,
+)
 from lit_bert.data.corpus import Corpus
 from lit_bert.data.counts import Skipped
 from lit_bert.io import escape
+from lit_bert.io.texts import Text, TextForm
 
 NO_TEXT, NO_LABEL = "without a text", "without a label"  # why a row is skipped
 FIRST_SKIPPED = 10  # rows skipped for one reason whose numbers are kept
@@ -23,20 +33,28 @@ class RowSettings:
     """Which columns of a row are read, and how.
 
     Attributes:
-        text_column: column with the text.
-        label_column: column with the label.
+        text_columns: those of the text: one, two of a pair, or several that are joined.
+        text_form: single, pair or joined; see `io.texts`.
+        label_columns: the one with the label, or one for each of several labels.
         missing: what to do with rows that have no text or no label: `skip` or `refuse` them.
         label_names: class names in the order of the codes 0, 1, 2, … where the user gave one.
     """
 
-    text_column: str
-    label_column: str
+    text_columns: tuple[str, ...]
+    text_form: Literal["single", "pair", "joined"]
+    label_columns: tuple[str, ...]
     missing: str
     label_names: list[str] | None
 
+    @property
+    def label_column(self) -> str:
+        """The only one."""
+        (column,) = self.label_columns
+        return column
+
     def column_of(self, reason: str) -> str:
         """The column that caused a skip, in a message."""
-        return escape.line(self.text_column if reason == NO_TEXT else self.label_column, 100)
+        return escape.line(", ".join(self.text_columns if reason == NO_TEXT else self.label_columns), 100)
 
 
 def class_names_of(corpus: Corpus, split: str, label_column: str) -> list[str]:
@@ -74,12 +92,14 @@ class SplitReader:
         self.read = 0
         self.skipped: dict[str, Skipped] = {}
         self._is_code = labelled and bool(class_names_of(corpus, split, settings.label_column))
+        self._form = TextForm(settings.text_form, settings.text_columns)
+        self._convert = part_of if settings.text_form == "joined" else text_of
         self._spellings: dict[str, str] = {}  # of a label without the white space around it: one with it
         self._joined: dict[str, tuple[str, str]] = {}
 
-    def __iter__(self) -> Iterator[tuple[tuple[int, Numbered], str, str]]:
+    def __iter__(self) -> Iterator[tuple[tuple[int, Numbered], Text, str]]:
         settings = self.settings
-        wanted = [settings.text_column, *([settings.label_column] if self.labelled else [])]
+        wanted = [*settings.text_columns, *(settings.label_columns if self.labelled else ())]
         unseen, columns = set(wanted), dict[str, None]()
         for index, numbered in enumerate(self.corpus.splits[self.split]()):
             self.read += 1
@@ -94,7 +114,9 @@ class SplitReader:
             for column in wanted:
                 if column not in row and near_column(column, row) is not None:
                     raise missing_column(column, row, self._flag(column), self._place(numbered))
-            text = self._cell(numbered, settings.text_column, text_of)
+            text = self._form.text_of(
+                [self._cell(numbered, column, self._convert) for column in settings.text_columns]
+            )
             label = self._label(numbered) if self.labelled and text is not None else ""
             if text is not None and label is not None:
                 yield (index, numbered), text, label
@@ -111,7 +133,7 @@ class SplitReader:
         return f"{numbered.place} of split {self.split} of {self.corpus.source.name}"
 
     def _flag(self, column: str) -> str:
-        return "text_column" if column == self.settings.text_column else "label_column"
+        return "text_column" if column in self.settings.text_columns else "label_column"
 
     def _cell(self, numbered: Numbered, column: str, convert: Callable[[Any], str | None]) -> str | None:
         assert isinstance(numbered.row, dict)

@@ -22,6 +22,7 @@ from lit_bert.data.cache import (
     TokenizedRows,
 )
 from lit_bert.data.cells import Numbered
+from lit_bert.data.columns import TEXT, TEXT_FORMS, stored_form
 from lit_bert.data.corpus import SAMPLE, Corpus
 from lit_bert.data.delimited import QUOTING
 from lit_bert.data.labels import (
@@ -30,7 +31,9 @@ from lit_bert.data.labels import (
 from lit_bert.data.splits import RunSplits
 from lit_bert.data.tokens import TokenizedCorpus
 from lit_bert.io import escape
+from lit_bert.io.texts import TextForm
 from lit_bert.sources.hub import Source
+from lit_bert.sources.text_settings import form_in_settings, names_as_setting
 from lit_bert.sources.weights import Weights
 from lit_bert.task.kinds import task_of
 
@@ -50,8 +53,14 @@ class EmotionDataModule(LightningDataModule):
             needed.
         stand_in: what to use when the Hub cannot be asked and nothing is cached: `sample`, or null to make
             that an error.
-        text_column: column with the text, a string or a whole number.
+        text_column: column with the text, a string or a whole number; several with commas between them, as
+            in premise,hypothesis. null finds it: `text`; else a usual name in any case (sentence, review,
+            tweet, premise and hypothesis, …); else the only column of long strings.
+        text_form: what several columns are: a `pair` of two texts, or `joined` to one text of lines `name:
+            value`, each cut by its share of `max_length`; `auto` takes two as a pair and more as joined.
         label_column: column with the label: a string (white space around it is cut), a number or a boolean.
+            null finds it: `label`; else a usual name in any case (category, sentiment, stars, …); else the
+            only column of few values that recur.
         label_names: class names in the order of their indices, and of the codes 0, 1, 2, … where this data
             has codes for labels: a list, or the names with commas between them (a name with a comma in
             quotes, as in CSV). null takes them from the data (its ClassLabel feature, else the sorted values
@@ -95,8 +104,9 @@ class EmotionDataModule(LightningDataModule):
         self,
         dataset: str = "dair-ai/emotion:split",
         stand_in: str | None = SAMPLE,
-        text_column: str = "text",
-        label_column: str = "label",
+        text_column: str | None = None,
+        text_form: Literal["auto", "pair", "joined"] = "auto",
+        label_column: str | None = None,
         label_names: list[str] | str | None = None,
         task: str = "single",
         quoting: Literal["auto", "csv", "none"] = "auto",
@@ -133,7 +143,8 @@ class EmotionDataModule(LightningDataModule):
             if value is not None and not least <= value <= MAX_COUNT:
                 expected = f"at least {least} and at most {MAX_COUNT:,}"
                 raise UserError(f"data.{name} is {value}; expected {expected}.")
-        for name, choices in {"quoting": QUOTING, "missing": ("skip", "refuse")}.items():
+        choices_of = {"quoting": QUOTING, "missing": ("skip", "refuse"), "text_form": TEXT_FORMS}
+        for name, choices in choices_of.items():
             if self.hparams[name] not in choices:
                 raise UserError(f"data.{name} is {self.hparams[name]}; expected {' or '.join(choices)}.")
         if not 0 < val_fraction < 1:
@@ -216,16 +227,23 @@ class EmotionDataModule(LightningDataModule):
         assert self._predict_rows is not None, "call predict_from first"
         batches = PredictionBatches(
             self._predict_rows,
-            self.hparams.text_column,
+            self._predict_form,
             self.weights.tokenizer(self.hparams.max_length),
             self.hparams.eval_batch_size,
             self._pad_token_id,
+            self.weights.type_vocab_size,
         )
         return DataLoader(batches, batch_size=None)
 
-    def predict_from(self, rows: Iterable[Numbered]) -> None:
-        """Sets the rows that `predict` labels: readable ones, each with a text in the text column."""
+    def predict_from(self, rows: Iterable[Numbered], form: TextForm | None = None) -> None:
+        """Sets the rows that `predict` labels: readable ones, each with a text.
+
+        Args:
+            form: the columns of the texts; None: those of the settings, `text` where none is named.
+        """
+        settings = self.hparams
         self._predict_rows = rows
+        self._predict_form = form or form_in_settings(settings.text_column or TEXT, settings.text_form)
 
     def _eval_loader(self, rows: TokenizedRows) -> DataLoader:
         sampler: Sampler = SequentialSampler(rows)
@@ -248,7 +266,15 @@ class EmotionDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to find and tokenize the same rows again, in plain values."""
-        resolved = {"dataset": self.source.address, "stand_in": None, "label_names": self.label_names}
+        columns = self.tokenized.columns
+        resolved = {
+            "dataset": self.source.address,
+            "stand_in": None,
+            "label_names": self.label_names,
+            "text_column": names_as_setting(columns.text),
+            "label_column": names_as_setting(columns.label),
+            "text_form": stored_form(columns),
+        }
         return {
             "label_names": self.label_names,
             "source": self.source.as_dict(),

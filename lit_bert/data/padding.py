@@ -7,6 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 
 
+def padded_inputs(
+    token_ids: Sequence[Sequence[int] | np.ndarray],
+    pad_token_id: int = 0,
+    token_type_ids: Sequence[Sequence[int] | np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """What a network takes: `input_ids`, `attention_mask` and, of pairs, `token_type_ids`, int64 (B, T)."""
+    input_ids, attention_mask = pad(token_ids, pad_token_id)
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    if token_type_ids is not None:
+        inputs["token_type_ids"] = pad(token_type_ids)[0]
+    return inputs
+
+
 def pad(
     token_ids: Sequence[Sequence[int] | np.ndarray], pad_token_id: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:

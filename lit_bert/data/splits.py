@@ -145,7 +145,8 @@ class RunSplits:
                 self.val_name,
             )
             others = f"{self.val_name} or {test}" if apart else self.val_name
-            parts: tuple[Any, ...] = (train.fingerprint, val.fingerprint, self.settings.text_column)
+            columns = self.tokenized.columns
+            parts: tuple[Any, ...] = (train.fingerprint, val.fingerprint, columns.text, columns.form)
             split = self.tokenized.split_name("test_split") if apart else ""
             parts += (self.tokenized.corpus.fingerprint(split), split) if apart else ()
 

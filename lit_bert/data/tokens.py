@@ -30,6 +30,7 @@ from lit_bert.data.cache import (
     write_to_cache,
 )
 from lit_bert.data.cells import Numbered
+from lit_bert.data.columns import Columns, check_same_form, find_columns, named_columns
 from lit_bert.data.corpus import Corpus, find_corpus
 from lit_bert.data.counts import Skipped
 from lit_bert.data.labels import (
@@ -41,7 +42,8 @@ from lit_bert.data.labels import (
     listed,
     refused_row,
 )
-from lit_bert.io import escape, tokenizers
+from lit_bert.io import escape
+from lit_bert.io.texts import Text, TextForm, strings_of
 from lit_bert.sources.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -85,7 +87,7 @@ class TokenizedCorpus:
         names = known or given
         if not names:
             fingerprint = self.corpus.fingerprint(self.split_name("train_split"))
-            names = cached_json(self._labels_note(fingerprint), self._find_label_names)
+            names = cached_json(self._labels_note(fingerprint, self.columns), self._find_label_names)
         if given and len(given) < 2:
             raise UserError(f"data.label_names is {listed(given)}; expected at least two names.")
         if len(names) < 2:
@@ -97,14 +99,50 @@ class TokenizedCorpus:
 
     def _find_label_names(self) -> list[str]:
         split = self.split_name("train_split")
-        return class_names_of(self.corpus, split, self.settings.label_column) or self._names_in_train()
+        label_column = self._row_settings.label_column
+        return class_names_of(self.corpus, split, label_column) or self._names_in_train()
+
+    @cached_property
+    def columns(self) -> Columns:
+        """The columns of text and label: as the settings name them, else found in the training split.
+
+        Raises:
+            UserError: they are not clear, or not those that the model was trained on the likes of.
+        """
+        settings, corpus = self.settings, self.corpus
+        named = settings.text_column, settings.label_column, settings.text_form
+        found = named_columns(*named)
+        if found is None:
+            wanted = corpus.own_names.get(settings.train_split, settings.train_split)
+            split = wanted if not corpus.splits or wanted in corpus.splits else next(iter(corpus.splits))
+
+            def find() -> dict[str, Any]:
+                where = f"split {split} of {self.corpus.source.name}"
+                return find_columns(self._readers()[split](), *named, where)._asdict()
+
+            stored = cached_json(self._columns_note(corpus.fingerprint(split)), find)
+            found = Columns.from_json(stored)
+            if found.note:
+                log.info(found.note)
+        if len(found.label) > 1:
+            raise UserError(
+                f"{self.corpus.source.name} has several columns of labels ({listed(found.label)}); one label "
+                "a text is supported. Name one of them with --data.label_column."
+            )
+        trained = self.weights.text_form
+        if trained is not None:
+            check_same_form(trained, found.text_form)
+        return found
+
+    @property
+    def text_form(self) -> TextForm:
+        """How the cells of a row make its text."""
+        return self.columns.text_form
 
     @property
     def _row_settings(self) -> RowSettings:
-        settings = self.settings
-        return RowSettings(
-            settings.text_column, settings.label_column, settings.missing, settings.label_names
-        )
+        settings, columns = self.settings, self.columns
+        return RowSettings(columns.text, columns.form, columns.label, settings.missing, settings.label_names)
 
     @property
     def split_names(self) -> list[str]:
@@ -154,28 +192,35 @@ class TokenizedCorpus:
             )
         return UserError(f"{self.corpus.source.name} has no split '{wanted}'; {has}. {one}")
 
-    def _labels_note(self, fingerprint: str) -> Path:
+    def _columns_note(self, fingerprint: str) -> Path:
+        settings = self.settings
+        parts = (fingerprint, settings.text_column, settings.label_column, settings.text_form)
+        return cache_root() / "columns" / f"{cache_key(parts)}.json"
+
+    def _labels_note(self, fingerprint: str, columns: Columns) -> Path:
         # The text column, too: a row without a text is skipped with its label.
-        parts = (
-            fingerprint,
-            self.settings.train_split,
-            self.settings.text_column,
-            self.settings.label_column,
-        )
+        parts = (fingerprint, self.settings.train_split, columns.text, columns.form, columns.label)
         return cache_root() / "labels" / f"{cache_key(parts)}.json"
 
     def _splits_note(self, fingerprint: str) -> Path:
         return cache_root() / "splits" / f"{cache_key((fingerprint,))}.json"
 
-    def _split_folder(self, fingerprint: str, split: str, label_names: list[str]) -> Path:
+    def _split_folder(self, fingerprint: str, split: str, columns: Columns, label_names: list[str]) -> Path:
         tokenizer = self.weights.tokenizer_files["tokenizer.json"]
-        columns = (self.settings.text_column, self.settings.label_column, label_names, self._codes)
-        key = cache_key((fingerprint, split, *columns, tokenizer, self.settings.max_length))
+        segments = columns.form == "pair" and self.weights.type_vocab_size
+        parts = (columns.text, columns.form, columns.label, label_names, self._codes, segments)
+        key = cache_key((fingerprint, split, *parts, tokenizer, self.settings.max_length))
         return cache_root() / "tokens" / key
 
     def _have_fit_splits(self, fingerprint: str) -> bool:
         """Whether training needs nothing but the cache."""
-        notes = [self._labels_note(fingerprint), self._splits_note(fingerprint)]
+        settings, stored = self.settings, self._columns_note(fingerprint)
+        columns = named_columns(settings.text_column, settings.label_column, settings.text_form)
+        if columns is None and stored.is_file():
+            columns = Columns.from_json(json.loads(stored.read_text(encoding="utf-8")))
+        if columns is None:
+            return False
+        notes = [self._labels_note(fingerprint, columns), self._splits_note(fingerprint)]
         if not all(note.is_file() for note in notes):
             return False
         found, splits = (json.loads(note.read_text(encoding="utf-8")) for note in notes)
@@ -185,7 +230,7 @@ class TokenizedCorpus:
         if not self.settings.folds:
             wanted |= {self.settings.val_split} & set(splits)
         names = self.weights.class_names or self.settings.label_names or found
-        return all(self._split_folder(fingerprint, split, names).is_dir() for split in wanted)
+        return all(self._split_folder(fingerprint, split, columns, names).is_dir() for split in wanted)
 
     @property
     def _codes(self) -> list[str] | None:
@@ -196,7 +241,8 @@ class TokenizedCorpus:
         """A split as the data has it, tokenized now if it never was."""
         split = self.split_name(flag)
         if split not in self._mapped:
-            folder = self._split_folder(self.corpus.fingerprint(split), split, self.label_names)
+            fingerprint = self.corpus.fingerprint(split)
+            folder = self._split_folder(fingerprint, split, self.columns, self.label_names)
             if not folder.is_dir():
                 if split not in self._readers():
                     raise self.unknown_split(flag, split, self.corpus.splits)
@@ -239,14 +285,19 @@ class TokenizedCorpus:
         from datasets import ClassLabel, Features, List, Value
         from datasets.arrow_writer import ArrowWriter
 
-        tokenizer = self.weights.tokenizer(self.settings.max_length)
+        form, max_length = self.text_form, self.settings.max_length
+        tokenizer = self.weights.tokenizer(max_length)
+        form.check_room(tokenizer, max_length)
+        has_types = form.token_types(tokenizer, self.weights.type_vocab_size)
         names = self.label_names
         labels = ClassIndex(self.corpus, split, self._row_settings, names)
         features = Features(
             {
                 "row": Value("int64"),
                 "text": Value("string"),
+                **({"text_pair": Value("string")} if form.kind == "pair" else {}),
                 "input_ids": List(Value("int32")),
+                **({"token_type_ids": List(Value("int32"))} if has_types else {}),
                 "labels": ClassLabel(names=names),
                 "hash": Value("uint64"),
                 "truncated": Value("bool"),
@@ -261,18 +312,24 @@ class TokenizedCorpus:
             with ArrowWriter(path=str(partial / "rows.arrow"), features=features) as writer:
                 for rows in chunked(reading, TOKENIZE_ROWS):
                     texts = [text for _, text, _ in rows]
-                    encodings = tokenizers.encode(tokenizer, texts)
+                    encodings = form.encode(tokenizer, texts)
                     cut = [bool(each.overflowing) for each in encodings]
                     truncated += sum(cut)
                     kept += len(rows)
                     batch = {
                         "row": np.array([index for (index, _), _, _ in rows]),
-                        "text": texts,
+                        "text": [strings_of(text)[0] for text in texts],
                         "input_ids": [np.array(each.ids, dtype=np.int32) for each in encodings],
                         "labels": [labels.index(numbered, label) for (_, numbered), _, label in rows],
                         "hash": np.array([text_hash(text) for text in texts], dtype=np.uint64),
                         "truncated": np.array(cut),
                     }
+                    if form.kind == "pair":
+                        batch["text_pair"] = [text[1] for text in texts]
+                    if has_types:
+                        batch["token_type_ids"] = [
+                            np.array(each.type_ids, dtype=np.int32) for each in encodings
+                        ]
                     writer.write_batch(batch)
                 if not kept:
                     raise self._no_rows(split, reading)
@@ -303,7 +360,7 @@ class TokenizedCorpus:
             "Add rows, or name another column with --data.label_column."
         )
 
-    def texts_of(self, split: str) -> Iterator[str]:
+    def texts_of(self, split: str) -> Iterator[Text]:
         """The texts of a split, straight from the data."""
         self._readers()
         return (text for _, text, _ in SplitReader(self.corpus, split, self._row_settings, labelled=False))

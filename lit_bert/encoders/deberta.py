@@ -97,9 +97,12 @@ class DebertaGraph(nn.Module):
         self.register_buffer("c2p", place[:, None] * S + (bucket + span).clamp(0, S - 1))
         self.register_buffer("p2c", place[None] * S + (span - bucket).clamp(0, S - 1).t())
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
         base, (B, T), A = self.network.deberta, input_ids.shape, self.A
-        x, mask = self._embed(input_ids.t(), attention_mask.t()), padding_mask(attention_mask)
+        types = None if token_type_ids is None else token_type_ids.t()
+        x, mask = self._embed(input_ids.t(), attention_mask.t(), types), padding_mask(attention_mask)
         for index, (layer, query) in enumerate(zip(base.encoder.layer, self.queries, strict=True)):
             own, attended, last = layer.attention.self, layer.attention.output, index == len(self.queries) - 1
             read = x[:B] if last else x  # (Q * B, H); Q is 1 or T
@@ -117,14 +120,14 @@ class DebertaGraph(nn.Module):
             x = layer.output.LayerNorm(layer.output.dense(up) + x)
         return self.network.classifier(self.network.pooler(x[:, None]))
 
-    def _embed(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """(T · B, H) of ids and mask (T, B)."""
+    def _embed(self, ids: Tensor, mask: Tensor, types: Tensor | None) -> Tensor:
+        """(T · B, H) of ids, mask and types (T, B)."""
         parts = self.network.deberta.embeddings
         x = parts.word_embeddings(ids)
         if parts.position_embeddings is not None:
             x = x + parts.position_embeddings.weight[: ids.shape[0]][:, None]
-        if parts.token_type_embeddings is not None:
-            x = x + parts.token_type_embeddings.weight[0]
+        if (table := parts.token_type_embeddings) is not None:
+            x = x + (table.weight[0] if types is None else table(types))
         if parts.embed_proj is not None:
             x = parts.embed_proj(x)
         x = parts.LayerNorm(x) * mask.float()[:, :, None]

@@ -67,9 +67,13 @@ class Graph(nn.Module):
         self.queries = nn.ModuleList(queries.values())  # known to the module, as parameters of it
         self._queries = [queries[layer.query] for layer in self.parts.layers]
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
         parts, (B, T), A = self.parts, input_ids.shape, self.parts.heads
-        x = self._embed(input_ids.t())  # (T * B, H): a token of every text, then the next of every text
+        types = None if token_type_ids is None else token_type_ids.t()
+        # (T * B, H): a token of every text, then the next of every text
+        x = self._embed(input_ids.t(), types)
         mask = padding_mask(attention_mask)
         if parts.bias is not None:
             mask = mask + parts.bias(T)  # (B, A, T, T)
@@ -84,8 +88,8 @@ class Graph(nn.Module):
             x = layer.norm(layer.down(parts.activation(layer.up(x))) + x)
         return parts.head(x)
 
-    def _embed(self, ids: Tensor) -> Tensor:
-        """(T · B, H) of ids (T, B)."""
+    def _embed(self, ids: Tensor, types: Tensor | None) -> Tensor:
+        """(T · B, H) of ids and types (T, B)."""
         parts, T = self.parts.embeddings, ids.shape[0]
         if parts.skipped_id is None:
             place = parts.positions.weight[:T][:, None]
@@ -93,7 +97,7 @@ class Graph(nn.Module):
             counted = (ids != parts.skipped_id).long()
             place = parts.positions(counted.cumsum(0) * counted + parts.skipped_id)
         if parts.token_types is not None:
-            place = place + parts.token_types.weight[0]
+            place = place + (parts.token_types.weight[0] if types is None else parts.token_types(types))
         x = parts.norm(parts.words(ids) + place)
         x = x.reshape(-1, x.shape[-1])
         return x if parts.projection is None else parts.projection(x)

@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lit_bert import UserError, require_package
-from lit_bert.data.padding import pad
+from lit_bert.data.padding import pad, padded_inputs
 from lit_bert.encoders.table import encoder_of
-from lit_bert.io import escape, tokenizers, untrusted
+from lit_bert.io import escape, untrusted
+from lit_bert.io.texts import SINGLE, Text, TextForm, display
+from lit_bert.model.logits import INPUTS
 from lit_bert.model.pretrained import load_network
 from lit_bert.sources.checkpoint import BEST, Checkpoint
+from lit_bert.sources.text_settings import form_in_settings
 from lit_bert.sources.weights import Weights
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ BUDGET = 8e12  # floating-point operations, in 32 bits: about a minute on two co
 class Question(NamedTuple):
     """Why this class, for this text?"""
 
-    text: str
+    text: Text
     label: int
 
 
@@ -47,7 +50,8 @@ class Attribution:
     """What each word of a text did for a class.
 
     Attributes:
-        spans: character offsets (start, end) of the W words, in order; nothing of a text past `max_length`.
+        spans: character offsets (start, end) of the W words in `texts.display`, in order; nothing of a text
+            past `max_length`.
         scores: float32 (W,); above 0 the word pushed towards the class, below 0 against it.
         gap: what the class gained over the baseline, less the sum of `scores`; 0 but for the number of steps.
     """
@@ -71,11 +75,14 @@ class Explainer:
     Args:
         network: a classifier of transformers.
         tokenizer: as `Weights.tokenizer` gives it.
+        form: of the texts.
     """
 
-    def __init__(self, network: Any, tokenizer: Tokenizer) -> None:
+    def __init__(self, network: Any, tokenizer: Tokenizer, form: TextForm = SINGLE) -> None:
         self.network, self.tokenizer = network.eval().requires_grad_(False), tokenizer
         self.encoder, self.pad_token_id = encoder_of(network), network.config.pad_token_id or 0
+        self.form = form
+        self.has_types = form.token_types(tokenizer, getattr(network.config, "type_vocab_size", 0))
         known = (tokenizer.token_to_id(token) for token in (self.encoder.mask_token, "[UNK]", "<unk>"))
         self.baseline_id = next((token for token in known if token is not None), self.pad_token_id)
 
@@ -83,13 +90,15 @@ class Explainer:
     def of(cls, checkpoint: Checkpoint) -> Explainer:
         """That of a trained checkpoint, on the CPU, in 32 bits."""
         weights = Weights(checkpoint=str(checkpoint.path))
-        max_length = checkpoint.data.settings.max_length
-        return cls(load_network(weights, checkpoint.model.label_names), weights.tokenizer(max_length))
+        settings = checkpoint.data.settings
+        form = form_in_settings(settings.text_column, settings.text_form)
+        network = load_network(weights, checkpoint.model.label_names)
+        return cls(network, weights.tokenizer(settings.max_length), form)
 
     def within_budget(self, questions: Sequence[Sequence[Question]], budget: float = BUDGET) -> int:
         """How many groups of questions, from the first, can be answered in `budget` operations."""
         lengths = {group[0].text: 0 for group in questions if group}
-        for text, encoding in zip(lengths, tokenizers.encode(self.tokenizer, list(lengths)), strict=True):
+        for text, encoding in zip(lengths, self.form.encode(self.tokenizer, list(lengths)), strict=True):
             lengths[text] = len(encoding.ids)
         # A multiplication and an addition a weight and token, forward and again backward.
         each = 4 * STEPS * self.encoder.layer_weights(self.network)
@@ -98,14 +107,15 @@ class Explainer:
 
     def explain(self, questions: Sequence[Question]) -> list[Attribution]:
         """One answer a question, in their order."""
-        encodings = tokenizers.encode(self.tokenizer, [question.text for question in questions], offsets=True)
+        texts = [question.text for question in questions]
+        encodings = self.form.encode(self.tokenizer, texts, offsets=True)
         order = sorted(range(len(questions)), key=lambda index: len(encodings[index].ids))
         found: dict[int, Attribution] = {}
         for batch in _batches(order, [len(each.ids) * STEPS for each in encodings], BATCH_TOKENS):
             labels = [questions[index].label for index in batch]
             pieces, gaps = self._explain([encodings[index] for index in batch], labels)
             for index, scores, gap in zip(batch, pieces, gaps, strict=True):
-                spans = words(encodings[index], scores, questions[index].text)
+                spans = words(encodings[index], scores, display(texts[index]))
                 found[index] = Attribution(*spans, gap=float(gap))
         return [found[index] for index in range(len(questions))]
 
@@ -113,15 +123,16 @@ class Explainer:
         """Scores of word pieces, float32 (B, T), and the gaps (B,) of one batch."""
         import torch
 
-        padded = pad([each.ids for each in encodings], self.pad_token_id)
-        input_ids, attention_mask = map(torch.from_numpy, padded)  # (B, T)
+        types = [each.type_ids for each in encodings] if self.has_types else None
+        padded = padded_inputs([each.ids for each in encodings], self.pad_token_id, types)
+        input_ids, *others = map(torch.from_numpy, padded.values())  # (B, T)
         # Padding, too, is as in the text.
         special = torch.from_numpy(pad([each.special_tokens_mask for each in encodings], 1)[0]).bool()
         scores, gaps = self._gradients.attribute(
             input_ids,
             baselines=torch.where(special, input_ids, self.baseline_id),
             target=torch.tensor(labels),
-            additional_forward_args=(attention_mask,),
+            additional_forward_args=tuple(others),
             n_steps=STEPS,
             method="gausslegendre",
             return_convergence_delta=True,
@@ -133,8 +144,8 @@ class Explainer:
         require_package("captum", "report")
         from captum.attr import LayerIntegratedGradients
 
-        def centred(input_ids: Any, attention_mask: Any) -> Any:
-            logits = self.network(input_ids=input_ids, attention_mask=attention_mask).logits  # (B, C)
+        def centred(*inputs: Any) -> Any:
+            logits = self.network(**dict(zip(INPUTS, inputs, strict=False))).logits  # (B, C)
             return logits - logits.mean(-1, keepdim=True)
 
         return LayerIntegratedGradients(centred, self.encoder.words_of(self.network))

@@ -21,6 +21,7 @@ from lit_bert import UserError
 from lit_bert.data.cache import TokenizedRows
 from lit_bert.data.labels import NO_LABEL, NO_TEXT
 from lit_bert.evaluate.predictions import Predictions
+from lit_bert.io.texts import Text
 
 OUT_OF_FOLD = "out_of_fold.parquet"  # in the folder of an audit: predictions of every training row
 SUSPECTS = "suspects.csv"  # there as well
@@ -50,7 +51,7 @@ class RepeatedText:
         occurrences: the first of them.
     """
 
-    text: str
+    text: Text
     counts: Counter[tuple[str, int]] = field(default_factory=Counter)
     occurrences: list[Occurrence] = field(default_factory=list)
 
@@ -214,7 +215,7 @@ def repeated_texts(splits: dict[str, TokenizedRows]) -> Iterator[RepeatedText]:
     by_first = np.lexsort((order, first))
     order, first = order[by_first], first[by_first]
 
-    same_hash: dict[str, RepeatedText] = {}  # texts of the current hash
+    same_hash: dict[Text, RepeatedText] = {}  # texts of the current hash
     current = -1
     for start in range(0, len(order), CHUNK_ROWS):
         chunk = slice(start, start + CHUNK_ROWS)
@@ -229,7 +230,7 @@ def repeated_texts(splits: dict[str, TokenizedRows]) -> Iterator[RepeatedText]:
     yield from (each for each in same_hash.values() if each.counts.total() > 1)
 
 
-def _read(splits: dict[str, TokenizedRows], indices: np.ndarray) -> list[tuple[Occurrence, str]]:
+def _read(splits: dict[str, TokenizedRows], indices: np.ndarray) -> list[tuple[Occurrence, Text]]:
     """Occurrences and texts of some rows, whose indices count through all splits."""
     found: list[Any] = [None] * len(indices)
     start = 0

@@ -23,6 +23,7 @@ from lit_bert.evaluate.audit import (
 from lit_bert.evaluate.evidence import counted
 from lit_bert.evaluate.predictions import PROBABILITY, Predictions
 from lit_bert.io import escape
+from lit_bert.io.texts import Text, shown, text_cells
 
 FINDINGS_FORMAT = 2  # of what is stored beside the cache; another one is computed anew
 LISTED_SUSPECTS = 20
@@ -208,8 +209,8 @@ def _share(count: int, of: int) -> str:
     return f"{100 * count / max(of, 1):5.1f} %"
 
 
-def _excerpt(text: str) -> str:
-    return escape.line(" ".join(text.split()), EXCERPT)
+def _excerpt(text: Text) -> str:
+    return escape.line(shown(text), EXCERPT)
 
 
 def suspects_text(predictions: Predictions, suspects: np.ndarray) -> str:
@@ -252,7 +253,7 @@ def write_suspects(predictions: Predictions, suspects: np.ndarray, writer: RowWr
     writer.write(
         {
             "row": int(predictions.rows[index]) + 1,
-            "text": predictions.texts[index],
+            **text_cells(predictions.texts[index]),
             "label": names[predictions.labels[index]],
             "suggested_label": names[predictions.preds[index]],
             "score": probs[index][predictions.labels[index]],

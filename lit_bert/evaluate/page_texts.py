@@ -16,6 +16,7 @@ from lit_bert import UserError
 from lit_bert.evaluate.evidence import counted
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.io import escape
+from lit_bert.io.texts import display
 
 if TYPE_CHECKING:
     from lit_bert.evaluate.attribution import Attribution, Question
@@ -163,7 +164,9 @@ def script_data(
             "y": label,
             "p": pred,
             "q": [[each, round(float(probs[each]), 4)] for each in likeliest],
-            "t": text_segments(predictions.texts[index], [attributions[index, each] for each in explained]),
+            "t": text_segments(
+                display(predictions.texts[index]), [attributions[index, each] for each in explained]
+            ),
         }
         rows.append({**row, "k": explained} if explained else row)
     return {

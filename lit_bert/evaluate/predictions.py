@@ -20,6 +20,7 @@ from lit_bert import UserError
 from lit_bert.evaluate.evidence import Evidence
 from lit_bert.evaluate.scores import Score, Scores, all_scores, with_intervals
 from lit_bert.io import escape, files, untrusted
+from lit_bert.io.texts import Text, text_cells
 from lit_bert.task.base import Task
 from lit_bert.task.kinds import task_of_plain
 from lit_bert.task.single import SingleLabel
@@ -28,6 +29,7 @@ VALIDATED, TESTED = "validate.parquet", "test.parquet"  # by the verb that score
 TRAINED = "train_hashes.bin"  # of the texts that a run trains on: uint64, little-endian
 PROBABILITY = "probability_"  # and the class: one column each, as `predict` writes them
 VALUE = "predicted_value"  # likewise, of a number
+TEXTS = ("text", "text_pair")  # columns of the text; the second of pairs alone
 FACTS, CLASSES, TASK = b"lit_bert", b"lit_bert classes", b"lit_bert task"  # keys of the file's metadata
 
 MAX_BYTES = 16 << 30  # of a file
@@ -50,8 +52,9 @@ def _checked_table(path: Path) -> tuple[Any, Task]:
     path.stat()
     try:
         with untrusted.open_regular(path, MAX_BYTES) as stream:
-            file = pa.parquet.ParquetFile(stream, read_dictionary=["text", "label"])
+            file = pa.parquet.ParquetFile(stream, read_dictionary=[*TEXTS, "label"])
             schema, rows = file.schema_arrow, file.metadata.num_rows
+            texts = [name for name in TEXTS if name == "text" or name in schema.names]
             if len(set(schema.names)) < len(schema.names) or not rows:
                 raise ValueError("no rows, or a column twice")
             facts = untrusted.parse_object(schema.metadata[FACTS].decode(), "its metadata")
@@ -59,12 +62,12 @@ def _checked_table(path: Path) -> tuple[Any, Task]:
             names = _output_columns(task)
             if rows * len(names) > MAX_VALUES:
                 raise ValueError(f"{rows:,} rows of {len(names):,} outputs, which is too much")
-            for name in ("row", "text", "label", *names):
+            for name in ("row", *texts, "label", *names):
                 if name not in schema.names or not _has_type(schema.field(name).type, name, task):
                     raise ValueError(f"column {escape.line(name, 80)} is missing or of another type")
-            table = file.read(columns=["row", "text", "label", *names])
+            table = file.read(columns=["row", *texts, "label", *names])
         table = table.replace_schema_metadata({**schema.metadata, FACTS: json.dumps(facts)})
-        for name in ("text", "label") if task.label_form == "class" else ("text",):
+        for name in (*texts, *(["label"] if task.label_form == "class" else [])):
             column = table.column(name)
             characters = sum(_characters(chunk) for chunk in column.chunks)
             if characters > MAX_VALUES:
@@ -92,7 +95,7 @@ def _has_type(kind: Any, column: str, task: Task) -> bool:
         return bool(pa.types.is_integer(kind))
     if column == "label" and task.label_form == "classes":
         return bool(pa.types.is_list(kind) and pa.types.is_string(kind.value_type))
-    if column == "text" or (column == "label" and task.label_form == "class"):
+    if column in TEXTS or (column == "label" and task.label_form == "class"):
         return bool(pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type))
     return bool(pa.types.is_floating(kind))
 
@@ -115,7 +118,7 @@ class Predictions:
 
     Attributes:
         task: what labels and outputs are.
-        texts: N of them, in the order of the data.
+        texts: N of them, in the order of the data; a pair is two strings.
         rows: int64 (N,), their numbers in the split, from 0.
         labels: (N,) or (N, C), as the task stores them.
         outputs: float32 (N, C).
@@ -124,7 +127,7 @@ class Predictions:
     """
 
     task: Task
-    texts: list[str]
+    texts: list[Text]
     rows: np.ndarray
     labels: np.ndarray
     outputs: np.ndarray
@@ -192,7 +195,7 @@ class Predictions:
         names = {"class": "predicted_label", "classes": "predicted_labels"}
         columns: dict[str, Any] = {
             "row": self.rows,
-            "text": self.texts,
+            **{name: [text_cells(text)[name] for text in self.texts] for name in text_cells(self.texts[0])},
             "label": self.task.stored_labels(self.labels),
             **({names[self.task.label_form]: predicted} if predicted else {}),
             **{name: self.outputs[:, place] for place, name in enumerate(_output_columns(self.task))},
@@ -223,9 +226,10 @@ class Predictions:
             table, task = _checked_table(path)
             facts = json.loads(table.schema.metadata[FACTS])
             columns = {name: table.column(name) for name in table.column_names}
+            texts = [columns[name].to_pylist() for name in TEXTS if name in columns]
             return cls(
                 task,
-                columns["text"].to_pylist(),
+                texts[0] if len(texts) == 1 else list(zip(*texts, strict=True)),
                 columns["row"].to_numpy(),
                 task.labels_of(columns["label"].to_pylist()),
                 np.stack([columns[name].to_numpy() for name in _output_columns(task)], axis=1),

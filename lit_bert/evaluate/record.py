@@ -16,6 +16,7 @@ from lit_bert.evaluate.evidence import ENDING, TRAINING, Evidence
 from lit_bert.evaluate.predictions import VALIDATED, Predictions
 from lit_bert.evaluate.scores import Score, Scores
 from lit_bert.io import escape, files
+from lit_bert.io.texts import Text
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.hub import Source
 
@@ -82,7 +83,7 @@ def record_scores(
     return found
 
 
-def trained_on(texts: list[str], trained: np.ndarray) -> list[str]:
+def trained_on(texts: list[Text], trained: np.ndarray) -> list[str]:
     """A note that some of the texts were trained on, and how many; [] if none was.
 
     Args:

@@ -18,6 +18,7 @@ from lit_bert.evaluate import compare
 from lit_bert.evaluate.predictions import VALIDATED, Predictions
 from lit_bert.evaluate.scores import Score
 from lit_bert.io import escape, files, untrusted
+from lit_bert.io.texts import shown, text_cells
 
 SEEDS = "seeds.json"  # in a folder of runs that differ in their seed alone: their names
 MAX_SEEDS = 1000
@@ -182,7 +183,7 @@ def comparison_table(first: Predictions, second: Predictions, names: list[str]) 
         ]
     for index in disagreements[:LISTED_DISAGREEMENTS]:
         answers = [_shown_answer(each, index) for each in (first, second)]
-        text = escape.line(" ".join(first.texts[index].split()), 100)
+        text = escape.line(shown(first.texts[index]), 100)
         label = _shown_label(first, first.labels[index])
         lines.append(f"  row {first.rows[index] + 1} is {label}: {' | '.join(answers)} | {text}")
     return "\n".join(lines)
@@ -224,7 +225,7 @@ def write_disagreements(first: Predictions, second: Predictions, writer: RowWrit
             found[name] = cells[place][index]
             if with_probability:
                 found[f"probability_{name}"] = round(float(sure[place][index]), 6)
-        return {**found, "text": first.texts[index]}
+        return {**found, **text_cells(first.texts[index])}
 
     writer.write(row(index) for index in _disagreements(first, second))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,17 +107,21 @@ def load_tokenizer(text: str, what: str, vocab_size: int | None = None) -> Token
     return loaded
 
 
-def encode(tokenizer: Tokenizer, texts: list[str], offsets: bool = False) -> list[Any]:
-    """The encodings of texts without lone surrogates.
+def encode(
+    tokenizer: Tokenizer, texts: Sequence[Any], offsets: bool = False, special: bool = True
+) -> list[Any]:
+    """The encodings of texts, or of pairs of them, without lone surrogates.
 
     Args:
         offsets: whether they tell where each token lies in its text, which takes longer.
+        special: whether with special tokens.
 
     Raises:
         UserError: the tokenizer fails on one of them.
     """
     try:
-        return (tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast)(texts)
+        encode_batch = tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast
+        return encode_batch(list(texts), add_special_tokens=special)
     except BaseException as error:
         if not is_library_error(error):
             raise

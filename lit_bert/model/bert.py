@@ -67,13 +67,21 @@ class CpuBert:
             for each in linears
         )
 
-    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits, float32 (B, C), of texts given as int64 (B, T), right-padded."""
-        states = self.encode(input_ids, attention_mask, 1)[:, 0]  # of the first token
+    def __call__(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Logits, float32 (B, C), of texts given as int64 (B, T), right-padded; types None: all 0."""
+        states = self.encode(input_ids, attention_mask, 1, token_type_ids)[:, 0]  # of the first token
         with torch.autocast("cpu", enabled=False):
             return self.parts.head(states)
 
-    def encode(self, input_ids: Tensor, attention_mask: Tensor, leading: int) -> Tensor:
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        leading: int,
+        token_type_ids: Tensor | None = None,
+    ) -> Tensor:
         """Last hidden states, float32 (B, leading, H), of the `leading` tokens of each text: 1 or all T."""
         network, parts, (B, T) = self.network, self.parts, input_ids.shape
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
@@ -90,7 +98,7 @@ class CpuBert:
             embedded_mask, *hidden_masks = self.dropout.masks(hidden_shapes, hidden_p, dtype)
             attention_shapes = [(B * heads, count // B, T) for count in rows]
             attention_masks = self.dropout.masks(attention_shapes, attention_p, dtype)
-            x = self._embed(input_ids, attention_mask).view(B * T, E).to(dtype)
+            x = self._embed(input_ids, attention_mask, token_type_ids).view(B * T, E).to(dtype)
             if embedded_mask is not None:
                 x = x * embedded_mask
             if (projection := parts.embeddings.projection) is not None:
@@ -103,7 +111,7 @@ class CpuBert:
                 x = _LayerFunction.apply(x, (B, T, rows[index] // B), mask, drop, layer, *values)
             return x.view(B, leading, H).float()
 
-    def _embed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def _embed(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """Float32 (B, T, E)."""
         parts = self.parts.embeddings
         norm, place, skipped = parts.norm, parts.positions.weight, parts.skipped_id
@@ -116,7 +124,8 @@ class CpuBert:
             counted = (input_ids != skipped).long()
             place = parts.positions(counted.cumsum(1) * counted + skipped)  # (B, T, E)
         if parts.token_types is not None:
-            place = place + parts.token_types.weight[0]
+            types = parts.token_types
+            place = place + (types.weight[0] if token_type_ids is None else types(token_type_ids))
         x = parts.words(input_ids) + place
         return layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 

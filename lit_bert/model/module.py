@@ -24,7 +24,7 @@ from lit_bert.model.average import WeightAverage
 from lit_bert.model.bert import CpuBert
 from lit_bert.model.groups import default_learning_rate, parameter_groups, split_by_rate, warmup_and_decay
 from lit_bert.model.hyperparameters import SHARDED, check_hyperparameters, check_strategy
-from lit_bert.model.logits import exact_logits
+from lit_bert.model.logits import exact_logits, inputs_of
 from lit_bert.model.loss_check import LossCheck, check_saved, refuse_scores
 from lit_bert.model.optimizer import DeferredAdamW, fused_adamw, reset_learning_rates, restore_moments_only
 from lit_bert.model.pretrained import load_trainable
@@ -153,14 +153,16 @@ class BertClassifier(LightningModule):
         named = self.named_parameters()
         return {name: each for name, each in named if each.requires_grad or not self.trains_part}
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits, float (B, C), of texts given as int64 (B, T), right-padded."""
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> Tensor:
+        """Logits, float (B, C), of texts given as int64 (B, T), right-padded; types None: all are 0."""
         assert self.network is not None, "give BertClassifier weights, or load a checkpoint"
         if self.fast_operations and CpuBert.can_run(self.network):
             if self._cpu_bert is None or self._cpu_bert.network is not self.network:
                 self._cpu_bert = CpuBert(self.network)
-            return self._cpu_bert(input_ids, attention_mask)
-        return exact_logits(self.network, input_ids, attention_mask)
+            return self._cpu_bert(input_ids, attention_mask, token_type_ids)
+        return exact_logits(self.network, input_ids, attention_mask, token_type_ids)
 
     @property
     def encoder(self) -> Encoder:
@@ -176,7 +178,7 @@ class BertClassifier(LightningModule):
 
     def _step(self, batch: Batch, split: str) -> tuple[Tensor, Tensor]:
         """Loss as it is reported (mean nats per text, unsmoothed) and logits (B, C); updates the metrics."""
-        logits = self(batch["input_ids"], batch["attention_mask"]).float()
+        logits = self(**inputs_of(batch)).float()
         loss = self.task.loss(functional, logits, batch["labels"])
         self.scores[f"{split}_scores"].update(loss, logits, batch["labels"])
         return loss, logits
@@ -211,7 +213,7 @@ class BertClassifier(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """What the task says of texts, float32 (B, C): probabilities of classes, or values."""
-        logits = self(batch["input_ids"], batch["attention_mask"]).float()
+        logits = self(**inputs_of(batch)).float()
         outputs = torch.from_numpy(self.task.outputs(logits.detach().cpu().numpy()))
         if not outputs.isfinite().all():
             raise UserError(

@@ -22,7 +22,9 @@ from lit_bert import UserError
 from lit_bert.evaluate import scores
 from lit_bert.evaluate.evidence import Evidence
 from lit_bert.evaluate.predictions import VALIDATED, Predictions
-from lit_bert.io import files, tokenizers
+from lit_bert.io import files
+from lit_bert.io.texts import CONFIG_KEY as TEXT_KEY
+from lit_bert.io.texts import TextForm
 from lit_bert.model.pretrained import load_network, scale_logits
 from lit_bert.product.card import describe
 from lit_bert.product.folder import FACTS
@@ -38,6 +40,7 @@ from lit_bert.product.proof import (
     proof_table,
 )
 from lit_bert.sources.checkpoint import Checkpoint
+from lit_bert.sources.text_settings import form_in_settings
 from lit_bert.sources.tokenizer_files import checked_tokenizer_files
 from lit_bert.sources.weights import Weights
 from lit_bert.task.base import Task
@@ -127,14 +130,18 @@ def write(
     network = load_network(weights, rows.class_names, task.problem_type).eval()
     scale_logits(network, scale, shift)
     tokenizer = weights.tokenizer(checkpoint.data.settings.max_length)
+    settings = checkpoint.data.settings
+    text_form = form_in_settings(settings.text_column, settings.text_form)
     print(f"export     {checkpoint.path}", file=sys.stderr)
-    write_for_transformers(checkpoint, task, network, tokenizer, folder)
-    ids = [each.ids for each in tokenizers.encode(tokenizer, rows.texts[:CALIBRATION_TEXTS])]
-    written = write_formats(Exportable(network, ids), folder)
+    write_for_transformers(checkpoint, task, text_form, network, tokenizer, folder)
+    encodings = text_form.encode(tokenizer, rows.texts[:CALIBRATION_TEXTS])
+    has_types = text_form.token_types(tokenizer, weights.type_vocab_size)
+    types = [each.type_ids for each in encodings] if has_types else None
+    written = write_formats(Exportable(network, [each.ids for each in encodings], types), folder)
 
     print(f"proof      {len(rows.texts):,} rows of split {rows.facts.get('split')}", file=sys.stderr)
     task = checkpoint.task  # for the units of numbers: outputs are the same
-    wanted = checkpoint_outputs(network, tokenizer, task.exported()[0], rows.texts)
+    wanted = checkpoint_outputs(network, tokenizer, task.exported()[0], rows.texts, text_form)
     own = scores.with_intervals(task, wanted, rows.labels)
     evidence = Evidence.of(task, wanted, rows.labels, rows.evidence.used_for)
     found = {form: measure(folder, form, task, rows, wanted) for form in written}
@@ -149,13 +156,15 @@ def write(
 
 
 def write_for_transformers(
-    checkpoint: Checkpoint, task: Task, network: Any, tokenizer: Any, folder: Path
+    checkpoint: Checkpoint, task: Task, form: TextForm, network: Any, tokenizer: Any, folder: Path
 ) -> None:
     """Writes what transformers loads: config.json, model.safetensors and the tokenizer's files."""
     setattr(network.config, CONFIG_KEY, task.kind)
     if task.parameters:
         parameters = {name: list(values) for name, values in task.parameters.items()}
         setattr(network.config, PARAMETERS_KEY, parameters)
+    if (said := form.as_config()) is not None:
+        setattr(network.config, TEXT_KEY, said)
     network.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -14,6 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from lit_bert.data.padding import padded_inputs
+from lit_bert.io.texts import Text
+
 
 class CannotExport(Exception):
     """A network has no file of a format; the message says why."""
@@ -26,10 +29,20 @@ class Exportable:
     Attributes:
         network: a classifier of transformers, in 32 bits on the CPU.
         token_ids: of some texts like those that it will see.
+        token_type_ids: of the same texts, where they are pairs and the network tells segments apart.
     """
 
     network: Any
     token_ids: Sequence[list[int]]
+    token_type_ids: Sequence[list[int]] | None = None
+
+    @property
+    def batches(self) -> list[dict[str, np.ndarray]]:
+        """Each of the texts as what the network takes, int64 (1, T)."""
+        if self.token_type_ids is None:
+            return [padded_inputs([ids]) for ids in self.token_ids]
+        both = zip(self.token_ids, self.token_type_ids, strict=True)
+        return [padded_inputs([ids], token_type_ids=[types]) for ids, types in both]
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,7 @@ class Format:
 
     file: str
     writer: str
-    opener: str = "predictor:probabilities_of"
+    opener: str = "predictor:outputs_of"
     is_exact: bool = False
     preference: int | None = None
     packages: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime")
@@ -63,7 +76,7 @@ class Format:
         """
         _function(self.writer)(model, folder / self.file)
 
-    def open(self, folder: Path) -> Callable[[Sequence[str]], np.ndarray]:
+    def open(self, folder: Path) -> Callable[[Sequence[Text]], np.ndarray]:
         """The file as people will use it."""
         return _function(self.opener)(folder, self.file)
 

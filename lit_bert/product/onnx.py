@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_bert.encoders.table import encoder_of, graph_of
+from lit_bert.model.logits import INPUTS
 from lit_bert.product.formats import CannotExport, Exportable
 
 OPSET = 20  # the first with Gelu
@@ -46,12 +47,12 @@ class Smooth(nn.Module):
         return self.linear(x * self.inverse)
 
 
-def smoothed(network: Any, token_ids: Iterable[list[int]]) -> Any:
+def smoothed(network: Any, batches: Iterable[dict[str, np.ndarray]]) -> Any:
     """A copy that computes the same from feed-forward inputs of more even size.
 
     Args:
         network: left as it is.
-        token_ids: of some texts like those that it will see.
+        batches: what it takes of some texts like those that it will see.
     """
     highest: dict[nn.Module, Tensor] = {}
 
@@ -65,9 +66,8 @@ def smoothed(network: Any, token_ids: Iterable[list[int]]) -> Any:
     }
     hooks = [linear.register_forward_pre_hook(watch) for linear in places.values()]
     with torch.inference_mode():
-        for ids in token_ids:
-            input_ids = torch.tensor([ids])
-            changed(input_ids=input_ids, attention_mask=torch.ones_like(input_ids))
+        for batch in batches:
+            changed(**{name: torch.from_numpy(value) for name, value in batch.items()})
     for hook in hooks:
         hook.remove()
     for name, linear in places.items():
@@ -93,7 +93,7 @@ def write_float32_file(model: Exportable, path: Path) -> None:
         CannotExport: its architecture has no graph.
     """
     _check_graph(model.network)
-    write_onnx(model.network, path)
+    write_onnx(model.network, path, model.token_type_ids is not None)
 
 
 def write_int8_file(model: Exportable, path: Path) -> None:
@@ -104,8 +104,8 @@ def write_int8_file(model: Exportable, path: Path) -> None:
     """
     _check_graph(model.network)
     even = path.with_name("smoothed.onnx")
-    write_onnx(smoothed(model.network, model.token_ids), even)
-    write_int8(even, path, model.token_ids)
+    write_onnx(smoothed(model.network, model.batches), even, model.token_type_ids is not None)
+    write_int8(even, path, model.batches)
     even.unlink()
 
 
@@ -114,24 +114,26 @@ def _check_graph(network: Any) -> None:
         raise CannotExport(f"a {network.config.model_type} of this configuration has no ONNX graph")
 
 
-def write_onnx(network: Any, path: Path) -> None:
+def write_onnx(network: Any, path: Path, has_types: bool = False) -> None:
     """Writes the network as ONNX in 32 bits, for any number of texts and tokens.
 
     Args:
         network: of an architecture that `graph_of` knows.
+        has_types: whether it takes token_type_ids, too: those of pairs.
     """
     graph = graph_of(network)
     assert graph is not None, "ask graph_of first"
     ids = torch.zeros(2, 3, dtype=torch.int64)  # sizes of 0 and 1 would be taken as fixed
     sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    names = INPUTS if has_types else INPUTS[:2]
     with _quiet():
         program = torch.onnx.export(
             graph,
-            (ids, torch.ones_like(ids)),
+            (ids, torch.ones_like(ids), torch.zeros_like(ids))[: len(names)],
             dynamo=True,
-            input_names=["input_ids", "attention_mask"],
+            input_names=list(names),
             output_names=["logits"],
-            dynamic_shapes=(sizes, sizes),
+            dynamic_shapes=(sizes,) * len(names),
             opset_version=OPSET,
             verbose=False,
         )
@@ -139,26 +141,24 @@ def write_onnx(network: Any, path: Path) -> None:
         program.save(path)
 
 
-def write_int8(exact: Path, path: Path, token_ids: Sequence[list[int]]) -> None:
+def write_int8(exact: Path, path: Path, batches: Sequence[dict[str, np.ndarray]]) -> None:
     """Writes an ONNX file with its products and word embeddings in 8 bits, one scale a column of weights.
 
     Args:
         exact: the file in 32 bits.
         path: the new one.
-        token_ids: of some texts like those that it will see, for the scales of activations.
+        batches: what the network takes of some texts like those that it will see, for the scales of
+            activations.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     class Texts(CalibrationDataReader):
         def __init__(self) -> None:
-            self.left = iter(token_ids)
+            self.left = iter(batches)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            ids = next(self.left, None)
-            if ids is None:
-                return None
-            return {"input_ids": np.array([ids]), "attention_mask": np.ones((1, len(ids)), np.int64)}
+            return next(self.left, None)
 
     graph = onnx.load(exact).graph
     matrices = {each.name for each in graph.initializer if len(each.dims) == 2}

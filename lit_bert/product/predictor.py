@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_bert import UserError, available_cores, require_package
-from lit_bert.data.padding import pad
+from lit_bert.data.padding import padded_inputs
 from lit_bert.io import escape, onnx_files, tokenizers, untrusted
+from lit_bert.io.texts import Text, TextForm
 from lit_bert.product.formats import predictor_files
 from lit_bert.task.kinds import task_of_config
 
@@ -39,11 +40,13 @@ class Word(NamedTuple):
         start, end: text[start:end] is the word.
         weight: by how much the word raises the log-odds of the text's label, in nats, or the number that the
             text is given; negative where it speaks against it.
+        part: which string of the text, from 0: of a pair, or of the columns that are joined.
     """
 
     start: int
     end: int
     weight: float
+    part: int = 0
 
 
 class Predictor:
@@ -113,6 +116,10 @@ class Predictor:
             )
         # A stride would have the tokenizer return all of a long text, in pieces that overlap.
         self._tokenizer.enable_truncation(self.max_length, direction=truncation["direction"])
+        self.form = TextForm.from_config(config)
+        self.form.check_room(self._tokenizer, self.max_length)
+        segments = config.get("type_vocab_size")
+        self._has_types = self.form.token_types(self._tokenizer, segments if isinstance(segments, int) else 0)
         onnx_files.check_onnx(self.folder / self.file)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -124,50 +131,71 @@ class Predictor:
             providers=["CPUExecutionProvider"],
             disabled_optimizers=SLOW_FUSIONS,
         )
-        _check_ends(self._session, len(self.labels))
-        self.probs(["", "a"])
+        _check_ends(self._session, len(self.labels), self._has_types)
+        self._label([self.form.of_parts([each] * len(self.form.columns)) for each in ("", "a")])
         _give_back_memory()
 
-    def __call__(self, texts: Sequence[str]) -> list[Any]:
+    def __call__(self, texts: Sequence[Any]) -> list[Any]:
         """The answer to each text, in order: with one label a text, a `task.single.Prediction`.
 
+        Args:
+            texts: strings; of a model of pairs, pairs of strings; of one of joined columns, mappings from
+                their names to strings.
+
         Raises:
-            TypeError: one string instead of several, or something that is no string.
+            TypeError: a text instead of several, or something that is no text of the model's kind.
         """
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            raise TypeError("expected a list of strings")
-        outputs, truncated = self._label(texts)
+        outputs, truncated = self._label(self._read(texts))
         return [self.task.answer(row, cut) for row, cut in zip(outputs, truncated, strict=True)]
 
-    def probs(self, texts: Sequence[str]) -> np.ndarray:
+    def probs(self, texts: Sequence[Any]) -> np.ndarray:
         """Class probabilities, float32 (N, C), of texts; where the task is a number, the values (N, 1)."""
-        return self._label(texts)[0]
+        return self._label(self._read(texts))[0]
 
-    def _label(self, texts: Sequence[str]) -> tuple[np.ndarray, list[bool]]:
+    def _read(self, texts: Sequence[Any]) -> list[Text]:
+        if isinstance(texts, str | Mapping):
+            raise TypeError(f"expected {self.form.expected}")
+        return [self.form.text_from(text) for text in texts]
+
+    def _label(self, texts: Sequence[Text]) -> tuple[np.ndarray, list[bool]]:
         """Outputs (N, C), and which texts were cut."""
         ids: list[np.ndarray] = []
+        types: list[np.ndarray] = []
         truncated: list[bool] = []
         for start in range(0, len(texts), CHUNK):
-            encodings = tokenizers.encode(self._tokenizer, _readable(texts[start : start + CHUNK]))
+            encodings = self.form.encode(self._tokenizer, texts[start : start + CHUNK])
             ids += [np.array(each.ids, np.int32) for each in encodings]
+            if self._has_types:
+                types += [np.array(each.type_ids, np.int32) for each in encodings]
             truncated += [bool(each.overflowing) for each in encodings]
-        return self._outputs(ids), truncated
+        return self._outputs(ids, types), truncated
 
-    def explain(self, text: str) -> list[Word]:
+    def explain(self, text: Any) -> list[Word]:
         """Which words pushed the text towards its label: each in turn is left out, and the label asked again.
 
         Words that the model does not read, past its maximum length, are not among them.
         """
-        encoding = tokenizers.encode(self._tokenizer, _readable([text]), offsets=True)[0]
-        read = max((end for _, end in encoding.offsets), default=0)
-        words = [match.span() for match in WORD.finditer(text) if match.start() < read]
-        without = [f"{text[:start]} {text[end:]}" for start, end in words]
-        outputs = self.probs([text, *without])
+        whole = self.form.text_from(text)
+        offsets = self.form.encode(self._tokenizer, [whole], offsets=True)[0].offsets
+        parts, words = self.form.parts(whole), []
+        for number, (first, last) in enumerate(self.form.part_spans(whole)):
+            read = max((end for start, end in offsets if first <= start < end <= last), default=first) - first
+            matches = WORD.finditer(parts[number])
+            words += [(number, *match.span()) for match in matches if match.start() < read]
+        without = [
+            self.form.of_parts([*parts[:number], f"{part[:start]} {part[end:]}", *parts[number + 1 :]])
+            for number, start, end in words
+            for part in [parts[number]]
+        ]
+        outputs = self._label([whole, *without])[0]
         support = self.task.support(outputs)[:, self.task.explained_class(outputs[0])]
         weights = support[0] - support[1:]
-        return [Word(*span, float(weight)) for span, weight in zip(words, weights, strict=True)]
+        return [
+            Word(start, end, float(weight), number)
+            for (number, start, end), weight in zip(words, weights, strict=True)
+        ]
 
-    def _outputs(self, ids: list[np.ndarray]) -> np.ndarray:
+    def _outputs(self, ids: list[np.ndarray], types: list[np.ndarray]) -> np.ndarray:
         logits = np.empty((len(ids), len(self.labels)), np.float32)
         order = np.argsort([-len(each) for each in ids], kind="stable")
         batches, start = [], 0
@@ -177,8 +205,8 @@ class Predictor:
             start += texts
 
         def run(rows: np.ndarray) -> None:
-            input_ids, attention_mask = pad([ids[row] for row in rows], self._pad_token_id)
-            inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+            segments = [types[row] for row in rows] if self._has_types else None
+            inputs = padded_inputs([ids[row] for row in rows], self._pad_token_id, segments)
             try:
                 found = self._session.run(None, inputs)[0]
             except Exception as error:  # onnxruntime has many of its own
@@ -202,16 +230,20 @@ class Predictor:
         return self.task.outputs(logits)
 
 
-def probabilities_of(folder: Path, file: str) -> Callable[[Sequence[str]], np.ndarray]:
-    """From texts to their outputs, float32 (N, C), by an ONNX file of the folder."""
-    return Predictor(folder, file=file).probs
+def outputs_of(folder: Path, file: str) -> Callable[[Sequence[Text]], np.ndarray]:
+    """From texts, joined already, to their outputs, float32 (N, C), by an ONNX file of the folder."""
+    predictor = Predictor(folder, file=file)
+    return lambda texts: predictor._label(texts)[0]
 
 
-def _check_ends(session: Any, classes: int) -> None:
+def _check_ends(session: Any, classes: int, has_types: bool) -> None:
     """Raises a UserError where the graph is not one from token ids to the logits of so many classes."""
     inputs = {each.name: (each.type, len(each.shape)) for each in session.get_inputs()}
-    if inputs != dict.fromkeys(("input_ids", "attention_mask"), ("tensor(int64)", 2)):
-        raise UserError(f"the graph has the inputs {inputs}; expected input_ids and attention_mask")
+    expected = ("input_ids", "attention_mask", *(["token_type_ids"] if has_types else []))
+    if inputs != dict.fromkeys(expected, ("tensor(int64)", 2)):
+        raise UserError(
+            f"the graph has the inputs {inputs}; expected {', '.join(expected[:-1])} and {expected[-1]}"
+        )
     outputs = session.get_outputs()
     shape: list[Any] = outputs[0].shape if len(outputs) == 1 else []
     if len(shape) != 2 or outputs[0].type != "tensor(float)" or shape[1] not in (None, classes):
@@ -223,8 +255,3 @@ def _give_back_memory() -> None:
     """Returns to the system what reading the model took for a moment, where the C library can."""
     with contextlib.suppress(OSError, AttributeError):  # glibc only
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def _readable(texts: Sequence[str]) -> list[str]:
-    """The texts as UTF-8 can hold them: the tokenizer refuses lone surrogates, and their whole batch."""
-    return [text.encode("utf-8", "replace").decode("utf-8") for text in texts]

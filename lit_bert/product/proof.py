@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from lit_bert.data.padding import pad
+from lit_bert.data.padding import padded_inputs
 from lit_bert.evaluate import compare, scores
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import Score, Scores
-from lit_bert.io import tokenizers
+from lit_bert.io.texts import SINGLE, Text, TextForm
 from lit_bert.product.formats import Format
 from lit_bert.task.base import Task
 
@@ -50,19 +50,25 @@ class Variant:
     main_change: Score
 
 
-def checkpoint_outputs(network: Any, tokenizer: Any, task: Task, texts: Sequence[str]) -> np.ndarray:
+def checkpoint_outputs(
+    network: Any, tokenizer: Any, task: Task, texts: Sequence[Text], form: TextForm = SINGLE
+) -> np.ndarray:
     """Outputs, float32 (N, C), by the network of transformers in 32 bits."""
     import torch
 
-    encodings = tokenizers.encode(tokenizer, list(texts))
+    encodings = form.encode(tokenizer, texts)
+    has_types = form.token_types(tokenizer, getattr(network.config, "type_vocab_size", 0))
     order = np.argsort([-len(each.ids) for each in encodings], kind="stable")
     logits = np.empty((len(texts), network.config.num_labels), np.float32)
     with torch.inference_mode():
         for start in range(0, len(order), BASELINE_BATCH):
             rows = order[start : start + BASELINE_BATCH]
-            padded = pad([encodings[row].ids for row in rows], network.config.pad_token_id or 0)
-            input_ids, attention_mask = map(torch.from_numpy, padded)
-            logits[rows] = network(input_ids=input_ids, attention_mask=attention_mask).logits.numpy()
+            types = [encodings[row].type_ids for row in rows] if has_types else None
+            padded = padded_inputs(
+                [encodings[row].ids for row in rows], network.config.pad_token_id or 0, types
+            )
+            inputs = {name: torch.from_numpy(value) for name, value in padded.items()}
+            logits[rows] = network(**inputs).logits.numpy()
     return task.outputs(logits)
 
 

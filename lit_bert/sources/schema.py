@@ -108,6 +108,7 @@ class DataSettings(Plain):
     stand_in: Text | None = None
     text_column: Text = "text"
     label_column: Text = "label"
+    text_form: Literal["auto", "pair", "joined"] = "auto"
     label_names: Annotated[list[Text], Field(max_length=MAX_CLASSES)] | None = None
     task: Text = "single"
     quoting: Literal["auto", "csv", "none"] = "auto"

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from lit_bert import UserError
 from lit_bert.encoders.config import Architecture
 from lit_bert.io import escape, tokenizers, untrusted
+from lit_bert.io.texts import TextForm
 from lit_bert.sources.architecture import checked_architecture
 from lit_bert.sources.folder import WEIGHT_FILES
 from lit_bert.sources.hub import HubAddress, Source, ask_hub, failed_download, is_commit
+from lit_bert.sources.text_settings import form_in_settings
 from lit_bert.sources.tokenizer_files import VOCABULARIES, checked_tokenizer_files, read_tokenizer_files
 
 if TYPE_CHECKING:
@@ -171,6 +173,19 @@ class Weights:
     def pad_token_id(self) -> int:
         """The token that fills up a batch."""
         return self.described.pad_token_id or 0
+
+    @property
+    def type_vocab_size(self) -> int:
+        """Segments of a text that the network tells apart; 0 where its architecture has none."""
+        return int(getattr(self.described, "type_vocab_size", 0) or 0)
+
+    @property
+    def text_form(self) -> TextForm | None:
+        """Of the texts of a checkpoint that is used as it is; None where a text may be of any form."""
+        if not self.is_restored or self.checkpoint is None or self.checkpoint.facts.data is None:
+            return None
+        settings = self.checkpoint.data.settings
+        return form_in_settings(settings.text_column, settings.text_form)
 
     @cached_property
     def _config(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lit_bert.evaluate.evidence import CHOOSING
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.io import escape
+from lit_bert.io.texts import shown
 from lit_bert.train.keep import chooses_epoch
 from lit_bert.train.record import EpochRecord
 
@@ -149,7 +150,7 @@ def errors_table(predictions: Predictions) -> str:
     # TensorBoard breaks the numbers of a column of their own in two.
     lines = [f"| is, but predicted{' with probability' * is_sure} | text |", "| --- | --- |"]
     for place, index in enumerate(wrong.tolist()):
-        text = escape.markdown(" ".join(predictions.texts[index].split()), 300)
+        text = escape.markdown(shown(predictions.texts[index]), 300)
         label, pred = (
             escape.markdown(escape.line(task.shown(each[index]), MAX_LABEL))
             for each in (predictions.labels, predictions.preds)

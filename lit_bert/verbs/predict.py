@@ -23,14 +23,18 @@ from lit_bert.data.cells import (
     Numbered,
     missing_column,
     near_column,
-    text_of,
+    text_in,
     text_problem,
 )
+from lit_bert.data.columns import check_same_form, find_text
 from lit_bert.data.delimited import quoting_of
 from lit_bert.data.rows import column_names, read_rows
 from lit_bert.data.writer import RowWriter
 from lit_bert.evaluate.prediction_writer import PredictionWriter
 from lit_bert.io.escape import line
+from lit_bert.io.texts import TextForm
+from lit_bert.sources.text_settings import form_of, parse_names
+from lit_bert.train.settings import names_setting
 
 log = logging.getLogger(__name__)
 
@@ -116,13 +120,13 @@ class GivenRows:
 
     Attributes:
         name: what messages call the place they come from.
-        column: the one with the texts.
+        form: the columns of the texts, and what they make.
     """
 
     name: str
     columns: list[str]
     rows: Iterator[Numbered]
-    column: str
+    form: TextForm
 
 
 def _given_rows(command: CommandLine, texts: list[str]) -> GivenRows:
@@ -149,16 +153,46 @@ def _given_rows(command: CommandLine, texts: list[str]) -> GivenRows:
         if file not in (None, "-") and (note := quoting_of(Path(file), settings.quoting).note):
             log.info(note)
     plain = texts or file in (None, "-") or str(file).lower().endswith(".txt")
-    column = "text" if plain else settings.text_column
-    if column not in columns and columns:
-        raise missing_column(column, columns, "text_column", name)
-    return GivenRows(name, columns, rows, column)
+    return GivenRows(name, columns, rows, _form(command, name, columns, bool(plain)))
+
+
+def _form(command: CommandLine, name: str, columns: list[str], plain: bool) -> TextForm:
+    """The columns of the texts: those of the training, named by a flag, or the only ones that can be meant.
+
+    Args:
+        name: what messages call the rows.
+        plain: whether each is a text alone.
+    """
+    settings, trained = command.datamodule.hparams, command.datamodule.weights.text_form
+    if plain and trained.kind == "single":
+        return TextForm()
+    if plain:
+        raise UserError(
+            f"{name} has texts alone, and the model was trained on {trained.described}. Give a file with "
+            "these columns, as in --input rows.csv."
+        )
+    form = trained
+    if names_setting(command.given, "data.text_column") or names_setting(command.given, "data.text_form"):
+        names = parse_names(settings.text_column, "text_column")
+        names = (settings.text_column,) if settings.text_column in columns else names
+        form = TextForm(form_of(names, settings.text_form), names)
+        check_same_form(trained, form)
+    missing = [column for column in form.columns if column not in columns]
+    if not missing or not columns:
+        return form
+    found = None
+    if form == trained and all(near_column(column, columns) is None for column in missing):
+        found = find_text(columns, read_rows(command.config["input"], settings.quoting), form)
+    if found is None:
+        raise missing_column(missing[0], columns, "text_column", name)
+    shown = ", ".join(f"'{line(column, 60)}'" for column in found)
+    log.info(f"{name} has no column '{line(missing[0], 60)}': the text is {shown} (--data.text_column)")
+    return TextForm(form.kind, found)
 
 
 def _label(command: CommandLine, given: GivenRows) -> tuple[PredictionWriter, int]:
     """Writes every row with its answer; the writer, and how many rows have an empty one."""
     config, data, model = command.config, command.datamodule, command.model
-    data.hparams.text_column = given.column
     added = [f"{config['prefix']}{column}" for column in model.task.columns()]
     if twins := [each for each in added if each in given.columns]:
         raise UserError(
@@ -169,7 +203,7 @@ def _label(command: CommandLine, given: GivenRows) -> tuple[PredictionWriter, in
         kept = PredictionWriter(writer, config["prefix"])
         command.trainer.callbacks.append(kept)  # type: ignore[attr-defined]
         labelled = RowsWithText(given, kept)
-        data.predict_from(labelled)
+        data.predict_from(labelled, given.form)
         command.trainer.predict(model, datamodule=data, return_predictions=False)
         if not kept.rows:
             raise UserError(f"{given.name} has no row that can be labelled.")
@@ -188,18 +222,21 @@ class RowsWithText:
         self.bad_rows = 0
 
     def __iter__(self) -> Iterator[Numbered]:
-        column, name = self.given.column, self.given.name
+        form, name = self.given.form, self.given.name
+        where = "column" if len(form.columns) == 1 else "columns"
+        columns = f"{where} '{line(', '.join(form.columns), 100)}'"
         for numbered in self.given.rows:
             row = numbered.row
             if isinstance(row, BadRow):
                 problem = row.problem
             else:
-                if column not in row and near_column(column, row) is not None:
-                    raise missing_column(column, row, "text_column", f"{name}, {numbered.place}")
+                for column in form.columns:
+                    if column not in row and near_column(column, row) is not None:
+                        raise missing_column(column, row, "text_column", f"{name}, {numbered.place}")
                 try:
-                    text, problem = text_of(row.get(column)), f"no text in column '{line(column, 100)}'"
+                    text, problem = text_in(row, form), f"no text in {columns}"
                 except CellError as error:
-                    text, problem = None, f"{error} in column '{line(column, 100)}' is no text"
+                    text, problem = None, f"{error} in {columns} is no text"
                 if text is not None:
                     yield numbered
                     continue
