@@ -146,6 +146,7 @@ class CommandLine(LightningCLI):
         parser.link_arguments("weights", "model.weights", apply_on="instantiate")
         parser.link_arguments("data.label_names", "model.label_names", apply_on="instantiate")
         parser.link_arguments("data.task", "model.task", apply_on="instantiate")
+        parser.link_arguments("data.task_parameters", "model.task_parameters", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.order_seed", compute_fn=int)
 
     def with_checkpoint(self, weights: Weights) -> Weights:
@@ -154,7 +155,7 @@ class CommandLine(LightningCLI):
             weights.base_at = str(weights.request["pretrained"])
         if self.checkpoint is not None:
             weights.restore(self.checkpoint)
-            weights.class_names = self.checkpoint.model.label_names
+            weights.task = self.checkpoint.task
         return weights
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

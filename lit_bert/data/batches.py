@@ -25,14 +25,14 @@ def collate(items: list[dict[str, Any]], pad_token_id: int = 0) -> Batch:
     """Pads to the longest text of the batch.
 
     Returns:
-        `input_ids`, `attention_mask` and, of pairs, `token_type_ids`: int64 (B, T), right-padded; every other
-        key of the items: int64 (B,).
+        `input_ids`, `attention_mask` and, of pairs, `token_type_ids`: int64 (B, T), right-padded; `labels` as
+        the kind of task stores them, and every other key of the items: (B,) or (B, C).
     """
     types = [item["token_type_ids"] for item in items] if "token_type_ids" in items[0] else None
     padded = padded_inputs([item["input_ids"] for item in items], pad_token_id, types)
     batch = {name: torch.from_numpy(value) for name, value in padded.items()}
     for key in items[0].keys() - {"input_ids", "token_type_ids"}:
-        batch[key] = torch.from_numpy(np.array([item[key] for item in items], dtype=np.int64))
+        batch[key] = torch.from_numpy(np.array([item[key] for item in items]))
     return batch
 
 

@@ -27,7 +27,7 @@ def cache_root() -> Path:
     return Path(given or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lit_bert").expanduser()
 
 
-CACHE_FORMAT = 4  # part of every cache key: raise it when what is written changes
+CACHE_FORMAT = 5  # part of every cache key: raise it when what is written changes
 TOKENIZE_ROWS = 1000  # rows tokenized, and held, at a time
 
 
@@ -41,7 +41,9 @@ class TokenizedRows(Dataset):
         skipped: rows of the split that could not be used, by reason; {} for a view.
         rows: int64 (N,), the rows that this view shows, in its order, by their numbers in the split from 0;
             skipped rows have numbers too. A split of several files is counted through.
-        labels: int64 (N,), class indices.
+        labels: (N,) or (N, C), as the kind of task stores them; see `task.base.Task.label_form`.
+        weights: float32 (N,), of 1 in the mean of a training part; None where there are none.
+        groups: uint64 (N,), the same for rows of one group; None where there are none.
         lengths: int64 (N,), tokens of each text, special ones included.
         hashes: uint64 (N,), `text_hash` of each text; read from the file each time, as `truncated` is.
         truncated: bool (N,), whether the text was cut.
@@ -65,7 +67,8 @@ class TokenizedRows(Dataset):
         sizes = [len(each) for each in chunks]
         self._chunk = np.repeat(np.arange(len(chunks), dtype=np.int32), sizes)
         self._first_rows = np.cumsum([0, *sizes])  # of each chunk
-        self._labels = self._table.data.column("labels").to_numpy()
+        self._labels = _read_labels(self._table)
+        self._weights = self._numbers_of("weight")
         self._numbers = self._table.data.column("row").to_numpy()  # ascending
         self._indices = np.arange(len(self._starts))  # of the Arrow file's rows
         self.skipped: dict[str, Skipped] = {}
@@ -83,6 +86,34 @@ class TokenizedRows(Dataset):
     @property
     def labels(self) -> np.ndarray:
         return self._labels[self._indices]
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        return None if self._weights is None else self._weights[self._indices]
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        found = self._numbers_of("group")
+        return None if found is None else found[self._indices]
+
+    def _numbers_of(self, column: str) -> np.ndarray | None:
+        return self._table.data.column(column).to_numpy() if column in self._table.column_names else None
+
+    def scaled(self) -> TokenizedRows:
+        """This view, whose weights have a mean of 1: a loss then has the size that it has without.
+
+        Raises:
+            ValueError: all weights are 0.
+        """
+        if self._weights is None:
+            return self
+        mean = self._weights[self._indices].mean()
+        if not mean > 0:
+            raise ValueError("all weights are 0")
+        other = self.view(np.arange(len(self)))
+        other._weights = (self._weights / mean).astype(np.float32)
+        other.skipped = self.skipped
+        return other
 
     @property
     def lengths(self) -> np.ndarray:
@@ -118,6 +149,8 @@ class TokenizedRows(Dataset):
             "labels": self._labels[place],
             "rows": self._numbers[place],
         }
+        if self._weights is not None:
+            item["weights"] = self._weights[place]
         if self._types is not None:
             item["token_type_ids"] = self._types[chunk][tokens]
         return item
@@ -157,6 +190,18 @@ class TokenizedRows(Dataset):
                     same = [other == text for other in self.texts(self.rows[like])]
                     found.append(like[np.array(same)])
         return np.unique(np.concatenate(found))
+
+
+def _read_labels(table: Any) -> np.ndarray:
+    """Labels as a kind of task stores them: int64 (N,), uint8 (N, C) or float32 (N,)."""
+    column, feature = table.data.column("labels"), table.features["labels"]
+    if (members := getattr(feature, "feature", None)) is not None:
+        labels = np.zeros((len(column), len(members.names)), np.uint8)
+        rows = np.repeat(np.arange(len(column)), column.combine_chunks().value_lengths().to_numpy())
+        labels[rows, column.combine_chunks().flatten().to_numpy()] = 1
+        return labels
+    found = column.to_numpy()
+    return found.astype(np.float32) if np.issubdtype(found.dtype, np.floating) else found
 
 
 def text_hash(text: Text) -> int:

@@ -6,7 +6,10 @@ values of Parquet, Arrow and JSON by one stated rule. Everything else is refused
 
 from __future__ import annotations
 
+import contextlib
 import decimal
+import json
+import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +22,8 @@ from lit_bert.io.texts import Text, TextForm
 
 Row = dict[str, Any]
 EXACT_FLOAT = 2**53  # from here on floats skip whole numbers
+MAX_NUMBER = 3e38  # in 32 bits
+FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,73 @@ def text_in(row: Row, form: TextForm) -> Text | None:
     """
     convert = part_of if form.kind == "joined" else text_of
     return form.text_of([convert(row.get(column)) for column in form.columns])
+
+
+def labels_of(value: Any, separator: str | None = None) -> list[str] | None:
+    """The names of the classes in a cell, each once, in its order; None where nothing is known of them.
+
+    A list, of Parquet or JSON, or as JSON in a string; or a string that the separator cuts. Without either it
+    is one label. An empty list is no label, and so is, with a separator, an empty cell.
+
+    Raises:
+        CellError: it is anything else, or what is in it is no label.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):
+            found = json.loads(value)
+            value = found if isinstance(found, list) else value
+    if isinstance(value, str) and separator is not None:
+        value = [part for part in value.split(separator) if part.strip()]
+    if not isinstance(value, list | tuple):
+        name = label_of(value)
+        return None if name is None else [name]
+    names = [label_of(each) for each in value]
+    if None in names:
+        raise CellError(f"a list with an empty label ({escape.line(repr(value), 60)})")
+    return list(dict.fromkeys(name for name in names if name is not None))
+
+
+def flag_of(value: Any) -> bool | None:
+    """Whether a cell of a class's own column says that the text has it; None where it has nothing.
+
+    Raises:
+        CellError: it is other than 0, 1, true or false.
+    """
+    name = label_of(value)
+    if name is None:
+        return None
+    if name.casefold() not in FLAGS:
+        raise CellError(f"'{escape.line(name, 60)}', which is neither 0 nor 1")
+    return FLAGS[name.casefold()]
+
+
+def number_of(value: Any) -> float | None:
+    """The number in a cell, or None where it has none: null, NaN, empty or white space only.
+
+    Raises:
+        CellError: it is no number, or none that is finite in 32 bits.
+    """
+    if _is_missing(value):
+        return None
+    try:
+        found = float(value) if isinstance(value, str | int | float | decimal.Decimal) else math.nan
+    except (ValueError, OverflowError):
+        found = math.nan
+    if isinstance(value, bool) or not abs(found) <= MAX_NUMBER:
+        raise CellError(_kind(value) if not isinstance(value, str) else f"'{escape.line(value, 60)}'")
+    return found
+
+
+def weight_of(value: Any) -> float:
+    """The weight in a cell.
+
+    Raises:
+        CellError: it has none, or one that is below 0.
+    """
+    found = number_of(value)
+    if found is None or found < 0:
+        raise CellError("no weight" if found is None else f"the weight {found:g}, which is below 0")
+    return found
 
 
 def _is_missing(value: Any) -> bool:

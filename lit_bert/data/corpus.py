@@ -56,6 +56,14 @@ class Corpus:
     own_names: dict[str, str] = field(default_factory=dict)
     candidates: dict[str, list[str]] = field(default_factory=dict)
 
+    def has_lists(self, column: str, split: str) -> bool:
+        """Whether the first cell of a column that is not empty is a list."""
+        for numbered in self.splits[split]():
+            value = numbered.row.get(column) if isinstance(numbered.row, dict) else None
+            if value is not None:
+                return isinstance(value, list)
+        return False
+
 
 class _Names(NamedTuple):
     """The splits of a data set under the names they have here; see Corpus."""
@@ -290,7 +298,8 @@ def _from_datasets(source: Source, found: Any, fingerprint: Callable[[str], str]
         return lambda: (Numbered(number, 0, row) for number, row in enumerate(split, 1))
 
     def classes(column: str, split: str) -> list[str] | None:
-        return getattr(splits[split].features.get(column), "names", None)
+        feature = splits[split].features.get(column)
+        return getattr(getattr(feature, "feature", feature), "names", None)
 
     def by_content(split: str) -> str:
         if fingerprint:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lit_bert import UserError
@@ -12,14 +12,19 @@ from lit_bert.data.cells import (
     BadRow,
     CellError,
     Numbered,
+    flag_of,
     label_of,
+    labels_of,
     missing_column,
     near_column,
+    number_of,
     part_of,
     text_of,
+    weight_of,
 )
 from lit_bert.data.corpus import Corpus
 from lit_bert.data.counts import Skipped
+from lit_bert.data.label_kind import is_whole_number
 from lit_bert.io import escape
 from lit_bert.io.texts import Text, TextForm
 
@@ -38,6 +43,9 @@ class RowSettings:
         label_columns: the one with the label, or one for each of several labels.
         missing: what to do with rows that have no text or no label: `skip` or `refuse` them.
         label_names: class names in the order of the codes 0, 1, 2, … where the user gave one.
+        label_form: that of the task: a class, classes or a number; `raw` where nobody knows yet.
+        label_separator: between labels in a cell; None where they are lists.
+        other_columns: that a row needs beside them, by the setting that names each.
     """
 
     text_columns: tuple[str, ...]
@@ -45,6 +53,9 @@ class RowSettings:
     label_columns: tuple[str, ...]
     missing: str
     label_names: list[str] | None
+    label_form: Literal["class", "classes", "number", "raw"] = "class"
+    label_separator: str | None = None
+    other_columns: dict[str, str] = field(default_factory=dict)
 
     @property
     def label_column(self) -> str:
@@ -58,7 +69,7 @@ class RowSettings:
 
 
 def class_names_of(corpus: Corpus, split: str, label_column: str) -> list[str]:
-    """The names in a ClassLabel column, in the order of their codes; [] where it is none."""
+    """The names in a column of ClassLabel, or of lists of it, in the order of their codes; [] for others."""
     return [name.strip() for name in corpus.class_names(label_column, split) or ()]
 
 
@@ -74,7 +85,8 @@ class SplitReader:
     """One pass over a split: its rows with a text and a label, and how many were skipped.
 
     Iterating gives, for each row that can be used, its number in the split from 0 with the row itself, its
-    text, and its label as `cells.label_of` has it (or its code in a ClassLabel column).
+    text, and its label: as `cells.label_of` has it (or its code in a ClassLabel column), a list of these, or
+    a number, by the form of the settings.
 
     Args:
         corpus: whose split to read.
@@ -91,15 +103,17 @@ class SplitReader:
         self.corpus, self.split, self.settings, self.labelled = corpus, split, settings, labelled
         self.read = 0
         self.skipped: dict[str, Skipped] = {}
-        self._is_code = labelled and bool(class_names_of(corpus, split, settings.label_column))
+        column = settings.label_columns[0]
+        self._is_code = labelled and bool(class_names_of(corpus, split, column))
         self._form = TextForm(settings.text_form, settings.text_columns)
         self._convert = part_of if settings.text_form == "joined" else text_of
         self._spellings: dict[str, str] = {}  # of a label without the white space around it: one with it
         self._joined: dict[str, tuple[str, str]] = {}
 
-    def __iter__(self) -> Iterator[tuple[tuple[int, Numbered], Text, str]]:
+    def __iter__(self) -> Iterator[tuple[tuple[int, Numbered], Text, Any]]:
         settings = self.settings
         wanted = [*settings.text_columns, *(settings.label_columns if self.labelled else ())]
+        wanted += settings.other_columns.values() if self.labelled else ()
         unseen, columns = set(wanted), dict[str, None]()
         for index, numbered in enumerate(self.corpus.splits[self.split]()):
             self.read += 1
@@ -133,20 +147,48 @@ class SplitReader:
         return f"{numbered.place} of split {self.split} of {self.corpus.source.name}"
 
     def _flag(self, column: str) -> str:
-        return "text_column" if column in self.settings.text_columns else "label_column"
+        if column in self.settings.text_columns or column in self.settings.label_columns:
+            return "text_column" if column in self.settings.text_columns else "label_column"
+        return next(flag for flag, name in self.settings.other_columns.items() if name == column)
 
-    def _cell(self, numbered: Numbered, column: str, convert: Callable[[Any], str | None]) -> str | None:
+    def _cell(self, numbered: Numbered, column: str, convert: Callable[[Any], Any]) -> Any:
         assert isinstance(numbered.row, dict)
         try:
             return convert(numbered.row.get(column))
         except CellError as error:
-            wanted = "a label" if convert is label_of else "a text"
+            kinds: dict[Any, str] = {
+                label_of: "a label",
+                number_of: "a number",
+                flag_of: "0 or 1",
+                weight_of: "a weight",
+            }
+            in_text = column in self.settings.text_columns
+            wanted = "a text" if in_text else kinds.get(convert, "a list of labels")
             raise UserError(
                 f"{self._place(numbered)} has {error} in column '{escape.line(column, 100)}'; expected "
                 f"{wanted}. Correct the row, or name another column with --data.{self._flag(column)}."
             ) from None
 
-    def _label(self, numbered: Numbered) -> str | None:
+    def other(self, numbered: Numbered, flag: str, convert: Callable[[Any], Any]) -> Any:
+        """The value of another column of a row, which the setting `flag` names."""
+        return self._cell(numbered, self.settings.other_columns[flag], convert)
+
+    def _label(self, numbered: Numbered) -> Any:
+        settings = self.settings
+        if settings.label_form == "raw":
+            return ()
+        if settings.label_form == "class":
+            return self._class(numbered)
+        if settings.label_form == "number":
+            return self._cell(numbered, settings.label_column, number_of)
+        if len(settings.label_columns) == 1:
+            return self._cell(
+                numbered, settings.label_column, lambda cell: labels_of(cell, settings.label_separator)
+            )
+        flags = {column: self._cell(numbered, column, flag_of) for column in settings.label_columns}
+        return None if None in flags.values() else [column for column, flag in flags.items() if flag]
+
+    def _class(self, numbered: Numbered) -> str | None:
         assert isinstance(numbered.row, dict)
         value = numbered.row.get(self.settings.label_column)
         label = self._cell(numbered, self.settings.label_column, label_of)
@@ -192,7 +234,7 @@ class ClassIndex:
         self.corpus, self.split, self.settings, self.names = corpus, split, settings, names
         self.index_of = {name: index for index, name in enumerate(names)}
         # By the file: every label is a code.
-        self.codes: list[str] | None = class_names_of(corpus, split, settings.label_column) or None
+        self.codes: list[str] | None = class_names_of(corpus, split, settings.label_columns[0]) or None
         self.order: list[str] | None = None  # by the user: a label may be a code, where no class is so called
         self.translated: dict[str, str] = {}  # codes by an order of the user
         given = settings.label_names
@@ -208,12 +250,19 @@ class ClassIndex:
         elif not self.codes and not any(map(is_whole_number, names)):
             self.order = given
 
+    def stored(self, numbered: Numbered, label: Any) -> Any:
+        """A row's label as the cache has it: a class index, a list of them, or a number."""
+        if self.settings.label_form == "class":
+            return self.index(numbered, label)
+        if self.settings.label_form == "classes":
+            return sorted(self.index(numbered, each) for each in label)
+        return label
+
     def index(self, numbered: Numbered, label: str) -> int:
-        """The class index of a row's label."""
-        assert isinstance(numbered.row, dict)
-        value, name = numbered.row[self.settings.label_column], label
-        if self.codes and isinstance(value, int) and 0 <= value < len(self.codes):
-            name = self.codes[value]
+        """The class index of one of a row's labels."""
+        name = label
+        if self.codes and is_whole_number(label) and 0 <= int(label) < len(self.codes):
+            name = self.codes[int(label)]
             if self._renamed:
                 self.translated[label] = name
         elif self.order and is_whole_number(label) and 0 <= int(label) < len(self.order):
@@ -232,7 +281,7 @@ class ClassIndex:
         """The labels of the split beside the classes, for a person to see what the codes may mean."""
         found: dict[str, None] = {}
         for _, _, label in SplitReader(self.corpus, self.split, self.settings):
-            found[label] = None
+            found.update(dict.fromkeys(label if isinstance(label, list) else [label]))
             if len(found) > SHOWN_LABELS:
                 break
         labels = sorted(found, key=lambda name: (int(name) if is_whole_number(name) else -1, name))
@@ -266,10 +315,6 @@ def parse_class_names(text: str) -> list[str]:
             f"({error})."
         ) from None
     return [name.strip() for name in rows[0]] if rows else []
-
-
-def is_whole_number(name: str) -> bool:
-    return name.isascii() and name.removeprefix("-").isdecimal() and len(name) < 1000
 
 
 def listed(names: Iterable[str]) -> str:

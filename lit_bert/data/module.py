@@ -35,7 +35,7 @@ from lit_bert.io.texts import TextForm
 from lit_bert.sources.hub import Source
 from lit_bert.sources.text_settings import form_in_settings, names_as_setting
 from lit_bert.sources.weights import Weights
-from lit_bert.task.kinds import task_of
+from lit_bert.task.kinds import kind_of
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,15 @@ class EmotionDataModule(LightningDataModule):
             has codes for labels: a list, or the names with commas between them (a name with a comma in
             quotes, as in CSV). null takes them from the data (its ClassLabel feature, else the sorted values
             in the training split).
-        task: kind of task: `single`, each text has one label.
+        task: kind of task: `single`, each text has one of the classes; `multi_label`, any number of them;
+            `ordinal`, one of classes in an order (that of `label_names`, or of whole numbers); `regression`,
+            a number. null finds it in the data, and says so.
+        label_separator: what stands between the labels of a text in one cell, such as |; null where a cell
+            has one label or a list.
+        weight_column: column with the weight of each training row, 0 or more, which its loss is multiplied
+            by; null is 1 each.
+        group_column: column with the group of each row, such as its author: rows of one group are all in
+            training or all in validation, where validation rows are split off, and in one fold.
         quoting: how `"` in CSV and TSV files is taken: `csv` for cells in quotes, which may hold line ends;
             `none` for an ordinary character; `auto` reads a file in both ways to find out, and asks where
             both give rows.
@@ -108,7 +116,10 @@ class EmotionDataModule(LightningDataModule):
         text_form: Literal["auto", "pair", "joined"] = "auto",
         label_column: str | None = None,
         label_names: list[str] | str | None = None,
-        task: str = "single",
+        label_separator: str | None = None,
+        task: Literal["single", "multi_label", "ordinal", "regression"] | None = None,
+        weight_column: str | None = None,
+        group_column: str | None = None,
         quoting: Literal["auto", "csv", "none"] = "auto",
         missing: Literal["skip", "refuse"] = "skip",
         train_split: str = "train",
@@ -133,11 +144,14 @@ class EmotionDataModule(LightningDataModule):
         self.save_hyperparameters(ignore=["weights"], logger=False)
         self.weights = weights or Weights()
         self.skip_batches = 0  # of the first epoch, that an earlier process trained on
-        self.task = task_of(task, ()).kind  # refuses what is none
         self.tokenized = TokenizedCorpus(self.hparams, self.weights)
         self.splits = RunSplits(self.hparams, self.tokenized)
         self._predict_rows: Iterable[Numbered] | None = None
         self._restored_source: Source | None = None
+        if task is not None:
+            kind_of(task)
+        if label_separator is not None and not label_separator.strip():
+            raise UserError("data.label_separator is blank; expected a sign such as |.")
         for name, least in MIN_VALUES.items():
             value = self.hparams[name]
             if value is not None and not least <= value <= MAX_COUNT:
@@ -171,6 +185,16 @@ class EmotionDataModule(LightningDataModule):
         return self._restored_source or self.corpus.source
 
     @property
+    def task(self) -> str:
+        """The kind of task: the model's, the one that was asked for, or what the labels are."""
+        return self.tokenized.labels.kind
+
+    @property
+    def task_parameters(self) -> dict[str, list[float]]:
+        """What the task took from rows: the model's parameters, or those of the labels."""
+        return self.tokenized.labels.parameters
+
+    @property
     def label_names(self) -> list[str]:
         """Class names in the order of their indices: the model's, the given ones, or those in the data."""
         return self.tokenized.label_names
@@ -196,8 +220,9 @@ class EmotionDataModule(LightningDataModule):
         if stage in ("fit", "validate"):
             self.val_rows = self.splits.val_rows()
         if stage == "fit":
-            classes = np.unique(self.val_rows.labels)
-            if len(classes) == 1:
+            labels = self.val_rows.labels
+            classes = np.unique(labels)
+            if len(classes) == 1 and labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer):
                 name = escape.line(self.label_names[classes[0]], 100)
                 log.info(
                     f"validation has only the class '{name}': its scores choose the epoch and say nothing of "
@@ -271,6 +296,7 @@ class EmotionDataModule(LightningDataModule):
             "dataset": self.source.address,
             "stand_in": None,
             "label_names": self.label_names,
+            "task": self.task,
             "text_column": names_as_setting(columns.text),
             "label_column": names_as_setting(columns.label),
             "text_form": stored_form(columns),
@@ -290,6 +316,8 @@ class EmotionDataModule(LightningDataModule):
         """Changes with the texts, labels and order of the rows to train on."""
         digest = hashlib.sha256(np.ascontiguousarray(self.train_rows.hashes).data)
         digest.update(np.ascontiguousarray(self.train_rows.labels).data)
+        if (weights := self.train_rows.weights) is not None:
+            digest.update(np.ascontiguousarray(weights).data)
         return digest.hexdigest()
 
     @classmethod
@@ -305,7 +333,7 @@ class EmotionDataModule(LightningDataModule):
 
         checkpoint = Checkpoint.open(checkpoint_path)
         weights = Weights.restored(checkpoint)
-        weights.class_names = checkpoint.model.label_names
+        weights.task = checkpoint.task
         return cls(**{**checkpoint.data.settings.model_dump(), "weights": weights, **settings})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -226,13 +226,17 @@ def open_parquet(path: Path) -> Any:
 
 
 def class_names(path: Path, column: str) -> list[str] | None:
-    """The names of a ClassLabel column as `datasets` writes them into a Parquet file's schema, else None."""
+    """The names of a column of ClassLabel, or of lists of it, as `datasets` writes them into a Parquet file.
+
+    None where its schema has none.
+    """
     if path.suffix.lower() != ".parquet":
         return None
     with open_parquet(path) as file:
         metadata = file.schema_arrow.metadata or {}
     try:
         feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
+        feature = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
         return feature["names"] if feature["_type"] == "ClassLabel" else None
-    except (ValueError, KeyError, TypeError):  # not the metadata of `datasets`
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):  # not the metadata of `datasets`
         return None

@@ -11,6 +11,7 @@ import numpy as np
 from lit_bert import UserError
 from lit_bert.data.cache import TokenizedRows, cache_key, cache_root, cached_json
 from lit_bert.data.counts import RowCounts
+from lit_bert.data.stratify import assign_folds, assign_parts, split_off
 from lit_bert.data.tokens import TokenizedCorpus
 from lit_bert.io import escape
 
@@ -44,6 +45,13 @@ class RunSplits:
         """The rows that a fit trains on, in the order of the data."""
         part = self.train()
         rows = self._subset(part, self.settings.train_rows)
+        try:
+            rows = rows.scaled()
+        except ValueError:
+            raise UserError(
+                f"all weights in column '{escape.line(self.settings.weight_column, 100)}' of the rows to "
+                "train on are 0; expected some above. Correct them, or leave out --data.weight_column."
+            ) from None
         before = (
             len(self._split_off_validation()[0]) if self.splits_off_validation else len(self.train_split())
         )
@@ -78,10 +86,13 @@ class RunSplits:
         rows = self._split_off_validation()[0] if self.splits_off_validation else self.train_split()
         if self.settings.deduplicate:
             rows = rows.view(self._not_elsewhere(rows))
-        if np.count_nonzero(np.bincount(rows.labels)) < 2:
-            only = [escape.line(self.tokenized.label_names[index], 100) for index in np.unique(rows.labels)]
+        labels = rows.labels
+        if labels.ndim == 1 and len(np.unique(labels)) < 2:
+            names, is_class = self.tokenized.label_names, np.issubdtype(labels.dtype, np.integer)
+            only = [escape.line(names[each] if is_class else each, 100) for each in np.unique(labels)]
+            what = "classes" if is_class else "numbers"
             raise UserError(
-                f"less than two classes are left in split {self.settings.train_split} of "
+                f"less than two {what} are left in split {self.settings.train_split} of "
                 f"{self.source_name} to train on ({', '.join(only) or 'no rows'}). Add rows, or change "
                 "--data.folds or --data.deduplicate."
             )
@@ -121,15 +132,26 @@ class RunSplits:
 
     def _split_off_validation(self) -> tuple[TokenizedRows, TokenizedRows]:
         rows, folds, seed = self.train_split(), self.settings.folds, self.settings.subset_seed
-        if not folds:
-            train, val = split_off(rows.labels, self.settings.val_fraction, seed)
+        labels, groups = rows.labels, rows.groups
+        by_class = groups is None and np.issubdtype(labels.dtype, np.integer) and labels.ndim == 1
+        if not folds and by_class:
+            train, val = split_off(labels, self.settings.val_fraction, seed)
             return rows.view(train), rows.view(val)
+        if not folds:
+            fraction = self.settings.val_fraction
+            parts = assign_parts(labels, np.array([1 - fraction, fraction]), seed, groups)
+            return rows.view(np.flatnonzero(parts == 0)), rows.view(np.flatnonzero(parts == 1))
         if folds > len(rows):
             raise UserError(
                 f"data.folds is {folds}, but split {self.settings.train_split} of {self.source_name} has "
                 f"only {len(rows)} rows; expected at most that many."
             )
-        is_val = assign_folds(rows.labels, folds, seed) == self.settings.fold
+        fold = (
+            assign_folds(labels, folds, seed)
+            if by_class
+            else assign_parts(labels, np.full(folds, 1 / folds), seed, groups)
+        )
+        is_val = fold == self.settings.fold
         return rows.view(np.flatnonzero(~is_val)), rows.view(np.flatnonzero(is_val))
 
     def _not_elsewhere(self, train: TokenizedRows) -> np.ndarray:
@@ -212,32 +234,3 @@ class RunSplits:
 def by_length(rows: TokenizedRows) -> TokenizedRows:
     """Longest first: like lengths share a batch, and the batch that needs most memory comes at once."""
     return rows.view(np.argsort(-rows.lengths, kind="stable"))
-
-
-def split_off(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of the training and validation part, each in file order.
-
-    Each class gives its share, rounded; a class of two rows or more gives and keeps at least one.
-    """
-    generator = np.random.default_rng(seed)
-    chosen = []
-    for label in np.unique(labels):
-        of_class = generator.permutation(np.flatnonzero(labels == label))
-        count = min(max(round(fraction * len(of_class)), 1), len(of_class) - 1)
-        chosen.append(of_class[:count])
-    validation = np.sort(np.concatenate(chosen))
-    return np.setdiff1d(np.arange(len(labels)), validation), validation
-
-
-def assign_folds(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """The fold of each row, int64 (N,), 0 to `folds` - 1.
-
-    Each class is shuffled and dealt out, and the next class goes on where the last one ended: the folds' rows
-    of a class, and their rows altogether, differ by one at most.
-    """
-    generator = np.random.default_rng(seed)
-    of_class = [np.flatnonzero(labels == each) for each in np.unique(labels)]
-    dealt = np.concatenate([generator.permutation(rows) for rows in of_class])
-    found = np.empty(len(labels), dtype=np.int64)
-    found[dealt] = np.arange(len(labels)) % folds
-    return found

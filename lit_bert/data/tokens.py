@@ -11,7 +11,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,22 +29,24 @@ from lit_bert.data.cache import (
     text_hash,
     write_to_cache,
 )
-from lit_bert.data.cells import Numbered
+from lit_bert.data.cells import Numbered, label_of, weight_of
 from lit_bert.data.columns import Columns, check_same_form, find_columns, named_columns
 from lit_bert.data.corpus import Corpus, find_corpus
 from lit_bert.data.counts import Skipped
+from lit_bert.data.label_kind import Labels, LabelScan
 from lit_bert.data.labels import (
     ClassIndex,
     RowSettings,
     SplitReader,
     class_names_of,
-    is_whole_number,
     listed,
     refused_row,
 )
 from lit_bert.io import escape
 from lit_bert.io.texts import Text, TextForm, strings_of
 from lit_bert.sources.weights import Weights
+from lit_bert.task.kinds import kind_of
+from lit_bert.task.multi_label import MultiLabel
 
 log = logging.getLogger(__name__)
 
@@ -70,37 +72,100 @@ class TokenizedCorpus:
     @property
     def label_names(self) -> list[str]:
         """Class names in the order of their indices: the model's, the given ones, or those in the data."""
+        return self.labels.names
+
+    @cached_property
+    def labels(self) -> Labels:
+        """The kind of task, its classes and parameters: the model's, the given ones, or those in the data.
+
+        Raises:
+            UserError: they do not fit each other, or are too few.
+        """
+        settings, task = self.settings, self.weights.task
+        given = self._given_names()
+        if task is not None:
+            known = list(task.class_names)
+            if given and set(given) != set(known):
+                raise UserError(
+                    f"data.label_names is {listed(given)}, but the classes of the model are {listed(known)}; "
+                    "expected the same names, in the order of the label codes."
+                )
+            return Labels(task.kind, known, {name: list(each) for name, each in task.parameters.items()})
+        if given and settings.task is not None:
+            found = Labels(settings.task, given, {})
+        else:
+            fingerprint = self.corpus.fingerprint(self.split_name("train_split"))
+            stored = cached_json(self._labels_note(fingerprint, self.columns), lambda: self._scan()._asdict())
+            found = Labels(**stored)
+            if found.note:
+                log.info(f"task: {found.note} (--data.task)")
+        if given:
+            if kind_of(found.kind).label_form == "number":
+                raise UserError(
+                    f"data.label_names is {listed(given)}, and the labels are numbers ({found.kind}); names "
+                    "are for classes. Leave them out, or set --data.task."
+                )
+            found = found._replace(names=given)
+        self._check_enough(found)
+        return found
+
+    def _given_names(self) -> list[str] | None:
+        """The class names that the user gave, in the order of their indices.
+
+        Raises:
+            UserError: one is empty, or there twice, or there is but one.
+        """
         given = self.settings.label_names
-        if given and not all(name.strip() for name in given):
+        if not given:
+            return None
+        if not all(name.strip() for name in given):
             raise UserError(f"data.label_names is {listed(given)}, with an empty name; expected names.")
-        double = [name for name, count in Counter(given or ()).items() if count > 1]
+        double = [name for name, count in Counter(given).items() if count > 1]
         if double:
             raise UserError(
                 f"data.label_names has '{escape.line(double[0], 100)}' twice; expected different names."
             )
-        known = self.weights.class_names
-        if given and known and set(given) != set(known):
-            raise UserError(
-                f"data.label_names is {listed(given)}, but the classes of the model are {listed(known)}; "
-                "expected the same names, in the order of the label codes."
-            )
-        names = known or given
-        if not names:
-            fingerprint = self.corpus.fingerprint(self.split_name("train_split"))
-            names = cached_json(self._labels_note(fingerprint, self.columns), self._find_label_names)
-        if given and len(given) < 2:
+        if len(given) < 2:
             raise UserError(f"data.label_names is {listed(given)}; expected at least two names.")
-        if len(names) < 2:
-            split = self.settings.train_split
-            raise self._too_few(
-                split, f"only the class '{escape.line(names[0], 100)}'" if names else "no rows"
-            )
-        return names
+        return given
 
-    def _find_label_names(self) -> list[str]:
+    def _check_enough(self, found: Labels) -> None:
+        kind, split = kind_of(found.kind), self.settings.train_split
+        if kind.label_form == "number":
+            if not found.parameters:
+                raise self._no_numbers(split)
+        elif len(found.names) < kind.fewest_classes:
+            only = found.names and f"only the class '{escape.line(found.names[0], 100)}'"
+            raise self._too_few(split, only or "no rows")
+
+    def _scan(self) -> Labels:
+        """What one pass over the labels of the training split finds."""
+        settings, columns = self.settings, self.columns
         split = self.split_name("train_split")
-        label_column = self._row_settings.label_column
-        return class_names_of(self.corpus, split, label_column) or self._names_in_train()
+        codes = class_names_of(self.corpus, split, columns.label[0]) if len(columns.label) == 1 else []
+        wanted = settings.task
+        if wanted is None and codes and self.corpus.has_lists(columns.label[0], split):
+            wanted = MultiLabel.kind
+        scan = LabelScan(wanted, columns.label, settings.label_separator, codes)
+        if codes and wanted is not None and kind_of(wanted).label_form != "number":
+            return scan.result()
+        for (_, numbered), _, _ in SplitReader(self.corpus, split, self._columns_alone):
+            scan.add(numbered, f"{numbered.place} of split {split}")
+        return scan.result()
+
+    @property
+    def _columns_alone(self) -> RowSettings:
+        settings, columns = self.settings, self.columns
+        return RowSettings(
+            columns.text, columns.form, columns.label, settings.missing, settings.label_names, "raw"
+        )
+
+    def _other_columns(self, split: str) -> dict[str, str]:
+        """By the setting, columns of a split beside text and label; those of the training split alone."""
+        if split != self.split_name("train_split"):
+            return {}
+        named = {flag: self.settings[flag] for flag in ("weight_column", "group_column")}
+        return {flag: column for flag, column in named.items() if column is not None}
 
     @cached_property
     def columns(self) -> Columns:
@@ -124,11 +189,6 @@ class TokenizedCorpus:
             found = Columns.from_json(stored)
             if found.note:
                 log.info(found.note)
-        if len(found.label) > 1:
-            raise UserError(
-                f"{self.corpus.source.name} has several columns of labels ({listed(found.label)}); one label "
-                "a text is supported. Name one of them with --data.label_column."
-            )
         trained = self.weights.text_form
         if trained is not None:
             check_same_form(trained, found.text_form)
@@ -141,8 +201,8 @@ class TokenizedCorpus:
 
     @property
     def _row_settings(self) -> RowSettings:
-        settings, columns = self.settings, self.columns
-        return RowSettings(columns.text, columns.form, columns.label, settings.missing, settings.label_names)
+        form, separator = kind_of(self.labels.kind).label_form, self.settings.label_separator
+        return replace(self._columns_alone, label_form=form, label_separator=separator)
 
     @property
     def split_names(self) -> list[str]:
@@ -174,13 +234,6 @@ class TokenizedCorpus:
         name = corpus.own_names.get(wanted, wanted)
         return name in corpus.candidates or name in self.split_names
 
-    def _names_in_train(self) -> list[str]:
-        """The sorted names in the label column; whole numbers in numeric order."""
-        reading = SplitReader(self.corpus, self.split_name("train_split"), self._row_settings)
-        names = {label for _, _, label in reading}
-        whole = all(is_whole_number(name) for name in names)
-        return sorted(names, key=lambda name: (int(name) if whole else 0, name))
-
     def unknown_split(self, flag: str, wanted: str, there: Iterable[str]) -> UserError:
         there = sorted(there)
         has = f"it has {', '.join(escape.line(name, 100) for name in there)}"
@@ -199,16 +252,21 @@ class TokenizedCorpus:
 
     def _labels_note(self, fingerprint: str, columns: Columns) -> Path:
         # The text column, too: a row without a text is skipped with its label.
-        parts = (fingerprint, self.settings.train_split, columns.text, columns.form, columns.label)
+        settings = self.settings
+        columns_read = (columns.text, columns.form, columns.label, settings.label_separator)
+        parts = (fingerprint, settings.train_split, *columns_read, settings.task)
         return cache_root() / "labels" / f"{cache_key(parts)}.json"
 
     def _splits_note(self, fingerprint: str) -> Path:
         return cache_root() / "splits" / f"{cache_key((fingerprint,))}.json"
 
-    def _split_folder(self, fingerprint: str, split: str, columns: Columns, label_names: list[str]) -> Path:
+    def _split_folder(self, fingerprint: str, split: str, columns: Columns, labels: Labels) -> Path:
         tokenizer = self.weights.tokenizer_files["tokenizer.json"]
         segments = columns.form == "pair" and self.weights.type_vocab_size
-        parts = (columns.text, columns.form, columns.label, label_names, self._codes, segments)
+        settings = self.settings
+        form = kind_of(labels.kind).label_form
+        columns_read = (columns.text, columns.form, columns.label, settings.label_separator)
+        parts = (*columns_read, labels.names, self._codes, segments, form, self._other_columns(split))
         key = cache_key((fingerprint, split, *parts, tokenizer, self.settings.max_length))
         return cache_root() / "tokens" / key
 
@@ -229,20 +287,25 @@ class TokenizedCorpus:
         wanted = {self.settings.train_split}
         if not self.settings.folds:
             wanted |= {self.settings.val_split} & set(splits)
-        names = self.weights.class_names or self.settings.label_names or found
-        return all(self._split_folder(fingerprint, split, columns, names).is_dir() for split in wanted)
+        labels = Labels(**found)
+        task = self.weights.task
+        if task is not None:
+            labels = Labels(task.kind, list(task.class_names), {})
+        elif self.settings.label_names:
+            labels = labels._replace(names=self.settings.label_names)
+        return all(self._split_folder(fingerprint, split, columns, labels).is_dir() for split in wanted)
 
     @property
     def _codes(self) -> list[str] | None:
         """The given order of label codes, where it is not that of the classes."""
-        return self.settings.label_names if self.weights.class_names else None
+        return self.settings.label_names if self.weights.task else None
 
     def rows(self, flag: str) -> TokenizedRows:
         """A split as the data has it, tokenized now if it never was."""
         split = self.split_name(flag)
         if split not in self._mapped:
             fingerprint = self.corpus.fingerprint(split)
-            folder = self._split_folder(fingerprint, split, self.columns, self.label_names)
+            folder = self._split_folder(fingerprint, split, self.columns, self.labels)
             if not folder.is_dir():
                 if split not in self._readers():
                     raise self.unknown_split(flag, split, self.corpus.splits)
@@ -282,15 +345,17 @@ class TokenizedCorpus:
 
     def _tokenize(self, split: str, folder: Path) -> None:
         """Writes `rows.arrow` (tokens, labels and the columns of an audit) and `split.json` (counts)."""
-        from datasets import ClassLabel, Features, List, Value
+        from datasets import Features, List, Value
         from datasets.arrow_writer import ArrowWriter
 
         form, max_length = self.text_form, self.settings.max_length
+        others = self._other_columns(split)
+        settings = replace(self._row_settings, other_columns=others)
         tokenizer = self.weights.tokenizer(max_length)
         form.check_room(tokenizer, max_length)
         has_types = form.token_types(tokenizer, self.weights.type_vocab_size)
         names = self.label_names
-        labels = ClassIndex(self.corpus, split, self._row_settings, names)
+        labels = ClassIndex(self.corpus, split, settings, names)
         features = Features(
             {
                 "row": Value("int64"),
@@ -298,12 +363,14 @@ class TokenizedCorpus:
                 **({"text_pair": Value("string")} if form.kind == "pair" else {}),
                 "input_ids": List(Value("int32")),
                 **({"token_type_ids": List(Value("int32"))} if has_types else {}),
-                "labels": ClassLabel(names=names),
+                "labels": _feature(settings.label_form, names),
                 "hash": Value("uint64"),
                 "truncated": Value("bool"),
+                **({"weight": Value("float64")} if "weight_column" in others else {}),
+                **({"group": Value("uint64")} if "group_column" in others else {}),
             }
         )
-        reading = SplitReader(self.corpus, split, self._row_settings)
+        reading = SplitReader(self.corpus, split, settings)
         kept = truncated = 0
 
         def write(partial: Path) -> None:
@@ -320,10 +387,20 @@ class TokenizedCorpus:
                         "row": np.array([index for (index, _), _, _ in rows]),
                         "text": [strings_of(text)[0] for text in texts],
                         "input_ids": [np.array(each.ids, dtype=np.int32) for each in encodings],
-                        "labels": [labels.index(numbered, label) for (_, numbered), _, label in rows],
+                        "labels": [labels.stored(numbered, label) for (_, numbered), _, label in rows],
                         "hash": np.array([text_hash(text) for text in texts], dtype=np.uint64),
                         "truncated": np.array(cut),
                     }
+                    if "weight_column" in others:
+                        batch["weight"] = [
+                            reading.other(each, "weight_column", weight_of) for (_, each), *_ in rows
+                        ]
+                    if "group_column" in others:
+                        groups = [
+                            (index, reading.other(each, "group_column", label_of))
+                            for (index, each), *_ in rows
+                        ]
+                        batch["group"] = np.array([_group(*each) for each in groups], dtype=np.uint64)
                     if form.kind == "pair":
                         batch["text_pair"] = [text[1] for text in texts]
                     if has_types:
@@ -360,7 +437,28 @@ class TokenizedCorpus:
             "Add rows, or name another column with --data.label_column."
         )
 
+    def _no_numbers(self, split: str) -> UserError:
+        return UserError(
+            f"split {split} of {self.corpus.source.name} has no numbers in column "
+            f"'{escape.line(self.columns.label[0], 100)}'. Name another column with --data.label_column, or "
+            "another kind of task with --data.task."
+        )
+
     def texts_of(self, split: str) -> Iterator[Text]:
         """The texts of a split, straight from the data."""
         self._readers()
         return (text for _, text, _ in SplitReader(self.corpus, split, self._row_settings, labelled=False))
+
+
+def _group(index: int, name: str | None) -> int:
+    """The group of a row, as 64 bits; a row without a name there is a group of its own."""
+    return text_hash(f"row {index}" if name is None else f"group {name}")
+
+
+def _feature(form: str, names: list[str]) -> Any:
+    """How the cache has labels of a form: a class index, a list of them, or a number."""
+    from datasets import ClassLabel, List, Value
+
+    if form == "number":
+        return Value("float64")
+    return ClassLabel(names=names) if form == "class" else List(ClassLabel(names=names))

@@ -22,6 +22,8 @@ from lit_bert.data.cache import TokenizedRows
 from lit_bert.data.labels import NO_LABEL, NO_TEXT
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.io.texts import Text
+from lit_bert.task.base import Task
+from lit_bert.task.kinds import task_of
 
 OUT_OF_FOLD = "out_of_fold.parquet"  # in the folder of an audit: predictions of every training row
 SUSPECTS = "suspects.csv"  # there as well
@@ -29,17 +31,18 @@ RARE_ROWS = 10  # of a class; fewer teach little, and their F1 is mostly chance
 RARE_SHARE = 0.1  # of an equal share of the rows; less is rare as well
 CHUNK_ROWS = 4096  # texts in memory at a time
 KEPT_OCCURRENCES = 8  # rows kept of a text that occurs more than once
+Label = int | float | tuple[int, ...]
 
 
 # --- findings ---
 
 
 class Occurrence(NamedTuple):
-    """Where a text occurs: the split, the row of its file from 0, the index of its class."""
+    """Where a text occurs: the split, the row of its file from 0, its label as `plain_label` has it."""
 
     split: str
     row: int
-    label: int
+    label: Label
 
 
 @dataclass
@@ -47,12 +50,12 @@ class RepeatedText:
     """A text that occurs more than once.
 
     Attributes:
-        counts: its rows by split and class.
+        counts: its rows by split and label.
         occurrences: the first of them.
     """
 
     text: Text
-    counts: Counter[tuple[str, int]] = field(default_factory=Counter)
+    counts: Counter[tuple[str, Label]] = field(default_factory=Counter)
     occurrences: list[Occurrence] = field(default_factory=list)
 
     def rows(self, *splits: str) -> int:
@@ -76,7 +79,7 @@ class SplitFindings:
         repeated: distinct texts that occur in it more than once, character by character the same.
         extra_rows: rows beyond the first of each of them.
         conflicting: those of them that have several labels in it.
-        classes: rows of each class, C of them.
+        classes: rows of each class, C of them; [] without classes.
     """
 
     rows: int
@@ -91,6 +94,8 @@ class SplitFindings:
     @property
     def rare(self) -> list[int]:
         """Indices of the classes with few rows or none, the fewest first."""
+        if not self.classes:
+            return []
         least = max(RARE_ROWS, RARE_SHARE * self.rows / len(self.classes))
         return sorted(
             (index for index, count in enumerate(self.classes) if count < least), key=self.classes.__getitem__
@@ -117,7 +122,7 @@ class Findings:
     """What is known of some splits.
 
     Attributes:
-        class_names: C of them.
+        task: what the labels are.
         splits: by name.
         shared: for each pair of splits.
         conflicting: texts with several labels in one split, by their first row, as many as were asked for;
@@ -128,7 +133,7 @@ class Findings:
         unlabelled: likewise those with a text but without a label.
     """
 
-    class_names: list[str]
+    task: Task
     splits: dict[str, SplitFindings]
     shared: list[Shared]
     conflicting: list[RepeatedText] = field(default_factory=list)
@@ -139,21 +144,19 @@ class Findings:
     unlabelled: dict[str, list[str]] = field(default_factory=dict)
 
 
-def find_dataset_issues(
-    splits: dict[str, TokenizedRows], class_names: list[str], examples: int = 0
-) -> Findings:
+def find_dataset_issues(splits: dict[str, TokenizedRows], task: Task, examples: int = 0) -> Findings:
     """Repeated, truncated and empty texts, missing labels and rare classes of some splits.
 
     Takes some 30 bytes of memory a row, however long the texts are and however many of them are repeated.
 
     Args:
         splits: their rows by name.
-        class_names: in the order of their indices.
+        task: what the labels are.
         examples: texts kept of each kind of finding.
     """
     found = Findings(
-        class_names,
-        {name: _counts(rows, len(class_names)) for name, rows in splits.items()},
+        task,
+        {name: _counts(rows, task) for name, rows in splits.items()},
         [Shared(first, second) for first, second in combinations(splits, 2)],
     )
     for name, rows in splits.items():
@@ -182,18 +185,23 @@ def find_dataset_issues(
     return found
 
 
-def _counts(rows: TokenizedRows, classes: int) -> SplitFindings:
+def _counts(rows: TokenizedRows, task: Task) -> SplitFindings:
     return SplitFindings(
         rows=len(rows),
         truncated=int(rows.truncated.sum()),
         blank=rows.skipped[NO_TEXT].count if NO_TEXT in rows.skipped else 0,
         unlabelled=rows.skipped[NO_LABEL].count if NO_LABEL in rows.skipped else 0,
-        classes=np.bincount(rows.labels, minlength=classes).tolist(),
+        classes=task.label_counts(rows.labels),
     )
 
 
 def _first_skipped(rows: TokenizedRows, reason: str, examples: int) -> list[str]:
     return rows.skipped[reason].first[:examples] if reason in rows.skipped else []
+
+
+def plain_label(label: Any) -> Label:
+    """A stored label as a plain value that can be compared: an index, a number, or 0 or 1 a class."""
+    return tuple(label.tolist()) if label.ndim else label.item()
 
 
 def repeated_texts(splits: dict[str, TokenizedRows]) -> Iterator[RepeatedText]:
@@ -237,7 +245,8 @@ def _read(splits: dict[str, TokenizedRows], indices: np.ndarray) -> list[tuple[O
     for name, rows in splits.items():
         in_split = np.flatnonzero((indices >= start) & (indices < start + len(rows)))
         some = rows.view(indices[in_split] - start)
-        content = zip(some.rows.tolist(), some.labels.tolist(), some.texts(some.rows), strict=True)
+        labels = map(plain_label, some.labels)
+        content = zip(some.rows.tolist(), labels, some.texts(some.rows), strict=True)
         for index, (row, label, text) in zip(in_split.tolist(), content, strict=True):
             found[index] = Occurrence(name, row, label), text
         start += len(rows)
@@ -260,8 +269,9 @@ def merge_folds(folds: Sequence[Predictions], labels: np.ndarray) -> Predictions
     rows = np.concatenate([each.rows for each in folds])
     order = rows.argsort(kind="stable")
     texts = [text for each in folds for text in each.texts]
+    task = folds[0].task
     whole = Predictions(
-        folds[0].task,
+        task_of(task.kind, task.class_names),  # what each fold took from its rows is not the others'
         [texts[index] for index in order],
         rows[order],
         np.concatenate([each.labels for each in folds])[order],
@@ -277,12 +287,11 @@ def merge_folds(folds: Sequence[Predictions], labels: np.ndarray) -> Predictions
     return whole
 
 
-def check_same_training_rows(
-    predictions: Predictions, rows: TokenizedRows, class_names: list[str], folder: Path
-) -> None:
+def check_same_training_rows(predictions: Predictions, rows: TokenizedRows, task: Task, folder: Path) -> None:
     """Raises a UserError where earlier predictions are of other rows than `rows`."""
     same = (
-        predictions.class_names == class_names
+        predictions.task.kind == task.kind
+        and predictions.task.class_names == task.class_names
         and np.array_equal(predictions.rows, rows.rows)
         and np.array_equal(predictions.labels, rows.labels)
         and all(one == other for one, other in zip(predictions.texts, rows.all_texts(), strict=True))

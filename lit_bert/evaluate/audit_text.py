@@ -21,9 +21,10 @@ from lit_bert.evaluate.audit import (
     find_dataset_issues,
 )
 from lit_bert.evaluate.evidence import counted
-from lit_bert.evaluate.predictions import PROBABILITY, Predictions
+from lit_bert.evaluate.predictions import Predictions, output_columns
 from lit_bert.io import escape
 from lit_bert.io.texts import Text, shown, text_cells
+from lit_bert.task.base import Task
 
 FINDINGS_FORMAT = 2  # of what is stored beside the cache; another one is computed anew
 LISTED_SUSPECTS = 20
@@ -33,26 +34,29 @@ EXCERPT = 100  # characters of a text
 # --- the summary, for a fit ---
 
 
-def dataset_summary(
-    splits: dict[str, TokenizedRows], class_names: list[str], deduplicated: bool
-) -> list[str]:
+def dataset_summary(splits: dict[str, TokenizedRows], task: Task, deduplicated: bool) -> list[str]:
     """What is notable of the training and the validation rows, a line each; [] where nothing is.
 
     Computed once: the findings are stored beside the token cache of the same rows.
 
     Args:
         splits: training rows, validation rows.
-        class_names: in the order of their indices.
+        task: what the labels are.
         deduplicated: whether texts of the validation split were left out of training.
     """
     key = cache_key(
-        (FINDINGS_FORMAT, class_names, *((name, rows.fingerprint) for name, rows in splits.items()))
+        (
+            FINDINGS_FORMAT,
+            task.kind,
+            task.class_names,
+            *((name, rows.fingerprint) for name, rows in splits.items()),
+        )
     )
     stored = cache_root() / "audits" / f"{key}.json"
     findings: dict[str, Any] = {}
 
     def compute() -> dict[str, Any]:
-        flaws = find_dataset_issues(splits, class_names)
+        flaws = find_dataset_issues(splits, task)
         findings["splits"] = {name: asdict(each) for name, each in flaws.splits.items()}
         findings["shared"] = [asdict(each) for each in flaws.shared]
         return findings
@@ -61,7 +65,7 @@ def dataset_summary(
         findings = cached_json(stored, compute)
     return _summary_lines(
         Findings(
-            class_names,
+            task,
             {name: SplitFindings(**each) for name, each in findings["splits"].items()},
             [Shared(**each) for each in findings["shared"]],
         ),
@@ -97,7 +101,7 @@ def _summary_lines(findings: Findings, deduplicated: bool) -> list[str]:
     ]
     name, train = next(iter(findings.splits.items()))
     if train.rare:
-        names = escape.names(findings.class_names)
+        names = escape.names(findings.task.class_names)
         few = [f"{names[index]} ({train.classes[index]:,})" for index in train.rare]
         more = f" and {len(few) - 5} more classes" if len(few) > 5 else ""
         lines.append(f"few rows to learn from in {name}: {', '.join(few[:5])}{more}")
@@ -126,9 +130,9 @@ def findings_text(findings: Findings) -> str:
             for pair in findings.shared
         ),
         "",
-        *_class_table(findings),
+        *(_class_table(findings) if findings.task.class_scores else []),
     ]
-    names = escape.names(findings.class_names)
+    names = escape.names(findings.task.class_names)
     for kind, title in {
         "conflicting": "one text, several labels in a split",
         "consistent": "one text, several times the same label in a split",
@@ -140,7 +144,8 @@ def findings_text(findings: Findings) -> str:
             lines += ["", f"{title}: {counted(total, 'text')}{first}"]
         for repeat in examples:
             rows_text = [
-                f"{each.split} row {each.row + 1} {names[each.label]}" for each in repeat.occurrences
+                f"{each.split} row {each.row + 1} {_shown_label(findings.task, names, each.label)}"
+                for each in repeat.occurrences
             ]
             more = repeat.counts.total() - len(repeat.occurrences)
             where = ", ".join(rows_text) + (f", and {more:,} more" if more else "")
@@ -183,7 +188,7 @@ def _class_table(findings: Findings) -> list[str]:
                 for name, split in findings.splits.items()
             ),
         ]
-        for index, class_name in enumerate(escape.names(findings.class_names))
+        for index, class_name in enumerate(escape.names(findings.task.class_names))
     ]
     lines = _table(["class", *(f"{name}  " for name in findings.splits)], rows)
     if any(rare.values()):
@@ -205,6 +210,11 @@ def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
     ]
 
 
+def _shown_label(task: Task, names: list[str], label: Any) -> str:
+    """A label in words, with the names of classes as tables have them."""
+    return names[label] if task.label_form == "class" else escape.line(task.shown(np.asarray(label)), 100)
+
+
 def _share(count: int, of: int) -> str:
     return f"{100 * count / max(of, 1):5.1f} %"
 
@@ -219,6 +229,12 @@ def suspects_text(predictions: Predictions, suspects: np.ndarray) -> str:
     Args:
         suspects: indices (S,), the least probable label first.
     """
+    share = 100 * len(suspects) / len(predictions.labels)
+    found = (
+        f"about {len(suspects):,} of {len(predictions.labels):,} labels ({share:.1f} %) are probably wrong"
+    )
+    if predictions.task.label_form != "class":
+        return "\n".join([found, "", *_suspect_lines(predictions, suspects)])
     label_probs = predictions.outputs[np.arange(len(predictions.labels)), predictions.labels]
     names, labels, preds = escape.names(predictions.class_names), predictions.labels, predictions.preds
     rows = []
@@ -227,10 +243,8 @@ def suspects_text(predictions: Predictions, suspects: np.ndarray) -> str:
         count, others = int((labels == index).sum()), Counter(preds[of_label].tolist()).most_common(1)
         mostly = f"{names[others[0][0]]} {others[0][1]:,}" if others else ""
         rows.append([name, f"{count:,}", f"{len(of_label):,} {_share(len(of_label), count)}", mostly])
-    share = 100 * len(suspects) / len(labels)
     lines = [
-        f"about {len(suspects):,} of {len(labels):,} labels ({share:.1f} %) are probably wrong, judged by "
-        "models that were trained on the other rows",
+        f"{found}, judged by models that were trained on the other rows",
         "(confident learning; texts that are only hard are among them)",
         "",
         *_table(["label", "rows", "suspected", "mostly predicted as"], rows),
@@ -247,17 +261,36 @@ def suspects_text(predictions: Predictions, suspects: np.ndarray) -> str:
     return "\n".join(lines)
 
 
+def _suspect_lines(predictions: Predictions, suspects: np.ndarray) -> list[str]:
+    """The worst of the suspects, a line each: what they are labelled, and what was predicted."""
+    shown, task = suspects[:LISTED_SUSPECTS].tolist(), predictions.task
+    lines = [f"the {len(shown)} worst of {len(suspects):,} suspected labels:"] if shown else []
+    for index in shown:
+        label, pred = (
+            escape.line(task.shown(each[index]), 100) for each in (predictions.labels, predictions.preds)
+        )
+        lines.append(
+            f"  row {predictions.rows[index] + 1} is {label}, rather {pred} | "
+            f"{_excerpt(predictions.texts[index])}"
+        )
+    return lines
+
+
 def write_suspects(predictions: Predictions, suspects: np.ndarray, writer: RowWriter) -> None:
-    """Writes a row for each suspect, the least probable label first; nothing where there is none."""
-    names, probs = predictions.class_names, predictions.outputs.tolist()
-    writer.write(
-        {
+    """Writes a row for each suspect, the worst first; nothing where there is none."""
+    task, outputs = predictions.task, predictions.outputs.tolist()
+    labels, preds = (task.stored_labels(each) for each in (predictions.labels, predictions.preds))
+    columns = output_columns(task)
+
+    def row(index: int) -> dict[str, Any]:
+        of_label = {"score": outputs[index][predictions.labels[index]]} if task.label_form == "class" else {}
+        return {
             "row": int(predictions.rows[index]) + 1,
             **text_cells(predictions.texts[index]),
-            "label": names[predictions.labels[index]],
-            "suggested_label": names[predictions.preds[index]],
-            "score": probs[index][predictions.labels[index]],
-            **{PROBABILITY + name: value for name, value in zip(names, probs[index], strict=True)},
+            "label": labels[index],
+            "suggested_label": preds[index],
+            **of_label,
+            **dict(zip(columns, outputs[index], strict=True)),
         }
-        for index in suspects.tolist()
-    )
+
+    writer.write(row(index) for index in suspects.tolist())

@@ -59,7 +59,7 @@ def _checked_table(path: Path) -> tuple[Any, Task]:
                 raise ValueError("no rows, or a column twice")
             facts = untrusted.parse_object(schema.metadata[FACTS].decode(), "its metadata")
             task = _task_of(schema)
-            names = _output_columns(task)
+            names = output_columns(task)
             if rows * len(names) > MAX_VALUES:
                 raise ValueError(f"{rows:,} rows of {len(names):,} outputs, which is too much")
             for name in ("row", *texts, "label", *names):
@@ -100,7 +100,7 @@ def _has_type(kind: Any, column: str, task: Task) -> bool:
     return bool(pa.types.is_floating(kind))
 
 
-def _output_columns(task: Task) -> list[str]:
+def output_columns(task: Task) -> list[str]:
     """The columns of outputs, C of them."""
     return [VALUE] if task.label_form == "number" else [PROBABILITY + name for name in task.class_names]
 
@@ -198,7 +198,7 @@ class Predictions:
             **{name: [text_cells(text)[name] for text in self.texts] for name in text_cells(self.texts[0])},
             "label": self.task.stored_labels(self.labels),
             **({names[self.task.label_form]: predicted} if predicted else {}),
-            **{name: self.outputs[:, place] for place, name in enumerate(_output_columns(self.task))},
+            **{name: self.outputs[:, place] for place, name in enumerate(output_columns(self.task))},
         }
         facts = {"kind": self.task.kind, "parameters": self.task.parameters}
         metadata = {
@@ -232,7 +232,7 @@ class Predictions:
                 texts[0] if len(texts) == 1 else list(zip(*texts, strict=True)),
                 columns["row"].to_numpy(),
                 task.labels_of(columns["label"].to_pylist()),
-                np.stack([columns[name].to_numpy() for name in _output_columns(task)], axis=1),
+                np.stack([columns[name].to_numpy() for name in output_columns(task)], axis=1),
                 facts,
             )
         except FileNotFoundError:

@@ -123,8 +123,8 @@ def seeds_table(folder: Path, file: str = VALIDATED) -> str:
             add_row(name, values, class_score)
     best = max(scores_of, key=lambda name: scores_of[name].chosen_by)
     lines += ["", f"ensemble: the mean of what the runs say, at {len(runs)} times the cost"]
-    right = [each.task.is_right(each.outputs, each.labels) for each in runs.values()]
-    if right[0] is not None:
+    found = [each.task.is_right(each.outputs, each.labels) for each in runs.values()]
+    if right := [each for each in found if each is not None]:
         is_wrong = ~np.any(right, axis=0)
         alike = [(each.preds == first.preds).reshape(len(is_wrong), -1).all(1) for each in runs.values()]
         is_same = is_wrong & np.all(alike, axis=0)

@@ -38,8 +38,8 @@ class Variant:
             labels' standard deviation.
         texts_per_s: on the machine that exported it.
         bytes: size of the file.
-        main_change: the score that chooses between models, such as macro F1, less the checkpoint's on the same
-            rows, with the paired interval.
+        main_change: the score that chooses between models, such as macro F1, less the checkpoint's on the
+            same rows, with the paired interval.
     """
 
     scores: Scores[Score]
@@ -113,7 +113,8 @@ def proof_table(own: Scores[Score], found: dict[str, Variant]) -> str:
     lines.append(f"{'checkpoint':18}{own.chosen_by.value:{width}.4f}")
     for name, each in found.items():
         lines.append(
-            f"{name:18}{each.scores.chosen_by.value:{width}.4f}  {each.agreement:10.4f}  {each.difference:18.2g}"
+            f"{name:18}{each.scores.chosen_by.value:{width}.4f}  {each.agreement:10.4f}"
+            f"  {each.difference:18.2g}"
             f"  {each.texts_per_s:8,.0f}  {each.bytes / 1e6:7.1f}"
         )
     return "\n".join(lines)

@@ -110,7 +110,10 @@ class DataSettings(Plain):
     label_column: Text = "label"
     text_form: Literal["auto", "pair", "joined"] = "auto"
     label_names: Annotated[list[Text], Field(max_length=MAX_CLASSES)] | None = None
+    label_separator: Text | None = None
     task: Text = "single"
+    weight_column: Text | None = None
+    group_column: Text | None = None
     quoting: Literal["auto", "csv", "none"] = "auto"
     missing: Literal["skip", "refuse"] = "skip"
     train_split: Text = "train"

@@ -20,6 +20,7 @@ from lit_bert.sources.folder import WEIGHT_FILES
 from lit_bert.sources.hub import HubAddress, Source, ask_hub, failed_download, is_commit
 from lit_bert.sources.text_settings import form_in_settings
 from lit_bert.sources.tokenizer_files import VOCABULARIES, checked_tokenizer_files, read_tokenizer_files
+from lit_bert.task.base import Task
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -50,7 +51,7 @@ class Weights:
             neither network nor, unless some of them were frozen, the weights it was trained from.
 
     Attributes:
-        class_names: of a checkpoint that is used as it is, in its order.
+        task: of a checkpoint that is used as it is, with its classes in their order.
         is_restored: whether they are those of a checkpoint as it is, and not a new start from it.
         base_at: where the frozen weights of a checkpoint are; None: packaged, or in the Hub's cache.
     """
@@ -62,7 +63,7 @@ class Weights:
         checkpoint: str | None = None,
     ) -> None:
         self.request = {"pretrained": pretrained, "stand_in": stand_in}
-        self.class_names: list[str] | None = None
+        self.task: Task | None = None
         self.base_at: str | None = None
         self.is_restored = False
         self._checkpoint_path = checkpoint

@@ -125,7 +125,8 @@ class Task(ABC):
             logits: float (B, C).
             labels: as the rows store them, (B,) or (B, C).
             label_smoothing: share of each label that is spread over other classes, 0 to 1.
-            weights: of the texts, float (B,), for a weighted mean; None is 1 each.
+            weights: what the loss of each text is multiplied by, float (B,), of 1 in the mean over all rows;
+                None is 1 each.
         """
 
     def training_loss(

@@ -81,7 +81,7 @@ class MultiLabel(Task):
         if weights is None:
             return functional.binary_cross_entropy_with_logits(logits, wanted)
         losses = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
-        return (weights * losses).sum() / weights.sum()
+        return (weights * losses).mean()
 
     def metrics(self, torchmetrics: Any) -> dict[str, Any]:
         """Counts of each class, and how many texts have all labels right."""
@@ -251,7 +251,7 @@ class MultiLabel(Task):
         before, after = (_macro_f1(preds, labels) for preds in (plain.predictions(outputs), held_out))
         chosen = best_thresholds(outputs, labels)
         kept = after >= before
-        task = self.with_parameters(**{THRESHOLDS: chosen if kept else [THRESHOLD] * C})
+        task = self.with_parameters(thresholds=chosen.tolist() if kept else [THRESHOLD] * C)
         found = {"kept": kept, "chosen": chosen.tolist(), "f1_before": before, "f1_after": after}
         return Choice(task, found)
 

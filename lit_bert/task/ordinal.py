@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class Ordinal(SingleLabel):
     """
 
     kind = "ordinal"
-    scores = (
+    scores: ClassVar[tuple[Score, ...]] = (
         Score("quadratic_kappa", "quadr. kappa", "quadratic weighted kappa"),
         Score("macro_f1", "macro F1"),
         Score("accuracy", "accuracy"),
@@ -69,7 +69,7 @@ class Ordinal(SingleLabel):
         entropies = functional.cross_entropy(logits, wanted, reduction="none")
         gaps = logits.softmax(1).cumsum(1) - wanted.cumsum(1)
         losses = entropies + gaps.square().sum(1)
-        return losses.mean() if weights is None else (weights * losses).sum() / weights.sum()
+        return losses.mean() if weights is None else (weights * losses).mean()
 
     def metrics(self, torchmetrics: Any) -> dict[str, Any]:
         classification, C = torchmetrics.classification, len(self.class_names)

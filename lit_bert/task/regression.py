@@ -101,7 +101,7 @@ class Regression(Task):
         """
         wanted = (labels - self.mean) / self.deviation
         losses = 0.5 * (logits[:, 0] - wanted).square()
-        return losses.mean() if weights is None else (weights * losses).sum() / weights.sum()
+        return losses.mean() if weights is None else (weights * losses).mean()
 
     def metrics(self, torchmetrics: Any) -> dict[str, Any]:
         kinds = {
@@ -232,7 +232,7 @@ class Regression(Task):
             return Choice(self, {"kept": False, "rows": len(errors), "half_width": None})
         half = float(errors[place - 1])
         fact = {"kept": True, "rows": len(errors), "half_width": half}
-        return Choice(self.with_parameters(**{INTERVAL: [half]}), fact)
+        return Choice(self.with_parameters(interval=[half]), fact)
 
     def choice_note(self, fact: dict[str, Any]) -> str:
         if not fact["kept"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class SingleLabel(Task):
     kind = "single"
     problem_type = "single_label_classification"
     label_form = "class"
-    scores = (
+    scores: ClassVar[tuple[Score, ...]] = (
         Score("macro_f1", "macro F1"),
         Score("micro_f1", "micro F1"),  # the share of right rows, as each has one label; so is accuracy
         Score("accuracy", "accuracy", in_brief=False),
@@ -58,7 +58,7 @@ class SingleLabel(Task):
         if weights is None:
             return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
         losses = functional.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
-        return (weights * losses).sum() / weights.sum()
+        return (weights * losses).mean()
 
     def metrics(self, torchmetrics: Any) -> dict[str, Any]:
         classification, C = torchmetrics.classification, len(self.class_names)

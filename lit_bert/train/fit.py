@@ -154,10 +154,14 @@ def _say_what_is_used(run: FitRun) -> None:
     for part, counts in data.splits.counts.items():
         if counts.skipped or set(counts.left_out) - {data.splits.validation_setting}:
             log.info(f"           {part}: {counts}")
-    log.info(f"classes    {len(data.label_names)}: {_shortened(data.label_names)}")
+    if model.task.class_scores:
+        log.info(f"classes    {len(data.label_names)}: {_shortened(data.label_names)}")
+    else:
+        low, high = (f"{each:.6g}" for each in (data.train_rows.labels.min(), data.train_rows.labels.max()))
+        log.info(f"numbers    {_shortened(data.label_names)}, {low} to {high} in the rows to train on")
     if trainer.is_global_zero:
         used = {data.hparams.train_split: data.train_rows, data.splits.val_name: data.val_rows}
-        for finding in dataset_summary(used, data.label_names, data.hparams.deduplicate):
+        for finding in dataset_summary(used, run.model.task, data.hparams.deduplicate):
             log.info(f"audit      {finding}")
     if trainer.log_dir:
         log.info(f"run        {Path(trainer.log_dir)}")

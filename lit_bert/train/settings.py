@@ -27,7 +27,7 @@ def names_setting(given: Iterable[str], setting: str) -> bool:
 
 def checkpoint_settings(checkpoint: Checkpoint) -> dict[str, Any]:
     """The settings of model, data and weights that a checkpoint answers for, by name."""
-    model = checkpoint.model.model_dump(exclude={"label_names", "task"})
+    model = checkpoint.model.model_dump(exclude={"label_names", "task", "task_parameters"})
     model |= {f"lora.{name}": value for name, value in model.pop("lora").items()}
     data = checkpoint.data.settings.model_dump(exclude={"order_seed"})
     weights = {**checkpoint.weights.request.model_dump(), "checkpoint": str(checkpoint.path)}

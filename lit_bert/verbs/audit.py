@@ -29,6 +29,7 @@ from lit_bert.evaluate.audit import (
 )
 from lit_bert.evaluate.audit_text import findings_text, suspects_text, write_suspects
 from lit_bert.evaluate.predictions import TRAINED, VALIDATED, Predictions
+from lit_bert.task.kinds import task_of
 from lit_bert.train.runs import LOG, fit_each, next_folder, runs_on_cpu
 
 log = logging.getLogger(__name__)
@@ -62,15 +63,15 @@ def audit(arguments: list[str]) -> int:
     command.build([])
     config, data = command.config, command.datamodule
     folds, reuse = config["folds"], config["reuse"] and Path(config["reuse"])
-    rows, names = data.splits.train_split(), data.label_names
+    rows, task = data.splits.train_split(), task_of(data.task, data.label_names)
     if folds > len(rows):
         raise UserError(f"--folds is {folds}; expected at most one for each of the {len(rows):,} rows.")
     earlier = Predictions.read(reuse / OUT_OF_FOLD) if reuse else None
     if earlier and reuse:
-        check_same_training_rows(earlier, rows, names, reuse)
+        check_same_training_rows(earlier, rows, task, reuse)
     announce(command.trainer, [("weights", data.weights.source), ("rows", data.source)])
     parts = data.splits.all_parts()
-    print(findings_text(find_dataset_issues(parts, names, config["examples"])), flush=True)
+    print(findings_text(find_dataset_issues(parts, task, config["examples"])), flush=True)
     if data.hparams.test_split not in parts:
         print(f"\nthere is no split '{data.hparams.test_split}' to look at")
     if not folds and not reuse:
