@@ -52,9 +52,11 @@ def _checked_table(path: Path) -> tuple[Any, Task]:
     path.stat()
     try:
         with untrusted.open_regular(path, MAX_BYTES) as stream:
-            file = pa.parquet.ParquetFile(stream, read_dictionary=[*TEXTS, "label"])
+            plain = pa.parquet.ParquetFile(stream).schema_arrow
+            texts = [name for name in TEXTS if name == "text" or name in plain.names]
+            strings = [name for name in (*texts, "label") if _is_string(plain, name)]
+            file = pa.parquet.ParquetFile(stream, read_dictionary=strings)
             schema, rows = file.schema_arrow, file.metadata.num_rows
-            texts = [name for name in TEXTS if name == "text" or name in schema.names]
             if len(set(schema.names)) < len(schema.names) or not rows:
                 raise ValueError("no rows, or a column twice")
             facts = untrusted.parse_object(schema.metadata[FACTS].decode(), "its metadata")
@@ -98,6 +100,12 @@ def _has_type(kind: Any, column: str, task: Task) -> bool:
     if column in TEXTS or (column == "label" and task.label_form == "class"):
         return bool(pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type))
     return bool(pa.types.is_floating(kind))
+
+
+def _is_string(schema: Any, name: str) -> bool:
+    import pyarrow as pa
+
+    return name in schema.names and bool(pa.types.is_string(schema.field(name).type))
 
 
 def output_columns(task: Task) -> list[str]:
