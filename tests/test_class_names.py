@@ -33,7 +33,8 @@ from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.record import score_table
 from lit_bert.evaluate.scores import with_intervals
 from lit_bert.io import escape
-from lit_bert.task.single import softmax
+from lit_bert.task.classes import softmax
+from lit_bert.task.kinds import task_of
 from lit_bert.train.dashboard import confusion_figure, errors_table
 
 
@@ -45,7 +46,8 @@ def some(names: list[str], seed: int = 0, **facts: Any) -> Predictions:
     logits[np.arange(3 * C), labels] += 3
     texts = [f"{names[n % C]} | {n}" for n in range(3 * C)]
     facts = {"split": "validation", "used_for": [], **facts}
-    return Predictions(texts, np.arange(3 * C), labels, softmax(logits).astype("f4"), names, facts)
+    task, probs = task_of("single", names), softmax(logits).astype("f4")
+    return Predictions(task, texts, np.arange(3 * C), labels, probs, facts)
 
 
 # --- terminal
