@@ -149,7 +149,10 @@ def test_a_local_source_keeps_its_name_alone() -> None:
     [
         (None, "Nothing was fitted"),
         ({"temperature": 0.7, "before": 0.2, "after": 0.1}, "temperature of 0.700 is folded"),
-        ({"temperature": 1.0, "before": 0.2, "after": 0.3, "kept": False}, "a temperature was fitted and not kept"),
+        (
+            {"temperature": 1.0, "before": 0.2, "after": 0.3, "kept": False},
+            "a temperature was fitted and not kept",
+        ),
     ],
 )
 def test_calibration_says_whether_the_temperature_was_kept(calibration: Any, said: str) -> None:

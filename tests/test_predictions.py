@@ -252,7 +252,10 @@ DIFFERENT = {
         {"task": task_of("single", [*NAMES[:5], "rage"])},
         r"^split validation of the one run and validation of the other have different tasks or classes",
     ),
-    "the classes in another order": ({"task": task_of("single", swapped(NAMES))}, "different tasks or classes"),
+    "the classes in another order": (
+        {"task": task_of("single", swapped(NAMES))},
+        "different tasks or classes",
+    ),
     "fewer rows": (
         {"texts": TEXTS[:6], "rows": np.arange(6), "labels": np.zeros(6, int), "outputs": np.ones((6, 6)) / 6}
         | {"facts": {"split": "test"}},
