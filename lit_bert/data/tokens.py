@@ -116,12 +116,17 @@ class TokenizedCorpus:
             wanted = corpus.own_names.get(settings.train_split, settings.train_split)
             split = wanted if not corpus.splits or wanted in corpus.splits else next(iter(corpus.splits))
 
-            def find() -> dict[str, Any]:
+            def find() -> Columns:
                 where = f"split {split} of {self.corpus.source.name}"
-                return find_columns(self._readers()[split](), *named, where)._asdict()
+                return find_columns(self._readers()[split](), *named, where)
 
-            stored = cached_json(self._columns_note(corpus.fingerprint(split)), find)
-            found = Columns.from_json(stored)
+            if (
+                corpus.source.kind == "hub" and corpus.source.revision
+            ):  # which may be known by the cache alone
+                note = self._columns_note(corpus.fingerprint(split))
+                found = Columns.from_json(cached_json(note, lambda: find()._asdict()))
+            else:
+                found = find()
             if found.note:
                 log.info(found.note)
         if len(found.label) > 1:

@@ -44,9 +44,10 @@ def _checked_table(path: Path) -> Any:
     path.stat()
     try:
         with untrusted.open_regular(path, MAX_BYTES) as stream:
-            file = pa.parquet.ParquetFile(stream, read_dictionary=[*TEXTS, "label"])
-            schema, rows = file.schema_arrow, file.metadata.num_rows
-            texts = [name for name in TEXTS if name == "text" or name in schema.names]
+            metadata = pa.parquet.read_metadata(stream)
+            texts = [name for name in TEXTS if name == "text" or name in metadata.schema.names]
+            file = pa.parquet.ParquetFile(stream, metadata=metadata, read_dictionary=[*texts, "label"])
+            schema, rows = file.schema_arrow, metadata.num_rows
             names = [name for name in schema.names if name.startswith(PROBABILITY)]
             if len(set(schema.names)) < len(schema.names) or not names or not rows:
                 raise ValueError("no rows, no probabilities, or a column twice")
