@@ -118,6 +118,7 @@ def find_columns(
         if text_names != (TEXT,):
             pair = "the pair " if len(text_names) == 2 else ""
             found["text_column"] = f"the text is {pair}{_listed(text_names)}"
+    kind = form_of(text_names, form)
     if label_names is None:
         label_names = table.find_label(text_names)
         if label_names != (LABEL,):
@@ -125,7 +126,7 @@ def find_columns(
             found["label_column"] = f"{are} {_listed(label_names)}"
     flags = ", ".join(f"--data.{flag}" for flag in found)
     note = f"columns: {', '.join(found.values())} ({flags})" if found else ""
-    return Columns(text_names, form_of(text_names, form), label_names, note)
+    return Columns(text_names, kind, label_names, note)
 
 
 def find_text(names: Sequence[str], rows: Iterable[Numbered], form: TextForm) -> tuple[str, ...] | None:

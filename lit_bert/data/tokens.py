@@ -292,7 +292,6 @@ class TokenizedCorpus:
 
         form, max_length = self.text_form, self.settings.max_length
         tokenizer = self.weights.tokenizer(max_length)
-        form.check_room(tokenizer, max_length)
         has_types = form.token_types(tokenizer, self.weights.type_vocab_size)
         names = self.label_names
         labels = ClassIndex(self.corpus, split, self._row_settings, names)

@@ -34,7 +34,6 @@ from lit_bert.evaluate.prediction_writer import PredictionWriter
 from lit_bert.io.escape import line
 from lit_bert.io.texts import SINGLE, TextForm
 from lit_bert.sources.text_settings import form_of, parse_names
-from lit_bert.train.settings import names_setting
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +186,8 @@ def _form(command: CommandLine, name: str, columns: list[str], plain: bool) -> T
             "these columns, as in --input rows.csv."
         )
     form = trained
-    if names_setting(command.given, "data.text_column") or names_setting(command.given, "data.text_form"):
+    named = command.given.get("data.text_column") or command.given.get("data.text_form")
+    if named:
         names = parse_names(settings.text_column, "text_column")
         names = (settings.text_column,) if settings.text_column in columns else names
         form = TextForm(form_of(names, settings.text_form), names)
@@ -196,7 +196,7 @@ def _form(command: CommandLine, name: str, columns: list[str], plain: bool) -> T
     if not missing or not columns:
         return form
     found = None
-    if form == trained and all(near_column(column, columns) is None for column in missing):
+    if not named and all(near_column(column, columns) is None for column in missing):
         found = find_text(columns, read_rows(command.config["input"], settings.quoting), form)
     if found is None:
         raise missing_column(missing[0], columns, "text_column", name)
