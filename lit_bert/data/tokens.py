@@ -127,8 +127,6 @@ class TokenizedCorpus:
                 found = Columns.from_json(cached_json(note, lambda: find()._asdict()))
             else:
                 found = find()
-            if found.note:
-                log.info(found.note)
         if len(found.label) > 1:
             raise UserError(
                 f"{self.corpus.source.name} has several columns of labels ({listed(found.label)}); one label "
@@ -137,6 +135,8 @@ class TokenizedCorpus:
         trained = self.weights.text_form
         if trained is not None:
             check_same_form(trained, found.text_form)
+        if found.note:
+            log.info(found.note)
         return found
 
     @property

@@ -125,6 +125,12 @@ class TextForm:
             place += len(line) + gap
         return spans
 
+    def example(self, text: str) -> Any:
+        """What `text_from` takes, with that string in each place."""
+        if self.kind == "joined":
+            return dict.fromkeys(self.columns, text)
+        return text if self.kind == "single" else [text, text]
+
     @property
     def expected(self) -> str:
         """What a text is given as, for a message."""

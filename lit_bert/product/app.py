@@ -86,7 +86,8 @@ def create_app(
     def explain(text: Any) -> bytes:
         return encode(predictor([text])[0], predictor.explain(text), predictor.form)
 
-    queue = BatchQueue(predict, explain, limits.queue, threads, metrics.batch.observe, on_death)
+    warm_up = predictor.form.example("warm up")
+    queue = BatchQueue(predict, explain, limits.queue, threads, metrics.batch.observe, on_death, warm_up)
     handlers = Routes(served, limits, queue, metrics, access.token is not None)
 
     @asynccontextmanager

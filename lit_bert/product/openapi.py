@@ -81,20 +81,13 @@ def operations(task: Task, limits: Limits, form: TextForm = SINGLE) -> list[Oper
     ]
 
 
-def _example(form: TextForm, text: str) -> Any:
-    """A text of a request."""
-    if form.kind == "joined":
-        return dict.fromkeys(form.columns, text)
-    return text if form.kind == "single" else [text, "how nice"]
-
-
 def _predict(task: Task, limits: Limits, form: TextForm) -> Operation:
     count = len(task.class_names)
     probs = np.array([0.9, *[round(0.1 / max(1, count - 1), 4)] * (count - 1)])
     prediction = task.answer(probs, truncated=False)._asdict()
     part = {} if form.kind == "single" else {"part": 0}
     explained = {**prediction, "words": [{"start": 7, "end": 10, "weight": 0.42, **part}]}
-    text, other = _example(form, "what a day"), _example(form, "oh no")
+    text, other = form.example("what a day"), form.example("oh no")
     several = {"predictions": [prediction, prediction]}
     body = _json(
         "Request",
