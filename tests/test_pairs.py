@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -365,8 +367,6 @@ def test_other_texts_than_those_of_the_model_are_refused_by_the_predictor(journe
 def test_a_folder_whose_graph_and_config_differ_in_their_texts_is_refused(
     journey: Any, exported: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     form, folder, _ = journey
     changed = shutil.copytree(folder / "exported", tmp_path / "changed")
     config = json.loads((changed / "config.json").read_text())
@@ -397,6 +397,38 @@ def test_the_server_takes_such_texts_and_says_so(journey: Any) -> None:
         assert Predictor(folder / "exported")(given)[1].probability == pytest.approx(both[1]["probability"])
         for bad in ("a text", [], ["a text"], {"title": "a"}, [[]], None, [["a", "b", "c"]]):
             error_of(server.predict(bad), 422)
+
+
+def test_the_page_has_a_box_for_each_string(journey: Any, tmp_path: Path) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("the page needs Debian's chromium")
+    form, folder, _ = journey
+    names = list(PAIR.columns if form == "pair" else JOINED.columns)
+    problems: list[str] = []
+    with servers() as start, sync_api.sync_playwright() as playwright:
+        address = f"http://127.0.0.1:{start(folder / 'exported').port}/"
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox"], env={**os.environ, "HOME": str(tmp_path)}
+        )
+        page = browser.new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text))
+        page.goto(address)
+        page.get_by_label(names[-1], exact=True).fill("it was sad")
+        if form == "pair":  # needs both
+            page.get_by_role("button", name="Classify").click()
+            sync_api.expect(page.get_by_text("There is no text yet.")).to_be_visible()
+        page.get_by_label(names[0], exact=True).fill("so happy")
+        page.get_by_role("button", name="Classify").click()
+        sync_api.expect(page.get_by_role("heading", name="Label: ")).to_be_visible()
+        shown = page.locator("p.words").all_inner_texts()
+        assert shown == ["so happy", *[""] * (len(names) - 2), "it was sad"]
+        assert page.locator("p.words span").all_inner_texts() == ["so", "happy", "it", "was", "sad"]
+        page.screenshot(path=tmp_path / "page.png", full_page=True)
+        browser.close()
+    assert not problems
 
 
 def test_repeated_pairs_are_those_with_both_texts_the_same(weights: Weights) -> None:
