@@ -1264,7 +1264,7 @@ def test_bad_rows_are_refused_in_one_line_and_leave_nothing(module, tmp_path, ca
     folder = folder_of(tmp_path, "jsonl", **splits)
     if split != "train":
         module(folder, val_split="train").prepare_data()
-    made = module(folder)
+    made = module(folder, text_column="text", label_column="label")
     before = leftovers(cache)
     message = refusal(made.setup, "test") if split == "test" else refusal(made.prepare_data)
     for part in parts:

@@ -62,7 +62,7 @@ def wanted(network, able):
 def at_once(exported, monkeypatch):
     """Exports in half a second: 32-bit files are the session's, which are of the same checkpoint."""
     monkeypatch.setattr(
-        "lit_bert.product.onnx.write_onnx", lambda network, path: shutil.copy(exported / ONNX, path)
+        "lit_bert.product.onnx.write_onnx", lambda network, path, _: shutil.copy(exported / ONNX, path)
     )
 
 

@@ -376,7 +376,7 @@ def test_a_key_that_stands_twice_makes_a_bad_row():
 def test_a_column_that_differs_in_blanks_or_case_is_named_not_taken(module, refused, able, near):
     rows = [{near: text, "label": label} for label in "xy" for text in texts_of("joy", 4)]
     for suffix in (".csv", ".jsonl", ".parquet"):
-        message = refusal(module, put_rows(f"rows{suffix}", rows))
+        message = refusal(module, put_rows(f"rows{suffix}", rows), text_column="text")
         assert f"no column 'text', but a column '{escape.line(near)}'" in message
         assert f"--data.text_column '{escape.line(near)}'" in message
     line = refused("predict", f"--ckpt_path={able / 'best.ckpt'}", "--input=rows.csv", "--output=o.csv")
