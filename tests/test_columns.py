@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from conftest import CLASSES, Run, texts_of, write_csv
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lit_bert import UserError
 from lit_bert.data.cells import BadRow, Numbered
@@ -166,6 +168,33 @@ def test_named_columns_need_no_look_at_the_data() -> None:
     assert named_columns("a", "b", "auto") == Columns(("a",), "single", ("b",))
     assert named_columns(None, "b", "auto") is None
     assert named_columns("a,b", "c", "auto") is None
+
+
+CELLS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.just([1]))
+
+
+@pytest.mark.fuzz
+@given(st.lists(st.dictionaries(st.text(max_size=12), CELLS, max_size=5), max_size=12))
+def test_any_rows_give_columns_that_are_there_or_one_line(rows: list[dict[str, Any]]) -> None:
+    found = None
+    try:
+        found = find_columns([Numbered(n, n, row) for n, row in enumerate(rows)], None, None, "auto", "x")
+        said = found.note
+    except UserError as error:
+        said = str(error)
+    assert len(said.splitlines()) <= 1
+    assert "\x1b" not in said
+    there = {name for row in rows for name in row}
+    if found and there:
+        assert {*found.text, *found.label} <= there
+        assert not {*found.text} & {*found.label}
+
+
+@given(st.lists(st.text(min_size=1, max_size=12), min_size=1, max_size=4, unique_by=str.strip))
+def test_any_names_survive_the_setting(names: list[str]) -> None:
+    kept = tuple(name.strip() for name in names)
+    if len(kept) > 1 and all(kept) and not any(sign in name for name in kept for sign in "\r\n\0"):
+        assert parse_names(names_as_setting(kept), "text_column") == kept
 
 
 # --- in a run ---

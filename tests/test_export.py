@@ -367,7 +367,7 @@ def test_an_8_bit_file_that_loses_too_much_is_left_out(run, able, at_once, monke
 
 @pytest.mark.parametrize("change", [lambda weight: -weight, lambda weight: weight * 1.05])
 def test_a_32_bit_file_that_is_not_the_checkpoint_keeps_nothing(run, able, exported, monkeypatch, change):
-    def write_another(network, path):
+    def write_another(network, path, _):
         shutil.copy(exported / ONNX, path)
         changed_onnx(path, change)
 

@@ -15,6 +15,8 @@ import pytest
 import tiny
 import torch
 from conftest import CLASSES, Run, texts_of, write_csv
+from hypothesis import given
+from hypothesis import strategies as st
 from serving import error_of, servers
 
 from lit_bert import EmotionDataModule, Predictor, UserError, Weights
@@ -122,6 +124,21 @@ def test_a_value_with_line_ends_cannot_pose_as_another_column() -> None:
     assert JOINED.parts(posing) == ["a body: b stars: c", "", ""]
     assert JOINED.parts(honest) == ["a", "b", "c"]
     assert JOINED.of_parts(JOINED.parts(honest)) == honest
+
+
+@pytest.mark.fuzz
+@given(st.lists(st.text(max_size=40), min_size=3, max_size=3))
+def test_any_cells_come_apart_again_and_fit(family: Any, cells: list[str]) -> None:
+    weights, _ = family
+    text = JOINED.of_parts(cells)
+    assert JOINED.parts(text) == [cell.replace("\r", " ").replace("\n", " ") for cell in cells]
+    (found,) = JOINED.encode(weights.tokenizer(40), [text], offsets=True)
+    assert len(found.ids) == len(found.offsets) == len(found.word_ids) == len(found.special_tokens_mask) <= 40
+    assert all(0 <= start <= end <= len(text) for start, end in found.offsets)
+    pair = (cells[0], cells[1])
+    (found,) = PAIR.encode(weights.tokenizer(12), [pair], offsets=True)
+    assert PAIR.parts(pair) == list(pair)
+    assert all(0 <= start <= end <= len(display(pair)) for start, end in found.offsets)
 
 
 def test_too_few_tokens_for_the_columns_are_refused(family: Any) -> None:
