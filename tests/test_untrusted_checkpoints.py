@@ -144,6 +144,8 @@ def test_code_that_an_architecture_names_is_left_out_and_said(run, crafted):
             {"hyper_parameters/label_names": ["anger"], "EmotionDataModule/label_names": ["anger"]},
             "a task of kind single with 1 class; expected at least 2",
         ),
+        ({"hyper_parameters/task": "guess"}, "the task is 'guess'"),
+        ({"hyper_parameters/task_parameters": {"thresholds": [0.5]}}, "of kind single has no parameters"),
         ({"hyper_parameters/label_names": ["anger", "anger", "joy"]}, "label_names"),
         ({"hyper_parameters/label_names": ["a", "b", "c"]}, ("different class names", "data.label_names")),
         ({"hyper_parameters": ...}, ("lacks hyper_parameters", "model is missing")),
