@@ -817,7 +817,8 @@ def test_a_fit_folds_a_temperature_into_its_best_checkpoint(with_and_without):
     assert said == (f"{T:.3f}", f"{record['before']:.4f}", f"{record['after']:.4f}")
     assert calibrated["state_dict"].keys() == plain["state_dict"].keys()
     for name, value in plain["state_dict"].items():
-        assert torch.equal(calibrated["state_dict"][name], value / T if name in HEAD else value), name
+        wanted = (value.double() / T).to(value.dtype) if name in HEAD else value
+        assert torch.equal(calibrated["state_dict"][name], wanted), name
     last = [content_of(each / "last.ckpt")["state_dict"] for each in (folder, other)]
     assert all(torch.equal(value, last[1][name]) for name, value in last[0].items())
 

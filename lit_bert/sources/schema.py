@@ -312,7 +312,7 @@ class Facts(Plain):
     @classmethod
     def _renamed(cls, values: Any) -> Any:
         """The score was `val_f1` when there were only tasks that choose by macro F1."""
-        if not isinstance(values, dict) or "val_f1" not in values:
+        if not isinstance(values, dict) or "val_f1" not in values or "val_score" in values:
             return values
         others = {name: value for name, value in values.items() if name != "val_f1"}
         return {"val_score": values["val_f1"], **others}
