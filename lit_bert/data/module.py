@@ -23,10 +23,10 @@ from lit_bert.data.cache import (
 )
 from lit_bert.data.cells import Numbered
 from lit_bert.data.corpus import SAMPLE, Corpus
-from lit_bert.data.delimited import QUOTING
 from lit_bert.data.labels import (
     parse_class_names,
 )
+from lit_bert.data.readers.options import ReadOptions
 from lit_bert.data.splits import RunSplits
 from lit_bert.data.tokens import TokenizedCorpus
 from lit_bert.io import escape
@@ -57,9 +57,19 @@ class EmotionDataModule(LightningDataModule):
             quotes, as in CSV). null takes them from the data (its ClassLabel feature, else the sorted values
             in the training split).
         task: kind of task: `single`, each text has one label.
+        form: what files are, whatever their names end in: `csv`, `tsv`, `jsonl`, `json` (one array), `lines`
+            (a text each), `fasttext`, `parquet`, `arrow` (Feather, too) or `sheet` (Excel, OpenDocument).
+        delimiter: what stands between the cells of CSV and TSV files: a character, or `comma`, `semicolon`,
+            `tab` or `pipe`; null finds out, and asks where the lines do not decide.
+        encoding: of text files, by a name that Python knows; null takes UTF-8 and UTF-16, finds cp1252 where
+            that is safe, and asks otherwise.
+        header: whether the first line of CSV, TSV and sheets holds the names of the columns, which else are
+            called column_1, column_2, …; null finds out, and asks where the rows do not decide.
         quoting: how `"` in CSV and TSV files is taken: `csv` for cells in quotes, which may hold line ends;
             `none` for an ordinary character; `auto` reads a file in both ways to find out, and asks where
             both give rows.
+        sheet: name of the sheet of a workbook; null takes the only one.
+        query: SQL that gives the rows, where the data set is the address of a database.
         missing: what to do with rows that have no text or no label: `skip` them, counted, or `refuse` them.
         train_split: split to train on. A single file is the split `train`.
         val_split: split to validate on (in the data it may also be called val, valid, dev, development or
@@ -99,7 +109,13 @@ class EmotionDataModule(LightningDataModule):
         label_column: str = "label",
         label_names: list[str] | str | None = None,
         task: str = "single",
+        form: str | None = None,
+        delimiter: str | None = None,
+        encoding: str | None = None,
+        header: bool | None = None,
         quoting: Literal["auto", "csv", "none"] = "auto",
+        sheet: str | None = None,
+        query: str | None = None,
         missing: Literal["skip", "refuse"] = "skip",
         train_split: str = "train",
         val_split: str = "validation",
@@ -124,6 +140,7 @@ class EmotionDataModule(LightningDataModule):
         self.weights = weights or Weights()
         self.skip_batches = 0  # of the first epoch, that an earlier process trained on
         self.task = task_of(task, ()).kind  # refuses what is none
+        ReadOptions.of(self.hparams)  # refuses what is none
         self.tokenized = TokenizedCorpus(self.hparams, self.weights)
         self.splits = RunSplits(self.hparams, self.tokenized)
         self._predict_rows: Iterable[Numbered] | None = None
@@ -133,9 +150,8 @@ class EmotionDataModule(LightningDataModule):
             if value is not None and not least <= value <= MAX_COUNT:
                 expected = f"at least {least} and at most {MAX_COUNT:,}"
                 raise UserError(f"data.{name} is {value}; expected {expected}.")
-        for name, choices in {"quoting": QUOTING, "missing": ("skip", "refuse")}.items():
-            if self.hparams[name] not in choices:
-                raise UserError(f"data.{name} is {self.hparams[name]}; expected {' or '.join(choices)}.")
+        if missing not in ("skip", "refuse"):
+            raise UserError(f"data.missing is {missing}; expected skip or refuse.")
         if not 0 < val_fraction < 1:
             raise UserError(f"data.val_fraction is {val_fraction}; expected a share between 0 and 1.")
         if folds is not None and folds < 2:

@@ -110,7 +110,7 @@ def describe(
 
 def public(source: Source) -> Source:
     """A source without the path to it, which is nobody else's business."""
-    local = source.kind in ("folder", "file", "checkpoint")
+    local = source.kind in ("folder", "file", "address", "database", "checkpoint")
     return replace(source, name=Path(source.name).name) if local else source
 
 

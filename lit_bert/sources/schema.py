@@ -38,7 +38,7 @@ class Plain(BaseModel):
 class SourceFacts(Plain):
     """A `hub.Source`: shown beside scores, and compared; never opened because a checkpoint says so."""
 
-    kind: Literal["hub", "folder", "file", "packaged", "checkpoint"]
+    kind: Literal["hub", "folder", "file", "address", "database", "packaged", "checkpoint"]
     name: Text
     config_name: Text | None = None
     revision: Text | None = None
@@ -108,7 +108,13 @@ class DataSettings(Plain):
     label_column: Text = "label"
     label_names: Annotated[list[Text], Field(max_length=MAX_CLASSES)] | None = None
     task: Text = "single"
+    form: Text | None = None
+    delimiter: Text | None = None
+    encoding: Text | None = None
+    header: bool | None = None
     quoting: Literal["auto", "csv", "none"] = "auto"
+    sheet: Text | None = None
+    query: Text | None = None
     missing: Literal["skip", "refuse"] = "skip"
     train_split: Text = "train"
     val_split: Text = "validation"

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BASE = "weights.pretrained"  # as a flag beside a checkpoint: where the weights are that were frozen
-FILE_SETTINGS = {"data.label_names", "data.quoting"}  # hold for the files that they were given with
+FILE_SETTINGS = {  # hold for the files that they were given with
+    f"data.{name}"
+    for name in ("label_names", "form", "delimiter", "encoding", "header", "quoting", "sheet", "query")
+}
 
 
 def names_setting(given: Iterable[str], setting: str) -> bool:
@@ -55,7 +58,7 @@ def fill_from_checkpoint(config: Any, given: Mapping[str, bool], checkpoint: Che
                 f"--{name} would change nothing: `{verb}` takes the model of {checkpoint.path} as it is. "
                 "Leave the flag out."
             )
-    other_data = names_setting(given, "data.dataset") or names_setting(given, "input")
+    other_data = names_setting(given, "data.dataset") or names_setting(given, "input") or verb == "predict"
     for name, value in checkpoint_settings(checkpoint).items():
         # A configuration may be that of another fit.
         if name == BASE and given.get(name):

@@ -9,7 +9,6 @@ import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -26,8 +25,8 @@ from lit_bert.data.cells import (
     text_of,
     text_problem,
 )
-from lit_bert.data.delimited import quoting_of
-from lit_bert.data.rows import column_names, read_rows
+from lit_bert.data.readers.options import ReadOptions
+from lit_bert.data.rows import column_names, is_plain, read_rows, reading_notes
 from lit_bert.data.writer import RowWriter
 from lit_bert.evaluate.prediction_writer import PredictionWriter
 from lit_bert.io.escape import line
@@ -144,11 +143,12 @@ def _given_rows(command: CommandLine, texts: list[str]) -> GivenRows:
     else:
         if file is None and sys.stdin.isatty():
             raise UserError('nothing to label; give texts, as in `predict "what a day"`, or --input FILE.')
-        columns = column_names(file or "-", settings.quoting)
-        rows = read_rows(file or "-", settings.quoting)
-        if file not in (None, "-") and (note := quoting_of(Path(file), settings.quoting).note):
+        options = ReadOptions.of(settings)
+        for note in reading_notes(file or "-", options):
             log.info(note)
-    plain = texts or file in (None, "-") or str(file).lower().endswith(".txt")
+        columns = column_names(file or "-", options)
+        rows = read_rows(file or "-", options)
+    plain = texts or is_plain(file or "-", options)
     column = "text" if plain else settings.text_column
     if column not in columns and columns:
         raise missing_column(column, columns, "text_column", name)
