@@ -22,10 +22,10 @@ import lit_bert.data.readers.sql as sql
 from lit_bert import UserError
 from lit_bert.data.cache import cache_root
 from lit_bert.data.cells import Numbered
-from lit_bert.data.layout import ROLES, SplitFiles, listed_files, read_texts, split_files
+from lit_bert.data.layout import ROLES, SplitFiles, listed_files, listed_parts, read_texts, split_files
 from lit_bert.data.readers.options import DEFAULT, ReadOptions
 from lit_bert.data.readers.remote import fetched, is_address
-from lit_bert.data.readers.text import is_compressed, stamp
+from lit_bert.data.readers.text import is_compressed, refuse_changed, stamp
 from lit_bert.data.rows import class_names, read_rows, reading_notes
 from lit_bert.io import escape
 from lit_bert.sources.hub import HubAddress, Source, ask_hub, failed_download, is_commit
@@ -163,9 +163,8 @@ def find_corpus(
 def _absolute(dataset: str) -> str:
     """A pattern or list of files that means the same in another working directory."""
     stream = io.StringIO()
-    parts = next(csv.reader([dataset], skipinitialspace=True))
     csv.writer(stream, lineterminator="").writerow(
-        os.path.abspath(os.path.expanduser(part)) for part in parts
+        os.path.abspath(os.path.expanduser(part)) for part in listed_parts(dataset)
     )
     return stream.getvalue()
 
@@ -181,7 +180,7 @@ def _from_files(source: Source, found: dict[str, SplitFiles], options: ReadOptio
 
     @cache
     def fingerprint(split: str) -> str:
-        stamps[split] = list(map(stamp, splits[split].files))
+        stamps[split] = stamps_of(split)
         digest = hashlib.sha256()
         for file, label in zip(
             splits[split].files, splits[split].labels or itertools.repeat(""), strict=False
@@ -193,11 +192,19 @@ def _from_files(source: Source, found: dict[str, SplitFiles], options: ReadOptio
                 )
         return f"files:{digest.hexdigest()}" + (f":{options.key}" if options.key else "")
 
+    def stamps_of(split: str) -> list[tuple[Any, ...]]:
+        found = []
+        for file in splits[split].files:
+            with _readable(file):
+                found.append(stamp(file))
+        return found
+
     def unchanged(split: str) -> None:
-        before = stamps.setdefault(split, list(map(stamp, splits[split].files)))
+        if split not in stamps:
+            stamps[split] = stamps_of(split)
+        before = stamps[split]
         for file, then in zip(splits[split].files, before, strict=True):
-            if not file.is_file() or stamp(file) != then:
-                raise UserError(f"{file} changed while it was read. Wait until it is written, and run again.")
+            refuse_changed(file, then)
 
     def reader(split: str) -> Callable[[], Iterator[Numbered]]:
         def rows() -> Iterator[Numbered]:

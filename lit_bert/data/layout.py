@@ -130,13 +130,21 @@ def _by_number(path: Path) -> list[tuple[int, str]]:
     return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", str(path))]
 
 
+def listed_parts(dataset: str) -> list[str]:
+    """The parts of a list with commas, as in a line of CSV; brackets around it, as in YAML, are dropped."""
+    inner = dataset.strip()
+    if inner.startswith("[") and inner.endswith("]") and "," in inner:
+        inner = inner[1:-1]
+    return [part.strip() for part in next(csv.reader([inner], skipinitialspace=True), [])]
+
+
 def listed_files(dataset: str) -> list[Path] | None:
     """The files that a pattern (`part-*.csv`) or a list (`a.csv,b.csv`) names; None where it is neither.
 
     Raises:
         UserError: nothing fits a pattern, or the files belong to several splits.
     """
-    parts = next(csv.reader([dataset], skipinitialspace=True), [])
+    parts = listed_parts(dataset)
     if len(parts) < 2 and not glob.has_magic(dataset):
         return None
     found: list[Path] = []

@@ -40,6 +40,8 @@ from lit_bert.data.readers.text import (
     inner_suffix,
     is_compressed,
     open_text,
+    refuse_changed,
+    stamp,
 )
 from lit_bert.io import escape
 from lit_bert.io.files import READABLE_SUFFIXES
@@ -202,7 +204,9 @@ def _first_is_object(stream: Iterator[str]) -> bool:
 
 def _guarded(found: _Found, options: ReadOptions) -> Iterator[Numbered]:
     with _said(found.path):
+        before = stamp(found.path)
         yield from _read(found.path, found.form, options)
+        refuse_changed(found.path, before)
 
 
 class _said:

@@ -44,6 +44,7 @@ LEAST_LINES = 3  # that are not UTF-8, before another encoding is considered
 SHOWN_LINES, LINE_BYTES = 200, 2000  # of those lines: how many are looked at, and how far
 # Western text in cp1252; Š, Ž, ð, þ, ý and the like are left out: mostly they mean another code page
 WESTERN = set("–—‘’“”…€£«»¿¡·°§®©™ºª•\xa0ßàáâãäåæçèéêëìíîïñòóôõöøœùúûüÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØŒÙÚÛÜ")
+FOREIGN = re.compile(r"\b[^\W\d_a-zA-Z]{3,}\b")  # a word without any plain letter
 NOT_CENTRAL = re.compile(r"\bŕ\b|ń[aeiou]")  # à, ña in cp1252; no language of cp1250 has such a word
 OTHERS = (
     *("cp1252", "cp1250", "cp1251", "koi8-r", "cp1253", "cp1254", "cp1257"),
@@ -100,6 +101,12 @@ def stamp(path: Path) -> tuple[Path, int, int, int]:
     """What changes with the content of a file: it is read several times in a run."""
     status = path.stat()
     return path.resolve(), status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def refuse_changed(path: Path, before: tuple[Path, int, int, int]) -> None:
+    """Raises a UserError where the size or the time of a file is another than in that stamp of it."""
+    if not path.is_file() or stamp(path)[:3] != before[:3]:
+        raise UserError(f"{path} changed while it was read. Wait until it is written, and run again.")
 
 
 def encoding_of(path: Path, wanted: str | None = None) -> Encoding:
@@ -183,7 +190,11 @@ def _is_western(lines: list[bytes]) -> bool:
         return False
     letters = [character for character in text if character.isalpha()]
     beyond = sum(not character.isascii() for character in letters)
-    if beyond > 0.25 * len(letters) or not {each for each in text if not each.isascii()} <= WESTERN:
+    if (
+        FOREIGN.search(text)
+        or beyond > 0.4 * len(letters)
+        or not {each for each in text if not each.isascii()} <= WESTERN
+    ):
         return False
     return text == central or NOT_CENTRAL.search(central) is not None
 
