@@ -148,11 +148,12 @@ class _TextEstimator(BaseEstimator):
         return frame, collector.outputs
 
     def label(self, X: Any) -> Any:
-        """X with the columns that `predict` adds, as an object of the kind that came in; records of a list."""
+        """X with the columns that the verb `predict` adds, as the kind of object that came in."""
         frame, outputs = self._outputs(X)
         cells = [self.task_.cells(row) for row in outputs]
         names = self.task_.columns()
-        return frame.with_columns({name: [row[place] for row in cells] for place, name in enumerate(names)})
+        added = {name: [row[place] for row in cells] for place, name in enumerate(names)}
+        return frame.with_columns(added)
 
     def export(self, folder: str) -> str:
         """Writes the folder that `export` writes: for transformers, ONNX, the server. Returns its path."""

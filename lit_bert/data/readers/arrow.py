@@ -51,8 +51,9 @@ def class_names(path: Path, form: str, column: str) -> list[str] | None:
         metadata = schema.metadata or {}
     try:
         feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
+        feature = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
         return feature["names"] if feature["_type"] == "ClassLabel" else None
-    except (ValueError, KeyError, TypeError):  # not the metadata of `datasets`
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):  # not the metadata of `datasets`
         return None
 
 
