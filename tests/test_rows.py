@@ -295,10 +295,10 @@ def test_typed_columns_are_refused_with_file_row_and_column_or_read_by_the_rule(
     for part in ("row 1 of split train", str(place.resolve()), "in column 'other'", "--data.text_column"):
         assert part in message
     if kind in AS_LABELS:
-        made = EmotionDataModule(str(place), label_column="other", stand_in=None)
+        made = EmotionDataModule(str(place), label_column="other", task="single", stand_in=None)
         assert made.label_names == AS_LABELS[kind]
     else:
-        message = refusal(module, place, label_column="other")
+        message = refusal(module, place, label_column="other", task="single")
         assert "in column 'other'; expected a label" in message
         assert "--data.label_column" in message
 
@@ -376,7 +376,7 @@ def test_a_key_that_stands_twice_makes_a_bad_row():
 def test_a_column_that_differs_in_blanks_or_case_is_named_not_taken(module, refused, able, near):
     rows = [{near: text, "label": label} for label in "xy" for text in texts_of("joy", 4)]
     for suffix in (".csv", ".jsonl", ".parquet"):
-        message = refusal(module, put_rows(f"rows{suffix}", rows))
+        message = refusal(module, put_rows(f"rows{suffix}", rows), text_column="text")
         assert f"no column 'text', but a column '{escape.line(near)}'" in message
         assert f"--data.text_column '{escape.line(near)}'" in message
     line = refused("predict", f"--ckpt_path={able / 'best.ckpt'}", "--input=rows.csv", "--output=o.csv")
