@@ -1276,7 +1276,7 @@ def test_bad_rows_are_refused_in_one_line_and_leave_nothing(module, tmp_path, ca
     settings = SETTINGS.get(problem, {})
     if split != "train":
         module(folder, val_split="train", **settings).prepare_data()
-    made = module(folder, **settings)
+    made = module(folder, **{"text_column": "text", "label_column": "label", **settings})
     before = leftovers(cache)
     message = refusal(made.setup, "test") if split == "test" else refusal(made.prepare_data)
     for part in parts:

@@ -186,17 +186,22 @@ class TokenizedCorpus:
             wanted = corpus.own_names.get(settings.train_split, settings.train_split)
             split = wanted if not corpus.splits or wanted in corpus.splits else next(iter(corpus.splits))
 
-            def find() -> dict[str, Any]:
+            def find() -> Columns:
                 where = f"split {split} of {self.corpus.source.name}"
-                return find_columns(self._readers()[split](), *named, where)._asdict()
+                return find_columns(self._readers()[split](), *named, where)
 
-            stored = cached_json(self._columns_note(corpus.fingerprint(split)), find)
-            found = Columns.from_json(stored)
-            if found.note:
-                log.info(found.note)
+            if (
+                corpus.source.kind == "hub" and corpus.source.revision
+            ):  # which may be known by the cache alone
+                note = self._columns_note(corpus.fingerprint(split))
+                found = Columns.from_json(cached_json(note, lambda: find()._asdict()))
+            else:
+                found = find()
         trained = self.weights.text_form
         if trained is not None:
             check_same_form(trained, found.text_form)
+        if found.note:
+            log.info(found.note)
         return found
 
     @property
@@ -357,7 +362,6 @@ class TokenizedCorpus:
         others = self._other_columns(split)
         settings = replace(self._row_settings, other_columns=others)
         tokenizer = self.weights.tokenizer(max_length)
-        form.check_room(tokenizer, max_length)
         has_types = form.token_types(tokenizer, self.weights.type_vocab_size)
         names = self.label_names
         labels = ClassIndex(self.corpus, split, settings, names)

@@ -18,8 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lit_bert import UserError
 from lit_bert.io.escape import line
+from lit_bert.io.texts import TextForm
 from lit_bert.io.untrusted import MAX_CLASSES
 from lit_bert.sources.hub import Source
+from lit_bert.sources.text_settings import form_in_settings
 
 OLDEST_LIGHTNING = (2, 6)
 MAX_CHARACTERS = 10_000  # of a class name, a path, an address
@@ -130,6 +132,11 @@ class DataSettings(Plain):
     max_length: int = 128
     batch_size: int = 32
     eval_batch_size: int = 64
+
+    @property
+    def form(self) -> TextForm:
+        """Of the texts."""
+        return form_in_settings(self.text_column, self.text_form)
 
 
 class SkippedFacts(Plain):
