@@ -42,6 +42,7 @@ from lit_bert.data.labels import (
     listed,
     refused_row,
 )
+from lit_bert.data.readers.options import ReadOptions
 from lit_bert.io import escape
 from lit_bert.io.texts import Text, TextForm, strings_of
 from lit_bert.sources.weights import Weights
@@ -67,7 +68,9 @@ class TokenizedCorpus:
     def corpus(self) -> Corpus:
         """The text, found but not read."""
         settings = self.settings
-        return find_corpus(settings.dataset, settings.stand_in, self._have_fit_splits, settings.quoting)
+        return find_corpus(
+            settings.dataset, settings.stand_in, self._have_fit_splits, ReadOptions.of(settings)
+        )
 
     @property
     def label_names(self) -> list[str]:
@@ -350,7 +353,9 @@ class TokenizedCorpus:
     def _readers(self) -> dict[str, Callable[[], Iterator[Numbered]]]:
         """The corpus's splits, to be read."""
         if not self.corpus.splits:  # found by its pinned revision alone: now it has to be asked for
-            self.__dict__["corpus"] = find_corpus(self.settings.dataset, None, quoting=self.settings.quoting)
+            self.__dict__["corpus"] = find_corpus(
+                self.settings.dataset, None, options=ReadOptions.of(self.settings)
+            )
         return self.corpus.splits
 
     def _tokenize(self, split: str, folder: Path) -> None:

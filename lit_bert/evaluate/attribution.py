@@ -91,7 +91,7 @@ class Explainer:
         weights = Weights(checkpoint=str(checkpoint.path))
         settings = checkpoint.data.settings
         network = load_network(weights, checkpoint.model.label_names)
-        return cls(network, weights.tokenizer(settings.max_length), settings.form)
+        return cls(network, weights.tokenizer(settings.max_length), settings.texts)
 
     def within_budget(self, questions: Sequence[Sequence[Question]], budget: float = BUDGET) -> int:
         """How many groups of questions, from the first, can be answered in `budget` operations."""

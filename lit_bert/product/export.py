@@ -129,7 +129,7 @@ def write(
     network = load_network(weights, rows.class_names, task.problem_type).eval()
     scale_logits(network, scale, shift)
     tokenizer = weights.tokenizer(checkpoint.data.settings.max_length)
-    text_form = checkpoint.data.settings.form
+    text_form = checkpoint.data.settings.texts
     print(f"export     {checkpoint.path}", file=sys.stderr)
     write_for_transformers(checkpoint, task, text_form, network, tokenizer, folder)
     encodings = text_form.encode(tokenizer, rows.texts[:CALIBRATION_TEXTS])
