@@ -296,10 +296,10 @@ def test_typed_columns_are_refused_with_file_row_and_column_or_read_by_the_rule(
     for part in ("row 1 of split train", str(place.resolve()), "in column 'other'", "--data.text_column"):
         assert part in message
     if kind in AS_LABELS:
-        made = EmotionDataModule(str(place), label_column="other", stand_in=None)
+        made = EmotionDataModule(str(place), label_column="other", task="single", stand_in=None)
         assert made.label_names == AS_LABELS[kind]
     else:
-        message = refusal(module, place, label_column="other")
+        message = refusal(module, place, label_column="other", task="single")
         assert "in column 'other'; expected a label" in message
         assert "--data.label_column" in message
 

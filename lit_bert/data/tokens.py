@@ -138,6 +138,10 @@ class TokenizedCorpus:
             if not found.parameters:
                 raise self._no_numbers(split)
         elif len(found.names) < kind.fewest_classes:
+            self._readers()
+            settings = replace(self._columns_alone, label_form=kind.label_form)
+            for _ in SplitReader(self.corpus, self.split_name("train_split"), settings):
+                pass  # a cell that is no label is refused by its row
             only = found.names and f"only the class '{escape.line(found.names[0], 100)}'"
             raise self._too_few(split, only or "no rows")
 
@@ -165,7 +169,8 @@ class TokenizedCorpus:
 
     def _other_columns(self, split: str) -> dict[str, str]:
         """By the setting, columns of a split beside text and label; those of the training split alone."""
-        if split != self.split_name("train_split"):
+        train = self.settings.train_split  # there need not be one where others are scored
+        if split != self.corpus.own_names.get(train, train):
             return {}
         named = {flag: self.settings[flag] for flag in ("weight_column", "group_column")}
         return {flag: column for flag, column in named.items() if column is not None}
