@@ -229,12 +229,12 @@ def precision_recall_chart(predictions: Predictions) -> Chart:
     """
     probs, has_class = predictions.outputs.ravel(), predictions.labels.ravel() == 1
     axes = Axes(0.0, "recall: share of the labels that are given", "precision: share of what is given")
-    heads = ("", "precision", "recall", "F1", "given above")
+    heads = ("", "precision", "recall", "F1", "threshold")
     description = "Precision against recall; some points are in the table below"
     positives = int(has_class.sum())
     given = predictions.preds.ravel() == 1
     hits, count = int((given & has_class).sum()), int(given.sum())
-    rows = [["as given", *_precision_cells(hits, count, positives), "thresholds of the classes"]]
+    rows = [["as given", *_precision_cells(hits, count, positives), "its own"]]
     if positives and count:
         precision, recall = hits / count, hits / positives
         title = f"as given: precision {precision:.1%}, recall {recall:.1%}"

@@ -72,7 +72,9 @@ def round_numbers(low: float, high: float, most: int = 6) -> list[float]:
 
 def short(value: float) -> str:
     """A round number in few characters."""
-    return f"{value:.6g}".replace("-", "−") if abs(value) < 1e6 else f"{value:.2g}".replace("-", "−")
+    size = abs(value)
+    unit, sign = (1e6, "M") if 1e6 <= size < 1e9 else (1e3, "k") if 1e4 <= size < 1e6 else (1.0, "")
+    return f"{value / unit:.6g}{sign}".replace("-", "−")
 
 
 def scatter_chart(predictions: Predictions, half_width: float | None, words: Words) -> Chart:
@@ -92,7 +94,7 @@ def scatter_chart(predictions: Predictions, half_width: float | None, words: Wor
     drawn = _drawn(labels, np.abs(preds - labels))
     dots = (f"M{axes.x(labels[row]):.1f} {axes.y(preds[row]):.1f}h0" for row in drawn)
     axes.paths.append(SvgPath("dots", "".join(dots)))
-    heads: tuple[str, ...] = ("labelled", "texts", "mean error", "mean absolute error")
+    heads: tuple[str, ...] = ("labelled", "texts", "mean error", "MAE")
     rows = []
     for some in np.array_split(np.argsort(labels, kind="stable"), min(PARTS, len(labels))):
         errors = preds[some] - labels[some]
@@ -148,8 +150,8 @@ def error_chart(predictions: Predictions, half_width: float | None, words: Words
     ends = () if half_width is None else (-half_width, half_width)
     axes.paths += [SvgPath("ideal", f"M{axes.x(each):.1f} {axes.bottom}V{axes.top}") for each in ends]
     rows = []
-    for name, values in (("error", errors), ("absolute error", np.abs(errors))):
+    for name, values in (("error", errors), ("absolute", np.abs(errors))):
         rows.append([name, *map(words, np.quantile(values, QUANTILES).tolist()), words(float(values.max()))])
-    heads = ("share of texts below", *(f"{share:.0%}" for share in QUANTILES), "largest")
+    heads = ("share below", *(f"{share:.0%}" for share in QUANTILES), "most")
     description = "Errors; their quantiles are in the table below"
     return Chart(description, axes, Table(heads, rows, is_open=True))

@@ -39,7 +39,7 @@ function paint(row, choice, words, pushes) {
 
 const pushedTo = label => [["Towards ", isolated(name(label)), ": "], ". Against: "];
 const strong = text => element("b", null, isolated(text));
-const names = labels => labels.length ? labels.flatMap((label, place) => [place ? ", " : "", strong(name(label))]) : ["no label"];
+const names = labels => labels.flatMap((label, place) => [place ? ", " : "", strong(name(label))]);
 const without = (some, others) => some.filter(each => !others.includes(each));
 const probability = (row, label) => row.q.find(each => each[0] === label)[1];
 
@@ -54,7 +54,7 @@ const FORMS = {
       : [strong(name(row.y)), ", predicted right " + probability(row, row.p).toFixed(2)],
     why: (row, label) => label === row.p ? "why " : "why not ",
     pushed: pushedTo,
-    note: () => "",
+    above: () => "",
     title: (i, j) => [isolated(name(i)), i === j ? ", predicted right" : ", predicted as ", i === j ? "" : isolated(name(j))],
   },
   classes: {
@@ -62,8 +62,8 @@ const FORMS = {
     sure: row => row.s,
     verdict: row => {
       const missed = without(row.y, row.p), extra = without(row.p, row.y);
-      if (!missed.length && !extra.length) return [...names(row.y), ", all given rightly"];
-      return ["labelled ", ...names(row.y), ", given ", ...names(row.p)];
+      if (!missed.length && !extra.length) return row.y.length ? [...names(row.y), ", given rightly"] : ["no label, and none given"];
+      return [...(row.y.length ? ["labelled ", ...names(row.y)] : ["no label"]), ", given ", ...(row.p.length ? names(row.p) : ["none"])];
     },
     marks: row => [
       ...without(row.y, row.p).map(label => element("li", {class: "missed"}, "missed ", strong(name(label)))),
@@ -71,17 +71,18 @@ const FORMS = {
     ],
     why: (row, label) => row.p.includes(label) ? "why " : "why not ",
     pushed: pushedTo,
-    note: label => data.thresholds.length ? ` of ${data.thresholds[label].toFixed(3)}` : "",
+    above: (row, label) => data.thresholds.length ? ` ${row.p.includes(label) ? ">" : "≤"} ${data.thresholds[label].toFixed(3)}` : "",
     title: (i, j) => {
       if (i === j) return i < data.classes.length ? [isolated(name(i)), ", rightly given"] : ["No label, and none given"];
       const missed = i >= data.classes.length ? ["nothing missed"] : [isolated(name(i)), " missed"];
       const extra = j >= data.classes.length ? ["nothing wrongly given"] : [isolated(name(j)), " wrongly given"];
-      return Number.isNaN(j) ? missed : Number.isNaN(i) ? extra : [...missed, ", ", ...extra];
+      if (Number.isNaN(j)) return missed;
+      if (Number.isNaN(i)) return extra;
+      return i < data.classes.length ? [...missed, ", ", ...extra] : [...extra, ", ", ...missed];
     },
   },
   number: {
-    verdict: row => ["labelled ", strong(row.y), ", predicted ", strong(row.p), row.i ? ` (${row.i})` : "", ", off by ", strong(row.d)],
-    marks: row => row.o ? [element("li", {class: "missed"}, "outside its interval")] : [],
+    verdict: row => ["labelled ", strong(row.y), ", predicted ", strong(row.p), row.i ? ` (${row.i})` : "", ", off by ", strong(row.d), row.o ? ", outside the interval" : ""],
     pushed: () => [["Raised by "], ". Lowered by: "],
   },
 };
@@ -109,7 +110,7 @@ function card(row) {
   if (row.k) made.append(pushes);
   if (row.q)
     made.append(element("ul", {class: "probs", "aria-label": "Probabilities"}, ...row.q.map(([label, probability]) =>
-      element("li", null, isolated(name(label)), " " + probability.toFixed(3) + form.note(label)))));
+      element("li", null, isolated(name(label)), " " + probability.toFixed(3) + form.above(row, label)))));
   return element("li", null, made);
 }
 

@@ -188,7 +188,7 @@ def score_cards(form: PageForm, with_intervals: Scores[Score]) -> list[Card]:
 
 def score_note(task: Task) -> str:
     """How to read the scores."""
-    lower = [f"the {(each.long_title or each.title).split(',')[0]}" for each in task.scores if each.is_error]
+    lower = [(each.long_title or each.title).split(",")[0] for each in task.scores if each.is_error]
     listed = f"{', '.join(lower[:-1])} and {lower[-1]} are" if len(lower) > 1 else f"{lower[0]} is"
     macro = "Macro F1 is the mean over classes; " if task.class_scores else ""
     return _sentence(f"{macro}{listed} better when lower")

@@ -68,7 +68,7 @@ class ClassPage(PageForm):
             "matrix": matrix,
             "matrix_note": "A row for each labelled class, a column for each predicted one; the colour "
             "follows the share of the row.",
-            "confusions": frequent_confusions(self.names, matrix),
+            "confusions": [("Most frequent", frequent_confusions(self.names, matrix))],
             "suspect_lead": "Where it may be the label that is wrong, by confident learning; the most "
             "suspect first.",
             "figures_title": "Confidence",

@@ -176,8 +176,9 @@ class PageForm(ABC):
     def content(self, with_intervals: Scores[Score]) -> dict[str, Any]:
         """Values of the template that are of this form.
 
-        `scope` and `wrong_words`, what is told in its first line; `class_table`, `matrix`, `confusions`, or
-        None; `suspect_lead`; `figures_title`, `figures_note` and `figures`.
+        `scope` and `wrong_words`, what is told in its first line; `class_rows`; `matrix`, None where there is
+        none, else `matrix_note` and `confusions`, lists with their headings; `suspect_lead`; `figures_title`,
+        `figures_note` and `figures`.
         """
 
     def figure(self, value: float, key: str) -> str:
@@ -239,6 +240,8 @@ def class_rows(
 ) -> list[ClassRow]:
     """Each class with its F1, the lowest first; those that are the label of no row last.
 
+    Classes that have an order stay in it.
+
     Args:
         hits: rows of each class that were predicted as it, (C,).
         of_label: rows that have the label.
@@ -263,4 +266,6 @@ def class_rows(
             (thresholds or none)[index],
         )
         rows.append(row)
+    if predictions.task.is_ordered:
+        return rows
     return sorted(rows, key=lambda row: (row.f1 is None, row.f1.value if row.f1 else 0.0))

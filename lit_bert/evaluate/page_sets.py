@@ -131,7 +131,10 @@ class SetPage(PageForm):
             "it was given and does not have; on the diagonal, what was given rightly. A text is in a cell "
             "for each such pair. The colour follows the share of the texts with that label; in the last row, "
             "of those that were given it.",
-            "confusions": self.frequent_confusions(matrix),
+            "confusions": [
+                ("Missed or wrongly given most often", self.frequent_classes()),
+                ("Pairs of a missed class and one that is given instead", self.frequent_pairs(matrix)),
+            ],
             "suspect_lead": "Where it may be the labels that are wrong, by confident learning of each class "
             "for itself; the most suspect first.",
             "figures_title": "Probabilities",
@@ -195,21 +198,33 @@ class SetPage(PageForm):
             return f"{self.names[i]} rightly given" if i < C else "no label, and none given"
         missed = f"{self.names[i]} missed" if i < C else "nothing missed"
         extra = f"{self.names[j]} wrongly given" if j < C else "nothing wrongly given"
-        return f"{missed}, {extra}"
+        return f"{missed}, {extra}" if i < C else f"{extra}, {missed}"
 
     @staticmethod
     def _total(key: str, count: int, what: str) -> int | Cell:
         return Cell(key, count, f"{counted(count, 'text')}: {what}") if count else 0
 
-    def frequent_confusions(self, matrix: Matrix) -> list[Confusion]:
-        """The most frequent errors: a class missed and another one given, or one of the two."""
+    def frequent_classes(self) -> list[Confusion]:
+        """How often a class is missed or wrongly given, whatever else is."""
         found = []
-        C = len(self.names)
-        for i, row in enumerate(matrix.rows):
-            for j, cell in enumerate(row):
-                if cell and not cell.is_right and i < C:
-                    words, second = ("missed, given", self.names[j]) if j < C else ("missed", "")
-                    found.append(Confusion(cell, self.names[i], words, second))
-                elif cell and not cell.is_right:
-                    found.append(Confusion(cell, self.names[j], "wrongly given"))
+        for c, name in enumerate(self.names):
+            for key, marks, words in (
+                (f"{c}-{ANY}", self.missed, "missed"),
+                (f"{ANY}-{c}", self.extra, "wrongly given"),
+            ):
+                total = self._total(key, int(marks[:, c].sum()), f"{name} {words}")
+                if isinstance(total, Cell):
+                    found.append(Confusion(total, name, words))
         return frequent(found)
+
+    def frequent_pairs(self, matrix: Matrix) -> list[Confusion]:
+        """A class that is missed where another one is wrongly given."""
+        C = len(self.names)
+        return frequent(
+            [
+                Confusion(cell, self.names[i], "missed, given", self.names[j])
+                for i, row in enumerate(matrix.rows[:C])
+                for j, cell in enumerate(row[:C])
+                if cell and not cell.is_right
+            ]
+        )
