@@ -177,12 +177,12 @@ def cached(args: argparse.Namespace) -> dict[str, Any]:
 def _begin(data: Any) -> None:
     """What `fit` does with its rows before the first batch."""
     from lit_bert.evaluate.audit_text import dataset_summary
+    from lit_bert.task.kinds import task_of
 
     data.prepare_data()
     data.setup("fit")
-    dataset_summary(
-        {"train": data.train_rows, "validation": data.val_rows}, data.label_names, deduplicated=False
-    )
+    parts = {"train": data.train_rows, "validation": data.val_rows}
+    dataset_summary(parts, task_of(data.task, data.label_names), deduplicated=False)
 
 
 def _folder(args: argparse.Namespace) -> Path:

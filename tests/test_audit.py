@@ -19,6 +19,7 @@ from lit_bert.evaluate.audit import find_dataset_issues, merge_folds, repeated_t
 from lit_bert.evaluate.audit_text import dataset_summary, findings_text, suspects_text
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import suspected_labels
+from lit_bert.task.kinds import task_of
 
 ROOT = Path(__file__).parent.parent
 EMOTION = Path(os.environ.get("LIT_BERT_BENCH_DATA") or ROOT.parent / "shared" / "emotion")
@@ -26,7 +27,7 @@ EMOTION = Path(os.environ.get("LIT_BERT_BENCH_DATA") or ROOT.parent / "shared" /
 
 @pytest.fixture
 def parts(weights, tmp_path):
-    """Makes the parts of a data set from pairs of text and label, split by split; their class names too."""
+    """Makes the parts of a data set from pairs of text and label, split by split; their task too."""
 
     def make(number=0, settings=None, **splits):
         folder = tmp_path / f"texts{number}"
@@ -35,7 +36,7 @@ def parts(weights, tmp_path):
             with (folder / f"{split}.jsonl").open("w") as stream:
                 stream.writelines(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
         made = EmotionDataModule(str(folder), stand_in=None, weights=weights, **(settings or {}))
-        return made.splits.all_parts(), made.label_names
+        return made.splits.all_parts(), task_of(made.task, made.label_names)
 
     return make
 
@@ -48,7 +49,8 @@ def some(count=12, classes="ab", start=0):
 def predictions_of(labels, probs, texts=None, rows=None):
     names = [f"class {index}" for index in range(probs.shape[1])]
     texts = texts or [f"text {index}" for index in range(len(labels))]
-    return Predictions(texts, np.arange(len(labels)) if rows is None else rows, labels, probs, names)
+    rows = np.arange(len(labels)) if rows is None else rows
+    return Predictions(task_of("single", names), texts, rows, labels, probs)
 
 
 # --- findings ----------------------------------------------------------------------------------------------
@@ -116,8 +118,8 @@ def test_truncated_and_empty_texts_are_counted_where_they_stand(parts):
 def test_class_balance_of_any_number_of_classes(parts, classes):
     rows = [(f"sun {n}", n % classes) for n in range(30 * classes)]
     few = [(text, label) for text, label in rows if label or text in ("sun 0", f"sun {classes}")]
-    splits, names = parts(train=few, validation=rows[: 12 * classes], settings=None)
-    found = find_dataset_issues(splits, names)
+    splits, task = parts(train=few, validation=rows[: 12 * classes], settings=None)
+    found = find_dataset_issues(splits, task)
     assert found.splits["train"].classes == [2] + [30] * (classes - 1)
     assert found.splits["train"].rare == [0]
     assert found.splits["validation"].rare == []
@@ -179,7 +181,7 @@ def test_a_text_of_a_thousand_rows_takes_a_line(parts):
 @pytest.mark.skipif(not (EMOTION / "train.parquet").is_file(), reason="the emotion splits are not at hand")
 def test_the_known_blemishes_of_emotion_are_found(weights):
     made = EmotionDataModule(str(EMOTION), stand_in=None, weights=weights)
-    found = find_dataset_issues(made.splits.all_parts(), made.label_names)
+    found = find_dataset_issues(made.splits.all_parts(), task_of(made.task, made.label_names))
     train, validation = found.splits["train"], found.splits["validation"]
     assert (train.rows, train.repeated, train.conflicting) == (16_000, 31, 30)
     assert (validation.rows, validation.repeated, validation.conflicting) == (2_000, 2, 2)
@@ -193,14 +195,14 @@ def test_the_known_blemishes_of_emotion_are_found(weights):
 
 
 def test_the_summary_of_sound_rows_is_empty(parts):
-    splits, names = parts(train=some(40), validation=some(start=50))
-    assert dataset_summary(splits, names, deduplicated=False) == []
+    splits, task = parts(train=some(40), validation=some(start=50))
+    assert dataset_summary(splits, task, deduplicated=False) == []
 
 
 def test_the_summary_names_what_bends_a_score(parts):
     train = [*some(40), ("sun dog", "a"), ("sun dog", "b"), ("", "a"), *some(2, "c", start=70)]
-    splits, names = parts(train=train, validation=[*some(start=50), ("sun dog", "a"), train[0]])
-    assert dataset_summary(splits, names, deduplicated=False) == [
+    splits, task = parts(train=train, validation=[*some(start=50), ("sun dog", "a"), train[0]])
+    assert dataset_summary(splits, task, deduplicated=False) == [
         "1 text of train occurs more than once, with different labels",
         "2 texts of validation also occur in train, 1 of them with different labels; --data.deduplicate true "
         "leaves such rows out of training",
@@ -211,24 +213,24 @@ def test_the_summary_names_what_bends_a_score(parts):
 
 
 def test_the_summary_is_looked_for_once_per_rows(parts, monkeypatch):
-    splits, names = parts(train=[*some(40), some(1)[0]], validation=some(start=50))
+    splits, task = parts(train=[*some(40), some(1)[0]], validation=some(start=50))
     looked = []
     monkeypatch.setattr(
         audit_text, "find_dataset_issues", lambda *rest: looked.append(1) or find_dataset_issues(*rest)
     )
-    first = dataset_summary(splits, names, deduplicated=False)
-    assert first == dataset_summary(splits, names, deduplicated=False) != []
+    first = dataset_summary(splits, task, deduplicated=False)
+    assert first == dataset_summary(splits, task, deduplicated=False) != []
     assert len(looked) == 1
     fewer = {**splits, "train": splits["train"].view(np.arange(40))}
-    assert dataset_summary(fewer, names, deduplicated=False) == []
+    assert dataset_summary(fewer, task, deduplicated=False) == []
     assert len(looked) == 2
 
 
 def test_the_summary_needs_no_cache_to_write_into(parts, monkeypatch, tmp_path):
-    splits, names = parts(train=[*some(40), some(1)[0]], validation=some(start=50))
+    splits, task = parts(train=[*some(40), some(1)[0]], validation=some(start=50))
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("LIT_BERT_CACHE", str(tmp_path / "file"))
-    assert dataset_summary(splits, names, deduplicated=False)[0] == "1 text of train occurs more than once"
+    assert dataset_summary(splits, task, deduplicated=False)[0] == "1 text of train occurs more than once"
 
 
 # --- labels that look wrong --------------------------------------------------------------------------------
@@ -245,7 +247,7 @@ def test_planted_wrong_labels_are_found(classes):
     wrong = generator.choice(len(truth), len(truth) // 20, replace=False)
     labels[wrong] = (labels[wrong] + 1) % classes
     probs = probs.astype(np.float32)
-    found = suspected_labels(probs, labels)
+    found = suspected_labels(predictions_of(labels, probs).task, probs, labels)
     assert set(found) <= set(wrong)
     assert len(found) > 0.7 * len(wrong)
     assert (np.diff(probs[found, labels[found]]) >= 0).all()  # the least probable label first
@@ -257,7 +259,7 @@ def test_a_class_without_rows_is_no_obstacle():
     labels = np.tile([0, 1], 20)
     labels[3] = 0
     predictions = predictions_of(labels, probs)
-    found = suspected_labels(probs, labels)
+    found = suspected_labels(predictions.task, probs, labels)
     assert found.tolist() == [3]
     text = suspects_text(predictions, found)
     assert "row 4 is class 0 (0.050), rather class 1 (0.900) | text 3" in text
@@ -267,7 +269,7 @@ def test_a_class_without_rows_is_no_obstacle():
 def test_ranking_without_cleanlab_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cleanlab", None)
     with pytest.raises(UserError, match=r"pip install 'lit_bert\[report\]'"):
-        suspected_labels(np.eye(2, dtype=np.float32), np.array([0, 1]))
+        suspected_labels(task_of("single", "ab"), np.eye(2, dtype=np.float32), np.array([0, 1]))
 
 
 def test_folds_are_merged_in_the_order_of_the_file():
@@ -281,7 +283,7 @@ def test_folds_are_merged_in_the_order_of_the_file():
     whole = merge_folds(folds, labels)
     assert (whole.texts, whole.rows.tolist()) == (texts, [0, 1, 2, 3, 4])
     assert np.array_equal(whole.labels, labels)
-    assert np.array_equal(whole.probs, probs)
+    assert np.array_equal(whole.outputs, probs)
     for broken in (folds[:2], [*folds, folds[2]]):
         with pytest.raises(UserError, match="each training row once"):
             merge_folds(broken, labels)
@@ -370,16 +372,17 @@ def test_audit_with_folds_ranks_every_training_row(run, flags, blemished, monkey
     rows = list(csv.DictReader((blemished / "train.csv").open()))
     assert whole.texts == [row["text"] for row in rows]
     assert [whole.class_names[label] for label in whole.labels] == [row["label"] for row in rows]
-    assert np.allclose(whole.probs.sum(1), 1, atol=1e-5)
+    assert np.allclose(whole.outputs.sum(1), 1, atol=1e-5)
     found = list(csv.DictReader((folder / audit.SUSPECTS).open()))
     assert list(found[0])[:5] == ["row", "text", "label", "suggested_label", "score"]
     for each in found:
         assert rows[int(each["row"]) - 1] == {"text": each["text"], "label": each["label"]}
         assert float(each["score"]) == pytest.approx(float(each[f"probability_{each['label']}"]), abs=1e-6)
         assert each["suggested_label"] != each["label"]
+    wanted = suspected_labels(whole.task, whole.outputs, whole.labels)
     scores = [float(each["score"]) for each in found]
     assert scores == sorted(scores)
-    assert [int(each["row"]) - 1 for each in found] == suspected_labels(whole.probs, whole.labels).tolist()
+    assert [int(each["row"]) - 1 for each in found] == wanted.tolist()
     assert str(folder / audit.SUSPECTS) in outcome.out
     # Its folds are no runs: neither `test` nor `report` may take one for the newest fit.
     assert not [*folder.glob("**/*.ckpt"), *folder.glob("**/validate.parquet")]

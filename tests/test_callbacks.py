@@ -120,7 +120,7 @@ def asked(shown, run):
 
 
 def test_scalars_cover_each_split_and_say_their_units(trained):
-    scores = ["accuracy", "f1", "f1_micro", *(f"f1_class/{name}" for name in NAMES), "loss_nats"]
+    scores = ["accuracy", "f1", "f1_micro", *(f"f1_class/{name}" for name in NAMES), "loss_nats", "score"]
     wanted = {f"{split}/{score}" for split in ("train", "val") for score in scores}
     wanted |= {
         f"train/{name}"
@@ -377,12 +377,12 @@ def test_settings_stand_beside_the_scores_that_were_printed(shown):
     assert settings["trained on"].string_value == f"{shown.validation.parent} (folder)"
     infos = HParamsPluginData.FromString(plugin["_hparams_/experiment"]).experiment.metric_infos
     metrics = {info.name.tag for info in infos}
-    scores = ("f1", "f1_micro", "accuracy", "loss_nats", *(f"f1_class/{name}" for name in NAMES))
+    scores = ("score", "f1", "f1_micro", "accuracy", "loss_nats", *(f"f1_class/{name}" for name in NAMES))
     assert metrics == {f"val_best/{name}" for name in scores}
     printed = dict(
         re.findall(r"^ +(macro F1|micro F1|accuracy|loss, nats|\w+) +(\d\.\d{4})", shown.out, re.MULTILINE)
     )
-    label = {"f1": "macro F1", "f1_micro": "micro F1"}
+    label = {"score": "macro F1", "f1": "macro F1", "f1_micro": "micro F1"}
     best = {name: values(shown.board, f"val_best/{name}")[0] for name in scores}
     loss = best.pop("loss_nats")
     for name, value in best.items():
@@ -390,7 +390,7 @@ def test_settings_stand_beside_the_scores_that_were_printed(shown):
     # The printed loss is that of calibrated logits; as the weights left them, they have the logged one.
     kept = Predictions.read(shown.folder / "validate.parquet")
     T = content_of(shown.folder / "best.ckpt").get("temperature", 1.0)
-    log_probs, labels = torch.from_numpy(kept.probs).log(), torch.from_numpy(kept.labels)
+    log_probs, labels = torch.from_numpy(kept.outputs).log(), torch.from_numpy(kept.labels)
     assert f"{nll_loss(log_probs, labels):.4f}" == printed["loss, nats"]
     assert float(nll_loss((T * log_probs).log_softmax(1), labels)) == pytest.approx(loss, rel=1e-4)
 
@@ -401,13 +401,14 @@ def test_the_best_scores_are_those_of_the_kept_weights(shown):
     kept, scores = content_of(shown.folder / "best.ckpt"), record["scores"]
     assert kept["global_step"] == record["averaging"]["global_step"]
     found = {
+        "score": scores["macro_f1"],
         "f1": scores["macro_f1"],
         "f1_micro": scores["micro_f1"],
         "f1_class/joy": scores["by_class"]["joy"],
     }
     for name, score in found.items():
         assert values(shown.board, f"val_best/{name}") == [pytest.approx(score)]
-    assert kept["val_f1"] == pytest.approx(scores["macro_f1"])
+    assert kept["val_score"] == pytest.approx(scores["macro_f1"])
     f1 = values(shown.board, "val/f1")
     assert scores["macro_f1"] >= max(f1) - 1e-6 or not record["averaging"]["kept"]
 

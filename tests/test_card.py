@@ -18,6 +18,7 @@ from lit_bert.io import escape
 from lit_bert.product.card import averaging_text, calibration_text, card, public
 from lit_bert.product.formats import ONNX, ONNX_INT8
 from lit_bert.sources.hub import Source
+from lit_bert.task.kinds import task_of
 
 LABELS = ["anger", "joy", "sadness"]
 
@@ -28,14 +29,15 @@ def made(labels: list[str] = LABELS, used_for: list[str] | None = None, **change
     generator = np.random.default_rng(0)
     y = np.arange(N) % C
     probs = generator.dirichlet(np.ones(C), N)
-    of_rows = scores.with_intervals(probs, y)
+    task = task_of("single", labels)
+    of_rows = scores.with_intervals(task, probs, y)
     variant = {
-        "scores": of_rows.as_dict(labels, Score._asdict),
+        "scores": of_rows.as_dict(Score._asdict),
         "agreement": 0.98765,
         "difference": 0.00012345,
         "texts_per_s": 1234.5,
         "bytes": 91_234_567,
-        "f1_change": [-0.001, -0.003, 0.0],
+        "main_change": [-0.001, -0.003, 0.0],
     }
     facts = {
         "lit_bert": "0.1.0",
@@ -47,6 +49,7 @@ def made(labels: list[str] = LABELS, used_for: list[str] | None = None, **change
         "rows": N,
         "calibration": None,
         "averaging": None,
+        "choice": None,
         "files": {ONNX: variant},
         "weights": Source("hub", "google-bert/bert-base-uncased").as_dict(),
         "data": Source("hub", "dair-ai/emotion", "split").as_dict(),
@@ -58,7 +61,7 @@ def made(labels: list[str] = LABELS, used_for: list[str] | None = None, **change
         **changed,
     }
     stored = json.loads(json.dumps(facts))  # as a program would read them again
-    return card(stored, of_rows, Evidence.of(probs, y, used_for or ()))
+    return card(stored, of_rows, Evidence.of(task, probs, y, used_for or ()))
 
 
 def test_the_head_says_where_the_model_comes_from_and_what_it_scores() -> None:
@@ -119,7 +122,7 @@ def test_what_the_8_bit_file_loses_is_said_with_its_interval() -> None:
         "difference": 0.1,
         "texts_per_s": 10.0,
         "bytes": 1000,
-        "f1_change": [-0.0, -0.08, 0.08],
+        "main_change": [-0.0, -0.08, 0.08],
     }
     text = made(files={ONNX: variant, ONNX_INT8: variant})
     assert f"`{ONNX_INT8}` loses 0.00 points of macro F1 [-8.00, 8.00] against the checkpoint." in text
@@ -144,13 +147,16 @@ def test_a_local_source_keeps_its_name_alone() -> None:
 @pytest.mark.parametrize(
     ("calibration", "said"),
     [
-        (None, "No temperature was fitted"),
+        (None, "Nothing was fitted"),
         ({"temperature": 0.7, "before": 0.2, "after": 0.1}, "temperature of 0.700 is folded"),
-        ({"temperature": 1.0, "before": 0.2, "after": 0.3, "kept": False}, "fitted and not kept"),
+        (
+            {"temperature": 1.0, "before": 0.2, "after": 0.3, "kept": False},
+            "a temperature was fitted and not kept",
+        ),
     ],
 )
 def test_calibration_says_whether_the_temperature_was_kept(calibration: Any, said: str) -> None:
-    assert said in calibration_text(calibration)
+    assert said in calibration_text(calibration, task_of("single", LABELS))
     assert said in made(calibration=calibration)
 
 

@@ -249,8 +249,8 @@ def test_a_trainer_of_ones_own_reads_and_writes_them_by_the_plugin(tiny_bert, co
     ("text", "says"),
     [
         ('{"format": 2, "format": 2}', "key 'format' twice"),
-        ('{"format": 2, "val_f1": NaN}', "NaN is no number"),
-        ('{"format": 2, "val_f1": 1e999}', "beyond all bounds"),
+        ('{"format": 2, "val_score": NaN}', "NaN is no number"),
+        ('{"format": 2, "val_score": 1e999}', "beyond all bounds"),
         ('{"format": 2, "epoch": 1' + "0" * 60 + "}", "more than 39 digits"),
         ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
         ('{"format": 2, "weights": ' + "[" * 40 + "]" * 40 + "}", "nested too deeply"),

@@ -10,6 +10,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from formats import content_of, forge, read_file, write_file
@@ -21,7 +22,7 @@ from lit_bert import UserError
 from lit_bert.model.module import BertClassifier
 from lit_bert.sources import checkpoint_file
 from lit_bert.sources.checkpoint import Checkpoint, find
-from lit_bert.train.checkpoint_io import SafeCheckpointIO, apply_temperature
+from lit_bert.train.checkpoint_io import SafeCheckpointIO, apply_calibration
 
 SIZE = 50_000  # float32 values of each weight
 
@@ -45,7 +46,7 @@ def content(value=1.0, **changes):
         "epoch": 1,
         "global_step": 7,
         "pytorch-lightning_version": "2.6.6",
-        "val_f1": 0.5,
+        "val_score": 0.5,
         **changes,
     }
     return {key: each for key, each in whole.items() if each is not None}
@@ -440,7 +441,7 @@ def test_an_opened_checkpoint_gives_its_parts():
     checkpoint = Checkpoint.open(save("run/best.ckpt"))
     assert checkpoint.path == Path.cwd() / "run" / "best.ckpt"
     assert checkpoint.run == Path.cwd() / "run"
-    assert checkpoint.facts.val_f1 == 0.5
+    assert checkpoint.facts.val_score == 0.5
     assert checkpoint.data.settings.max_length == 99
     assert checkpoint.weights.architecture == {"hidden_size": 32}
     assert checkpoint.model.label_names == ["anger", "joy"]
@@ -449,7 +450,7 @@ def test_an_opened_checkpoint_gives_its_parts():
 
 
 def test_a_checkpoint_saved_without_validation_has_no_score():
-    assert Checkpoint.open(save("a.ckpt", content(val_f1=None))).facts.val_f1 is None
+    assert Checkpoint.open(save("a.ckpt", content(val_score=None))).facts.val_score is None
 
 
 def test_the_sha256_is_that_of_the_file():
@@ -466,8 +467,8 @@ def test_a_trained_checkpoint_carries_what_a_later_process_needs(trained):
         assert checkpoint.model.label_names == ["anger", "joy", "sadness"]
         assert checkpoint.weights.architecture["hidden_size"] == 32
         assert checkpoint.tokenizer.keys() == {"tokenizer.json", "tokenizer_config.json"}
-        assert 0 <= checkpoint.facts.val_f1 <= 1
-    assert best.facts.val_f1 >= last.facts.val_f1
+        assert 0 <= checkpoint.facts.val_score <= 1
+    assert best.facts.val_score >= last.facts.val_score
     assert "optimizer_states" in last.progress
     assert "optimizer_states" not in best.progress
 
@@ -476,7 +477,7 @@ def test_a_trained_checkpoint_carries_what_a_later_process_needs(trained):
 def test_a_trained_checkpoint_carries_the_settings_of_its_run(trained, name):
     settings = Checkpoint.open(trained / name).settings
     assert settings.trainer.max_epochs == 2
-    assert settings.checkpoint.monitor == "val/f1"
+    assert settings.checkpoint.monitor == "val/score"
     assert settings.composition["trainer.callbacks"] == "null"
     assert Checkpoint.open(trained / name).model.learning_rate == 0.003
 
@@ -487,6 +488,11 @@ HEAD = ("network.classifier.weight", "network.classifier.bias")
 TEXTS = torch.arange(5, 35).reshape(6, 5), torch.ones(6, 5, dtype=torch.int64)
 
 
+def divide_logits(file, T):
+    """Folds a temperature into a checkpoint of three classes."""
+    apply_calibration(Checkpoint.read(file), np.full(3, 1 / T), np.zeros(3))
+
+
 @pytest.mark.parametrize("T", [0.4, 1.7])
 def test_a_cooled_checkpoint_divides_its_logits_and_keeps_all_else(trained, T):
     shutil.copy(trained / "last.ckpt", "a.ckpt")
@@ -495,7 +501,7 @@ def test_a_cooled_checkpoint_divides_its_logits_and_keeps_all_else(trained, T):
     content["state_dict"]["network.classifier.bias"] -= average.detach()  # so that labels differ
     before = content_of(save("a.ckpt", content))
     logits = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS)
-    apply_temperature(Checkpoint.read("a.ckpt"), T)
+    divide_logits("a.ckpt", T)
     after = content_of("a.ckpt")
     cooled = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS)
     torch.testing.assert_close(cooled * T, logits, rtol=1e-5, atol=1e-6)
@@ -525,7 +531,7 @@ def test_a_checkpoint_that_is_cooled_twice_knows_both_temperatures(trained):
     shutil.copy(trained / "last.ckpt", "a.ckpt")
     logits = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS)
     for T in (2.0, 3.0):
-        apply_temperature(Checkpoint.read("a.ckpt"), T)
+        divide_logits("a.ckpt", T)
     assert Checkpoint.read("a.ckpt").facts.temperature == 6
     cooled = BertClassifier.load_from_checkpoint("a.ckpt").eval()(*TEXTS)
     torch.testing.assert_close(cooled * 6, logits, rtol=1e-5, atol=1e-6)
@@ -534,7 +540,7 @@ def test_a_checkpoint_that_is_cooled_twice_knows_both_temperatures(trained):
 def test_a_full_disk_leaves_an_uncalibrated_checkpoint_as_it_was(trained):
     before = Path(shutil.copy(trained / "best.ckpt", "a.ckpt")).read_bytes()
     with room_for(len(before) // 2), pytest.raises(UserError, match="File too large"):
-        apply_temperature(Checkpoint.read("a.ckpt"), 2.0)
+        divide_logits("a.ckpt", 2.0)
     assert os.listdir() == ["a.ckpt"]
     assert Path("a.ckpt").read_bytes() == before
 

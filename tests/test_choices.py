@@ -16,7 +16,8 @@ from lit_bert import UserError
 from lit_bert.evaluate.compare import FEWEST_ROWS
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.sources.checkpoint import Checkpoint
-from lit_bert.task.single import softmax
+from lit_bert.task.classes import softmax
+from lit_bert.task.kinds import task_of
 from lit_bert.train import candidates, choose
 from lit_bert.train.choose import calibrate, choose_weights
 from lit_bert.train.keep import KeepBest
@@ -55,8 +56,8 @@ def test_a_temperature_that_few_rows_do_not_support_is_not_kept(run, quick):
 
 
 def predictions_of(logits, labels, facts=None):
-    rows = np.arange(len(labels))
-    return Predictions(["a"] * len(labels), rows, labels, softmax(logits), ["a", "b", "c"], facts or {})
+    task, rows = task_of("single", ["a", "b", "c"]), np.arange(len(labels))
+    return Predictions(task, ["a"] * len(labels), rows, labels, softmax(logits), facts or {})
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_a_temperature_is_kept_where_the_rows_that_it_was_not_fitted_on_say_so(t
         assert fact["after"] < fact["before"]
     else:
         assert fact["temperature"] == 1
-        assert np.array_equal(found.probs, softmax(logits).astype(np.float32))
+        assert np.array_equal(found.outputs, softmax(logits).astype(np.float32))
 
 
 def answers(labels, right, sure):
@@ -128,7 +129,7 @@ def test_the_best_checkpoint_holds_the_weights_that_were_chosen(run, quick, monk
         assert torch.equal(value, last["state_dict" if kept else "training_weights"][name]), name
     record = json.loads(Path("checkpoints/version_0/validate.json").read_text())
     assert record["averaging"]["kept"] == kept
-    assert best["val_f1"] == pytest.approx(record["scores"]["macro_f1"])
+    assert best["val_score"] == pytest.approx(record["scores"]["macro_f1"])
     assert table_of(outcome.out) == table_of(run("validate").out)
 
 
@@ -161,7 +162,7 @@ def test_weights_of_the_end_are_kept_where_they_score_higher_than_those_of_the_b
     def better_at_the_end(run, weights):
         predictions, found = real(run, weights)
         asked.append(weights)
-        return predictions, {**found, "val/f1": 0.25 * len(asked)}
+        return predictions, {**found, "val/score": 0.25 * len(asked)}
 
     monkeypatch.setattr(candidates, "_predictions_with", better_at_the_end)
     monkeypatch.setattr(candidates, "choose_weights", lambda *pair: {**choose_weights(*pair), "kept": False})

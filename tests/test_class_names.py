@@ -28,12 +28,11 @@ from ugly import UGLY
 import lit_bert
 from lit_bert.__main__ import main
 from lit_bert.evaluate.audit_text import suspects_text
-from lit_bert.evaluate.evidence import Evidence
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.record import score_table
-from lit_bert.evaluate.scores import with_intervals
 from lit_bert.io import escape
-from lit_bert.task.single import softmax
+from lit_bert.task.classes import softmax
+from lit_bert.task.kinds import task_of
 from lit_bert.train.dashboard import confusion_figure, errors_table
 
 
@@ -45,7 +44,8 @@ def some(names: list[str], seed: int = 0, **facts: Any) -> Predictions:
     logits[np.arange(3 * C), labels] += 3
     texts = [f"{names[n % C]} | {n}" for n in range(3 * C)]
     facts = {"split": "validation", "used_for": [], **facts}
-    return Predictions(texts, np.arange(3 * C), labels, softmax(logits).astype("f4"), names, facts)
+    task, probs = task_of("single", names), softmax(logits).astype("f4")
+    return Predictions(task, texts, np.arange(3 * C), labels, probs, facts)
 
 
 # --- terminal
@@ -53,8 +53,8 @@ def some(names: list[str], seed: int = 0, **facts: Any) -> Predictions:
 
 def test_a_table_of_scores_has_a_harmless_line_for_each_class() -> None:
     predictions = some(UGLY)
-    found = with_intervals(predictions.probs, predictions.labels)
-    table = score_table("split x", UGLY, found, predictions.evidence, [])
+    found = predictions.intervals
+    table = score_table("split x", found, predictions.evidence, [])
     lines = table.partition("F1 by class\n")[2].partition("\n\n")[0].splitlines()
     assert len(lines) == len(UGLY)
     assert not ACTIVE.search(table)
@@ -175,11 +175,10 @@ def test_a_file_in_a_flag_is_no_comment(run: Run, trained: Path) -> None:
 def test_a_picture_shows_each_name_and_warns_of_nothing(
     start: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    import torch
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     names = UGLY[start : start + 20]
-    figure = confusion_figure(torch.eye(len(names), dtype=torch.int64), names)
+    figure = confusion_figure(np.eye(len(names), dtype=np.int64), names)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of glyphs, as the Dashboard does
         FigureCanvasAgg(figure).draw()
@@ -197,7 +196,7 @@ def test_predictions_keep_names_letter_for_letter() -> None:
     found = Predictions.read(Path("some.parquet"))
     assert found.class_names == UGLY
     assert np.array_equal(found.labels, some(UGLY).labels)
-    assert np.array_equal(found.probs, some(UGLY).probs)
+    assert np.array_equal(found.outputs, some(UGLY).outputs)
 
 
 @pytest.mark.fuzz
@@ -403,15 +402,16 @@ def test_a_class_called_micro_takes_the_place_of_no_score(run: Run, tmp_path: Pa
     labels, preds = np.array([0] * 5 + [1] * 3 + [2] * 4), np.array([0, 0, 1, 2, 0, 1, 1, 0, 2, 2, 2, 1])
     probs = np.full((12, 3), 0.1, dtype="f4")
     probs[np.arange(12), preds] = 0.8
-    predictions = Predictions([f"text {n}" for n in range(12)], np.arange(12), labels, probs, names, {})
-    found = with_intervals(probs, labels)
+    texts = [f"text {n}" for n in range(12)]
+    predictions = Predictions(task_of("single", names), texts, np.arange(12), labels, probs, {})
+    found = predictions.intervals
     each = metrics.f1_score(labels, preds, average=None)
     assert found.macro_f1.value == pytest.approx(metrics.f1_score(labels, preds, average="macro"))
     assert found.micro_f1.value == pytest.approx(metrics.f1_score(labels, preds, average="micro"))
     assert [score.value for score in found.by_class] == pytest.approx(each)
-    plain = found.as_dict(names, lambda score: score.value)
+    plain = found.as_dict(lambda score: score.value)
     assert plain["by_class"] == dict(zip(names, each, strict=True))
-    table = score_table("split x", names, found, Evidence.of(probs, labels), [])
+    table = score_table("split x", found, predictions.evidence, [])
     for start, value in {"macro F1": plain["macro_f1"], "micro F1": plain["micro_f1"]}.items():
         assert re.search(rf"^  {start} +{value:.4f} ", table, re.MULTILINE)
     for name, value in plain["by_class"].items():
@@ -433,12 +433,13 @@ def test_scores_of_rows_that_lack_classes_say_so(count: int, run: Run, tmp_path:
     probs[np.arange(20), labels] = 0.85
     probs[:3] = [0.05, 0.05, 0.85, 0.05]  # of a class that is no label
     names = ["fee", "debit", "cheque", "card"]
-    predictions = Predictions([f"text {n}" for n in range(20)], np.arange(20), labels, probs, names, {})
-    found, evidence = with_intervals(probs, labels), predictions.evidence
+    texts = [f"text {n}" for n in range(20)]
+    predictions = Predictions(task_of("single", names), texts, np.arange(20), labels, probs, {})
+    found = predictions.intervals
     by_class = [None if score is None else score.value for score in found.by_class]
     assert by_class[count:] == [None] * (4 - count)
     assert found.macro_f1.value == pytest.approx(sum(by_class[:count]) / (count + 1))
-    table = score_table("split x", names, found, evidence, [])
+    table = score_table("split x", found, predictions.evidence, [])
     assert f"mean over {count + 1} of 4 classes" in table
     assert re.search(
         r"^    cheque +absent: no row has this label, 3 rows predicted as it; counts as 0", table, re.M

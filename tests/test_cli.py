@@ -33,12 +33,11 @@ from verbs import PARSERS, RESUMING, USING, arguments_of
 from lit_bert.__main__ import VERBS, Verb, main
 from lit_bert.cli.lightning import native_precision
 from lit_bert.data.module import EmotionDataModule
-from lit_bert.evaluate.calibration import temperature
 from lit_bert.evaluate.prediction_collector import PredictionCollector
 from lit_bert.evaluate.predictions import Predictions
-from lit_bert.evaluate.scores import all_scores
 from lit_bert.sources.checkpoint import Checkpoint
-from lit_bert.task.single import softmax
+from lit_bert.task.classes import softmax
+from lit_bert.task.scaling import temperature
 from lit_bert.train.choose import calibrate
 from lit_bert.train.fit import run_fit
 from lit_bert.verbs.fit import parsed, prepared
@@ -87,12 +86,13 @@ def scored(fit, **which):
     logged = fit.trainer.test(fit.model, datamodule=fit.data, verbose=False, **which)[0]
     fit.trainer.callbacks.remove(outputs)
     made = outputs.predictions
-    found = all_scores(made.probs, made.labels)
+    found = made.scores
     main = {"f1": found.macro_f1, "f1_micro": found.micro_f1, "accuracy": found.accuracy}
+    main |= {"score": found.macro_f1}
     classes = zip(made.class_names, found.by_class, strict=True)
     main |= {"loss_nats": found.loss_nats, **{f"f1_class/{name}": value for name, value in classes}}
     assert {f"test/{name}": value for name, value in main.items()} == pytest.approx(logged, rel=1e-5)
-    return found.as_dict(made.class_names)
+    return found.as_dict()
 
 
 @pytest.fixture(scope="module")
@@ -825,9 +825,9 @@ def test_a_fit_folds_a_temperature_into_its_best_checkpoint(with_and_without):
 def test_calibration_changes_no_label_and_is_the_best_temperature(with_and_without):
     calibrated, plain = (Predictions.read(folder / "validate.parquet") for folder, _ in with_and_without)
     assert np.array_equal(calibrated.preds, plain.preds)
-    T = temperature(np.log(plain.probs), plain.labels)
+    T = temperature(np.log(plain.outputs), plain.labels)
     assert abs(T - calibrated.facts["calibration"]["temperature"]) < 1e-9
-    assert calibrated.probs == pytest.approx(softmax(np.log(plain.probs) / T), rel=1e-4)
+    assert calibrated.outputs == pytest.approx(softmax(np.log(plain.outputs) / T), rel=1e-4)
 
 
 def test_an_uncalibrated_fit_prints_the_scores_of_its_best_epoch(with_and_without, run, monkeypatch):
@@ -847,7 +847,7 @@ def test_a_calibrated_checkpoint_is_not_calibrated_again(with_and_without):
     shutil.copy(with_and_without[1][0] / "best.ckpt", "best.ckpt")
     for _ in range(2):  # as if the first process had ended before it kept the scores
         _, found = calibrate(Checkpoint.open("best.ckpt"), plain)
-        assert np.array_equal(found.probs, calibrated.probs)
+        assert np.array_equal(found.outputs, calibrated.outputs)
         assert found.facts["calibration"] == calibrated.facts["calibration"]
     once = content_of("best.ckpt")["state_dict"]
     wanted = content_of(with_and_without[0][0] / "best.ckpt")["state_dict"]
@@ -1128,7 +1128,7 @@ def test_validate_repeats_the_score_that_the_checkpoint_was_kept_for(run, home):
     assert run("validate").code == 0
     record = json.loads((home / "validate.json").read_text())
     assert record["split"] == "validation"
-    assert record["scores"]["macro_f1"] == content_of(home / "best.ckpt")["val_f1"] == 1
+    assert record["scores"]["macro_f1"] == content_of(home / "best.ckpt")["val_score"] == 1
 
 
 def test_flags_win_over_what_the_checkpoint_holds(run, learned, home):
@@ -1633,9 +1633,10 @@ def test_the_last_checkpoint_knows_the_best_score_so_far(run, quick):
     # Saved in the other order, a resumed run could replace the best epoch by a worse one.
     assert run("fit", *quick, "--trainer.max_epochs=1").code == 0
     states = content_of("checkpoints/version_0/last.ckpt")["callbacks"].values()
-    (best,) = (state for state in states if state.get("monitor") == "val/f1" and "best_model_path" in state)
+    watching = (state for state in states if state.get("monitor") == "val/score")
+    (best,) = (state for state in watching if "best_model_path" in state)
     assert best["best_model_path"].endswith("best.ckpt")
-    assert best["best_model_score"] == Checkpoint.open("checkpoints/version_0/best.ckpt").facts.val_f1
+    assert best["best_model_score"] == Checkpoint.open("checkpoints/version_0/best.ckpt").facts.val_score
 
 
 def test_every_fit_says_how_many_texts_are_cut(run, quick):

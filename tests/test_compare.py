@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from test_scores import answers
+from test_scores import answers, single
 
 from lit_bert.evaluate.calibration import cross_fitted
-from lit_bert.evaluate.compare import _student_quantile, compare, loss_change, macro_f1_change, mcnemar
+from lit_bert.evaluate.compare import _student_quantile, compare, loss_change, main_change, mcnemar
 from lit_bert.evaluate.scores import with_intervals
-from lit_bert.task.single import softmax
+from lit_bert.task.classes import softmax
 
 
 @pytest.mark.parametrize(
@@ -36,9 +36,9 @@ def test_mcnemar_is_the_binomial_test_of_scipy(fewer, tosses):
 
 
 def test_a_classifier_is_no_better_than_itself():
-    probs, labels = answers(200, 4, seed=3)
-    found = compare(probs, probs, labels)
-    found_all = (*found.differences.main.values(), found.differences.accuracy, *found.differences.by_class)
+    task, probs, labels = answers(200, 4, seed=3)
+    found = compare(task, probs, probs, labels)
+    found_all = (*found.differences.values.values(), *found.differences.by_class)
     assert {tuple(difference) for difference in found_all} == {(0, 0, 0)}
     assert (found.only_first, found.only_second, found.p_value) == (0, 0, 1)
 
@@ -48,7 +48,7 @@ def test_a_comparison_is_the_second_less_the_first():
     first, second = (np.full((40, 2), 0.5) for _ in range(2))
     for probs, right in ((first, 22), (second, 30)):
         probs[np.arange(40), labels] += np.where(np.arange(40) < right, 0.3, -0.3)
-    found = compare(first, second, labels)
+    found = compare(single(2), first, second, labels)
     assert found.differences.accuracy.value == pytest.approx(8 / 40)
     assert found.differences.loss_nats.value == pytest.approx(8 / 40 * math.log(0.2 / 0.8))
     assert 0 < found.differences.accuracy.low < 8 / 40 < found.differences.accuracy.high
@@ -57,11 +57,11 @@ def test_a_comparison_is_the_second_less_the_first():
 
 
 def test_on_the_same_rows_a_difference_is_surer_than_on_others():
-    probs, labels = answers(500, 3, seed=7)
+    task, probs, labels = answers(500, 3, seed=7)
     noise = np.random.default_rng(8).normal(size=probs.shape) * 0.5
     other = softmax(np.log(probs) + noise)
-    paired = compare(probs, other, labels).differences
-    alone = [with_intervals(each, labels) for each in (probs, other)]
+    paired = compare(task, probs, other, labels).differences
+    alone = [with_intervals(task, each, labels) for each in (probs, other)]
     for name in ("accuracy", "macro_f1", "loss_nats"):
         # Of two independent scores the variances add up.
         own = [getattr(each, name) for each in alone]
@@ -84,12 +84,12 @@ def test_the_change_of_the_loss_has_students_interval():
     generator = np.random.default_rng(0)
     labels = generator.integers(3, size=40)
     before, after = (softmax(generator.normal(size=(40, 3))) for _ in range(2))
-    found = loss_change(before, after, labels)
+    found = loss_change(single(3), before, after, labels)
     rows = np.arange(40)
     changes = np.log(before[rows, labels]) - np.log(after[rows, labels])
     wanted = stats.ttest_1samp(changes, 0).confidence_interval(0.95)
     assert tuple(found) == pytest.approx((changes.mean(), wanted.low, wanted.high), rel=1e-3)
-    assert loss_change(before[:15], after[:15], labels[:15]) is None
+    assert loss_change(single(3), before[:15], after[:15], labels[:15]) is None
 
 
 @pytest.mark.parametrize("N", [16, 30, 60])
@@ -100,13 +100,14 @@ def test_a_change_of_no_use_is_rarely_beyond_chance(N):
     for _ in range(200):
         logits = generator.normal(size=(N, 3))
         labels = np.array([generator.choice(3, p=each) for each in softmax(logits)])
-        kept += loss_change(softmax(logits), cross_fitted(logits, labels), labels).high < 0
+        fitted = cross_fitted(single(3), logits, labels)
+        kept += loss_change(single(3), softmax(logits), fitted, labels).high < 0
     assert kept <= 10
 
 
-def test_the_change_of_macro_f1_is_that_of_the_comparison():
+def test_the_change_of_the_main_score_is_that_of_the_comparison():
     generator = np.random.default_rng(0)
     labels = generator.integers(4, size=80)
     before, after = (softmax(generator.normal(size=(80, 4)) + 2 * np.eye(4)[labels]) for _ in range(2))
-    wanted = compare(before, after, labels).differences.macro_f1
-    assert tuple(macro_f1_change(before, after, labels)) == pytest.approx(tuple(wanted))
+    wanted = compare(single(4), before, after, labels).differences.macro_f1
+    assert tuple(main_change(single(4), before, after, labels)) == pytest.approx(tuple(wanted))

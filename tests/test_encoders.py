@@ -31,7 +31,7 @@ from lit_bert.model.logits import exact_logits
 from lit_bert.model.optimizer import DeferredAdamW
 from lit_bert.model.pretrained import load_network
 from lit_bert.sources.checkpoint import Checkpoint
-from lit_bert.train.checkpoint_io import apply_temperature
+from lit_bert.train.checkpoint_io import apply_calibration
 
 NAMES = sorted(CLASSES)
 LABELS = torch.tensor([0, 2, 1, 2])
@@ -348,7 +348,9 @@ def test_a_temperature_divides_the_logits(folder, runs, tmp_path):
             return BertClassifier.load_from_checkpoint(path).eval()(*batch)
 
     before = logits()
-    apply_temperature(Checkpoint.read(path), 1.7)
+    checkpoint = Checkpoint.read(path)
+    C = len(checkpoint.model.label_names)
+    apply_calibration(checkpoint, np.full(C, 1 / 1.7), np.zeros(C))
     torch.testing.assert_close(logits() * 1.7, before, rtol=1e-5, atol=1e-5)
 
 

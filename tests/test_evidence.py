@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from test_scores import answers
+from test_scores import answers, single
 
 from lit_bert.evaluate.compare import compare
 from lit_bert.evaluate.evidence import Evidence, counted
@@ -13,12 +13,12 @@ from lit_bert.evaluate.scores import all_scores, with_intervals
 
 def test_an_absent_class_has_no_score_and_no_difference():
     labels = np.array([0, 1] * 10)
-    probs = np.full((20, 3), 0.1)
+    task, probs = single(3), np.full((20, 3), 0.1)
     probs[np.arange(20), np.where(np.arange(20) < 4, 2, labels)] = 0.8
-    assert all_scores(probs, labels).by_class[2] is None
-    assert with_intervals(probs, labels).by_class[2] is None
-    assert compare(probs, probs[::-1], labels).differences.by_class[2] is None
-    evidence = Evidence.of(probs, labels)
+    assert all_scores(task, probs, labels).by_class[2] is None
+    assert with_intervals(task, probs, labels).by_class[2] is None
+    assert compare(task, probs, probs[::-1], labels).differences.by_class[2] is None
+    evidence = Evidence.of(task, probs, labels)
     assert evidence.averaged == 3
     assert evidence.macro_note == ""  # the third was predicted, and so is averaged
     assert evidence.class_note(2) == (
@@ -37,15 +37,15 @@ def test_an_absent_class_has_no_score_and_no_difference():
     ],
 )
 def test_scores_say_what_their_rows_had_decided(used_for, said):
-    probs, labels = answers(4000, 3, seed=1)
-    notes = Evidence.of(probs, labels, used_for).notes(with_intervals(probs, labels))
+    task, probs, labels = answers(4000, 3, seed=1)
+    notes = Evidence.of(task, probs, labels, used_for).notes(with_intervals(task, probs, labels))
     assert [note.startswith(str(said)) for note in notes] == [True] * (said is not None)
 
 
 @pytest.mark.parametrize(("rows", "few"), [(1, True), (18, True), (200, True), (4000, False)])
 def test_few_rows_are_said_to_be_few(rows, few):
-    probs, labels = answers(rows, 3, seed=1)
-    notes = Evidence.of(probs, labels).notes(with_intervals(probs, labels))
+    task, probs, labels = answers(rows, 3, seed=1)
+    notes = Evidence.of(task, probs, labels).notes(with_intervals(task, probs, labels))
     assert [
         bool(re.match(rf"{rows} rows? (is|are) few: .* \d+ points wide", note)) for note in notes[-1:]
     ] == ([True] * few)
@@ -53,15 +53,15 @@ def test_few_rows_are_said_to_be_few(rows, few):
 
 def test_a_few_rows_that_are_all_right_are_few_though_their_interval_has_no_width():
     labels = np.arange(18) % 3
-    probs = np.eye(3)[labels]
-    found = with_intervals(probs, labels)
+    task, probs = single(3), np.eye(3)[labels]
+    found = with_intervals(task, probs, labels)
     assert tuple(found.macro_f1) == (1, 1, 1)
     # Wilson: 18 of 18 rows leave shares of 0.824 to 1.
-    assert "up to 18 points wide" in Evidence.of(probs, labels).few_rows_note(found)
+    assert "up to 18 points wide" in Evidence.of(task, probs, labels).few_rows_note(found)
 
 
 def test_classes_that_are_neither_label_nor_predicted_are_not_averaged():
-    evidence = Evidence.of(np.eye(4)[[0, 1, 1]], np.array([0, 1, 0]))
+    evidence = Evidence.of(single(4), np.eye(4)[[0, 1, 1]], np.array([0, 1, 0]))
     assert (evidence.rows, evidence.labelled, evidence.predicted) == (3, (2, 1, 0, 0), (1, 2, 0, 0))
     assert evidence.averaged == 2
     assert evidence.macro_note == "mean over 2 of 4 classes"
@@ -70,7 +70,7 @@ def test_classes_that_are_neither_label_nor_predicted_are_not_averaged():
 
 
 def test_evidence_for_programs_has_counts_by_class_and_null_for_what_is_not_known():
-    evidence = Evidence.of(np.eye(2)[[0, 1]], np.array([0, 0]), None)
+    evidence = Evidence.of(single(2), np.eye(2)[[0, 1]], np.array([0, 0]), None)
     assert evidence.as_dict(["rows", "used_for"]) == {
         "rows": 2,
         "used_for": None,

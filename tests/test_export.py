@@ -49,11 +49,11 @@ def network(able):
 @pytest.fixture(scope="module")
 def wanted(network, able):
     """The checkpoint's probabilities of TEXTS and LONG, (N, C)."""
-    from lit_bert.product.proof import checkpoint_probs
+    from lit_bert.product.proof import checkpoint_outputs
     from lit_bert.sources.weights import Weights
 
     tokenizer = Weights(checkpoint=str(able / "best.ckpt")).tokenizer(128)
-    return checkpoint_probs(
+    return checkpoint_outputs(
         network, tokenizer, SingleLabel.of(network.config.id2label.values()), [*TEXTS, LONG]
     )
 
@@ -320,7 +320,7 @@ def test_an_8_bit_file_is_kept_where_the_rows_rule_out_that_it_loses_more(
     def measure(folder, form, task, rows, wanted, measure=proof.measure):
         found = measure(folder, form, task, rows, wanted)
         # Two of a few rows change sides, one for the better: no points are lost, by the estimate.
-        return replace(found, f1_change=Score(0.0, -0.08, 0.08)) if form.file == ONNX_INT8 else found
+        return replace(found, main_change=Score(0.0, -0.08, 0.08)) if form.file == ONNX_INT8 else found
 
     monkeypatch.setattr("lit_bert.product.export.measure", measure)
     outcome = run("export", "--ckpt_path", able / "best.ckpt", "--to=out", f"--max_f1_loss={allowed}")
@@ -523,9 +523,8 @@ def test_rows_with_the_classes_in_another_order_prove_nothing(refused, own_run):
     """By their order the classifier would be drawn anew, and prove to be itself."""
     rows = Predictions.read(own_run / "validate.parquet")
     C = len(rows.class_names)
-    turned = replace(
-        rows, class_names=rows.class_names[::-1], probs=rows.probs[:, ::-1], labels=C - 1 - rows.labels
-    )
+    task = SingleLabel.of(rows.class_names[::-1])
+    turned = replace(rows, task=task, outputs=rows.outputs[:, ::-1], labels=C - 1 - rows.labels)
     turned.write(own_run / "validate.parquet")
     line = refused("export", "--ckpt_path", own_run / "best.ckpt")
     assert "validate.parquet has other classes than best.ckpt" in line

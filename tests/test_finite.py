@@ -274,7 +274,7 @@ def test_finite_weights_whose_answers_overflow_label_nothing(run, trained):
     write_content(content, path)
     outcome = run("predict", "so glad", f"--ckpt_path={path}", "--output=out.csv")
     assert outcome.code == 2, outcome
-    assert "a probability that is not a number" in outcome.err
+    assert "a probability or a value that is not a number" in outcome.err
     assert not Path("out.csv").exists()
     outcome = run("test", f"--ckpt_path={path}")
     assert outcome.code == 2, outcome

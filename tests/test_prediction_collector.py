@@ -43,7 +43,7 @@ def test_rows_are_in_the_order_of_the_data_with_their_own_probabilities(
     assert found.class_names == ["anger", "joy", "sadness"]
     assert found.labels.tolist() == [1] * 8 + [2] * 8 + [0] * 8  # as the file has them
     model.eval()
-    for text, probs in zip(texts, found.probs, strict=True):
+    for text, probs in zip(texts, found.outputs, strict=True):
         ids = torch.tensor([model.weights.tokenizer(16).encode(text).ids])
         with torch.inference_mode():
             wanted = model(ids, torch.ones_like(ids)).softmax(-1)[0]
@@ -57,7 +57,7 @@ def test_the_counts_are_those_of_the_part_that_was_scored(
     trainer(outputs, limit_val_batches=2).validate(model, data, verbose=False)
     counts = outputs.predictions.facts["row_counts"]
     assert (counts["split"], counts["read"], counts["scored"]) == ("validation", 24, 10)
-    assert len(outputs.predictions.rows) == len(outputs.predictions.probs) == 10
+    assert len(outputs.predictions.rows) == len(outputs.predictions.outputs) == 10
     trainer(outputs).test(model, data, verbose=False)
     counts = outputs.predictions.facts["row_counts"]
     assert (counts["split"], counts["read"], counts["scored"]) == ("test", 24, 24)

@@ -11,6 +11,7 @@ import pytest
 
 from lit_bert import UserError
 from lit_bert.evaluate.predictions import Predictions
+from lit_bert.task.kinds import task_of
 
 NAMES = ["joy", "not so joyful", "probability_of_rain", "probability_", "label", 'a,b\n"c" ñ']
 TEXTS = [
@@ -29,11 +30,11 @@ def some(**changes):
     generator = np.random.default_rng(0)
     probs = generator.dirichlet(np.ones(6), size=7).astype(np.float32)
     whole = {
+        "task": task_of("single", NAMES),
         "texts": TEXTS,
         "rows": np.array([2, 3, 5, 7, 11, 13, 17]),
         "labels": np.array([5, 4, 3, 2, 1, 0, 0]),
-        "probs": probs,
-        "class_names": NAMES,
+        "outputs": probs,
         "facts": {"split": "validation", "seed": None, "calibration": {"temperature": 1.5}, "ü": "ñ"},
     }
     return Predictions(**{**whole, **changes})
@@ -45,26 +46,26 @@ def test_what_is_read_is_what_was_written():
     assert found.texts == TEXTS
     assert found.class_names == NAMES
     assert found.facts == wanted.facts
-    for name, kind in (("rows", np.int64), ("labels", np.int64), ("probs", np.float32)):
+    for name, kind in (("rows", np.int64), ("labels", np.int64), ("outputs", np.float32)):
         assert getattr(found, name).dtype == kind
         assert np.array_equal(getattr(found, name), getattr(wanted, name)), name
-    assert np.array_equal(found.preds, wanted.probs.argmax(1))
+    assert np.array_equal(found.preds, wanted.outputs.argmax(1))
 
 
 def test_the_columns_say_what_they_are_to_any_other_tool():
     some().write(Path("some.parquet"))
     rows = pa.parquet.read_table("some.parquet").to_pylist()
     assert list(rows[0]) == ["row", "text", "label", "predicted_label", *(f"probability_{n}" for n in NAMES)]
-    for row, label, probs in zip(rows, some().labels, some().probs, strict=True):
+    for row, label, probs in zip(rows, some().labels, some().outputs, strict=True):
         assert row["label"] == NAMES[label]
         assert [row[f"probability_{name}"] for name in NAMES] == probs.tolist()
         assert row["predicted_label"] == NAMES[probs.argmax()]
 
 
-def test_other_probabilities_leave_the_rows_and_add_facts():
+def test_other_outputs_leave_the_rows_and_add_facts():
     first = some()
-    other = first.with_probs(np.full((7, 6), 1 / 6), seed=3)
-    assert other.probs.dtype == np.float32
+    other = first.with_outputs(np.full((7, 6), 1 / 6), seed=3)
+    assert other.outputs.dtype == np.float32
     assert (other.texts, other.facts) == (TEXTS, {**some().facts, "seed": 3})
     assert first.facts["seed"] is None
 
@@ -236,7 +237,7 @@ def test_a_damaged_file_is_read_or_refused_but_nothing_else():
 
 
 def test_the_same_rows_can_be_compared_whatever_was_made_of_them():
-    some().check_same_rows(some(probs=some().probs[::-1], facts={}, rows=np.arange(7)))
+    some().check_same_rows(some(outputs=some().outputs[::-1], facts={}, rows=np.arange(7)))
 
 
 def swapped(values):
@@ -248,12 +249,15 @@ DIFFERENT = {
     "another order": ({"texts": swapped(TEXTS)}, r"^2 of 7 rows differ.*first at row 3: "),
     "another label": ({"labels": np.array([5, 4, 3, 2, 1, 0, 1])}, r"^1 of 7 rows differ.*first at row 18: "),
     "other classes": (
-        {"class_names": [*NAMES[:5], "rage"]},
-        r"^split validation of the one run and validation of the other have different classes",
+        {"task": task_of("single", [*NAMES[:5], "rage"])},
+        r"^split validation of the one run and validation of the other have different tasks or classes",
     ),
-    "the classes in another order": ({"class_names": swapped(NAMES)}, "different classes"),
+    "the classes in another order": (
+        {"task": task_of("single", swapped(NAMES))},
+        "different tasks or classes",
+    ),
     "fewer rows": (
-        {"texts": TEXTS[:6], "rows": np.arange(6), "labels": np.zeros(6, int), "probs": np.ones((6, 6)) / 6}
+        {"texts": TEXTS[:6], "rows": np.arange(6), "labels": np.zeros(6, int), "outputs": np.ones((6, 6)) / 6}
         | {"facts": {"split": "test"}},
         r"^split validation of the one run and test of the other have 7 and 6 rows: only.*lit_bert val",
     ),

@@ -49,7 +49,7 @@ def test_a_usage_of_another_shape_is_as_none(trained: Path, tmp_path: Path, usag
     checkpoint = replace(Checkpoint.open(trained / "best.ckpt"), path=tmp_path / "best.ckpt")
     assert fit_usage(checkpoint) is None  # no file
     rows = Predictions.read(trained / VALIDATED)
-    rows.with_probs(rows.probs, fit=usage).write(tmp_path / VALIDATED)
+    rows.with_facts(fit=usage).write(tmp_path / VALIDATED)
     assert fit_usage(checkpoint) is None
     (tmp_path / VALIDATED).write_bytes(b"PAR1")
     assert fit_usage(checkpoint) is None

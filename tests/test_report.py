@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ from conftest import texts_of, write_csv
 
 from lit_bert import UserError
 from lit_bert.__main__ import main
-from lit_bert.evaluate import compare, report, scores
+from lit_bert.evaluate import compare, report
 from lit_bert.evaluate.predictions import Predictions
+from lit_bert.task.single import SingleLabel
 
 torch.set_num_threads(1)  # threads that share busy cores wait for each other: a fit takes 30 s, not 1
 
 NAMES = ["anger", "joy", "sadness"]
+TASK = SingleLabel.of(NAMES)
 LABELS = np.array([0, 0, 1, 1, 2, 2])
 
 
@@ -28,7 +31,8 @@ def said(preds, sure=0.8):
     probs = np.full((6, 3), 0.0) + (1 - np.broadcast_to(sure, 6)[:, None]) / 2
     probs[np.arange(6), preds] = sure
     texts = [f'text {number},\n"{number}"  of six' for number in range(6)]
-    return Predictions(texts, np.arange(6), LABELS, probs.astype(np.float32), NAMES, {"split": "validation"})
+    facts = {"split": "validation"}
+    return Predictions(TASK, texts, np.arange(6), LABELS, probs.astype(np.float32), facts)
 
 
 def keep(run, predictions, file="validate.parquet"):
@@ -65,8 +69,8 @@ def test_two_runs_are_compared_by_hand(run):
         )
     both = [np.mean(each) for each in zip(*f1.values(), strict=True)]
     assert numbers(outcome.out, "macro F1")[:3] == pytest.approx([*both, both[1] - both[0]], abs=5e-5)
-    found = compare.compare(FIRST.probs, SECOND.probs, LABELS).differences
-    for start, score in found.main.items():
+    found = compare.compare(TASK, FIRST.outputs, SECOND.outputs, LABELS).differences
+    for start, score in found.titled().items():
         assert numbers(outcome.out, start)[2:] == pytest.approx(list(score), abs=5e-5)
     # Rows 4, 5 and 6 are right by the second alone, row 2 by the first: 2 · (1 + 4) / 2^4.
     assert "right by the first alone 1, by the second alone 3;" in outcome.out
@@ -123,10 +127,11 @@ def test_a_csv_that_cannot_be_written_is_named_in_one_line(run):
 
 def test_only_the_surest_of_many_differing_rows_are_shown(run):
     generator = np.random.default_rng(0)
-    rows = {"rows": np.arange(90), "labels": np.arange(90) % 3, "class_names": NAMES, "facts": {}}
+    rows = np.arange(90)
     texts = [f"{'very ' * 40}text {number}" for number in range(90)]
     for name in "ab":
-        keep(name, Predictions(texts, probs=generator.dirichlet(np.ones(3), 90).astype("f4"), **rows))
+        probs = generator.dirichlet(np.ones(3), 90).astype("f4")
+        keep(name, Predictions(TASK, texts, rows, rows % 3, probs))
     both = [Predictions.read(Path(name, "validate.parquet")) for name in "ab"]
     differing = np.flatnonzero(both[0].preds != both[1].preds)
     assert len(differing) > 40
@@ -240,7 +245,7 @@ def test_seeds_are_summed_up_by_hand(run):
     assert numbers(outcome.out, "anger")[-1] == pytest.approx(2 * 2 / (4 + 2), abs=5e-5)
     assert numbers(outcome.out, "joy")[:3] == pytest.approx([2 / 4, 4 / 5, 0], abs=5e-5)
     assert lines[-1] == "best by macro F1 of this split: runs/seed_4"
-    wrong = lines.index("wrong in every run: 0 rows, 0 of them with one and the same label")
+    wrong = lines.index("wrong in every run: 0 rows, 0 of them with one and the same answer")
     ends = {len(line) for line in lines[1 : wrong - 2]}
     assert len(ends) == 1  # columns stand below their heads
 
@@ -249,7 +254,7 @@ def test_rows_that_no_seed_gets_right_are_counted(run):
     # Row 4 is wrong in all and told apart, rows 3 and 5 have one and the same wrong label.
     seeds("runs", seed_0=FIRST, seed_1=said([0, 0, 0, 0, 0, 1]), seed_2=said([1, 0, 1, 0, 1, 1]))
     lines = run("report", "runs").out.splitlines()
-    assert "wrong in every run: 3 rows, 2 of them with one and the same label" in lines
+    assert "wrong in every run: 3 rows, 2 of them with one and the same answer" in lines
 
 
 @pytest.mark.parametrize("C", [2, 6, 77])
@@ -260,9 +265,10 @@ def test_any_number_of_classes_is_summed_up_and_compared(run, C):
     for seed in (3, 4):
         probs = np.random.default_rng(seed).dirichlet(np.ones(C), len(labels)).astype(np.float32)
         texts = [f"text {row}" for row in range(len(labels))]
-        runs.append(Predictions(texts, np.arange(len(labels)), labels, probs, names, {"split": "validation"}))
+        task, rows = SingleLabel.of(names), np.arange(len(labels))
+        runs.append(Predictions(task, texts, rows, labels, probs, {"split": "validation"}))
     seeds("seeds_0", seed_3=runs[0], seed_4=runs[1])
-    found = [scores.all_scores(each.probs, each.labels) for each in runs]
+    found = [each.scores for each in runs]
     table, comparison = (
         run("report", *which).out for which in (["seeds_0"], ["seeds_0/seed_3", "seeds_0/seed_4"])
     )
@@ -285,7 +291,7 @@ def test_seeds_without_predictions_or_on_other_rows_are_refused(refused):
     assert "no run below runs has test.parquet" in refused("report", "runs", "--split=test")
     line = refused("report", "runs", "runs/seed_0")
     assert "runs holds several runs; name one of them, as in runs/seed_0." in line
-    other = Predictions(["other"] * 6, np.arange(6), LABELS, FIRST.probs, NAMES, {})
+    other = replace(FIRST, texts=["other"] * 6)
     keep("runs/seed_1", other)
     assert "6 of 6 rows differ" in refused("report", "runs")
     Path("runs/seeds.json").write_text('["seed_0"')
@@ -370,6 +376,6 @@ def test_what_the_verb_cannot_do_is_refused(refused):
 
 
 def test_classes_in_another_order_are_other_classes():
-    other = Predictions(FIRST.texts, FIRST.rows, LABELS, FIRST.probs, NAMES[::-1], {})
-    with pytest.raises(UserError, match="different classes"):
+    other = replace(FIRST, task=SingleLabel.of(NAMES[::-1]))
+    with pytest.raises(UserError, match="different tasks or classes"):
         FIRST.check_same_rows(other)

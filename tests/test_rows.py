@@ -100,7 +100,7 @@ def known(tiny_bert):
 
     def make(*names):
         weights = Weights(str(tiny_bert), stand_in=None)
-        weights.class_names = list(names)
+        weights.task = SingleLabel.of(names)
         return weights
 
     return make

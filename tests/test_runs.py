@@ -61,14 +61,15 @@ if how == "wait":
 if settings.get("meet"):  # comes to an end only while another one runs
     while len(list(Path().glob("*.started"))) < 2:
         time.sleep(0.01)
-scores = {"loss_nats": 1.5, "f1": 0.25, "f1_micro": 0.5}
-tell(event="validation", epoch=1, step=7, rows=24, chooses_epoch=True, **scores)
+scores = {"val/loss_nats": 1.5, "val/f1": 0.25, "val/f1_micro": 0.5}
+tell(event="validation", epoch=1, step=7, rows=24, chooses_epoch=True, scores=scores)
 print("epoch 1: noise that looks like progress", flush=True)
 if not settings.get("meet"):
     Path(f"{name}.started").unlink()
     assert not list(Path().glob("*.started")), "another one runs"
 if how != "silent":
-    end(status="done", checkpoint="best.ckpt", scores={"macro_f1": 0.25}, steps=7, minutes=0.1)
+    scores = {"scores": {"macro_f1": 0.25}, "main": ["macro F1", 0.25]}
+    end(status="done", checkpoint="best.ckpt", steps=7, minutes=0.1, **scores)
 """
 
 
@@ -170,6 +171,7 @@ def test_a_fit_that_leaves_no_result_is_not_done(fake):
     ("file", "content", "problem"),
     [
         ("result.json", '{"status": "done", "scores": {"macro_f1": "high"}}', r"scores\.macro_f1 is wrong"),
+        ("result.json", '{"status": "done", "main": ["macro F1", "high"]}', r"main\.1 is wrong"),
         ("result.json", '{"status": "done", "checkpoint_class": "os.system"}', "is not a key that lit_bert"),
         ("events.jsonl", '{"event": "message"}\n', "has a line that is no event"),
         ("events.jsonl", "epoch 1, step 7: val/f1 0.5\n", "has a line that is no event"),

@@ -14,17 +14,27 @@ from torchmetrics.functional.classification import (
 
 from lit_bert.evaluate import scores
 from lit_bert.evaluate.compare import compare
-from lit_bert.evaluate.scores import all_scores, calibration_error, f1_scores, row_losses, with_intervals
-from lit_bert.task.single import softmax
+from lit_bert.evaluate.scores import all_scores, with_intervals
+from lit_bert.task.classes import f1_of_counts, softmax
+from lit_bert.task.single import SingleLabel
 
 
 def answers(N, C, seed, sure=2.0, skill=2.0):
-    """Probabilities float32 (N, C) and labels of a made-up classifier; `skill` is the logit of the label."""
+    """The task, probabilities float32 (N, C) and labels of a made-up classifier.
+
+    Args:
+        skill: the logit of the label.
+    """
     generator = np.random.default_rng(seed)
     labels = generator.integers(C, size=N)
     logits = generator.normal(size=(N, C)) * sure
     logits[np.arange(N), labels] += skill
-    return softmax(logits).astype(np.float32), labels
+    return single(C), softmax(logits).astype(np.float32), labels
+
+
+def single(C):
+    """One of C classes a text."""
+    return SingleLabel.of([f"class {number}" for number in range(C)])
 
 
 # --- scores ---
@@ -33,13 +43,13 @@ def answers(N, C, seed, sure=2.0, skill=2.0):
 @pytest.mark.parametrize("C", [2, 6, 77])
 @pytest.mark.parametrize("absent", [False, True])
 def test_scores_are_those_of_torchmetrics(C, absent):
-    probs, labels = answers(400, C, seed=C)
+    task, probs, labels = answers(400, C, seed=C)
     if absent:  # the last class is neither a label nor predicted, the one before is predicted alone
         labels = np.where(labels >= C - 2, 0, labels)
         probs[:, -1] = 0
         probs[:9, C - 2] += 2
         probs /= probs.sum(1, keepdims=True)
-    found = all_scores(probs, labels)
+    found = all_scores(task, probs, labels)
     given = torch.from_numpy(probs), torch.from_numpy(labels)
     for value, average in ((found.macro_f1, "macro"), (found.micro_f1, "micro")):
         wanted = multiclass_f1_score(*given, num_classes=C, average=average)
@@ -60,13 +70,13 @@ def test_scores_are_those_of_torchmetrics(C, absent):
 def test_f1_by_hand():
     counts = np.array([[3, 1, 0], [2, 2, 0], [0, 0, 0]])  # rows are labels
     first, second = 6 / 9, 4 / 7
-    macro, micro, by_class = f1_scores(counts)
-    assert (macro, micro) == pytest.approx(((first + second) / 2, 5 / 8))
+    macro, by_class = f1_of_counts(np.diag(counts), counts.sum(1), counts.sum(0))
+    assert macro == pytest.approx((first + second) / 2)
     assert by_class == pytest.approx([first, second, np.nan], nan_ok=True)
 
 
 def test_the_loss_of_a_row_is_finite_where_its_label_had_no_chance():
-    losses = row_losses(np.array([[0.25, 0.75], [1, 0]], dtype=np.float32), np.array([0, 1]))
+    losses = single(2).row_losses(np.array([[0.25, 0.75], [1, 0]], dtype=np.float32), np.array([0, 1]))
     assert losses[0] == pytest.approx(math.log(4))
     assert 80 < losses[1] < 100
 
@@ -74,19 +84,19 @@ def test_the_loss_of_a_row_is_finite_where_its_label_had_no_chance():
 @pytest.mark.parametrize("C", [2, 6, 77])
 @pytest.mark.parametrize("sure", [0.3, 1.0, 5.0])
 def test_the_calibration_error_is_that_of_torchmetrics(C, sure):
-    probs, labels = answers(700, C, seed=C, sure=sure)
+    task, probs, labels = answers(700, C, seed=C, sure=sure)
     probs = np.minimum(probs, 1 - 1e-6).astype(np.float32)  # torchmetrics has a bin more, for 1 alone
     wanted = multiclass_calibration_error(
         torch.from_numpy(probs), torch.from_numpy(labels), num_classes=C, n_bins=15, norm="l1"
     ).item()
     assert wanted > 0.01
-    assert calibration_error(probs, labels) == pytest.approx(wanted, abs=1e-6)
+    assert task.calibration_error(probs, labels) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_the_calibration_error_by_hand():
     # Two rows of 0.9, one of them right, and one of 1, right: bins of 0.867 to 0.933 and 0.933 to 1.
     probs = np.array([[0.9, 0.1], [0.9, 0.1], [0.0, 1.0]])
-    assert calibration_error(probs, np.array([0, 1, 1])) == pytest.approx(2 / 3 * 0.4)
+    assert single(2).calibration_error(probs, np.array([0, 1, 1])) == pytest.approx(2 / 3 * 0.4)
 
 
 # --- intervals ---
@@ -94,15 +104,15 @@ def test_the_calibration_error_by_hand():
 
 def test_intervals_are_about_the_scores_and_come_out_the_same_again():
     for C, N in ((2, 30), (6, 400), (77, 300)):
-        probs, labels = answers(N, C, seed=1)
-        found = with_intervals(probs, labels)
-        values = all_scores(probs, labels)
-        plain = found.as_dict(range(C), lambda score: score.value)
-        assert plain == values.as_dict(range(C))
-        for score in filter(None, (*found.main.values(), found.accuracy, *found.by_class)):
+        task, probs, labels = answers(N, C, seed=1)
+        found = with_intervals(task, probs, labels)
+        values = all_scores(task, probs, labels)
+        plain = found.as_dict(lambda score: score.value)
+        assert plain == values.as_dict()
+        for score in filter(None, (*found.values.values(), *found.by_class)):
             assert score.low <= score.value <= score.high
         assert found.accuracy.low < found.accuracy.high
-        assert with_intervals(probs, labels) == found
+        assert with_intervals(task, probs, labels) == found
 
 
 def class_2(found):
@@ -145,7 +155,7 @@ def test_intervals_shrink_with_the_square_root_of_the_rows():
 
 def test_rows_that_are_all_right_leave_nothing_to_chance():
     labels = np.arange(20) % 2
-    found = with_intervals(np.eye(2)[labels], labels)
+    found = with_intervals(single(2), np.eye(2)[labels], labels)
     assert {tuple(each) for each in (found.macro_f1, found.accuracy, found.by_class[0])} == {(1, 1, 1)}
     assert tuple(found.loss_nats) == tuple(found.calibration_error) == (0, 0, 0)
 
@@ -154,6 +164,6 @@ def test_a_class_without_a_row_in_a_resample_is_left_out_of_its_interval():
     # The only row of the last class is right: it is F1 1 in every resample that has it, in others nothing.
     labels = np.array([0] * 10 + [1] * 10 + [2])
     probs = np.eye(3)[labels] * 0.8 + 0.1
-    found = with_intervals(probs, labels)
+    found = with_intervals(single(3), probs, labels)
     assert tuple(found.by_class[2]) == (1, 1, 1)
-    assert tuple(compare(probs, probs, labels).differences.by_class[2]) == (0, 0, 0)
+    assert tuple(compare(single(3), probs, probs, labels).differences.by_class[2]) == (0, 0, 0)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lit_bert import EmotionDataModule
-from lit_bert.data.splits import assign_folds, by_length, split_off
+from lit_bert.data.splits import by_length
+from lit_bert.data.stratify import assign_folds, split_off
 from lit_bert.sources.weights import Weights
 
 

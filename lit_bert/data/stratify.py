@@ -87,4 +87,8 @@ def assign_parts(
             found[unit] = part
             wanted[part] -= counts[unit]
             left -= counts[unit, :-1]
+    for part in range(len(shares)):  # of very few rows, too, each part has some
+        sizes = np.bincount(found, minlength=len(shares))
+        if not sizes[part] and sizes.max() > 1:
+            found[shuffled[found[shuffled] == sizes.argmax()][0]] = part
     return found[unit_of]

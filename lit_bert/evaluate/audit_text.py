@@ -21,7 +21,7 @@ from lit_bert.evaluate.audit import (
     find_dataset_issues,
 )
 from lit_bert.evaluate.evidence import counted
-from lit_bert.evaluate.predictions import Predictions, output_columns
+from lit_bert.evaluate.predictions import Predictions, label_text, output_columns
 from lit_bert.io import escape
 from lit_bert.io.texts import Text, shown, text_cells
 from lit_bert.task.base import Task
@@ -132,7 +132,6 @@ def findings_text(findings: Findings) -> str:
         "",
         *(_class_table(findings) if findings.task.class_scores else []),
     ]
-    names = escape.names(findings.task.class_names)
     for kind, title in {
         "conflicting": "one text, several labels in a split",
         "consistent": "one text, several times the same label in a split",
@@ -144,7 +143,7 @@ def findings_text(findings: Findings) -> str:
             lines += ["", f"{title}: {counted(total, 'text')}{first}"]
         for repeat in examples:
             rows_text = [
-                f"{each.split} row {each.row + 1} {_shown_label(findings.task, names, each.label)}"
+                f"{each.split} row {each.row + 1} {label_text(findings.task, np.asarray(each.label))}"
                 for each in repeat.occurrences
             ]
             more = repeat.counts.total() - len(repeat.occurrences)
@@ -210,11 +209,6 @@ def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
     ]
 
 
-def _shown_label(task: Task, names: list[str], label: Any) -> str:
-    """A label in words, with the names of classes as tables have them."""
-    return names[label] if task.label_form == "class" else escape.line(task.shown(np.asarray(label)), 100)
-
-
 def _share(count: int, of: int) -> str:
     return f"{100 * count / max(of, 1):5.1f} %"
 
@@ -266,9 +260,7 @@ def _suspect_lines(predictions: Predictions, suspects: np.ndarray) -> list[str]:
     shown, task = suspects[:LISTED_SUSPECTS].tolist(), predictions.task
     lines = [f"the {len(shown)} worst of {len(suspects):,} suspected labels:"] if shown else []
     for index in shown:
-        label, pred = (
-            escape.line(task.shown(each[index]), 100) for each in (predictions.labels, predictions.preds)
-        )
+        label, pred = (label_text(task, each[index]) for each in (predictions.labels, predictions.preds))
         lines.append(
             f"  row {predictions.rows[index] + 1} is {label}, rather {pred} | "
             f"{_excerpt(predictions.texts[index])}"

@@ -107,12 +107,18 @@ class Evidence:
         return [note for note in (macro, self.usage_note, few) if note]
 
     def as_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON; without classes no numbers of their rows."""
         return {
             "rows": self.rows,
             "used_for": None if self.used_for is None else list(self.used_for),
-            "labelled": dict(zip(class_names, self.labelled, strict=True)),
-            "predicted": dict(zip(class_names, self.predicted, strict=True)),
+            **(
+                {
+                    "labelled": dict(zip(class_names, self.labelled, strict=True)),
+                    "predicted": dict(zip(class_names, self.predicted, strict=True)),
+                }
+                if self.labelled
+                else {}
+            ),
         }
 
 

@@ -32,6 +32,7 @@ VALUE = "predicted_value"  # likewise, of a number
 TEXTS = ("text", "text_pair")  # columns of the text; the second of pairs alone
 FACTS, CLASSES, TASK = b"lit_bert", b"lit_bert classes", b"lit_bert task"  # keys of the file's metadata
 
+MAX_LABEL = 200  # characters of a label in words
 MAX_BYTES = 16 << 30  # of a file
 MAX_VALUES = 1 << 31  # probabilities, and bytes of text, that are read into memory
 
@@ -106,6 +107,12 @@ def _is_string(schema: Any, name: str) -> bool:
     import pyarrow as pa
 
     return name in schema.names and bool(pa.types.is_string(schema.field(name).type))
+
+
+def label_text(task: Task, label: Any) -> str:
+    """A stored label or prediction of a row on one line, with the names of classes as tables have them."""
+    named = replace(task, class_names=tuple(escape.names(task.class_names)))
+    return escape.line(named.shown(label), MAX_LABEL)
 
 
 def output_columns(task: Task) -> list[str]:

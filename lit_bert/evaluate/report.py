@@ -15,7 +15,7 @@ import numpy as np
 from lit_bert import RUNS, UserError
 from lit_bert.data.writer import RowWriter
 from lit_bert.evaluate import compare
-from lit_bert.evaluate.predictions import VALIDATED, Predictions
+from lit_bert.evaluate.predictions import VALIDATED, Predictions, label_text
 from lit_bert.evaluate.scores import Score
 from lit_bert.io import escape, files, untrusted
 from lit_bert.io.texts import shown, text_cells
@@ -184,19 +184,14 @@ def comparison_table(first: Predictions, second: Predictions, names: list[str]) 
     for index in disagreements[:LISTED_DISAGREEMENTS]:
         answers = [_shown_answer(each, index) for each in (first, second)]
         text = escape.line(shown(first.texts[index]), 100)
-        label = _shown_label(first, first.labels[index])
+        label = label_text(first.task, first.labels[index])
         lines.append(f"  row {first.rows[index] + 1} is {label}: {' | '.join(answers)} | {text}")
     return "\n".join(lines)
 
 
-def _shown_label(predictions: Predictions, label: Any) -> str:
-    """A label in words, safe for a terminal."""
-    return escape.line(predictions.task.shown(label), 100)
-
-
 def _shown_answer(predictions: Predictions, index: int) -> str:
     """What a row was taken for, and how sure that is where it is known."""
-    shown = _shown_label(predictions, predictions.preds[index])
+    shown = label_text(predictions.task, predictions.preds[index])
     if predictions.task.label_form == "number":
         return shown
     return f"{shown} {predictions.task.confidence(predictions.outputs[[index]])[0]:.2f}"

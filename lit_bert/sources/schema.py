@@ -297,7 +297,7 @@ class Facts(Plain):
     settings: RunSettings | None = None
     learning_rate: float | None = None
     devices: Count | None = None
-    val_score: float | None = None
+    val_score: Annotated[float, Field(le=1)] | None = None
     temperature: Annotated[float, Field(gt=0)] | None = None
     calibration: Calibration | None = None
 

@@ -58,7 +58,7 @@ class Regression(Task):
         Score("loss_nats", "loss, nats", "half the squared error, in units of the labels' variance", True),
     )
     main = "r2"
-    logged_names = ("r2", "mae", "rmse", "pearson", "spearman")
+    logged_names = ("r2", "mae", "rmse", "pearson")
     logged_main = "r2"
 
     def check_parameters(self) -> None:
@@ -111,7 +111,6 @@ class Regression(Task):
             "mae": torchmetrics.MeanAbsoluteError(),
             "rmse": torchmetrics.MeanSquaredError(squared=False),
             "pearson": torchmetrics.PearsonCorrCoef(),
-            "spearman": torchmetrics.SpearmanCorrCoef(),
         }
         wrap = torchmetrics.wrappers.LambdaInputTransformer
         return {name: wrap(metric, self._values) for name, metric in kinds.items()}
@@ -174,10 +173,9 @@ class Regression(Task):
         return labels.tolist()
 
     def labels_of(self, cells: Sequence[Any]) -> np.ndarray:
-        labels = np.array(cells, dtype=np.float32)
-        if labels.ndim != 1 or not np.isfinite(labels).all():
+        if not all(isinstance(cell, int | float) and math.isfinite(cell) for cell in cells):
             raise ValueError("labels that are no finite numbers")
-        return labels
+        return np.array(cells, dtype=np.float32)
 
     def outputs_problem(self, outputs: np.ndarray) -> str | None:
         return None

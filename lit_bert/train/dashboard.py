@@ -15,14 +15,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from lit_bert.evaluate.evidence import CHOOSING
-from lit_bert.evaluate.predictions import Predictions
+from lit_bert.evaluate.predictions import Predictions, label_text
 from lit_bert.io import escape
 from lit_bert.io.texts import shown
 from lit_bert.train.keep import chooses_epoch
 from lit_bert.train.record import EpochRecord
 
 WRONG_TEXTS = 20  # rows of the table of confident errors
-MAX_LABEL = 200  # characters of a label in words
 PICTURE_NAME = 30  # characters of a class name in a picture
 EVENT_FILE = "TensorBoard's event file"
 
@@ -152,8 +151,7 @@ def errors_table(predictions: Predictions) -> str:
     for place, index in enumerate(wrong.tolist()):
         text = escape.markdown(shown(predictions.texts[index]), 300)
         label, pred = (
-            escape.markdown(escape.line(task.shown(each[index]), MAX_LABEL))
-            for each in (predictions.labels, predictions.preds)
+            escape.markdown(label_text(task, each[index])) for each in (predictions.labels, predictions.preds)
         )
         sure = f" {confidence[place]:.3f}" if is_sure else ""
         lines.append(f"| {label}, but {pred}{sure} | {text} |")

@@ -73,7 +73,7 @@ class RunResult(Plain):
     message: Annotated[str, Field(max_length=MAX_TEXT)] = ""
     checkpoint: Text | None = None
     scores: dict[Text, float] = Field(default_factory=dict)
-    main: tuple[Text, float] | None = None
+    main: Annotated[tuple[Text, float], Field(strict=False)] | None = None  # a list in JSON
     steps: Count = 0
     minutes: float = 0.0
 
