@@ -469,9 +469,8 @@ def test_the_verb_writes_the_page_of_a_real_fit_with_coloured_words(
         assert row["k"] == form.questions(by_number[row["n"] - 1])
         assert all(len(piece) == 1 + len(row["k"]) for piece in row["t"] if isinstance(piece, list))
     if kind == "regression":
-        # What the words add and what a text of [MASK] only has is the value.
+        # In the unit of the labels: what the words add differs between texts as the values do.
         sums = [sum(piece[1] for piece in row["t"] if isinstance(piece, list)) for row in page.data["rows"]]
-        values = [float(row["p"].replace("−", "-").replace(",", "")) for row in page.data["rows"]]
-        assert np.ptp(values) > 10
-        bases = np.array(values) - np.array(sums)
-        assert np.ptp(bases) < 0.2 * np.ptp(values) or np.corrcoef(values, sums)[0, 1] > 0.9
+        values = [float(row["p"].replace("−", "-")) for row in page.data["rows"]]
+        assert np.ptp(values) > 50
+        assert np.ptp(np.array(values) - sums) < 0.3 * np.ptp(values)
