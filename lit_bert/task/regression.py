@@ -45,6 +45,8 @@ class Regression(Task):
     problem_type = "regression"
     label_form = "number"
     choice_use = "the width of intervals"
+    worst = "largest"
+    worst_note = "Furthest from the label, above or below it."
     fewest_classes = 1
     class_scores = ()
     scores = (

@@ -16,7 +16,10 @@ log = logging.getLogger(__name__)
 
 BASE = "weights.pretrained"  # as a flag beside a checkpoint: where the weights are that were frozen
 # What they are where they are left to be found in the data, which a checkpoint knows the answer to.
-TO_BE_FOUND = {"data.text_column": None, "data.label_column": None, "data.text_form": "auto"}
+TO_BE_FOUND = {
+    **dict.fromkeys(("data.text_column", "data.label_column", "data.task")),
+    "data.text_form": "auto",
+}
 FILE_SETTINGS = {  # hold for the files that they were given with
     f"data.{name}"
     for name in ("label_names", "form", "delimiter", "encoding", "header", "quoting", "sheet", "query")
