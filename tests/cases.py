@@ -9,12 +9,14 @@ least one value is not the right one.
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -153,6 +155,74 @@ def one_class_test(case: Path) -> Iterator[Finding]:
         yield f"class {name}, terminal", bool(re.search(rf"\n +{name} +absent", shown)), True
 
 
+Rows = list[tuple[str, str]]  # text and label
+
+
+def delimited(delimiter: str, encoding: str = "utf-8", header: bool = True) -> Callable[[Path], Rows]:
+    """A reader that is told what the file is."""
+
+    def rows(case: Path) -> Rows:
+        content = case.read_bytes()
+        text = (gzip.decompress(content) if case.suffix == ".gz" else content).decode(encoding)
+        found = [(cells[0], cells[1]) for cells in csv.reader(text.splitlines(), delimiter=delimiter)]
+        return found[header:]
+
+    return rows
+
+
+def array_rows(case: Path) -> Rows:
+    return [(row["text"], row["label"]) for row in json.loads(case.read_text())]
+
+
+def fasttext_rows(case: Path) -> Rows:
+    lines = [line.split(" ", 1) for line in case.read_text().splitlines()]
+    return [(text, label.removeprefix("__label__")) for label, text in lines]
+
+
+def folder_rows(case: Path) -> Rows:
+    files = sorted(case.glob("*/*.txt"), key=lambda file: (file.parent.name, int(file.stem)))
+    return [(file.read_text().strip(), file.parent.name) for file in files]
+
+
+def as_plain_csv(rows: Callable[[Path], Rows], *flags: str) -> Callable[[Path], Iterator[Finding]]:
+    """10 to 16, 21, 22: the same scores as from a plain CSV file with the same rows."""
+
+    def check(case: Path) -> Iterator[Finding]:
+        expected = rows(case)
+        with Path("plain.csv").open("w", newline="") as stream:
+            csv.writer(stream).writerows([("text", "label"), *expected])
+        found = []
+        for dataset, more in (("plain.csv", ()), (case, flags)):
+            run(*FIT, "--data.dataset", dataset, *more)
+            version = f"version_{len(found)}"
+            kept = Path("checkpoints") / version
+            facts = json.loads((kept / "validate.json").read_text())
+            table = pyarrow.parquet.read_table(kept / "validate.parquet").to_pydict()
+            found.append((facts["scores"], table["label"], table["predicted_label"]))
+        yield "scores, labels and answers, as from plain CSV", found[1] == found[0], True
+        yield "rows", len(expected) > 40, True
+        run("test", "--data.test_split=train")
+        yield "labels of test", Counter(stored_labels("version_1")), Counter(label for _, label in expected)
+
+    return check
+
+
+def stored_labels(version: str) -> list[str]:
+    """The labels that `test` kept."""
+    file = Path("checkpoints") / version / "test.parquet"
+    labels: list[str] = pyarrow.parquet.read_table(file).column("label").to_pylist()
+    return labels
+
+
+def own_validation(case: Path) -> Iterator[Finding]:
+    """23: the file that is called dev, valid or eval is validated on."""
+    run(*FIT, "--data.dataset", case)
+    file = next(file for file in case.iterdir() if file.stem != "train")
+    with file.open(newline="") as stream:
+        right = Counter(row["label"] for row in csv.DictReader(stream))
+    yield f"labels that were validated on, of {file.name}", Counter(stored("validate")[1]), right
+
+
 CASES: dict[str, Callable[[Path], Iterator[Finding]]] = {
     "01-class-named-micro.csv": class_named_micro,
     "02-classes-like-numbers.csv": classes_like_numbers,
@@ -160,6 +230,20 @@ CASES: dict[str, Callable[[Path], Iterator[Finding]]] = {
     "04-codes": codes_beside_names,
     "05-late-key.jsonl": late_key,
     "06-one-class-test.csv": one_class_test,
+    "10-semicolon.csv": as_plain_csv(delimited(";")),
+    "11-tab.csv": as_plain_csv(delimited("\t")),
+    "12-utf16.csv": as_plain_csv(delimited(",", "utf-16")),
+    "13-cp1252.csv": as_plain_csv(delimited(",", "cp1252")),
+    "14-no-header.tsv": as_plain_csv(
+        delimited("\t", header=False), "--data.text_column=column_1", "--data.label_column=column_2"
+    ),
+    "15-array.json": as_plain_csv(array_rows),
+    "16-packed.csv.gz": as_plain_csv(delimited(",")),
+    "21-fasttext.txt": as_plain_csv(fasttext_rows),
+    "22-folders": as_plain_csv(folder_rows),
+    "23-dev": own_validation,
+    "23-valid": own_validation,
+    "23-eval": own_validation,
 }
 
 
