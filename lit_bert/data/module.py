@@ -47,9 +47,12 @@ class EmotionDataModule(LightningDataModule):
     """Labelled text, tokenized once and cached; made for `emotion`, good for any text with one label.
 
     Args:
-        dataset: a CSV, TSV, JSON Lines or Parquet file; a folder with train.*, validation.* and test.* of
-            those kinds, with a folder of such files for each split, or as `datasets` saves it; `sample` for
-            the packaged corpus; or `owner/name:configuration@revision` on the Hub, the last two parts as
+        dataset: a file (CSV, TSV, JSON, fastText, Parquet, Arrow, Excel, OpenDocument; text also
+            compressed), a pattern (`part-*.csv`) or a list (`a.csv,b.csv`); a folder with train.*,
+            validation.* and test.* of those kinds, with a folder of such files for each split, with a folder
+            of texts for each class, or as `datasets` saves it; an address (https://, s3://, gs://, hf://) of
+            a file; one of a database (sqlite:///file.db), with `query`; `sample`
+            for the packaged corpus; or `owner/name:configuration@revision` on the Hub, the last two parts as
             needed.
         stand_in: what to use when the Hub cannot be asked and nothing is cached: `sample`, or null to make
             that an error.

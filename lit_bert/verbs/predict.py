@@ -76,7 +76,7 @@ def _add_arguments(parser: LightningArgumentParser) -> None:
         "--input",
         type=str | None,
         default=None,
-        help="CSV, TSV, JSON Lines, Parquet or plain text file; - is standard input, a text per line "
+        help="file of any form that --data.dataset takes, or an address; - is standard input, a text a line "
         "(the default without texts)",
     )
     parser.add_argument(
