@@ -167,12 +167,13 @@ class TokenizedCorpus:
             columns.text, columns.form, columns.label, settings.missing, settings.label_names, "raw"
         )
 
-    def _other_columns(self, split: str) -> dict[str, str]:
-        """By the setting, columns of a split beside text and label; those of the training split alone."""
+    def _is_train(self, split: str) -> bool:
         train = self.settings.train_split  # there need not be one where others are scored
-        if split != self.corpus.own_names.get(train, train):
-            return {}
-        named = {flag: self.settings[flag] for flag in ("weight_column", "group_column")}
+        return split == self.corpus.own_names.get(train, train)
+
+    def _other_columns(self, is_train: bool) -> dict[str, str]:
+        """By the setting, columns of a split beside text and label; those of the training split alone."""
+        named = {flag: self.settings[flag] for flag in ("weight_column", "group_column") if is_train}
         return {flag: column for flag, column in named.items() if column is not None}
 
     @cached_property
@@ -272,13 +273,15 @@ class TokenizedCorpus:
     def _splits_note(self, fingerprint: str) -> Path:
         return cache_root() / "splits" / f"{cache_key((fingerprint,))}.json"
 
-    def _split_folder(self, fingerprint: str, split: str, columns: Columns, labels: Labels) -> Path:
+    def _split_folder(
+        self, fingerprint: str, split: str, columns: Columns, labels: Labels, is_train: bool
+    ) -> Path:
         tokenizer = self.weights.tokenizer_files["tokenizer.json"]
         segments = columns.form == "pair" and self.weights.type_vocab_size
         settings = self.settings
         form = kind_of(labels.kind).label_form
         columns_read = (columns.text, columns.form, columns.label, settings.label_separator)
-        parts = (*columns_read, labels.names, self._codes, segments, form, self._other_columns(split))
+        parts = (*columns_read, labels.names, self._codes, segments, form, self._other_columns(is_train))
         key = cache_key((fingerprint, split, *parts, tokenizer, self.settings.max_length))
         return cache_root() / "tokens" / key
 
@@ -305,7 +308,10 @@ class TokenizedCorpus:
             labels = Labels(task.kind, list(task.class_names), {})
         elif self.settings.label_names:
             labels = labels._replace(names=self.settings.label_names)
-        return all(self._split_folder(fingerprint, split, columns, labels).is_dir() for split in wanted)
+        return all(
+            self._split_folder(fingerprint, split, columns, labels, split == settings.train_split).is_dir()
+            for split in wanted
+        )
 
     @property
     def _codes(self) -> list[str] | None:
@@ -317,7 +323,8 @@ class TokenizedCorpus:
         split = self.split_name(flag)
         if split not in self._mapped:
             fingerprint = self.corpus.fingerprint(split)
-            folder = self._split_folder(fingerprint, split, self.columns, self.labels)
+            is_train = self._is_train(split)
+            folder = self._split_folder(fingerprint, split, self.columns, self.labels, is_train)
             if not folder.is_dir():
                 if split not in self._readers():
                     raise self.unknown_split(flag, split, self.corpus.splits)
@@ -363,7 +370,7 @@ class TokenizedCorpus:
         from datasets.arrow_writer import ArrowWriter
 
         form, max_length = self.text_form, self.settings.max_length
-        others = self._other_columns(split)
+        others = self._other_columns(self._is_train(split))
         settings = replace(self._row_settings, other_columns=others)
         tokenizer = self.weights.tokenizer(max_length)
         has_types = form.token_types(tokenizer, self.weights.type_vocab_size)
