@@ -153,6 +153,51 @@ def one_class_test(case: Path) -> Iterator[Finding]:
         yield f"class {name}, terminal", bool(re.search(rf"\n +{name} +absent", shown)), True
 
 
+def _same_as_plain(case: Path, header: str, delimiter: str, rows: int) -> Iterator[Finding]:
+    """The columns are found, and the score is that of the same rows as plain CSV."""
+    printed = run(*FIT, "--data.dataset", case)
+    found = json.loads(Path("checkpoints/version_0/validate.json").read_text())
+    yield "columns are said", "columns: the text is " in printed, True
+    content = [line.split(delimiter) for line in case.read_text(encoding="utf-8").splitlines()]
+    with Path("plain.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([header.split(","), *content[bool(len(content) > rows) :]])
+    run(*FIT, "--data.dataset", "plain.csv")
+    plain = json.loads(Path("checkpoints/version_1/validate.json").read_text())
+    yield "rows", found["row_counts"]["read"], rows
+    yield "scores as from plain CSV", found["scores"], plain["scores"]
+    accuracy = found["scores"]["accuracy"]
+    yield f"accuracy {accuracy:.3f}, at least 0.9", accuracy >= 0.9, True
+
+
+def no_header(case: Path) -> Iterator[Finding]:
+    """14: 90 rows, of which the first is data."""
+    yield from _same_as_plain(case, "text,label", "\t", 90)
+
+
+def other_names(case: Path) -> Iterator[Finding]:
+    """17: Sentence and Category."""
+    yield from _same_as_plain(case, "text,label", ",", 90)
+
+
+def pairs(case: Path) -> Iterator[Finding]:
+    """18: both texts matter, and their order does."""
+    printed = run(*FIT, "--data.dataset", case)
+    yield "columns are said", "the pair 'premise', 'hypothesis'" in printed, True
+    table = pyarrow.parquet.read_table("checkpoints/version_0/validate.parquet")
+    rows = {(row["premise"], row["hypothesis"]) for row in csv.DictReader(case.open(newline=""))}
+    kept = set(zip(*(table.column(name).to_pylist() for name in ("text", "text_pair")), strict=True))
+    yield "texts kept are pairs of the file", kept <= rows, True
+    run("predict", "--input", case, "--output", "labelled.csv")
+    columns = Path("labelled.csv").read_text().splitlines()[0].split(",")[:4]
+    yield "predict, columns", columns, ["premise", "hypothesis", "label", "predicted_label"]
+    run("export")
+    from lit_bert import Predictor
+
+    predictor, pair = Predictor("checkpoints/version_0/exported", file="model.onnx"), next(iter(rows))
+    one, other = predictor.probs([pair, pair[::-1]]).tolist()
+    yield "swapped, other probabilities", one != other, True
+
+
 CASES: dict[str, Callable[[Path], Iterator[Finding]]] = {
     "01-class-named-micro.csv": class_named_micro,
     "02-classes-like-numbers.csv": classes_like_numbers,
@@ -160,6 +205,9 @@ CASES: dict[str, Callable[[Path], Iterator[Finding]]] = {
     "04-codes": codes_beside_names,
     "05-late-key.jsonl": late_key,
     "06-one-class-test.csv": one_class_test,
+    "14-no-header.tsv": no_header,
+    "17-other-names.csv": other_names,
+    "18-pairs.csv": pairs,
 }
 
 

@@ -172,7 +172,7 @@ def leftovers(cache):
 
 def is_note(place):
     return (
-        place.parent.name in ("labels", "splits", "duplicates", "audits")
+        place.parent.name in ("columns", "labels", "splits", "duplicates", "audits")
         and json.loads(place.read_text()) is not None
     )
 
@@ -788,7 +788,6 @@ def test_twenty_thousand_rows_stay_in_the_file(module, many, cache):
         ("jsonl", [0, 1, 1, 0], ["0", "1"], [0, 1, 1, 0]),
         ("jsonl", [1, -1, 0, -1], ["-1", "0", "1"], [2, 0, 1, 0]),
         ("jsonl", [2.0, 10.0, 1.0, 2.0], ["1", "2", "10"], [1, 2, 0, 1]),
-        ("jsonl", [0.5, 1.5, 0.5, 2.0], ["0.5", "1.5", "2"], [0, 1, 0, 2]),
         ("jsonl", [True, False, False, True], ["false", "true"], [1, 0, 0, 1]),
         ("jsonl", ["²", "³", "²", "³"], ["²", "³"], [0, 1, 0, 1]),  # digits that are no numbers
         ("csv", ["--1", "2", "--1", "2"], ["--1", "2"], [0, 1, 0, 1]),
@@ -809,6 +808,13 @@ def test_labels_of_any_kind_become_indices_of_sorted_names(ready, tmp_path, suff
     made = ready(folder)
     assert made.label_names == names
     assert made.train_rows.labels.tolist() == indices
+
+
+def test_fractions_are_classes_where_the_task_says_so(ready, tmp_path):
+    rows = labelled(0.5, 1.5, 0.5, 2.0)
+    made = ready(folder_of(tmp_path, "jsonl", train=rows, validation=rows), task="single")
+    assert made.label_names == ["0.5", "1.5", "2"]
+    assert made.train_rows.labels.tolist() == [0, 1, 0, 2]
 
 
 def class_labelled(file, column, names, labels):
@@ -1242,6 +1248,11 @@ BAD_ROWS = {
     "no rows": ([], ["{split}", "no rows"]),
     "only rows without a label": ([{"text": "sun", "label": " "}] * 3, ["{split}", "no rows"]),
 }
+SETTINGS = {  # without which other columns would be found, or several labels a text
+    "no text column": {"text_column": "text"},
+    "no label column": {"label_column": "label"},
+    "list of labels": {"task": "single"},
+}
 MISSING = {
     "empty label": {"text": "sun", "label": ""},
     "blank label": {"text": "sun", "label": "  "},
@@ -1262,9 +1273,10 @@ def test_bad_rows_are_refused_in_one_line_and_leave_nothing(module, tmp_path, ca
     rows, parts = BAD_ROWS[problem]
     splits = {"train": GOOD, "validation": GOOD, "test": GOOD, split: rows}
     folder = folder_of(tmp_path, "jsonl", **splits)
+    settings = SETTINGS.get(problem, {})
     if split != "train":
-        module(folder, val_split="train").prepare_data()
-    made = module(folder)
+        module(folder, val_split="train", **settings).prepare_data()
+    made = module(folder, **{"text_column": "text", "label_column": "label", **settings})
     before = leftovers(cache)
     message = refusal(made.setup, "test") if split == "test" else refusal(made.prepare_data)
     for part in parts:

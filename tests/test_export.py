@@ -62,7 +62,7 @@ def wanted(network, able):
 def at_once(exported, monkeypatch):
     """Exports in half a second: 32-bit files are the session's, which are of the same checkpoint."""
     monkeypatch.setattr(
-        "lit_bert.product.onnx.write_onnx", lambda network, path: shutil.copy(exported / ONNX, path)
+        "lit_bert.product.onnx.write_onnx", lambda network, path, _: shutil.copy(exported / ONNX, path)
     )
 
 
@@ -367,7 +367,7 @@ def test_an_8_bit_file_that_loses_too_much_is_left_out(run, able, at_once, monke
 
 @pytest.mark.parametrize("change", [lambda weight: -weight, lambda weight: weight * 1.05])
 def test_a_32_bit_file_that_is_not_the_checkpoint_keeps_nothing(run, able, exported, monkeypatch, change):
-    def write_another(network, path):
+    def write_another(network, path, _):
         shutil.copy(exported / ONNX, path)
         changed_onnx(path, change)
 

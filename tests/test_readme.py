@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import Run
+from conftest import CLASSES, Run, texts_of, write_csv
 
 from lit_bert.__main__ import VERBS
 
@@ -66,6 +66,19 @@ def test_your_own_text(tiny_bert: Path, run: Run) -> None:
         .read_text()
         .startswith("review,stars,shop,predicted_label,probability,probability_1,")
     )
+
+
+def test_pairs_and_several_columns(tiny_bert: Path, run: Run) -> None:
+    rows: list[dict[str, object]] = [
+        {"premise": one, "hypothesis": other, "label": label}
+        for label in CLASSES
+        for one, other in zip(texts_of(label, 8), texts_of(label, 9)[1:], strict=True)
+    ]
+    write_csv(Path("pairs.csv"), rows)
+    for arguments in commands_in("Pairs and several columns"):
+        outcome = run(*fewer(arguments, tiny_bert))
+        assert outcome.code == 0, (arguments, outcome.err)
+    assert outcome.out.startswith('{"premise": "the cat sleeps", "hypothesis": "an animal rests", ')
 
 
 def test_confidence_intervals_and_calibration(tiny_bert: Path, run: Run) -> None:

@@ -112,20 +112,20 @@ def find_columns(
         return Columns((text or TEXT,), "single", (label or LABEL,))
     text_names = _exact_or_parsed(text, table, "text_column")
     label_names = _exact_or_parsed(label, table, "label_column")
-    found = []
+    found = {}  # what people may not expect, by its flag
     if text_names is None:
         text_names = table.find_text(form, label_names or ())
-        found.append(f"the text is {_listed(text_names)}")
+        if text_names != (TEXT,):
+            pair = "the pair " if len(text_names) == 2 else ""
+            found["text_column"] = f"the text is {pair}{_listed(text_names)}"
+    kind = form_of(text_names, form)
     if label_names is None:
         label_names = table.find_label(text_names)
-        found.append(f"{'the label is' if len(label_names) == 1 else 'labels are'} {_listed(label_names)}")
-    expected = text_names == (TEXT,) and label_names == (LABEL,)
-    kind = form_of(text_names, form)
-    if kind != "single" and text is None:
-        found[0] = f"the text is the pair {_listed(text_names)}"
-    note = ""
-    if found and not expected:
-        note = f"columns: {', '.join(found)} (--data.text_column, --data.label_column)"
+        if label_names != (LABEL,):
+            are = "the label is" if len(label_names) == 1 else "labels are"
+            found["label_column"] = f"{are} {_listed(label_names)}"
+    flags = ", ".join(f"--data.{flag}" for flag in found)
+    note = f"columns: {', '.join(found.values())} ({flags})" if found else ""
     return Columns(text_names, kind, label_names, note)
 
 

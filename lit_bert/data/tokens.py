@@ -42,6 +42,7 @@ from lit_bert.data.labels import (
     listed,
     refused_row,
 )
+from lit_bert.data.readers.options import ReadOptions
 from lit_bert.io import escape
 from lit_bert.io.texts import Text, TextForm, strings_of
 from lit_bert.sources.weights import Weights
@@ -67,7 +68,9 @@ class TokenizedCorpus:
     def corpus(self) -> Corpus:
         """The text, found but not read."""
         settings = self.settings
-        return find_corpus(settings.dataset, settings.stand_in, self._have_fit_splits, settings.quoting)
+        return find_corpus(
+            settings.dataset, settings.stand_in, self._have_fit_splits, ReadOptions.of(settings)
+        )
 
     @property
     def label_names(self) -> list[str]:
@@ -135,6 +138,10 @@ class TokenizedCorpus:
             if not found.parameters:
                 raise self._no_numbers(split)
         elif len(found.names) < kind.fewest_classes:
+            self._readers()
+            settings = replace(self._columns_alone, label_form=kind.label_form)
+            for _ in SplitReader(self.corpus, self.split_name("train_split"), settings):
+                pass  # a cell that is no label is refused by its row
             only = found.names and f"only the class '{escape.line(found.names[0], 100)}'"
             raise self._too_few(split, only or "no rows")
 
@@ -162,7 +169,8 @@ class TokenizedCorpus:
 
     def _other_columns(self, split: str) -> dict[str, str]:
         """By the setting, columns of a split beside text and label; those of the training split alone."""
-        if split != self.split_name("train_split"):
+        train = self.settings.train_split  # there need not be one where others are scored
+        if split != self.corpus.own_names.get(train, train):
             return {}
         named = {flag: self.settings[flag] for flag in ("weight_column", "group_column")}
         return {flag: column for flag, column in named.items() if column is not None}
@@ -181,17 +189,22 @@ class TokenizedCorpus:
             wanted = corpus.own_names.get(settings.train_split, settings.train_split)
             split = wanted if not corpus.splits or wanted in corpus.splits else next(iter(corpus.splits))
 
-            def find() -> dict[str, Any]:
+            def find() -> Columns:
                 where = f"split {split} of {self.corpus.source.name}"
-                return find_columns(self._readers()[split](), *named, where)._asdict()
+                return find_columns(self._readers()[split](), *named, where)
 
-            stored = cached_json(self._columns_note(corpus.fingerprint(split)), find)
-            found = Columns.from_json(stored)
-            if found.note:
-                log.info(found.note)
+            if (
+                corpus.source.kind == "hub" and corpus.source.revision
+            ):  # which may be known by the cache alone
+                note = self._columns_note(corpus.fingerprint(split))
+                found = Columns.from_json(cached_json(note, lambda: find()._asdict()))
+            else:
+                found = find()
         trained = self.weights.text_form
         if trained is not None:
             check_same_form(trained, found.text_form)
+        if found.note:
+            log.info(found.note)
         return found
 
     @property
@@ -340,7 +353,9 @@ class TokenizedCorpus:
     def _readers(self) -> dict[str, Callable[[], Iterator[Numbered]]]:
         """The corpus's splits, to be read."""
         if not self.corpus.splits:  # found by its pinned revision alone: now it has to be asked for
-            self.__dict__["corpus"] = find_corpus(self.settings.dataset, None, quoting=self.settings.quoting)
+            self.__dict__["corpus"] = find_corpus(
+                self.settings.dataset, None, options=ReadOptions.of(self.settings)
+            )
         return self.corpus.splits
 
     def _tokenize(self, split: str, folder: Path) -> None:
@@ -352,7 +367,6 @@ class TokenizedCorpus:
         others = self._other_columns(split)
         settings = replace(self._row_settings, other_columns=others)
         tokenizer = self.weights.tokenizer(max_length)
-        form.check_room(tokenizer, max_length)
         has_types = form.token_types(tokenizer, self.weights.type_vocab_size)
         names = self.label_names
         labels = ClassIndex(self.corpus, split, settings, names)

@@ -24,7 +24,6 @@ from lit_bert.io.texts import SINGLE, Text, TextForm, display
 from lit_bert.model.logits import INPUTS
 from lit_bert.model.pretrained import load_network
 from lit_bert.sources.checkpoint import BEST, Checkpoint
-from lit_bert.sources.text_settings import form_in_settings
 from lit_bert.sources.weights import Weights
 from lit_bert.task.base import Task
 
@@ -99,10 +98,9 @@ class Explainer:
         """That of a trained checkpoint, on the CPU, in 32 bits."""
         weights = Weights(checkpoint=str(checkpoint.path))
         settings = checkpoint.data.settings
-        form = form_in_settings(settings.text_column, settings.text_form)
         task = checkpoint.task
         network = load_network(weights, checkpoint.model.label_names, task.problem_type)
-        return cls(network, weights.tokenizer(settings.max_length), form, task)
+        return cls(network, weights.tokenizer(settings.max_length), settings.texts, task)
 
     def within_budget(self, questions: Sequence[Sequence[Question]], budget: float = BUDGET) -> int:
         """How many groups of questions, from the first, can be answered in `budget` operations."""

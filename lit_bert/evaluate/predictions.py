@@ -53,11 +53,12 @@ def _checked_table(path: Path) -> tuple[Any, Task]:
     path.stat()
     try:
         with untrusted.open_regular(path, MAX_BYTES) as stream:
-            plain = pa.parquet.ParquetFile(stream).schema_arrow
+            metadata = pa.parquet.read_metadata(stream)
+            plain = metadata.schema.to_arrow_schema()
             texts = [name for name in TEXTS if name == "text" or name in plain.names]
             strings = [name for name in (*texts, "label") if _is_string(plain, name)]
-            file = pa.parquet.ParquetFile(stream, read_dictionary=strings)
-            schema, rows = file.schema_arrow, file.metadata.num_rows
+            file = pa.parquet.ParquetFile(stream, metadata=metadata, read_dictionary=strings)
+            schema, rows = file.schema_arrow, metadata.num_rows
             if len(set(schema.names)) < len(schema.names) or not rows:
                 raise ValueError("no rows, or a column twice")
             facts = untrusted.parse_object(schema.metadata[FACTS].decode(), "its metadata")

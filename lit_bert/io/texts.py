@@ -125,6 +125,12 @@ class TextForm:
             place += len(line) + gap
         return spans
 
+    def example(self, text: str) -> Any:
+        """What `text_from` takes, with that string in each place."""
+        if self.kind == "joined":
+            return dict.fromkeys(self.columns, text)
+        return text if self.kind == "single" else [text, text]
+
     @property
     def expected(self) -> str:
         """What a text is given as, for a message."""
@@ -145,13 +151,20 @@ class TextForm:
 
     def encode(self, tokenizer: Tokenizer, texts: Sequence[Text], offsets: bool = False) -> list[Any]:
         """The encodings of texts, cut at the tokenizer's `max_length`; see `tokenizers.encode`."""
-        if self.kind != "joined":
-            encodings = tokenizers.encode(tokenizer, texts, offsets)
-            if self.kind == "single" or not offsets:
-                return encodings
-            starts = [len(text[0]) + len(GAP) for text in texts]
-            return [_in_display(each, start) for each, start in zip(encodings, starts, strict=True)]
-        return _Joiner(self, tokenizer).encode([str(text) for text in texts], offsets)
+        if self.kind == "single":
+            return tokenizers.encode(tokenizer, texts, offsets)
+        truncation: Any = tokenizer.truncation
+        max_length = int(truncation["max_length"])
+        if self.kind == "joined":
+            joiner = _Joiner(self, tokenizer, max_length)
+            self._check_room(max_length, joiner.least)
+            return joiner.encode([str(text) for text in texts], offsets)
+        self._check_room(max_length, tokenizer.num_special_tokens_to_add(True) + 2)
+        encodings = tokenizers.encode(tokenizer, texts, offsets)
+        if not offsets:
+            return encodings
+        starts = [len(text[0]) + len(GAP) for text in texts]
+        return [_in_display(each, start) for each, start in zip(encodings, starts, strict=True)]
 
     def token_types(self, tokenizer: Tokenizer, type_vocab_size: int) -> bool:
         """Whether the network is told which segment a token is of.
@@ -169,12 +182,8 @@ class TextForm:
             )
         return bool(largest)
 
-    def check_room(self, tokenizer: Tokenizer, max_length: int) -> None:
-        """Raises a UserError where a text of this form has no room for a token of each of its parts."""
-        if self.kind == "pair":
-            least = tokenizer.num_special_tokens_to_add(True) + 2
-        else:
-            least = _Joiner(self, tokenizer).least if self.kind == "joined" else 0
+    def _check_room(self, max_length: int, least: int) -> None:
+        """Raises a UserError where a text has no room for a token of each of its columns."""
         if max_length < least:
             raise UserError(
                 f"data.max_length is {max_length}; expected at least {least} for the columns "
@@ -245,9 +254,13 @@ def shares(needs: Sequence[int], room: int) -> list[int]:
 
 
 class _Joiner:
-    """Encodes joined texts with one tokenizer."""
+    """Encodes joined texts with one tokenizer.
 
-    def __init__(self, form: TextForm, tokenizer: Tokenizer) -> None:
+    Attributes:
+        least: tokens that the heads of the lines, special ones and one of each value take.
+    """
+
+    def __init__(self, form: TextForm, tokenizer: Tokenizer, max_length: int) -> None:
         self.tokenizer, self.heads = tokenizer, [f"{label}:" for label in form.labels]
         around = tokenizers.encode(tokenizer, ["a"])[0]
         inner = [index for index, special in enumerate(around.special_tokens_mask) if not special]
@@ -258,16 +271,16 @@ class _Joiner:
         special = len(self.start) + len(self.end) + len(self.between) * (len(self.heads) - 1)
         self.taken = special + sum(map(len, self.head_ids))
         self.least = self.taken + len(self.heads)
-        truncation: Any = tokenizer.truncation
-        self.max_length = int(truncation["max_length"])
+        self.max_length = max_length
 
     def _plain(self, parts: list[str], offsets: bool = False) -> list[Any]:
         return tokenizers.encode(self.tokenizer, parts, offsets, special=False)
 
     def encode(self, texts: list[str], offsets: bool) -> list[TextEncoding]:
         lines = [text.split("\n") for text in texts]
-        skip = [len(head) + 1 for head in self.heads]  # and the blank
-        values = [line[start:] for some in lines for line, start in zip(some, skip, strict=True)]
+        # With the blank before it, a value has the tokens that it has in the line.
+        both = [(line, len(head)) for some in lines for line, head in zip(some, self.heads, strict=True)]
+        values = [line[start:] if len(line) > start + 1 else "" for line, start in both]
         columns, encoded = len(self.heads), self._plain(values, offsets)
         return [
             self._one(lines[index], encoded[index * columns : (index + 1) * columns])
@@ -293,7 +306,7 @@ class _Joiner:
             if column:
                 add(self.between, True)
             add(self.head_ids[column], True)  # the same in every text, and so no word of it
-            start = place + len(self.heads[column]) + 1
+            start = place + len(self.heads[column])
             ids += value.ids[:count]
             offsets += [(start + first, start + last) for first, last in value.offsets[:count]]
             words += [None if each is None else word + each for each in value.word_ids[:count]]

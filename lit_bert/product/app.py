@@ -26,6 +26,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from lit_bert import __version__
+from lit_bert.io.texts import SINGLE, TextForm
 from lit_bert.product import openapi
 from lit_bert.product.access import Access, AccessMiddleware, check_content
 from lit_bert.product.body import BODY, ClientDisconnected, RequestBody
@@ -79,13 +80,14 @@ def create_app(
     metrics = Metrics(lambda: queue.length)
     predictor = served.predictor
 
-    def predict(texts: list[str]) -> list[bytes]:
+    def predict(texts: list[Any]) -> list[bytes]:
         return [encode(answer) for answer in predictor(texts)]
 
-    def explain(text: str) -> bytes:
-        return encode(predictor([text])[0], predictor.explain(text))
+    def explain(text: Any) -> bytes:
+        return encode(predictor([text])[0], predictor.explain(text), predictor.form)
 
-    queue = BatchQueue(predict, explain, limits.queue, threads, metrics.batch.observe, on_death)
+    warm_up = predictor.form.example("warm up")
+    queue = BatchQueue(predict, explain, limits.queue, threads, metrics.batch.observe, on_death, warm_up)
     handlers = Routes(served, limits, queue, metrics, access.token is not None)
 
     @asynccontextmanager
@@ -107,11 +109,14 @@ def create_app(
     return app
 
 
-def encode(answer: Any, words: list[Word] | None = None) -> bytes:
+def encode(answer: Any, words: list[Word] | None = None, form: TextForm = SINGLE) -> bytes:
     """An answer of the task as JSON, as `openapi.prediction_schema` describes it."""
     fields: dict[str, Any] = answer._asdict()
     if words is not None:
         fields["words"] = [word._asdict() for word in words]
+        if form.kind == "single":
+            for word in fields["words"]:
+                del word["part"]
     return json.dumps(fields).encode()
 
 
@@ -131,11 +136,12 @@ class Routes:
     ) -> None:
         self.limits, self.queue, self.metrics = limits, queue, metrics
         predictor = served.predictor
-        self.max_length = predictor.max_length
+        self.max_length, self.form = predictor.max_length, predictor.form
         # Of the keys of messages.Info.
         self.info_fields = {
             "name": served.name,
             "labels": predictor.labels,
+            "text": {"form": predictor.form.kind, "columns": list(predictor.form.columns)},
             "max_length": predictor.max_length,
             "file": predictor.file,
             "sha256": served.sums,
@@ -143,7 +149,7 @@ class Routes:
             "limits": limits._asdict(),
             "version": __version__,
         }
-        self.document = openapi.document(predictor.task, limits, token)
+        self.document = openapi.document(predictor.task, limits, token, predictor.form)
         self.pages = {"/docs": openapi.page(self.document), "/": PAGE.read_text(encoding="utf-8")}
         self.policies = {path: policy(page) for path, page in self.pages.items()}
 
@@ -167,9 +173,8 @@ class Routes:
         content = await body.read()
         try:
             self.queue.check(client)  # before any work
-            texts, several, explain = parse(content, self.limits)
-            # Explaining computes once more for each word that is read.
-            cost = 1 + min(len(WORD.findall(texts[0])), self.max_length) if explain else len(texts)
+            texts, several, explain = parse(content, self.limits, self.form)
+            cost = self._explanation_cost(texts[0]) if explain else len(texts)
             job = Job(texts, client, explain, cost)
             self.queue.put(job)
         except QueueFull:
@@ -184,6 +189,11 @@ class Routes:
         self.metrics.latency.observe(body.elapsed_s())
         content = b'{"predictions": [' + b", ".join(answers) + b"]}" if several else answers[0]
         return Response(content, media_type="application/json")
+
+    def _explanation_cost(self, text: Any) -> int:
+        """Texts that are computed: one more for each word that is read."""
+        parts = self.form.parts(self.form.text_from(text))
+        return 1 + min(sum(len(WORD.findall(part)) for part in parts), self.max_length)
 
     async def _answers(self, job: Job, body: RequestBody, disconnected: asyncio.Future) -> list[bytes]:
         """JSON of each text of a job.

@@ -20,6 +20,7 @@ from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import Score, Scores
 from lit_bert.io import escape
 from lit_bert.io.templates import markdown_template
+from lit_bert.io.texts import CONFIG_KEY, TextForm
 from lit_bert.product.folder import CARD, CHECKSUMS, FACTS, write_checksums
 from lit_bert.product.formats import FORMATS
 from lit_bert.product.proof import Variant, lost_points
@@ -83,6 +84,7 @@ def describe(
         "labels": rows.class_names,
         "task": rows.task.kind,
         "task_parameters": {name: list(values) for name, values in rows.task.parameters.items()},
+        "text": data_settings.texts.as_config(),
         "architecture": checkpoint.weights.architecture["model_type"],
         "max_length": data_settings.max_length,
         "split": rows.facts.get("split"),
@@ -118,7 +120,7 @@ def describe(
 
 def public(source: Source) -> Source:
     """A source without the path to it, which is nobody else's business."""
-    local = source.kind in ("folder", "file", "checkpoint")
+    local = source.kind in ("folder", "file", "address", "database", "checkpoint")
     return replace(source, name=Path(source.name).name) if local else source
 
 
@@ -151,6 +153,7 @@ def card(facts: dict[str, Any], scores: Scores[Score], evidence: Evidence) -> st
     """
     weights, data = Source(**facts["weights"]), Source(**facts["data"])
     base, dataset = (escape.line(Path(source.name).name, NAME_CHARACTERS) for source in (weights, data))
+    form = TextForm.from_config({CONFIG_KEY: facts.get("text")})
     exact = {each.file for each in FORMATS if each.is_exact}
     losses = {
         file: Score(*(each + 0.0 for each in lost_points(Score(*found["main_change"]))))  # no negative zero
@@ -161,6 +164,9 @@ def card(facts: dict[str, Any], scores: Scores[Score], evidence: Evidence) -> st
         head=Markup(yaml_head(facts, scores, base, dataset)),
         title=f"{base} on {dataset}",
         facts=facts,
+        form=form,
+        columns=[escape.line(name, NAME_CHARACTERS) for name in form.columns],
+        examples={name: Markup(code) for name, code in examples(form).items()},
         names=escape.names(facts["labels"]),
         limits=scores.task.limits(),
         main=scores.task.main,
@@ -181,6 +187,22 @@ def card(facts: dict[str, Any], scores: Scores[Score], evidence: Evidence) -> st
         weights_licence=LICENCES.get(weights.name),
         checksums_file=CHECKSUMS,
     )
+
+
+def examples(form: TextForm) -> dict[str, str]:
+    """A text in Python, by what it is given to: `transformers` or `predictor`.
+
+    Names of columns are ASCII between quotes, and so stay within the line of a block of code.
+    """
+    text, second = '"what a day"', '"how nice"'
+    if form.kind == "single":
+        return {"transformers": text, "predictor": text}
+    if form.kind == "pair":
+        whole = f'{{"text": {text}, "text_pair": {second}}}'
+        return {"transformers": whole, "predictor": f"({text}, {second})"}
+    lines = ", ".join(json.dumps(f"{label}: what a day") for label in form.labels)
+    cells = ", ".join(f"{json.dumps(name)}: {text}" for name in form.columns)
+    return {"transformers": f"classify.tokenizer.sep_token.join([{lines}])", "predictor": f"{{{cells}}}"}
 
 
 def yaml_head(facts: dict[str, Any], scores: Scores[Score], base: str, dataset: str) -> str:

@@ -40,7 +40,6 @@ from lit_bert.product.proof import (
     proof_table,
 )
 from lit_bert.sources.checkpoint import Checkpoint
-from lit_bert.sources.text_settings import form_in_settings
 from lit_bert.sources.tokenizer_files import checked_tokenizer_files
 from lit_bert.sources.weights import Weights
 from lit_bert.task.base import Task
@@ -130,8 +129,7 @@ def write(
     network = load_network(weights, rows.class_names, task.problem_type).eval()
     scale_logits(network, scale, shift)
     tokenizer = weights.tokenizer(checkpoint.data.settings.max_length)
-    settings = checkpoint.data.settings
-    text_form = form_in_settings(settings.text_column, settings.text_form)
+    text_form = checkpoint.data.settings.texts
     print(f"export     {checkpoint.path}", file=sys.stderr)
     write_for_transformers(checkpoint, task, text_form, network, tokenizer, folder)
     encodings = text_form.encode(tokenizer, rows.texts[:CALIBRATION_TEXTS])

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -24,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from lit_bert.io.texts import SINGLE, TextForm
 from lit_bert.product.errors import ApiError
 
 MAX_DIGITS = 1000  # of a whole number; converting it takes time that grows with the square of its digits
@@ -52,12 +54,12 @@ class Query(NamedTuple):
     """A request that passed all checks.
 
     Attributes:
-        texts: one or more, each with something visible.
+        texts: one or more, each with something visible: strings, pairs of them, or mappings by column.
         several: whether they came as a list.
         explain: whether the weights of words are asked for; then there is one text.
     """
 
-    texts: list[str]
+    texts: list[Any]
     several: bool
     explain: bool
 
@@ -72,29 +74,69 @@ def _check_visible(text: str) -> str:
     return text
 
 
-def _check_explain(request: Any) -> Any:
-    if request.explain and isinstance(request.text, list):
-        raise PydanticCustomError("explain_one", "explain works on one text")
-    return request
+def _has_several(value: Any, form: TextForm) -> bool:
+    """Whether the field text holds a list of texts: a pair is a list itself."""
+    is_list = isinstance(value, list)
+    return is_list and (form.kind != "pair" or not value or isinstance(value[0], list))
+
+
+def _check_any_visible(columns: Any) -> Any:
+    for name, value in columns:
+        try:
+            _check_visible(value)
+            return columns
+        except PydanticCustomError:
+            assert isinstance(name, str)
+    raise PydanticCustomError("invisible", "only white space and invisible characters")
+
+
+def _text_model(characters: int, form: TextForm) -> Any:
+    """A string; of a pair two; of joined columns one by the name of each, some of which may be empty."""
+    text: Any = Annotated[str, Field(min_length=1, max_length=characters), AfterValidator(_check_visible)]
+    if form.kind == "single":
+        return text
+    if form.kind == "pair":
+        return Annotated[list[text], Field(min_length=2, max_length=2, description=", ".join(form.columns))]
+    cell: Any = Annotated[str, Field(max_length=characters)]
+    columns: dict[str, Any] = {
+        f"column_{number}": (cell, Field(alias=name)) for number, name in enumerate(form.columns)
+    }
+    model = create_model("Columns", __config__=ConfigDict(extra="forbid", strict=True), **columns)
+
+    def check_names(value: Any) -> Any:  # here, as pydantic would collect an error for each
+        names = value if isinstance(value, dict) else ()
+        unknown = next((name for name in names if name not in form.columns), None)
+        if unknown is not None:
+            raise PydanticCustomError("unknown_column", "unknown column", {"name": unknown})
+        return value
+
+    return Annotated[model, BeforeValidator(check_names), AfterValidator(_check_any_visible)]
 
 
 @cache
-def request_model(texts: int, characters: int) -> type[BaseModel]:
+def request_model(texts: int, characters: int, form: TextForm = SINGLE) -> type[BaseModel]:
     """The model of a request's body.
 
     Args:
         texts: in one request, at most.
-        characters: of one text, at most.
+        characters: of one string, at most.
+        form: of a text.
     """
-    text: Any = Annotated[str, Field(min_length=1, max_length=characters), AfterValidator(_check_visible)]
+
+    def check_explain(request: Any) -> Any:
+        if request.explain and _has_several(request.text, form):
+            raise PydanticCustomError("explain_one", "explain works on one text")
+        return request
+
+    text: Any = _text_model(characters, form)
     several: Any = Annotated[list[text], Field(min_length=1, max_length=texts, fail_fast=True)]
     # Without the discriminator, an error would be reported for each of the two.
     either: Any = Annotated[
         Annotated[text, Tag("one")] | Annotated[several, Tag("several")],
-        Discriminator(lambda value: "several" if isinstance(value, list) else "one"),
+        Discriminator(lambda value: "several" if _has_several(value, form) else "one"),
     ]
     explain = "Also say which words mattered; of one text only, not of a list."
-    check: Any = model_validator(mode="after")(_check_explain)
+    check: Any = model_validator(mode="after")(check_explain)
     fields: dict[str, Any] = {"text": (either, ...), "explain": (bool, Field(False, description=explain))}
     return create_model(
         "Request",
@@ -110,6 +152,7 @@ class Word(BaseModel):
     start: int = Field(description="of its first character, in Unicode code points")
     end: int = Field(description="after its last character")
     weight: float = Field(description="negative where the word speaks against the label")
+    part: int = Field(default=0, description="the string of a pair, or the column, from 0; not of one string")
 
 
 class Remarks(BaseModel):
@@ -119,11 +162,21 @@ class Remarks(BaseModel):
     words: list[Word] = Field(default=[], description="only where explain is true")
 
 
+class TextInfo(BaseModel):
+    """What a text is given as."""
+
+    form: Literal["single", "pair", "joined"] = Field(
+        description="single: a string; pair: a list of two; joined: an object with a string for each column"
+    )
+    columns: list[str] = Field(description="of the training data, in order")
+
+
 class Info(BaseModel):
     """What is served."""
 
     name: str = Field(description="of the run, or of the exported folder")
     labels: list[str] = Field(description="the classes, in the order of the model")
+    text: TextInfo = Field(description="what a text is given as")
     max_length: int = Field(description="tokens that the model reads of a text, special ones included")
     file: str = Field(description="that is run")
     sha256: dict[str, str] = Field(description="of the folder's files, by their names")
@@ -154,14 +207,14 @@ class Error(BaseModel):
 # --- from bytes to a query
 
 
-def parse(content: bytes, limits: Limits) -> Query:
+def parse(content: bytes, limits: Limits, form: TextForm = SINGLE) -> Query:
     """The query that a body holds.
 
     Raises:
         ApiError: 400 where the body is no JSON in UTF-8, 422 where it is another JSON than `request_model`'s.
     """
     request = _decode(content)
-    model = request_model(limits.texts, limits.characters)
+    model = request_model(limits.texts, limits.characters, form)
     if isinstance(request, dict):
         # Here, as pydantic would collect an error for each: a body of 1 MB can hold 100,000 unknown fields.
         unknown = next((name for name in request if name not in model.model_fields), None)
@@ -172,9 +225,12 @@ def parse(content: bytes, limits: Limits) -> Query:
     try:
         valid: Any = model.model_validate(request)
     except ValidationError as error:
-        raise _refusal(error.errors(include_url=False)[0]) from None
-    several = isinstance(valid.text, list)
-    return Query(valid.text if several else [valid.text], several, valid.explain)
+        raise _refusal(error.errors(include_url=False)[0], form) from None
+    several = _has_several(valid.text, form)
+    texts = valid.text if several else [valid.text]
+    if form.kind == "joined":
+        texts = [text.model_dump(by_alias=True) for text in texts]
+    return Query(texts, several, valid.explain)
 
 
 def _decode(content: bytes) -> Any:
@@ -230,13 +286,34 @@ _KINDS = {
 }
 
 
-def _refusal(error: ErrorDetails) -> ApiError:
+def _kind_of(value: Any) -> str:
+    return _KINDS.get(type(value), "null")
+
+
+def _refusal(error: ErrorDetails, form: TextForm) -> ApiError:
     """The 422 of an error that `request_model` found."""
     place, value = error["loc"], error["input"]
-    # Places are (), (field,), ("text", "one" or "several"), and ("text", "several", index).
+    # Places are (), (field,), ("text", "one" or "several"), and on: an index, one in a pair or a column.
     alone = place == ("text", "one")
-    name = "the body" if not place else f"text[{place[2]}]" if len(place) == 3 else str(place[0])
+    within = (f"[{each}]" if isinstance(each, int) else f".{ascii(each)[1:-1][:100]}" for each in place[2:])
+    name = "".join([str(place[0]), *within]) if place else "the body"
+    one = {
+        "single": "a string",
+        "pair": "a list of two strings",
+        "joined": f"an object with the columns {', '.join(ascii(each)[1:-1] for each in form.columns)}"[:300],
+    }[form.kind]
     match error["type"]:
+        case "missing" if len(place) > 2:
+            code, message = "wrong_columns", f"{name} is missing; expected {one}."
+        case "unknown_column":
+            unknown = ascii(error["ctx"]["name"])[:100]
+            code, message = "wrong_columns", f"{name} has a column {unknown}; expected {one}."
+        case "too_short" | "too_long" if place != ("text", "several"):
+            code = "wrong_pair"
+            message = f"{name} has {len(value)} string{'s' * (len(value) != 1)}; expected two."
+        case "list_type" | "model_type" if place:
+            others = " or a list of those" if alone else ""
+            code, message = "wrong_type", f"{name} is {_kind_of(value)}; expected {one}{others}."
         case "missing":
             code = "text_missing"
             message = 'The field text is missing; expected {"text": "…"} or a list of texts.'
@@ -244,7 +321,7 @@ def _refusal(error: ErrorDetails) -> ApiError:
             string = "a string or a list of strings" if alone else "a string"
             objects = 'an object as in {"text": "…"}'
             expected = {"string_type": string, "bool_type": "true or false", "model_type": objects}[kind]
-            code, message = "wrong_type", f"{name} is {_KINDS.get(type(value), 'null')}; expected {expected}."
+            code, message = "wrong_type", f"{name} is {_kind_of(value)}; expected {expected}."
         case "explain_one":
             code = "explain_one"
             message = "explain works on one text and a list came; send its texts one by one."

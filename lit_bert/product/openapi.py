@@ -16,6 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from lit_bert import __version__
 from lit_bert.io.escape import JOINERS
+from lit_bert.io.texts import SINGLE, TextForm
 from lit_bert.product.access import PATHS_WITHOUT_TOKEN
 from lit_bert.product.errors import STATUSES
 from lit_bert.product.messages import Error, Health, Info, Limits, Remarks, request_model
@@ -49,13 +50,13 @@ class Operation(NamedTuple):
     request: dict[str, Any] | None = None
 
 
-def operations(task: Task, limits: Limits) -> list[Operation]:
+def operations(task: Task, limits: Limits, form: TextForm = SINGLE) -> list[Operation]:
     """All of a server with this task and these limits."""
     html = {"text/html": {"schema": {"type": "string"}}}
     figures = {"text/plain": {"schema": {"type": "string"}}}
     document = {"application/json": {"schema": {"type": "object"}}}
     return [
-        _predict(task, limits),
+        _predict(task, limits, form),
         Operation(
             "GET",
             "/health",
@@ -80,17 +81,19 @@ def operations(task: Task, limits: Limits) -> list[Operation]:
     ]
 
 
-def _predict(task: Task, limits: Limits) -> Operation:
+def _predict(task: Task, limits: Limits, form: TextForm) -> Operation:
     count = len(task.class_names)
     probs = np.array([0.9, *[round(0.1 / max(1, count - 1), 4)] * (count - 1)])
     prediction = task.answer(probs, truncated=False)._asdict()
-    explained = {**prediction, "words": [{"start": 7, "end": 10, "weight": 0.42}]}
+    part = {} if form.kind == "single" else {"part": 0}
+    explained = {**prediction, "words": [{"start": 7, "end": 10, "weight": 0.42, **part}]}
+    text, other = form.example("what a day"), form.example("oh no")
     several = {"predictions": [prediction, prediction]}
     body = _json(
         "Request",
-        one={"text": "what a day"},
-        explained={"text": "what a day", "explain": True},
-        several={"text": ["what a day", "oh no"]},
+        one={"text": text},
+        explained={"text": text, "explain": True},
+        several={"text": [text, other]},
     )
     return Operation(
         "POST",
@@ -132,15 +135,16 @@ def prediction_schema(task: Task, remarks: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def document(task: Task, limits: Limits, token: bool) -> dict[str, Any]:
+def document(task: Task, limits: Limits, token: bool, form: TextForm = SINGLE) -> dict[str, Any]:
     """The OpenAPI document of a server with this task and these limits.
 
     Args:
         task: what an answer is.
         limits: of a request.
         token: whether requests need one.
+        form: of a text.
     """
-    request = request_model(limits.texts, limits.characters)
+    request = request_model(limits.texts, limits.characters, form)
     models: list[type[BaseModel]] = [request, Remarks, Info, Health, Error]
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=_REFERENCE, schema_generator=_Plain
@@ -155,7 +159,7 @@ def document(task: Task, limits: Limits, token: bool) -> dict[str, Any]:
         "required": ["predictions"],
     }
     paths: dict[str, dict[str, Any]] = {}
-    for each in operations(task, limits):
+    for each in operations(task, limits, form):
         answers = {"200": {"description": each.answer, "content": each.content}, **_errors(each.errors)}
         said: dict[str, Any] = {
             "summary": each.summary,

@@ -117,7 +117,6 @@ class Predictor:
         # A stride would have the tokenizer return all of a long text, in pieces that overlap.
         self._tokenizer.enable_truncation(self.max_length, direction=truncation["direction"])
         self.form = TextForm.from_config(config)
-        self.form.check_room(self._tokenizer, self.max_length)
         segments = config.get("type_vocab_size")
         self._has_types = self.form.token_types(self._tokenizer, segments if isinstance(segments, int) else 0)
         onnx_files.check_onnx(self.folder / self.file)
@@ -179,7 +178,7 @@ class Predictor:
         offsets = self.form.encode(self._tokenizer, [whole], offsets=True)[0].offsets
         parts, words = self.form.parts(whole), []
         for number, (first, last) in enumerate(self.form.part_spans(whole)):
-            read = max((end for start, end in offsets if first <= start < end <= last), default=first) - first
+            read = max((end for _, end in offsets if first < end <= last), default=first) - first
             matches = WORD.finditer(parts[number])
             words += [(number, *match.span()) for match in matches if match.start() < read]
         without = [

@@ -19,7 +19,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Job:
 
     __slots__ = ("answers", "client", "cost", "explain", "left", "results", "taken", "texts")
 
-    def __init__(self, texts: list[str], client: str, explain: bool, cost: int) -> None:
+    def __init__(self, texts: list[Any], client: str, explain: bool, cost: int) -> None:
         self.texts, self.client, self.explain, self.cost = texts, client, explain, cost
         self.taken = 0
         self.left = len(texts)
@@ -70,7 +70,7 @@ class Part(NamedTuple):
 
     job: Job
     start: int
-    texts: list[str]
+    texts: list[Any]
 
 
 class Outcome(NamedTuple):
@@ -94,18 +94,20 @@ class BatchQueue:
         threads: number of workers.
         on_batch: called with the number of texts of each batch, from the worker's thread.
         on_death: called in the event loop when a worker ended without being asked to.
+        warm_up: a text that each worker computes first.
     """
 
     def __init__(
         self,
-        predict: Callable[[list[str]], list[bytes]],
-        explain: Callable[[str], bytes],
+        predict: Callable[[list[Any]], list[bytes]],
+        explain: Callable[[Any], bytes],
         limit: int,
         threads: int,
         on_batch: Callable[[int], None],
         on_death: Callable[[], None],
+        warm_up: Any = "warm up",
     ) -> None:
-        self.predict, self.explain = predict, explain
+        self.predict, self.explain, self.warm_up = predict, explain, warm_up
         self.limit = limit
         self.share = max(1, limit // 2)  # places of one client
         self.length = 0  # places taken
@@ -186,7 +188,7 @@ class BatchQueue:
             nice = min(19, os.getpriority(os.PRIO_PROCESS, thread) + WORKER_NICE)
             os.setpriority(os.PRIO_PROCESS, thread, nice)
         try:
-            self.predict(["warm up"])  # the first run allocates
+            self.predict([self.warm_up])  # the first run allocates
             self.warm.add(number)
             while parts := self._gather():
                 self._report(

@@ -222,6 +222,10 @@ class Checkpoint:
             raise UserError(f"{what} has frozen weights without their SHA-256, or this without them.")
         if not isinstance(self.progress, dict) or not self.progress.keys() <= set(PROGRESS):
             raise UserError(f"{what}: progress has other parts than {', '.join(PROGRESS)}.")
+        try:
+            _ = self.task
+        except UserError as error:
+            raise UserError(f"{what}: {error}") from None
         return self
 
     def as_lightning(self) -> dict[str, Any]:

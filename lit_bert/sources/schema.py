@@ -18,8 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lit_bert import UserError
 from lit_bert.io.escape import line
+from lit_bert.io.texts import TextForm
 from lit_bert.io.untrusted import MAX_CLASSES
 from lit_bert.sources.hub import Source
+from lit_bert.sources.text_settings import form_in_settings
 
 OLDEST_LIGHTNING = (2, 6)
 MAX_CHARACTERS = 10_000  # of a class name, a path, an address
@@ -39,7 +41,7 @@ class Plain(BaseModel):
 class SourceFacts(Plain):
     """A `hub.Source`: shown beside scores, and compared; never opened because a checkpoint says so."""
 
-    kind: Literal["hub", "folder", "file", "packaged", "checkpoint"]
+    kind: Literal["hub", "folder", "file", "address", "database", "packaged", "checkpoint"]
     name: Text
     config_name: Text | None = None
     revision: Text | None = None
@@ -114,7 +116,13 @@ class DataSettings(Plain):
     task: Text = "single"
     weight_column: Text | None = None
     group_column: Text | None = None
+    form: Text | None = None
+    delimiter: Text | None = None
+    encoding: Text | None = None
+    header: bool | None = None
     quoting: Literal["auto", "csv", "none"] = "auto"
+    sheet: Text | None = None
+    query: Text | None = None
     missing: Literal["skip", "refuse"] = "skip"
     train_split: Text = "train"
     val_split: Text = "validation"
@@ -130,6 +138,11 @@ class DataSettings(Plain):
     max_length: int = 128
     batch_size: int = 32
     eval_batch_size: int = 64
+
+    @property
+    def texts(self) -> TextForm:
+        """Of the texts."""
+        return form_in_settings(self.text_column, self.text_form)
 
 
 class SkippedFacts(Plain):
@@ -305,7 +318,7 @@ class Facts(Plain):
     @classmethod
     def _renamed(cls, values: Any) -> Any:
         """The score was `val_f1` when there were only tasks that choose by macro F1."""
-        if not isinstance(values, dict) or "val_f1" not in values:
+        if not isinstance(values, dict) or "val_f1" not in values or "val_score" in values:
             return values
         others = {name: value for name, value in values.items() if name != "val_f1"}
         return {"val_score": values["val_f1"], **others}

@@ -18,7 +18,6 @@ from lit_bert.io.texts import TextForm
 from lit_bert.sources.architecture import checked_architecture
 from lit_bert.sources.folder import WEIGHT_FILES
 from lit_bert.sources.hub import HubAddress, Source, ask_hub, failed_download, is_commit
-from lit_bert.sources.text_settings import form_in_settings
 from lit_bert.sources.tokenizer_files import VOCABULARIES, checked_tokenizer_files, read_tokenizer_files
 from lit_bert.task.base import Task
 
@@ -185,8 +184,7 @@ class Weights:
         """Of the texts of a checkpoint that is used as it is; None where a text may be of any form."""
         if not self.is_restored or self.checkpoint is None or self.checkpoint.facts.data is None:
             return None
-        settings = self.checkpoint.data.settings
-        return form_in_settings(settings.text_column, settings.text_form)
+        return self.checkpoint.data.settings.texts
 
     @cached_property
     def _config(self) -> dict[str, Any]:

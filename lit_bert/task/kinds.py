@@ -80,4 +80,10 @@ def task_of_plain(kind: str, class_names: Sequence[str], parameters: Any) -> Tas
         for values in parameters.values()
     ):
         raise UserError("the parameters of the task are no lists of numbers by name.")
-    return task_of(kind, class_names, parameters)
+    found = task_of(kind, class_names, parameters)
+    if (count := len(class_names)) < found.fewest_classes:
+        raise UserError(
+            f"a task of kind {kind} with {count} class{'es' * (count != 1)}; expected at least "
+            f"{found.fewest_classes}."
+        )
+    return found

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BASE = "weights.pretrained"  # as a flag beside a checkpoint: where the weights are that were frozen
-FILE_SETTINGS = {"data.label_names", "data.quoting"}  # hold for the files that they were given with
+# What they are where they are left to be found in the data, which a checkpoint knows the answer to.
+TO_BE_FOUND = {
+    **dict.fromkeys(("data.text_column", "data.label_column", "data.task")),
+    "data.text_form": "auto",
+}
+FILE_SETTINGS = {  # hold for the files that they were given with
+    f"data.{name}"
+    for name in ("label_names", "form", "delimiter", "encoding", "header", "quoting", "sheet", "query")
+}
 
 
 def names_setting(given: Iterable[str], setting: str) -> bool:
@@ -23,6 +31,12 @@ def names_setting(given: Iterable[str], setting: str) -> bool:
     return any(
         name == setting or name.startswith(f"{setting}.") or setting.startswith(f"{name}.") for name in given
     )
+
+
+def is_given(config: Any, given: Iterable[str], setting: str) -> bool:
+    """Whether a command says what a setting is, and does not leave it to be found."""
+    left = setting in TO_BE_FOUND and config[setting] == TO_BE_FOUND[setting]
+    return names_setting(given, setting) and not left
 
 
 def checkpoint_settings(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -55,7 +69,7 @@ def fill_from_checkpoint(config: Any, given: Mapping[str, bool], checkpoint: Che
                 f"--{name} would change nothing: `{verb}` takes the model of {checkpoint.path} as it is. "
                 "Leave the flag out."
             )
-    other_data = names_setting(given, "data.dataset") or names_setting(given, "input")
+    other_data = names_setting(given, "data.dataset") or names_setting(given, "input") or verb == "predict"
     for name, value in checkpoint_settings(checkpoint).items():
         # A configuration may be that of another fit.
         if name == BASE and given.get(name):
@@ -65,5 +79,5 @@ def fill_from_checkpoint(config: Any, given: Mapping[str, bool], checkpoint: Che
                 log.info(f"{name} is that of the checkpoint, {line(value, 100)}, not of the configuration")
             config[name] = value
         # How quotes and codes were read in one file says nothing of another.
-        elif not names_setting(given, name) and not (other_data and name in FILE_SETTINGS):
+        elif not is_given(config, given, name) and not (other_data and name in FILE_SETTINGS):
             config[name] = value

@@ -9,7 +9,6 @@ import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -27,14 +26,13 @@ from lit_bert.data.cells import (
     text_problem,
 )
 from lit_bert.data.columns import check_same_form, find_text
-from lit_bert.data.delimited import quoting_of
-from lit_bert.data.rows import column_names, read_rows
+from lit_bert.data.readers.options import ReadOptions
+from lit_bert.data.rows import column_names, is_plain, read_rows, reading_notes
 from lit_bert.data.writer import RowWriter
 from lit_bert.evaluate.prediction_writer import PredictionWriter
 from lit_bert.io.escape import line
-from lit_bert.io.texts import TextForm
+from lit_bert.io.texts import SINGLE, TextForm
 from lit_bert.sources.text_settings import form_of, parse_names
-from lit_bert.train.settings import names_setting
 
 log = logging.getLogger(__name__)
 
@@ -139,21 +137,36 @@ def _given_rows(command: CommandLine, texts: list[str]) -> GivenRows:
     name = "the command line" if texts else "standard input" if file in (None, "-") else line(file)
     if texts and file:
         raise UserError("got texts and --input; expected one of them.")
+    trained = command.datamodule.weights.text_form or SINGLE
+    if texts and trained.kind != "single":
+        size, columns = len(trained.columns), list(trained.columns)
+        if len(texts) % size:
+            raise UserError(
+                f"got {len(texts)} of them on the command line, and the model was trained on "
+                f"{trained.described}; expected {size} texts for each row, one after the other."
+            )
+        return GivenRows(name, columns, _rows(columns, texts), trained)
     if texts:
         columns = ["text"]
-        rows: Iterator[Numbered] = (
-            Numbered(number, 0, BadRow(problem) if (problem := text_problem(text)) else {"text": text})
-            for number, text in enumerate(texts, 1)
-        )
+        rows = _rows(columns, texts)
     else:
         if file is None and sys.stdin.isatty():
             raise UserError('nothing to label; give texts, as in `predict "what a day"`, or --input FILE.')
-        columns = column_names(file or "-", settings.quoting)
-        rows = read_rows(file or "-", settings.quoting)
-        if file not in (None, "-") and (note := quoting_of(Path(file), settings.quoting).note):
+        options = ReadOptions.of(settings)
+        for note in reading_notes(file or "-", options):
             log.info(note)
-    plain = texts or file in (None, "-") or str(file).lower().endswith(".txt")
+        columns = column_names(file or "-", options)
+        rows = read_rows(file or "-", options)
+    plain = texts or is_plain(file or "-", options)
     return GivenRows(name, columns, rows, _form(command, name, columns, bool(plain)))
+
+
+def _rows(columns: list[str], texts: list[str]) -> Iterator[Numbered]:
+    """The texts of the command line as rows of these columns."""
+    for number, start in enumerate(range(0, len(texts), len(columns)), 1):
+        cells = texts[start : start + len(columns)]
+        problem = next(filter(None, map(text_problem, cells)), None)
+        yield Numbered(number, 0, BadRow(problem) if problem else dict(zip(columns, cells, strict=True)))
 
 
 def _form(command: CommandLine, name: str, columns: list[str], plain: bool) -> TextForm:
@@ -163,7 +176,8 @@ def _form(command: CommandLine, name: str, columns: list[str], plain: bool) -> T
         name: what messages call the rows.
         plain: whether each is a text alone.
     """
-    settings, trained = command.datamodule.hparams, command.datamodule.weights.text_form
+    settings = command.datamodule.hparams
+    trained = command.datamodule.weights.text_form or SINGLE
     if plain and trained.kind == "single":
         return TextForm()
     if plain:
@@ -172,7 +186,8 @@ def _form(command: CommandLine, name: str, columns: list[str], plain: bool) -> T
             "these columns, as in --input rows.csv."
         )
     form = trained
-    if names_setting(command.given, "data.text_column") or names_setting(command.given, "data.text_form"):
+    named = command.given.get("data.text_column") or command.given.get("data.text_form")
+    if named:
         names = parse_names(settings.text_column, "text_column")
         names = (settings.text_column,) if settings.text_column in columns else names
         form = TextForm(form_of(names, settings.text_form), names)
@@ -181,8 +196,8 @@ def _form(command: CommandLine, name: str, columns: list[str], plain: bool) -> T
     if not missing or not columns:
         return form
     found = None
-    if form == trained and all(near_column(column, columns) is None for column in missing):
-        found = find_text(columns, read_rows(command.config["input"], settings.quoting), form)
+    if not named and all(near_column(column, columns) is None for column in missing):
+        found = find_text(columns, read_rows(command.config["input"], ReadOptions.of(settings)), form)
     if found is None:
         raise missing_column(missing[0], columns, "text_column", name)
     shown = ", ".join(f"'{line(column, 60)}'" for column in found)
