@@ -77,7 +77,7 @@ class EmotionDataModule(LightningDataModule):
             by; null is 1 each.
         group_column: column with the group of each row, such as its author: rows of one group are all in
             training or all in validation, where validation rows are split off, and in one fold.
-        form: what files are, whatever their names end in: `csv`, `tsv`, `jsonl`, `json` (one array), `lines`
+        format: what files are, whatever their names end in: `csv`, `tsv`, `jsonl`, `json` (one array), `lines`
             (a text each), `fasttext`, `parquet`, `arrow` (Feather, too) or `sheet` (Excel, OpenDocument).
         delimiter: what stands between the cells of CSV and TSV files: a character, or `comma`, `semicolon`,
             `tab` or `pipe`; null finds out, and asks where the lines do not decide.
@@ -133,7 +133,7 @@ class EmotionDataModule(LightningDataModule):
         task: Literal["single", "multi_label", "ordinal", "regression"] | None = None,
         weight_column: str | None = None,
         group_column: str | None = None,
-        form: str | None = None,
+        format: str | None = None,
         delimiter: str | None = None,
         encoding: str | None = None,
         header: bool | None = None,

@@ -22,7 +22,7 @@ TO_BE_FOUND = {
 }
 FILE_SETTINGS = {  # hold for the files that they were given with
     f"data.{name}"
-    for name in ("label_names", "form", "delimiter", "encoding", "header", "quoting", "sheet", "query")
+    for name in ("label_names", "format", "delimiter", "encoding", "header", "quoting", "sheet", "query")
 }
 
 
