@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 from lit_bert.data.cache import chunked
 from lit_bert.data.cells import Numbered, text_of
 from lit_bert.data.padding import pad
-from lit_bert.io import tokenizers
+from lit_bert.data.windows import LongTexts, encode_by_characters
 
 GROUP_BATCHES = 50  # batches sorted by length together in training
 PREDICT_ROWS = 4096  # rows tokenized and sorted by length together in prediction
@@ -21,21 +21,30 @@ PREDICT_ROWS = 4096  # rows tokenized and sorted by length together in predictio
 Batch = dict[str, Any]
 
 
-def collate(items: list[dict[str, Any]], pad_token_id: int = 0) -> Batch:
-    """Pads to the longest text of the batch.
+def collate(items: list[dict[str, Any]], pad_token_id: int = 0, pooling: str = "mean") -> Batch:
+    """Pads to the longest text, or window of a text, of the batch.
+
+    Args:
+        items: each with the token ids `input_ids`, or those of several `windows`.
+        pooling: of the logits of a text's windows.
 
     Returns:
         `input_ids` and `attention_mask`: int64 (B, T), right-padded; every other key of the items: int64
-        (B,).
+        (B,). Where a text has several windows, the first two are (W, T), and beside them stand `text_index`,
+        int64 (W,), the place in the batch of each window's text, ascending, and `pooling`.
     """
-    input_ids, attention_mask = pad([item["input_ids"] for item in items], pad_token_id)
+    windows = [item["windows"] if "windows" in item else [item["input_ids"]] for item in items]
+    input_ids, attention_mask = pad(list(itertools.chain(*windows)), pad_token_id)
     batch = {
         "input_ids": torch.from_numpy(input_ids),
         "attention_mask": torch.from_numpy(attention_mask),
     }
-    for key in items[0].keys() - {"input_ids"}:
+    for key in items[0].keys() - {"input_ids", "windows"}:
         batch[key] = torch.from_numpy(np.array([item[key] for item in items], dtype=np.int64))
-    return batch
+    if len(input_ids) == len(items):
+        return batch
+    text_index = np.repeat(np.arange(len(items)), [len(each) for each in windows])
+    return {**batch, "text_index": torch.from_numpy(text_index), "pooling": pooling}
 
 
 class LengthGroupedSampler(Sampler[int]):
@@ -77,29 +86,42 @@ class LengthGroupedSampler(Sampler[int]):
 class PredictionBatches(IterableDataset):
     """Ready batches from a stream of rows, tokenized and sorted by length in windows of `PREDICT_ROWS`.
 
-    A batch has `input_ids` and `attention_mask` (B, T), `numbered` (the rows, in the batch's order),
-    `truncated` (how many of its texts were cut) and `window`, which grows by one as soon as every row of the
-    last is out.
+    A batch has what `collate` makes of texts, `numbered` (the rows, in the batch's order), `tokens` and
+    `lost` (how many its texts have, and how many of them are not read), `truncated` (how many of its texts
+    lose some) and `window`, which grows by one as soon as every row of the last is out.
+
+    Args:
+        tokenizer: which cuts nothing off.
     """
 
     def __init__(
-        self, rows: Iterable[Numbered], column: str, tokenizer: Any, batch_size: int, pad_token_id: int
+        self,
+        rows: Iterable[Numbered],
+        column: str,
+        tokenizer: Any,
+        long_texts: LongTexts,
+        batch_size: int,
+        pad_token_id: int,
     ) -> None:
-        self.rows, self.column, self.tokenizer = rows, column, tokenizer
+        self.rows, self.column, self.tokenizer, self.long_texts = rows, column, tokenizer, long_texts
         self.batch_size, self.pad_token_id = batch_size, pad_token_id
 
     def __iter__(self) -> Iterator[Batch]:
         for window, rows in enumerate(chunked(self.rows, PREDICT_ROWS)):
-            encodings = tokenizers.encode(
-                self.tokenizer, [text_of(each.row[self.column]) or "" for each in rows]
-            )
-            order = sorted(range(len(rows)), key=lambda index: -len(encodings[index].ids))
+            texts = [text_of(each.row[self.column]) or "" for each in rows]
+            encodings = encode_by_characters(self.tokenizer, texts)
+            ids = [np.array(each.ids, dtype=np.int32) for each in encodings]
+            lengths = np.array([len(each) for each in ids])
+            lost = self.long_texts.loses(lengths)
+            order = np.argsort(-self.long_texts.tokens(lengths), kind="stable")
             for some in chunked(order, self.batch_size):
-                batch = collate([{"input_ids": encodings[index].ids} for index in some], self.pad_token_id)
+                items = [{"windows": self.long_texts.parts(ids[index])} for index in some]
                 yield {
-                    **batch,
+                    **collate(items, self.pad_token_id, self.long_texts.pooling),
                     "numbered": [rows[index] for index in some],
-                    "truncated": sum(bool(encodings[index].overflowing) for index in some),
+                    "tokens": int(lengths[some].sum()),
+                    "lost": int(lost[some].sum()),
+                    "truncated": int((lost[some] > 0).sum()),
                     "window": window,
                 }
 

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from lit_bert import UserError
 from lit_bert.data.counts import Skipped
+from lit_bert.data.windows import LongTexts
 from lit_bert.io import files
 
 
@@ -26,7 +27,7 @@ def cache_root() -> Path:
     return Path(given or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lit_bert").expanduser()
 
 
-CACHE_FORMAT = 3  # part of every cache key: raise it when what is written changes
+CACHE_FORMAT = 4  # part of every cache key: raise it when what is written changes
 TOKENIZE_ROWS = 1000  # rows tokenized, and held, at a time
 
 
@@ -41,10 +42,14 @@ class TokenizedRows(Dataset):
         rows: int64 (N,), the rows that this view shows, in its order, by their numbers in the split from 0;
             skipped rows have numbers too. A split of several files is counted through.
         labels: int64 (N,), class indices.
-        lengths: int64 (N,), tokens of each text, special ones included.
-        hashes: uint64 (N,), `text_hash` of each text; read from the file each time, as `truncated` is.
-        truncated: bool (N,), whether the text was cut.
+        long_texts: what is read of those that are longer than the encoder takes; None where none is.
+        lengths: int64 (N,), tokens that are read of each text, in all of its windows, special ones included.
+        whole_lengths: int64 (N,), tokens of each text, special ones included.
+        hashes: uint64 (N,), `text_hash` of each text; read from the file each time.
+        truncated: bool (N,), whether some of the text is not read.
     """
+
+    long_texts: LongTexts | None = None
 
     def __init__(self, file: Path) -> None:
         import datasets
@@ -80,18 +85,25 @@ class TokenizedRows(Dataset):
 
     @property
     def lengths(self) -> np.ndarray:
+        return self.lengths_in()
+
+    def lengths_in(self, most: int | None = None) -> np.ndarray:
+        """Tokens that are read of each text in `most` of its windows at most, int64 (N,)."""
+        whole = self.whole_lengths
+        return whole if self.long_texts is None else self.long_texts.tokens(whole, most)
+
+    @property
+    def whole_lengths(self) -> np.ndarray:
         return self._lengths[self._indices].astype(np.int64)
 
     @property
     def hashes(self) -> np.ndarray:
-        return self._column("hash")
+        return self._table.data.column("hash").to_numpy()[self._indices]
 
     @property
     def truncated(self) -> np.ndarray:
-        return self._column("truncated")
-
-    def _column(self, name: str) -> np.ndarray:
-        return self._table.data.column(name).to_numpy()[self._indices]
+        whole = self.whole_lengths
+        return np.zeros(len(whole), bool) if self.long_texts is None else self.long_texts.loses(whole) > 0
 
     @property
     def fingerprint(self) -> str:
@@ -107,7 +119,9 @@ class TokenizedRows(Dataset):
         place = self._indices[index]
         start = self._starts[place]
         input_ids = self._values[self._chunk[place]][start : start + self._lengths[place]]
-        return {"input_ids": input_ids, "labels": self._labels[place], "rows": self._numbers[place]}
+        item = {"labels": self._labels[place], "rows": self._numbers[place]}
+        parts = [input_ids] if self.long_texts is None else self.long_texts.parts(input_ids)
+        return {**item, "windows": parts} if len(parts) > 1 else {**item, "input_ids": parts[0]}
 
     def texts(self, rows: Sequence[int] | np.ndarray) -> list[str]:
         """The texts of rows, given by their numbers in the split, as they were before tokenizing."""

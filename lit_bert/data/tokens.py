@@ -41,7 +41,8 @@ from lit_bert.data.labels import (
     listed,
     refused_row,
 )
-from lit_bert.io import escape, tokenizers
+from lit_bert.data.windows import LongTexts, chosen_mode, encode_by_characters
+from lit_bert.io import escape
 from lit_bert.sources.weights import Weights
 
 log = logging.getLogger(__name__)
@@ -58,12 +59,33 @@ class TokenizedCorpus:
     def __init__(self, settings: Any, weights: Weights) -> None:
         self.settings, self.weights = settings, weights
         self._mapped: dict[str, TokenizedRows] = {}
+        self._is_ready: set[str] = set()  # flags of splits for which it is known what is read of them
 
     @cached_property
     def corpus(self) -> Corpus:
         """The text, found but not read."""
         settings = self.settings
         return find_corpus(settings.dataset, settings.stand_in, self._have_fit_splits, settings.quoting)
+
+    @cached_property
+    def long_texts_mode(self) -> str:
+        """What is done with long texts; unset, the lengths of the training split decide."""
+        lengths = np.zeros(1) if self.settings.long_texts else self._map("train_split").whole_lengths
+        return chosen_mode(self.settings, lengths)
+
+    @property
+    def long_texts(self) -> LongTexts:
+        """What is read of long texts; where nothing was set or read that decides, it is a cut."""
+        known = self.settings.long_texts or "long_texts_mode" in self.__dict__
+        return self._decided if known else self._long_texts(chosen_mode(self.settings, np.zeros(1)))
+
+    @cached_property
+    def _decided(self) -> LongTexts:
+        return self._long_texts(self.long_texts_mode)
+
+    def _long_texts(self, mode: str) -> LongTexts:
+        tokenizer = self.weights.tokenizer(self.settings.max_length)
+        return LongTexts.of_settings(tokenizer, self.settings, mode)
 
     @property
     def label_names(self) -> list[str]:
@@ -170,7 +192,7 @@ class TokenizedCorpus:
     def _split_folder(self, fingerprint: str, split: str, label_names: list[str]) -> Path:
         tokenizer = self.weights.tokenizer_files["tokenizer.json"]
         columns = (self.settings.text_column, self.settings.label_column, label_names, self._codes)
-        key = cache_key((fingerprint, split, *columns, tokenizer, self.settings.max_length))
+        key = cache_key((fingerprint, split, *columns, tokenizer))
         return cache_root() / "tokens" / key
 
     def _have_fit_splits(self, fingerprint: str) -> bool:
@@ -194,6 +216,20 @@ class TokenizedCorpus:
 
     def rows(self, flag: str) -> TokenizedRows:
         """A split as the data has it, tokenized now if it never was."""
+        rows, most = self._map(flag), self.settings.max_length
+        if flag not in self._is_ready:
+            self._is_ready.add(flag)
+            self.weights.check_max_length(most)
+            long = np.count_nonzero(rows.whole_lengths > most)
+            if long or self.settings.window_overlap is not None:  # which is checked, needed or not
+                rows.long_texts = self._decided
+            if long:
+                described = self._decided.described(rows.whole_lengths)
+                log.info(f"{long:,} of {len(rows):,} texts of split {self.split_name(flag)} {described}")
+        return rows
+
+    def _map(self, flag: str) -> TokenizedRows:
+        """A split with its whole texts, whatever is going to be read of them."""
         split = self.split_name(flag)
         if split not in self._mapped:
             folder = self._split_folder(self.corpus.fingerprint(split), split, self.label_names)
@@ -218,11 +254,6 @@ class TokenizedCorpus:
                 )
             for note in facts["notes"]:
                 log.info(note)
-            if facts["truncated"]:
-                log.info(
-                    f"{facts['truncated']:,} of {facts['rows']:,} texts of split {split} are cut at "
-                    f"{self.settings.max_length} tokens (--data.max_length)"
-                )
             rows = TokenizedRows(folder / "rows.arrow")
             rows.skipped = skipped
             self._mapped[split] = rows
@@ -235,11 +266,12 @@ class TokenizedCorpus:
         return self.corpus.splits
 
     def _tokenize(self, split: str, folder: Path) -> None:
-        """Writes `rows.arrow` (tokens, labels and the columns of an audit) and `split.json` (counts)."""
+        """Writes `rows.arrow` (tokens of whole texts, labels, columns of an audit) and `split.json`."""
         from datasets import ClassLabel, Features, List, Value
         from datasets.arrow_writer import ArrowWriter
 
         tokenizer = self.weights.tokenizer(self.settings.max_length)
+        tokenizer.no_truncation()
         names = self.label_names
         labels = ClassIndex(self.corpus, split, self._row_settings, names)
         features = Features(
@@ -249,21 +281,18 @@ class TokenizedCorpus:
                 "input_ids": List(Value("int32")),
                 "labels": ClassLabel(names=names),
                 "hash": Value("uint64"),
-                "truncated": Value("bool"),
             }
         )
         reading = SplitReader(self.corpus, split, self._row_settings)
-        kept = truncated = 0
+        kept = 0
 
         def write(partial: Path) -> None:
-            nonlocal kept, truncated
+            nonlocal kept
             partial.mkdir()
             with ArrowWriter(path=str(partial / "rows.arrow"), features=features) as writer:
                 for rows in chunked(reading, TOKENIZE_ROWS):
                     texts = [text for _, text, _ in rows]
-                    encodings = tokenizers.encode(tokenizer, texts)
-                    cut = [bool(each.overflowing) for each in encodings]
-                    truncated += sum(cut)
+                    encodings = encode_by_characters(tokenizer, texts)
                     kept += len(rows)
                     batch = {
                         "row": np.array([index for (index, _), _, _ in rows]),
@@ -271,7 +300,6 @@ class TokenizedCorpus:
                         "input_ids": [np.array(each.ids, dtype=np.int32) for each in encodings],
                         "labels": [labels.index(numbered, label) for (_, numbered), _, label in rows],
                         "hash": np.array([text_hash(text) for text in texts], dtype=np.uint64),
-                        "truncated": np.array(cut),
                     }
                     writer.write_batch(batch)
                 if not kept:
@@ -280,7 +308,6 @@ class TokenizedCorpus:
             assert reading.read == kept + sum(each.count for each in reading.skipped.values())
             facts = {
                 "rows": kept,
-                "truncated": truncated,
                 "read": reading.read,
                 "skipped": {reason: asdict(each) for reason, each in reading.skipped.items()},
                 "order": self.settings.label_names if labels.translated else None,

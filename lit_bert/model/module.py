@@ -29,6 +29,7 @@ from lit_bert.model.loss_check import LossCheck, check_saved, refuse_scores
 from lit_bert.model.optimizer import DeferredAdamW, fused_adamw, reset_learning_rates, restore_moments_only
 from lit_bert.model.pretrained import load_trainable
 from lit_bert.model.split_scores import SplitScores, class_tags
+from lit_bert.model.windows import text_logits
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.schema import NO_LORA, Lora
 from lit_bert.sources.weights import Weights
@@ -171,7 +172,7 @@ class BertClassifier(LightningModule):
 
     def _step(self, batch: Batch, split: str) -> tuple[Tensor, Tensor]:
         """Loss as it is reported (mean nats per text, unsmoothed) and logits (B, C); updates the metrics."""
-        logits = self(batch["input_ids"], batch["attention_mask"]).float()
+        logits = text_logits(self, batch)
         loss = self.task.loss(functional, logits, batch["labels"])
         self.scores[f"{split}_scores"].update(loss, logits, batch["labels"])
         return loss, logits
@@ -206,7 +207,7 @@ class BertClassifier(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Class probabilities, float32 (B, C); rows sum to 1."""
-        logits = self(batch["input_ids"], batch["attention_mask"]).float()
+        logits = text_logits(self, batch)
         probs = torch.from_numpy(self.task.probabilities(logits.detach().cpu().numpy()))
         if not probs.isfinite().all():
             raise UserError(

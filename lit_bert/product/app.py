@@ -34,7 +34,7 @@ from lit_bert.product.errors import ApiError, internal_error, json_response
 from lit_bert.product.folder import EXPORTED, facts
 from lit_bert.product.messages import Limits, parse
 from lit_bert.product.metrics import Metrics
-from lit_bert.product.predictor import WORD, Predictor, Word
+from lit_bert.product.predictor import Predictor, Word
 from lit_bert.product.queue import BatchQueue, ComputeFailed, Job, QueueFull, ShareFull
 
 PAGE = Path(__file__).with_name("page.html")
@@ -131,12 +131,13 @@ class Routes:
     ) -> None:
         self.limits, self.queue, self.metrics = limits, queue, metrics
         predictor = served.predictor
-        self.max_length = predictor.max_length
+        self.cost = predictor.cost
         # Of the keys of messages.Info.
         self.info_fields = {
             "name": served.name,
             "labels": predictor.labels,
             "max_length": predictor.max_length,
+            "long_texts": predictor.long_texts.mode,
             "file": predictor.file,
             "sha256": served.sums,
             "scores": facts(predictor.folder).get("scores", {}),
@@ -168,9 +169,7 @@ class Routes:
         try:
             self.queue.check(client)  # before any work
             texts, several, explain = parse(content, self.limits)
-            # Explaining computes once more for each word that is read.
-            cost = 1 + min(len(WORD.findall(texts[0])), self.max_length) if explain else len(texts)
-            job = Job(texts, client, explain, cost)
+            job = Job(texts, client, explain, self.cost(texts, explain))
             self.queue.put(job)
         except QueueFull:
             message = f"{self.queue.length} texts are waiting and {self.queue.limit} may"

@@ -18,11 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lit_bert import UserError
+from lit_bert.data.windows import LongTexts, as_config, encode_by_characters
 from lit_bert.evaluate import scores
 from lit_bert.evaluate.evidence import Evidence
 from lit_bert.evaluate.predictions import VALIDATED, Predictions
-from lit_bert.io import files, tokenizers
+from lit_bert.io import files
 from lit_bert.model.pretrained import load_network
 from lit_bert.product.card import describe
 from lit_bert.product.folder import FACTS
@@ -41,9 +44,9 @@ from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.tokenizer_files import checked_tokenizer_files
 from lit_bert.sources.weights import Weights
 from lit_bert.task.base import Task
-from lit_bert.task.kinds import CONFIG_KEY, task_of
+from lit_bert.task.kinds import CONFIG_KEY, LONG_TEXTS_KEY, task_of
 
-CALIBRATION_TEXTS = 256  # texts that show how large activations get
+CALIBRATION_TEXTS = 256  # texts, or windows of texts, that show how large activations get
 MAX_F1_LOSS = (
     1.5  # points of macro F1; with 300 rows, two changed predictions already give an interval of ±1 point
 )
@@ -124,13 +127,17 @@ def write(
     task = task_of(checkpoint.model.task, rows.class_names)
     network = load_network(weights, rows.class_names, task.problem_type).eval()
     tokenizer = weights.tokenizer(checkpoint.data.settings.max_length)
+    long_texts = LongTexts.of_settings(tokenizer, checkpoint.data.settings)
     print(f"export     {checkpoint.path}", file=sys.stderr)
-    write_for_transformers(checkpoint, task, network, tokenizer, folder)
-    ids = [each.ids for each in tokenizers.encode(tokenizer, rows.texts[:CALIBRATION_TEXTS])]
+    write_for_transformers(checkpoint, task, network, tokenizer, long_texts, folder)
+    tokenizer.no_truncation()
+    encodings = encode_by_characters(tokenizer, rows.texts[:CALIBRATION_TEXTS])
+    ids = [part.tolist() for each in encodings for part in long_texts.parts(np.array(each.ids))]
+    ids = ids[:: -(-len(ids) // CALIBRATION_TEXTS)]
     written = write_formats(Exportable(network, ids), folder)
 
     print(f"proof      {len(rows.texts):,} rows of split {rows.facts.get('split')}", file=sys.stderr)
-    wanted = checkpoint_probs(network, tokenizer, task, rows.texts)
+    wanted = checkpoint_probs(network, tokenizer, long_texts, task, rows.texts)
     own = scores.with_intervals(wanted, rows.labels)
     evidence = Evidence.of(wanted, rows.labels, rows.evidence.used_for)
     found = {form: measure(folder, form, task, rows, wanted) for form in written}
@@ -140,15 +147,17 @@ def write(
     for form in written:
         if form.file not in kept:
             (folder / form.file).unlink()
-    describe(folder, checkpoint, rows, own, evidence, kept, command, licence)
+    describe(folder, checkpoint, long_texts, rows, own, evidence, kept, command, licence)
     return kept
 
 
 def write_for_transformers(
-    checkpoint: Checkpoint, task: Task, network: Any, tokenizer: Any, folder: Path
+    checkpoint: Checkpoint, task: Task, network: Any, tokenizer: Any, long_texts: LongTexts, folder: Path
 ) -> None:
     """Writes what transformers loads: config.json, model.safetensors and the tokenizer's files."""
     setattr(network.config, CONFIG_KEY, task.kind)
+    if long_texts.mode != "cut":
+        setattr(network.config, LONG_TEXTS_KEY, as_config(long_texts))
     network.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,15 +21,17 @@ import numpy as np
 
 from lit_bert import UserError, available_cores, require_package
 from lit_bert.data.padding import pad
+from lit_bert.data.windows import encode_by_characters, of_config, pooled
 from lit_bert.io import escape, onnx_files, tokenizers, untrusted
 from lit_bert.product.formats import predictor_files
-from lit_bert.task.kinds import task_of_config
+from lit_bert.task.kinds import LONG_TEXTS_KEY, task_of_config
 
 BATCH_SIZE, BATCH_TOKENS = 16, 192  # texts and, padding included, tokens; more takes memory and gains little
 CHUNK = 256  # texts that are tokenized at a time: what the tokenizer returns takes kilobytes a text
 # onnxruntime 1.32 adds and normalizes in one operator that takes five times as long as two; and adds a bias
 # and computes GELU in one that takes half as long again.
 SLOW_FUSIONS = {"SkipLayerNormFusion", "BiasGeluFusion"}
+EXPLAINED_WINDOWS = 8  # of a text: those that speak most for its label
 MIN_PROBABILITY = 1e-9  # keeps the logarithm of a probability finite
 WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 
@@ -112,8 +115,12 @@ class Predictor:
             raise UserError(
                 f"tokenizer.json lets {self.max_length} tokens through; the model takes {positions}"
             )
-        # A stride would have the tokenizer return all of a long text, in pieces that overlap.
-        self._tokenizer.enable_truncation(self.max_length, direction=truncation["direction"])
+        self.long_texts = of_config(config.get(LONG_TEXTS_KEY), self._tokenizer, self.max_length)
+        if self.long_texts.mode == "cut":
+            # A stride would have the tokenizer return all of a long text, in pieces that overlap.
+            self._tokenizer.enable_truncation(self.max_length, direction=truncation["direction"])
+        else:
+            self._tokenizer.no_truncation()
         onnx_files.check_onnx(self.folder / self.file)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -140,38 +147,100 @@ class Predictor:
         probs, truncated = self._label(texts)
         return [self.task.answer(row, cut) for row, cut in zip(probs, truncated, strict=True)]
 
+    def cost(self, texts: Sequence[str], explain: bool = False) -> int:
+        """About how many times the model is asked for the answers to texts, said without tokenizing them."""
+        is_in_windows = self.long_texts.mode == "windows"
+        if not is_in_windows and not explain:
+            return len(texts)
+        words = [len(WORD.findall(text)) for text in texts]
+        cost = len(texts)
+        if is_in_windows:
+            cost += sum(words) // (self.long_texts.size - self.long_texts.overlap)
+        if explain:  # once more for each word that is read
+            cost += min(words[0], self.max_length * (EXPLAINED_WINDOWS if is_in_windows else 1))
+        return cost
+
     def probs(self, texts: Sequence[str]) -> np.ndarray:
         """Class probabilities, float32 (N, C), of texts; rows sum to 1."""
         return self._label(texts)[0]
 
     def _label(self, texts: Sequence[str]) -> tuple[np.ndarray, list[bool]]:
-        """Probabilities (N, C), and which texts were cut."""
-        ids: list[np.ndarray] = []
+        """Probabilities (N, C), and of which texts a part was not read."""
+        windows: list[np.ndarray] = []
+        counts: list[int] = []  # of the windows of each text
         truncated: list[bool] = []
         for start in range(0, len(texts), CHUNK):
-            encodings = tokenizers.encode(self._tokenizer, _readable(texts[start : start + CHUNK]))
-            ids += [np.array(each.ids, np.int32) for each in encodings]
-            truncated += [bool(each.overflowing) for each in encodings]
-        return self._probs(ids), truncated
+            for each in encode_by_characters(self._tokenizer, _readable(texts[start : start + CHUNK])):
+                parts = self.long_texts.parts(np.array(each.ids, np.int32))
+                windows += parts
+                counts.append(len(parts))
+                truncated.append(bool(each.overflowing or self.long_texts.loses(np.array(len(each.ids)))))
+        return self._probs(self._logits(windows), counts), truncated
 
     def explain(self, text: str) -> list[Word]:
         """Which words pushed the text towards its label: each in turn is left out, and the label asked again.
 
-        Words that the model does not read, past its maximum length, are not among them.
+        Words that the model does not read are not among them. Of a text of several windows, those of the
+        windows that speak most for its label are, `EXPLAINED_WINDOWS` at most: a word's tokens are left out
+        of each window that has them, and the others stay as they are.
         """
         encoding = tokenizers.encode(self._tokenizer, _readable([text]), offsets=True)[0]
+        if len(encoding.ids) > self.max_length:
+            return self._explain_parts(text, encoding)
         read = max((end for _, end in encoding.offsets), default=0)
         words = [match.span() for match in WORD.finditer(text) if match.start() < read]
         without = [f"{text[:start]} {text[end:]}" for start, end in words]
-        probs = self.probs([text, *without]).astype(float)
-        of_label = probs[:, self.task.explained_class(probs[0])]
+        return self._words(words, self.probs([text, *without]))
+
+    def _words(self, spans: list[tuple[int, int]], probs: np.ndarray) -> list[Word]:
+        """Words by the probabilities (1 + N, C) of a text and of the text without each of its N words."""
+        of_label = probs[:, self.task.explained_class(probs[0])].astype(float)
         odds = np.log(np.maximum(of_label, MIN_PROBABILITY)) - np.log(
             np.maximum(1 - of_label, MIN_PROBABILITY)
         )
         weights = odds[0] - odds[1:]
-        return [Word(*span, float(weight)) for span, weight in zip(words, weights, strict=True)]
+        return [Word(*span, float(weight)) for span, weight in zip(spans, weights, strict=True)]
 
-    def _probs(self, ids: list[np.ndarray]) -> np.ndarray:
+    def _explain_parts(self, text: str, encoding: Any) -> list[Word]:
+        """`explain` for a text that is longer than the model takes at a time."""
+        ids = np.array(encoding.ids, np.int32)
+        windows = self.long_texts.parts(ids)
+        places = self.long_texts.parts(np.arange(len(ids)))  # of each window's tokens, in the text's
+        logits = self._logits(windows)
+        label = self.task.explained_class(self._probs(logits, [len(windows)])[0])
+        for_label = logits[:, label] - logits.mean(1)
+        starts, ends = np.array(encoding.offsets).T
+        is_read = np.zeros(len(text) + 1, bool)  # by character
+        for index in np.argsort(-for_label, kind="stable")[:EXPLAINED_WINDOWS]:
+            for place in places[index]:
+                is_read[starts[place] : ends[place]] = True
+        spans = [match.span() for match in WORD.finditer(text)]
+        words = [(start, end) for start, end in spans if is_read[start:end].any()]
+        first, last = np.array([(place[0], place[-1]) for place in places]).T
+        without: list[np.ndarray] = []  # windows that lack the tokens of a word
+        of: list[tuple[int, int]] = []  # the number of the word and of the window, of each
+        for number, (start, end) in enumerate(words):
+            is_word = (starts < end) & (ends > start)
+            some = np.flatnonzero(is_word)
+            for index in np.flatnonzero((first <= some[-1]) & (last >= some[0])).tolist():
+                if is_word[places[index]].any():
+                    without.append(windows[index][~is_word[places[index]]])
+                    of.append((number, index))
+        by_word = np.repeat(pooled(logits, [len(windows)], self.long_texts.pooling), len(words) + 1, 0)
+        found = zip(of, self._logits(without), strict=True)
+        for number, some_of_word in itertools.groupby(found, lambda each: each[0][0]):
+            changed = logits.copy()
+            for (_, index), values in some_of_word:
+                changed[index] = values
+            by_word[number + 1] = pooled(changed, [len(windows)], self.long_texts.pooling)[0]
+        return self._words(words, self.task.probabilities(by_word))
+
+    def _probs(self, logits: np.ndarray, counts: list[int]) -> np.ndarray:
+        """Probabilities (N, C) of texts from the logits of their windows (W, C), so many of each."""
+        return self.task.probabilities(pooled(logits, counts, self.long_texts.pooling))
+
+    def _logits(self, ids: list[np.ndarray]) -> np.ndarray:
+        """Logits, float32 (W, C), of windows."""
         logits = np.empty((len(ids), len(self.labels)), np.float32)
         order = np.argsort([-len(each) for each in ids], kind="stable")
         batches, start = [], 0
@@ -203,7 +272,7 @@ class Predictor:
                 run(rows)
         if not np.isfinite(logits).all():
             raise UserError(f"{self.folder / self.file} gives logits that are not finite. Export it again.")
-        return self.task.probabilities(logits)
+        return logits
 
 
 def probabilities_of(folder: Path, file: str) -> Callable[[Sequence[str]], np.ndarray]:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from lit_bert.data.padding import pad
+from lit_bert.data.windows import LongTexts, encode_by_characters, pooled
 from lit_bert.evaluate import compare, scores
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import Score, Scores
-from lit_bert.io import tokenizers
 from lit_bert.product.formats import Format
 from lit_bert.task.base import Task
 
@@ -47,20 +47,27 @@ class Variant:
     f1_change: Score
 
 
-def checkpoint_probs(network: Any, tokenizer: Any, task: Task, texts: Sequence[str]) -> np.ndarray:
-    """Probabilities, float32 (N, C), by the network of transformers in 32 bits."""
+def checkpoint_probs(
+    network: Any, tokenizer: Any, long_texts: LongTexts, task: Task, texts: Sequence[str]
+) -> np.ndarray:
+    """Probabilities, float32 (N, C), by the network of transformers in 32 bits.
+
+    Args:
+        tokenizer: which cuts nothing off.
+    """
     import torch
 
-    encodings = tokenizers.encode(tokenizer, list(texts))
-    order = np.argsort([-len(each.ids) for each in encodings], kind="stable")
-    logits = np.empty((len(texts), network.config.num_labels), np.float32)
+    parts_of = [long_texts.parts(np.array(each.ids)) for each in encode_by_characters(tokenizer, texts)]
+    parts = [part for parts in parts_of for part in parts]
+    order = np.argsort([-len(part) for part in parts], kind="stable")
+    logits = np.empty((len(parts), network.config.num_labels), np.float32)
     with torch.inference_mode():
         for start in range(0, len(order), BASELINE_BATCH):
             rows = order[start : start + BASELINE_BATCH]
-            padded = pad([encodings[row].ids for row in rows], network.config.pad_token_id or 0)
+            padded = pad([parts[row] for row in rows], network.config.pad_token_id or 0)
             input_ids, attention_mask = map(torch.from_numpy, padded)
             logits[rows] = network(input_ids=input_ids, attention_mask=attention_mask).logits.numpy()
-    return task.probabilities(logits)
+    return task.probabilities(pooled(logits, [len(parts) for parts in parts_of], long_texts.pooling))
 
 
 def measure(folder: Path, form: Format, task: Task, rows: Predictions, wanted: np.ndarray) -> Variant:

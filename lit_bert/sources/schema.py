@@ -122,6 +122,10 @@ class DataSettings(Plain):
     fold: int = 0
     order_seed: int = 0
     max_length: int = 128
+    long_texts: Literal["windows", "head_tail", "cut"] = "cut"  # as runs did that could not choose
+    window_overlap: int | None = None
+    window_pooling: Literal["mean", "max"] = "mean"
+    train_windows: int = 8
     batch_size: int = 32
     eval_batch_size: int = 64
 

@@ -24,7 +24,7 @@ from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.finite import check_checkpoint_finite
 from lit_bert.sources.settings import flat_settings
 from lit_bert.train.checkpoint_io import check_progress
-from lit_bert.train.settings import BASE, checkpoint_settings, names_setting
+from lit_bert.train.settings import BASE, LONG_TEXTS, checkpoint_settings, names_setting
 
 # What a resumed run may change of its data: where the rows are, if they are the same ones, and how many are
 # evaluated at a time.
@@ -68,7 +68,7 @@ def apply_resumed_settings(
         is_given = names_setting(given, name) and (name != "weights.checkpoint" or given.get(name))
         if name == BASE and given.get(name) and checkpoint.model.trains_part:
             continue  # what was frozen, whose SHA-256 is compared
-        if not is_given:
+        if not is_given or (name == LONG_TEXTS and config[name] is None):
             config[name] = value
         elif config[name] != value:
             _change_setting(name, value, config[name], resumed)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BASE = "weights.pretrained"  # as a flag beside a checkpoint: where the weights are that were frozen
+LONG_TEXTS = "data.long_texts"  # null leaves it to the rows to train on, whose checkpoint has the answer
 FILE_SETTINGS = {"data.label_names", "data.quoting"}  # hold for the files that they were given with
 
 
@@ -65,5 +66,7 @@ def fill_from_checkpoint(config: Any, given: Mapping[str, bool], checkpoint: Che
                 log.info(f"{name} is that of the checkpoint, {line(value, 100)}, not of the configuration")
             config[name] = value
         # How quotes and codes were read in one file says nothing of another.
-        elif not names_setting(given, name) and not (other_data and name in FILE_SETTINGS):
+        elif (name == LONG_TEXTS and config[name] is None) or (
+            not names_setting(given, name) and not (other_data and name in FILE_SETTINGS)
+        ):
             config[name] = value
