@@ -14,6 +14,7 @@ import pytest
 import tiny
 import torch
 from conftest import CLASSES, Run, write_csv
+from serving import servers
 
 from lit_bert import UserError
 from lit_bert.__main__ import main
@@ -480,7 +481,23 @@ def test_the_rest_of_an_epoch_has_the_windows_that_the_whole_would_have_had(
     assert max(len(each) for each in whole) == 16  # windows
 
 
-def test_a_folder_of_windows_is_served_and_gives_weights_to_another_fit(
+def test_the_server_answers_for_the_whole_of_a_text(shipped: Path) -> None:
+    from lit_bert import Predictor
+
+    text = long_text("joy", 100, 9)
+    with servers() as start:
+        server = start(shipped)
+        assert server.ask("GET", "/info").json["long_texts"] == "windows"
+        answer = server.predict(text, explain=True).json
+    predictor = Predictor(shipped)
+    assert {**answer, "words": []} == {**predictor([text])[0]._asdict(), "words": []}
+    assert [word["start"] for word in answer["words"]] == [word.start for word in predictor.explain(text)]
+    windows = -(-100 // (8 - OVERLAP))
+    assert predictor.cost([text]) <= windows < predictor.cost([text], explain=True)
+    assert predictor.cost(["happy"] * 3) == 3
+
+
+def test_an_exported_folder_gives_its_weights_to_another_fit(
     shipped: Path, flags: list[str], run: Run
 ) -> None:
     rest = [each for each in flags if "pretrained" not in each]

@@ -92,7 +92,8 @@ class EmotionDataModule(LightningDataModule):
             tokens.
         window_pooling: logits of a text from those of its windows: `mean`, or the `max` of each class.
         train_windows: windows of a text that are trained on in an epoch, drawn at random in each if it has
-            more; validation, test and prediction read all.
+            more; a step takes as much memory as batch_size times so many texts of max_length. Validation,
+            test and prediction read all windows, a bounded number at a time.
         batch_size: texts per optimizer step and device.
         eval_batch_size: texts per batch and device in validation, test and prediction.
         weights: whose tokenizer to use.
