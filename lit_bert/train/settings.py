@@ -16,7 +16,10 @@ log = logging.getLogger(__name__)
 
 BASE = "weights.pretrained"  # as a flag beside a checkpoint: where the weights are that were frozen
 # What they are where they are left to be found in the data, which a checkpoint knows the answer to.
-TO_BE_FOUND = {"data.text_column": None, "data.label_column": None, "data.text_form": "auto"}
+TO_BE_FOUND = {
+    **dict.fromkeys(("data.text_column", "data.label_column", "data.long_texts")),
+    "data.text_form": "auto",
+}
 FILE_SETTINGS = {"data.label_names", "data.quoting"}  # hold for the files that they were given with
 
 
