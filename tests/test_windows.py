@@ -340,7 +340,7 @@ def test_validation_scores_texts_by_all_of_their_windows(fitted: Path, long_corp
     texts, labels = rows_of(long_corpus / "validation.csv")
     assert predictions.texts == texts
     assert [predictions.class_names[label] for label in predictions.labels] == labels
-    np.testing.assert_allclose(predictions.probs, probs_of(checkpoint, texts), atol=1e-4)
+    np.testing.assert_allclose(predictions.outputs, probs_of(checkpoint, texts), atol=1e-4)
 
 
 def test_predict_and_predictor_give_the_answers_of_the_checkpoint(
