@@ -182,9 +182,9 @@ def contest(args: argparse.Namespace) -> dict[str, Any]:
 
 def tfidf(folder: Path) -> float:
     """The accuracy on the test split of TF-IDF with the best of some strengths of logistic regression."""
-    from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
-    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
-    from sklearn.pipeline import make_pipeline  # type: ignore[import-untyped]
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
 
     splits = {
         split: list(csv.DictReader((folder / f"{split}.csv").open())) for split in ROWS if split != "longer"

@@ -40,20 +40,7 @@ log = logging.getLogger("lit_bert")
 
 
 class _TextEstimator(BaseEstimator):
-    """What both estimators share; each says what labels are.
-
-    Args:
-        pretrained: encoder, as `--weights.pretrained`.
-        max_epochs: passes over the training rows.
-        batch_size: texts per optimizer step.
-        learning_rate: the highest one; None takes what suits the encoder.
-        max_length: tokens a text is cut at.
-        random_state: seed.
-        run_dir: folder for runs; None is a temporary one, which goes with the estimator.
-        settings: further settings of `fit` by their names on the command line, such as
-            `{"model.adversarial_norm": 0}`.
-        verbose: whether to say what `fit` says.
-    """
+    """What both estimators share; each says what labels are."""
 
     def __init__(
         self,
@@ -157,17 +144,16 @@ class _TextEstimator(BaseEstimator):
         form = command.datamodule.weights.text_form
         command.datamodule.predict_from(_numbered(frame, form.columns), form)
         with self._quiet():
-            command.trainer.predict(
-                command.model, datamodule=command.datamodule, return_predictions=False
-            )
+            command.trainer.predict(command.model, datamodule=command.datamodule, return_predictions=False)
         return frame, collector.outputs
 
     def label(self, X: Any) -> Any:
-        """X with the columns that `predict` adds, as an object of the kind that came in; records of a list."""
+        """X with the columns that the verb `predict` adds, as the kind of object that came in."""
         frame, outputs = self._outputs(X)
         cells = [self.task_.cells(row) for row in outputs]
         names = self.task_.columns()
-        return frame.with_columns({name: [row[place] for row in cells] for place, name in enumerate(names)})
+        added = {name: [row[place] for row in cells] for place, name in enumerate(names)}
+        return frame.with_columns(added)
 
     def export(self, folder: str) -> str:
         """Writes the folder that `export` writes: for transformers, ONNX, the server. Returns its path."""
@@ -198,7 +184,11 @@ class _TextEstimator(BaseEstimator):
         facts = untrusted.read_object(Path(folder) / FACTS)
         parameters, classes = facts.get("parameters"), facts.get("classes")
         known = set(cls._get_param_names())
-        if facts.get("estimator") != cls.__name__ or not isinstance(parameters, dict) or set(parameters) - known:
+        if (
+            facts.get("estimator") != cls.__name__
+            or not isinstance(parameters, dict)
+            or set(parameters) - known
+        ):
             raise UserError(f"{folder} holds no {cls.__name__} that `save` wrote.")
         found = cls(**parameters)
         found._restore_classes(classes)
@@ -246,7 +236,11 @@ class _TextEstimator(BaseEstimator):
             rows = [{key: value for key, value in row.items() if key not in clash} for row in rows]
         with RowWriter(file) as writer:
             writer.write(
-                {**row, LABEL: labels[place], **{name: _native(values[place]) for name, values in more.items()}}
+                {
+                    **row,
+                    LABEL: labels[place],
+                    **{name: _native(values[place]) for name, values in more.items()},
+                }
                 for place, row in enumerate(rows)
             )
 
@@ -276,12 +270,14 @@ class _TextEstimator(BaseEstimator):
 
 
 class TextClassifier(ClassifierMixin, _TextEstimator):
-    __doc__ = f"""A classifier of texts, for scikit-learn.
+    """A classifier of texts, for scikit-learn.
 
     Labels are strings, whole numbers or booleans, one a text; or, for several a text, lists of them or an
     array of 0 and 1, (N, C). What `predict` gives is what `fit` was given.
 
-    {(_TextEstimator.__doc__ or "").partition("Args:")[1]}{(_TextEstimator.__doc__ or "").partition("Args:")[2]}
+    Args:
+        pretrained, max_epochs, batch_size, learning_rate, max_length, random_state, run_dir, settings,
+            verbose: as of `TextRegressor`.
         ordered: whether classes are in an order, that of their values: stars 1 to 5.
 
     Attributes:
@@ -304,7 +300,15 @@ class TextClassifier(ClassifierMixin, _TextEstimator):
         ordered: bool = False,
     ) -> None:
         super().__init__(
-            pretrained, max_epochs, batch_size, learning_rate, max_length, random_state, run_dir, settings, verbose
+            pretrained,
+            max_epochs,
+            batch_size,
+            learning_rate,
+            max_length,
+            random_state,
+            run_dir,
+            settings,
+            verbose,
         )
         self.ordered = ordered
 
@@ -358,7 +362,9 @@ class TextClassifier(ClassifierMixin, _TextEstimator):
         self._by_name = stored["by_name"] if plain else {}
         self._is_indicator = bool(plain and stored.get("indicator"))
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None, validation: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None, validation: Any = None
+    ) -> Self:
         self._is_indicator = getattr(y, "ndim", 1) == 2
         return super().fit(X, y, sample_weight, groups, validation)
 
@@ -366,9 +372,20 @@ class TextClassifier(ClassifierMixin, _TextEstimator):
 
 
 class TextRegressor(RegressorMixin, _TextEstimator):
-    __doc__ = f"""A model that gives a text a number, for scikit-learn.
+    """A model that gives a text a number, for scikit-learn.
 
-    {(_TextEstimator.__doc__ or "").partition("Args:")[1]}{(_TextEstimator.__doc__ or "").partition("Args:")[2]}
+    Args:
+        pretrained: encoder, as `--weights.pretrained`.
+        max_epochs: passes over the training rows.
+        batch_size: texts per optimizer step.
+        learning_rate: the highest one; None takes what suits the encoder.
+        max_length: tokens a text is cut at.
+        random_state: seed.
+        run_dir: folder for runs; None is a temporary one, which goes with the estimator.
+        settings: further settings of `fit` by their names on the command line, such as
+            `{"model.adversarial_norm": 0}`.
+        verbose: whether to say what `fit` says.
+
     Attributes:
         scores_: of the validation rows, such as `r2`.
         checkpoint_: the file of the model.

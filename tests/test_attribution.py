@@ -21,6 +21,7 @@ from lit_bert.evaluate.attribution import (
 from lit_bert.model.pretrained import load_network
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.weights import Weights
+from lit_bert.task.kinds import task_of
 
 pytest.importorskip("captum")
 
@@ -56,6 +57,31 @@ def test_scores_of_words_add_up_to_what_the_class_gains_over_the_baseline(explai
 def test_scores_of_all_classes_cancel_out(explainer: Explainer) -> None:
     found = explainer.explain([Question(TEXTS[2], label) for label in range(3)])
     np.testing.assert_allclose(sum(each.scores for each in found), 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+def test_several_labels_are_explained_by_their_own_logit_and_numbers_in_their_unit(
+    kind: str, tiny_bert: Path
+) -> None:
+    scale = {"scale": (100.0, 20.0)} if kind == "regression" else {}
+    task = task_of(kind, ["a", "b"] if kind == "multi_label" else ["stars"], scale)
+    weights = Weights(str(tiny_bert))
+    torch.manual_seed(0)
+    network = load_network(weights, list(task.class_names), task.problem_type)
+    torch.nn.init.normal_(network.classifier.weight, std=0.5)
+    explainer = Explainer(network, weights.tokenizer(32), task=task)
+    questions = [Question(text, label) for text in TEXTS for label in range(len(task.class_names))]
+    for question, found in zip(questions, explainer.explain(questions), strict=True):
+        ids = explainer.tokenizer.encode(question.text).ids
+        baseline = [ids[0], *[explainer.baseline_id] * (len(ids) - 2), ids[-1]]
+        logits = [network(input_ids=torch.tensor([each])).logits.numpy() for each in (ids, baseline)]
+        of_text, of_baseline = task.outputs(np.concatenate(logits))
+        if kind == "regression":
+            gain = of_text[0] - of_baseline[0]
+        else:
+            gain = (logits[0] - logits[1])[0, question.label]
+        assert found.scores.sum() + found.gap == pytest.approx(float(gain), abs=1e-3)
+        assert found.scores.sum() == pytest.approx(float(gain), abs=0.02 * abs(float(gain)) + 1e-2)
 
 
 def test_a_batch_gives_what_each_text_gives_alone(explainer: Explainer) -> None:

@@ -8,6 +8,7 @@ import pytest
 from lit_bert.evaluate.charts import Axes, coverage_chart, reliability_chart
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import wilson
+from lit_bert.task.single import SingleLabel
 
 
 def test_wilson_intervals_are_those_of_the_formula() -> None:
@@ -16,12 +17,17 @@ def test_wilson_intervals_are_those_of_the_formula() -> None:
     np.testing.assert_allclose(high, [0.2775, 0.9821, 1.0], atol=1e-4)
 
 
+def of_probs(probs: np.ndarray, labels: np.ndarray) -> Predictions:
+    """Rows of two classes."""
+    return Predictions(SingleLabel.of(["a", "b"]), ["x"] * len(labels), np.arange(len(labels)), labels, probs)
+
+
 def test_shares_that_reach_an_accuracy_are_right() -> None:
     # Ten rows, one in each tenth of confidence; the two least sure ones are wrong.
     confidence = np.linspace(0.95, 0.55, 10)
     labels = np.array([0] * 8 + [1] * 2)
     probs = np.stack([confidence, 1 - confidence], 1).astype(np.float32)
-    chart = coverage_chart(Predictions(["x"] * 10, np.arange(10), labels, probs, ["a", "b"]))
+    chart = coverage_chart(of_probs(probs, labels))
     assert [row[:3] for row in chart.table.rows] == [
         [f"≥ {target}", "80.0%", "0.639"] for target in ("90%", "95%", "98%", "99%")
     ]
@@ -32,7 +38,7 @@ def of_confidence(confidence: list[float], is_right: list[int]) -> Predictions:
     first = np.array(confidence)
     labels = 1 - np.array(is_right)
     probs = np.stack([first, 1 - first], 1).astype(np.float32)
-    return Predictions(["x"] * len(first), np.arange(len(first)), labels, probs, ["a", "b"])
+    return of_probs(probs, labels)
 
 
 def test_reliability_is_the_share_of_right_texts_in_each_bin_of_confidence() -> None:

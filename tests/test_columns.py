@@ -237,7 +237,7 @@ def test_a_fit_says_what_it_found_and_keeps_it_for_the_other_verbs(run: Run, fla
     assert (named.code, "has no column 'Sentence'" in named.err) == (2, True)
 
 
-def test_questions_and_what_is_not_supported_stop_a_fit_in_one_line(refused: Any, flags: list[str]) -> None:
+def test_a_question_stops_a_fit_in_one_line(refused: Any, flags: list[str]) -> None:
     rows = [{"one": text, "two": text, "label": label} for label in CLASSES for text in texts_of(label, 4)]
     write_csv(Path("rows.csv"), rows)
     line = refused("fit", "--data.dataset=rows.csv", *flags)
@@ -245,7 +245,3 @@ def test_questions_and_what_is_not_supported_stop_a_fit_in_one_line(refused: Any
     line = refused("fit", "--data.dataset=rows.csv", "--data.text_column=one,two,label", *flags,
                    "--data.text_form=pair")  # fmt: skip
     assert "names 3 columns" in line
-    bits = [{"text": row["one"], "a": n % 2, "b": 1 - n % 2} for n, row in enumerate(rows)]
-    write_csv(Path("bits.csv"), bits)
-    line = refused("fit", "--data.dataset=bits.csv", *flags)
-    assert "several columns of labels (a, b)" in line

@@ -9,6 +9,7 @@ from test_scores import answers, single
 from lit_bert.evaluate.compare import compare
 from lit_bert.evaluate.evidence import Evidence, counted
 from lit_bert.evaluate.scores import all_scores, with_intervals
+from lit_bert.task.kinds import task_of
 
 
 def test_an_absent_class_has_no_score_and_no_difference():
@@ -58,6 +59,18 @@ def test_a_few_rows_that_are_all_right_are_few_though_their_interval_has_no_widt
     assert tuple(found.macro_f1) == (1, 1, 1)
     # Wilson: 18 of 18 rows leave shares of 0.824 to 1.
     assert "up to 18 points wide" in Evidence.of(task, probs, labels).few_rows_note(found)
+
+
+@pytest.mark.parametrize(("rows", "few"), [(1, True), (3, True), (200, False)])
+def test_a_few_rows_of_numbers_or_of_several_labels_are_few(rows, few):
+    numbers = np.arange(rows) + np.float32(0.5)
+    flags = np.tile(np.uint8([[1, 0]]), (rows, 1))
+    for task, outputs, labels in (
+        (task_of("regression", ["stars"]), numbers[:, None], numbers),
+        (task_of("multi_label", ["a", "b"]), flags.astype(np.float32), flags),
+    ):
+        notes = Evidence.of(task, outputs, labels).notes(with_intervals(task, outputs, labels))
+        assert any(re.match(rf"{rows} rows? (is|are) few: ", note) for note in notes) == few
 
 
 def test_classes_that_are_neither_label_nor_predicted_are_not_averaged():

@@ -1,23 +1,30 @@
 """Random tables of every form, written by other programs and read back; random bytes in place of files."""
 
+import bz2
+import contextlib
 import csv
+import gzip
 import io
 import json
+import lzma
 import math
 import os
+import sqlite3
 import tempfile
 from pathlib import Path
 
+import openpyxl
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pyarrow import parquet
+from pyarrow import feather, parquet
 
 from lit_bert import UserError
 from lit_bert.data.cells import BadRow, CellError, label_of, text_of
-from lit_bert.data.delimited import quoting_of
-from lit_bert.data.rows import column_names, read_rows
+from lit_bert.data.readers.dialect import dialect_of
+from lit_bert.data.readers.options import DEFAULT, ReadOptions
+from lit_bert.data.rows import FORM_OF, column_names, read_rows, reading_notes
 from lit_bert.data.writer import WRITABLE, RowWriter
 
 pytestmark = pytest.mark.fuzz
@@ -31,6 +38,14 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(CELL, inner, max_size=3),
     max_leaves=5,
 )
+
+
+PACKERS = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": lambda content: pa.compress(content, "zstd", asbytes=True),
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +75,18 @@ def same(one, other):
     return one == other and type(one) is type(other)
 
 
-def read(file, quoting="auto"):
+def plain(file, quoting="auto"):
+    """Options under which nothing but the quoting is looked for."""
+    delimiter = {".csv": ",", ".tsv": "tab"}.get(file.suffix)
+    form = "lines" if file.suffix == ".txt" else None
+    given = {"header": True, "encoding": "utf-8", "delimiter": delimiter} if delimiter else {"form": form}
+    return ReadOptions(quoting=quoting, **given)
+
+
+def read(file, options=DEFAULT):
     """The rows, or the line that refuses them."""
     try:
-        return [each.row for each in read_rows(file, quoting)]
+        return [each.row for each in read_rows(file, options)]
     except UserError as error:
         assert "\n" not in str(error)  # noqa: PT017
         return str(error)
@@ -90,16 +113,35 @@ def test_quoted_tables_give_back_every_row(folder, table, suffix, quoting, end, 
     expected = [dict(zip(names, row, strict=True)) for row in rows]
     if not mark and names[0].startswith("\ufeff"):
         return  # its first column is called so; no reader can know that this is no byte order mark
-    assert column_names(file, "csv") == names
-    assert read(file, "csv") == expected
-    found = read(file)
+    assert column_names(file, plain(file, "csv")) == names
+    assert read(file, plain(file, "csv")) == expected
+    found, dialect = read(file, plain(file)), None
     if isinstance(found, str):
         assert "can be read in two ways" in found
-    elif quoting_of(file).quoted:
+    elif (dialect := dialect_of(file, suffix[1:], plain(file))).quoted:
         assert found == expected
     else:  # said aloud, and no line is lost
-        assert quoting_of(file).note
+        assert dialect.notes
         assert len(found) >= len(rows)
+
+
+@given(tables(), st.sampled_from([".csv", ".tsv"]), st.sampled_from(",;\t|"))
+def test_what_is_guessed_is_right_or_said_or_asked(folder, table, suffix, delimiter):
+    names, rows = table
+    file = folder / f"guessed{suffix}"
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, delimiter=delimiter, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
+        writer.writerows([names, *rows])
+    if names[0].startswith("\ufeff"):
+        return
+    found = read(file)
+    if isinstance(found, str):
+        return
+    usual = {".csv": ",", ".tsv": "\t"}[suffix]
+    right = found == [dict(zip(names, row, strict=True)) for row in rows]
+    assert right or delimiter != usual or dialect_of(file, suffix[1:], DEFAULT).notes
+    told = ReadOptions(delimiter=delimiter, header=True, quoting="csv", encoding="utf-8")
+    assert read(file, told) == [dict(zip(names, row, strict=True)) for row in rows]
 
 
 @given(
@@ -118,13 +160,15 @@ def test_unquoted_tables_keep_every_line(folder, rows, suffix):
     file = folder / f"bare{suffix}"
     file.write_text("".join(delimiter.join(row) + "\n" for row in [names, *rows]), newline="")
     expected = [dict(zip(names, row, strict=True)) for row in rows]
-    assert read(file, "none") == expected
-    found = read(file)
+    assert read(file, plain(file, "none")) == expected
+    found = read(file, plain(file))
     if isinstance(found, str):
         assert "can be read in two ways" in found
-    elif len(found) < len(rows):
-        assert "line ends inside quotes" in quoting_of(file).note
-    elif not quoting_of(file).quoted:
+        return
+    dialect = dialect_of(file, suffix[1:], plain(file))
+    if len(found) < len(rows):
+        assert "line ends inside quotes" in dialect.notes[0]
+    elif not dialect.quoted:
         assert found == expected
 
 
@@ -184,9 +228,9 @@ def test_what_is_written_is_read_back(folder, table, suffix):
         writer.write(expected)
     if suffix in (".csv", ".tsv") and names[0].startswith("\ufeff"):
         return
-    assert read(file, "csv") == expected
+    assert read(file, plain(file, "csv")) == expected
     if rows or suffix not in (".jsonl", ".ndjson"):
-        assert column_names(file, "csv") == names
+        assert column_names(file, plain(file, "csv")) == names
 
 
 @given(st.lists(st.dictionaries(CELL, VALUES, max_size=4), max_size=6), st.sampled_from(WRITABLE))
@@ -203,26 +247,127 @@ def test_rows_of_any_columns_and_values_are_written_or_refused(folder, rows, suf
         return
     if not names or (suffix in (".csv", ".tsv") and names[0].startswith("\ufeff")):
         return
-    found = read(file, "csv")
+    found = read(file, plain(file, "csv"))
     assert len(found) == len(rows)
     if suffix in (".jsonl", ".ndjson"):
         complete = [{name: row.get(name) for name in names} for row in rows]
         assert all(same(one, other) for one, other in zip(complete, found, strict=True))
 
 
-@given(st.binary(max_size=200) | AWKWARD.map(str.encode), st.sampled_from([*WRITABLE, ".txt"]))
-def test_random_bytes_are_rows_or_one_line(folder, content, suffix):
+BYTES = st.binary(max_size=200) | AWKWARD.map(str.encode) | TEXT.map(lambda text: text.encode("utf-16"))
+FORMS_READ = [*FORM_OF, ".csv.gz", ".jsonl.bz2", ".txt.xz", ".tsv.zst", ".json.zst"]
+
+
+@given(BYTES, st.sampled_from(FORMS_READ), st.booleans())
+def test_random_bytes_are_rows_or_one_line(folder, content, suffix, packed):
     file = folder / f"bytes{suffix}"
-    file.write_bytes(content)
+    file.write_bytes(PACKERS[file.suffix](content) if packed and file.suffix in PACKERS else content)
     for quoting in ("auto", "csv", "none"):
-        found = read(file, quoting)
+        options = ReadOptions(quoting=quoting)
+        found = read(file, options)
         assert all(isinstance(row, dict | BadRow) for row in found) or isinstance(found, str)
         try:
-            names = column_names(file, quoting)
-        except UserError:
+            names = column_names(file, options)
+            assert all("\n" not in note for note in reading_notes(file, options))
+        except UserError as error:
+            assert "\n" not in str(error)  # noqa: PT017
             continue
         if isinstance(found, list):
             assert all(set(row) <= set(names) for row in found if isinstance(row, dict))
+
+
+@given(st.lists(st.dictionaries(CELL, VALUES, max_size=4), max_size=6), st.sampled_from([None, 2]))
+def test_a_json_array_gives_back_every_row(folder, rows, indent):
+    file = folder / "rows.json"
+    file.write_text(json.dumps(rows, indent=indent), encoding="utf-8")
+    found = read(file)
+    assert len(found) == len(rows)
+    assert all(same(one, other) for one, other in zip(rows, found, strict=True))
+
+
+@given(st.lists(VALUES, max_size=3), st.binary(max_size=3), st.data())
+def test_a_damaged_json_array_is_rows_or_one_line(folder, values, garbage, data):
+    content = json.dumps(values).encode()
+    place = data.draw(st.integers(0, len(content)))
+    file = folder / "damaged.json"
+    file.write_bytes(content[:place] + garbage + content[place + data.draw(st.integers(0, 3)) :])
+    found = read(file, ReadOptions(form="json"))
+    assert isinstance(found, str) or all(isinstance(row, dict | BadRow) for row in found)
+
+
+WORD = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=6)
+
+
+@given(
+    st.lists(
+        st.tuples(st.lists(WORD, min_size=1, max_size=2), st.lists(WORD, min_size=1, max_size=4)), min_size=1
+    )
+)
+def test_fasttext_gives_back_every_row(folder, rows):
+    file = folder / "rows.txt"
+    lines = [" ".join([*(f"__label__{label}" for label in labels), *words]) for labels, words in rows]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    several = any(len(labels) > 1 for labels, _ in rows)
+    found = read(file)
+    assert [row["label"] for row in found] == [each if several else each[0] for each, _ in rows]
+    assert [row["text"] for row in found] == [" ".join(words) for _, words in rows]
+
+
+@given(st.data(), st.sampled_from(["arrow", "feather", "stream.arrow"]), st.booleans())
+def test_arrow_files_are_rows_or_one_line(folder, data, kind, damaged):
+    table = pa.table({"text": ["a", "é", None] * 5, "label": [1, 2, 3] * 5, "more": [[1], [], None] * 5})
+    file = folder / f"rows.{kind}"
+    if kind == "feather":
+        feather.write_feather(table, file, compression="uncompressed", chunksize=4)
+    else:
+        new = pa.ipc.new_stream if kind == "stream.arrow" else pa.ipc.new_file
+        with pa.OSFile(str(file), "wb") as sink, new(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=4)
+    if not damaged:
+        assert read(file) == table.to_pylist()
+        return
+    content = bytearray(file.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    file.write_bytes(content[: data.draw(st.integers(0, len(content)))] if damaged else content)
+    found = read(file)
+    assert all(isinstance(row, dict | BadRow) for row in found) or isinstance(found, str)
+
+
+@given(st.data(), st.lists(st.tuples(WORD, st.integers(-(2**40), 2**40) | st.booleans() | WORD), max_size=5))
+def test_a_workbook_gives_back_every_row_and_a_damaged_one_is_one_line(folder, data, rows):
+    file = folder / "rows.xlsx"
+    book = openpyxl.Workbook()
+    for row in [("text", "label"), *rows]:
+        book.active.append(list(row))
+    book.save(file)
+    assert read(file, ReadOptions(header=True)) == [{"text": text, "label": label} for text, label in rows]
+    content = bytearray(file.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    file.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    found = read(file)
+    assert isinstance(found, str) or all(isinstance(row, dict) for row in found)
+
+
+@given(
+    st.lists(
+        st.tuples(CELL | st.none(), VALUES.filter(lambda value: not isinstance(value, list | dict))),
+        max_size=5,
+    )
+)
+def test_a_query_gives_back_every_row(folder, rows):
+    file = folder / "rows.db"
+    file.unlink(missing_ok=True)
+    rows = [(text, None if isinstance(each, float) and each != each else each) for text, each in rows]
+    rows = [row for row in rows if not isinstance(row[1], int) or abs(row[1]) < 2**63]
+    with contextlib.closing(sqlite3.connect(file)) as base:
+        base.execute("CREATE TABLE t (text, label)")
+        base.executemany("INSERT INTO t VALUES (?, ?)", rows)
+        base.commit()
+    found = [each.row for each in read_rows(f"sqlite:///{file}", ReadOptions(query="SELECT * FROM t"))]
+    assert [row["text"] for row in found] == [text for text, _ in rows]
+    assert [row["label"] for row in found] == [label for _, label in rows]
 
 
 @given(st.data())

@@ -10,37 +10,39 @@ from test_report_page import made
 
 from lit_bert.evaluate import page_texts, scores
 from lit_bert.evaluate.attribution import Attribution
+from lit_bert.evaluate.page import form_of
 from lit_bert.evaluate.page_texts import (
     Explanations,
-    confident_errors,
     embedded_rows,
     rows_to_explain,
     script_data,
     text_segments,
 )
 from lit_bert.evaluate.predictions import Predictions
+from lit_bert.task.single import SingleLabel
 
 pytest.importorskip("cleanlab")
 
 
 def test_errors_come_with_the_most_confident_first() -> None:
     predictions = made(4, 200)
-    errors = confident_errors(predictions)
+    errors = form_of(predictions).errors
     assert (predictions.preds[errors] != predictions.labels[errors]).all()
     assert len(errors) == (predictions.preds != predictions.labels).sum()
-    confidence = predictions.probs[errors].max(1)
+    confidence = predictions.outputs[errors].max(1)
     assert (np.diff(confidence) <= 0).all()
 
 
 def test_rows_worth_explaining_are_on_the_page_once_and_lists_come_first() -> None:
     predictions = made(4, 400)
-    errors = confident_errors(predictions)
-    suspects = scores.suspected_labels(predictions.probs, predictions.labels)
-    order = rows_to_explain(predictions, errors, suspects, embedded_rows(predictions, errors, suspects))
+    form = form_of(predictions)
+    errors = form.errors
+    suspects = scores.suspected_labels(predictions.task, predictions.outputs, predictions.labels)
+    order = rows_to_explain(form, suspects, embedded_rows(form, suspects))
     assert len(order) == len(set(order)) <= page_texts.EXPLAINED_TEXTS
     assert order[0] == errors[0]
     assert set(errors[:50].tolist()) <= set(order)
-    assert set(order) <= set(embedded_rows(predictions, errors, suspects).tolist())
+    assert set(order) <= set(embedded_rows(form, suspects).tolist())
 
 
 def test_segments_join_to_the_text_again() -> None:
@@ -61,33 +63,33 @@ def test_of_right_rows_the_least_confident_of_each_class_are_embedded() -> None:
     confidence = np.linspace(0.5, 0.99, N)
     probs = np.repeat(((1 - confidence) / (C - 1))[:, None], C, axis=1).astype(np.float32)
     probs[np.arange(N), labels] = confidence
-    predictions = Predictions(["x"] * N, np.arange(N), labels, probs, ["a", "b", "c"])
+    predictions = Predictions(SingleLabel.of(["a", "b", "c"]), ["x"] * N, np.arange(N), labels, probs)
     none = np.empty(0, dtype=np.int64)
-    embedded = embedded_rows(predictions, none, none)
+    embedded = embedded_rows(form_of(predictions), none)
     # 200 over all classes: the first 66 of each, as confidence rises with the row.
     assert embedded.tolist() == list(range(3 * 66))
-    assert embedded_rows(predictions, none, np.array([899]))[-1] == 899
+    assert embedded_rows(form_of(predictions), np.array([899]))[-1] == 899
 
 
 def test_rows_to_explain_take_the_lists_in_turn() -> None:
     labels = np.zeros(6, dtype=np.int64)
     probs = np.array([[0.1, 0.9], [0.2, 0.8], [0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]], np.float32)
-    predictions = Predictions(["x"] * 6, np.arange(6), labels, probs, ["a", "b"])
-    order = rows_to_explain(predictions, np.array([0, 1]), np.array([5, 0]), np.arange(6))
+    form = form_of(Predictions(SingleLabel.of(["a", "b"]), ["x"] * 6, np.arange(6), labels, probs))
+    assert form.errors.tolist() == [0, 1]
+    order = rows_to_explain(form, np.array([5, 0]), np.arange(6))
     assert order == [0, 5, 1, 2, 3, 4]  # the rest cell by cell, the most confident first
-    assert rows_to_explain(predictions, np.array([0, 1]), np.array([5, 0]), np.array([0, 1, 5])) == [0, 5, 1]
+    assert rows_to_explain(form, np.array([5, 0]), np.array([0, 1, 5])) == [0, 5, 1]
 
 
 def test_the_script_is_given_the_likeliest_classes_and_always_the_labelled_one() -> None:
     labels = np.array([4, 0])
     probs = np.array([[0.4, 0.3, 0.2, 0.07, 0.03], [0.6, 0.1, 0.1, 0.1, 0.1]], np.float32)
-    predictions = Predictions(["one", "two"], np.array([7, 9]), labels, probs, list("abcde"))
+    task = SingleLabel.of(list("abcde"))
+    form = form_of(Predictions(task, ["one", "two"], np.array([7, 9]), labels, probs))
     attribution = Attribution([(0, 3)], np.array([0.5], np.float32), 0.0)
-    counts = np.zeros((5, 5), dtype=np.int64)
-    counts[4, 0] = counts[0, 0] = 1
-    errors, none = np.array([0]), np.empty(0, dtype=np.int64)
+    none = np.empty(0, dtype=np.int64)
     explanations = Explanations({(0, 0): attribution, (0, 4): attribution}, "")
-    data = script_data(predictions, errors, none, np.array([0, 1]), explanations, counts)
+    data = script_data(form, none, np.array([0, 1]), explanations)
     wrong, right = data["rows"]
     assert wrong == {
         "n": 8,

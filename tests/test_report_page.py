@@ -18,10 +18,10 @@ import pytest
 from conftest import Run
 
 from lit_bert.evaluate import page, scores
-from lit_bert.evaluate.evidence import Evidence
-from lit_bert.evaluate.page import write_page
-from lit_bert.evaluate.page_texts import confident_errors, embedded_rows
+from lit_bert.evaluate.page import form_of, write_page
+from lit_bert.evaluate.page_texts import embedded_rows
 from lit_bert.evaluate.predictions import Predictions
+from lit_bert.task.single import SingleLabel
 
 pytest.importorskip("cleanlab")
 pytest.importorskip("captum")
@@ -45,7 +45,12 @@ def made(C: int, N: int, **facts: Any) -> Predictions:
     texts = [HOSTILE[n] if n < len(HOSTILE) else f"text number {n}" for n in range(N)]
     names = [f"class {n}" for n in range(C)]
     return Predictions(
-        texts, np.arange(N), labels, probs.astype(np.float32), names, {"split": "val", **facts}
+        SingleLabel.of(names),
+        texts,
+        np.arange(N),
+        labels,
+        probs.astype(np.float32),
+        {"split": "val", **facts},
     )
 
 
@@ -99,11 +104,11 @@ def test_no_text_and_no_class_name_becomes_part_of_the_page(tmp_path: Path) -> N
     predictions = made(3, 60)
     evil = ["</script><b id=evil>", "<!--", '"><img src=x onerror=alert(1)>']
     predictions = Predictions(
+        SingleLabel.of(evil),
         predictions.texts,
         predictions.rows,
         predictions.labels,
-        predictions.probs,
-        evil,
+        predictions.outputs,
         {"split": "<i id=evil>", "weights": "</dd><b id=evil>", "checkpoint": "/tmp/<u id=evil>/best.ckpt"},
     )
     page = written(predictions, tmp_path)
@@ -122,9 +127,8 @@ def test_no_text_and_no_class_name_becomes_part_of_the_page(tmp_path: Path) -> N
 
 
 def embedded_of(predictions: Predictions) -> list[int]:
-    errors = confident_errors(predictions)
-    suspects = scores.suspected_labels(predictions.probs, predictions.labels)
-    return embedded_rows(predictions, errors, suspects).tolist()
+    suspects = scores.suspected_labels(predictions.task, predictions.outputs, predictions.labels)
+    return embedded_rows(form_of(predictions), suspects).tolist()
 
 
 def test_nothing_is_fetched_and_only_the_own_script_may_run(tmp_path: Path) -> None:
@@ -165,7 +169,7 @@ def test_a_swapped_label_is_suspected_first() -> None:
     probs[np.arange(90), labels] = 0.94
     given = labels.copy()
     given[[7, 50]] = (labels[[7, 50]] + 1) % 3
-    found = scores.suspected_labels(probs, given)
+    found = scores.suspected_labels(SingleLabel.of(["a", "b", "c"]), probs, given)
     assert set(found.tolist()) == {7, 50}
 
 
@@ -178,13 +182,15 @@ def test_a_swapped_label_is_suspected_first() -> None:
     ],
 )
 def test_suspicion_says_whether_the_rows_had_been_learned(facts: dict[str, str], said: str) -> None:
-    assert said in page.suspect_note(facts, np.array([1]), Evidence(9, (5, 4), (5, 4)))
+    assert said in page.suspect_note(facts, np.array([1]), 9, has_other_label=True)
 
 
 def test_classes_without_rows_and_runs_without_errors_have_a_page(tmp_path: Path) -> None:
     labels = np.zeros(5, dtype=np.int64)
     probs = np.tile(np.array([[0.9, 0.1, 0.0]], dtype=np.float32), (5, 1))
-    page = written(Predictions(["x"] * 5, np.arange(5), labels, probs, ["a", "b", "c"], {}), tmp_path)
+    page = written(
+        Predictions(SingleLabel.of(["a", "b", "c"]), ["x"] * 5, np.arange(5), labels, probs), tmp_path
+    )
     assert page.data["errors"] == [] == page.data["suspects"]
     assert "There is no error." in page.text
     assert "All texts here have one label" in page.text
@@ -194,10 +200,10 @@ def test_more_errors_than_a_page_can_hold_are_cut_and_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lit_bert.evaluate.page_texts.WRONG_TEXTS", 10)
-    for module in ("page", "page_texts"):
+    for module in ("page_form", "page_texts"):
         monkeypatch.setattr(f"lit_bert.evaluate.{module}.LISTED", 5)
     predictions = made(6, 600)
-    wrong = len(confident_errors(predictions))
+    wrong = len(predictions.errors)
     page = written(predictions, tmp_path)
     assert wrong > 20
     assert f"of {wrong:,} wrong texts; the others are left out" in page.text
@@ -250,7 +256,7 @@ def test_a_browser_lists_the_texts_of_the_cell_in_the_address(tmp_path: Path) ->
     if chromium is None:
         pytest.skip("no Chromium here")
     predictions = made(3, 60)
-    predictions.probs[0] = [0.1, 0.8, 0.1]  # the first hostile text: of class 0, predicted as class 1
+    predictions.outputs[0] = [0.1, 0.8, 0.1]  # the first hostile text: of class 0, predicted as class 1
     written(predictions, tmp_path)
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     profile = f"--user-data-dir={tmp_path / 'profile'}"

@@ -25,8 +25,9 @@ from lit_bert import UserError
 from lit_bert.data.cells import BadRow, CellError, Numbered, label_of, text_of
 from lit_bert.data.corpus import find_corpus
 from lit_bert.data.counts import RowCounts, Skipped
-from lit_bert.data.delimited import quoting_of
 from lit_bert.data.module import EmotionDataModule
+from lit_bert.data.readers.dialect import dialect_of
+from lit_bert.data.readers.options import DEFAULT, ReadOptions
 from lit_bert.data.rows import column_names, read_rows
 from lit_bert.data.writer import RowWriter
 from lit_bert.evaluate.prediction_writer import PredictionWriter
@@ -66,7 +67,7 @@ def put_rows(name, rows):
 
 
 def rows_of(file, quoting="auto"):
-    return [each.row for each in read_rows(file, quoting)]
+    return [each.row for each in read_rows(file, ReadOptions(quoting=quoting))]
 
 
 def refusal(call, *arguments, **settings):
@@ -164,9 +165,9 @@ QUOTES = {
 def test_quotes_are_taken_in_the_way_that_gives_every_row(case):
     name, content, quoted, count, note = QUOTES[case]
     file = put(name, content)
-    found = quoting_of(file)
+    found = dialect_of(file, file.suffix[1:], DEFAULT)
     assert found.quoted is quoted
-    assert (note in found.note) if note else found.note == ""
+    assert (note in found.notes[0]) if note else found.notes == ()
     assert len(list(read_rows(file))) == count
 
 
@@ -295,10 +296,10 @@ def test_typed_columns_are_refused_with_file_row_and_column_or_read_by_the_rule(
     for part in ("row 1 of split train", str(place.resolve()), "in column 'other'", "--data.text_column"):
         assert part in message
     if kind in AS_LABELS:
-        made = EmotionDataModule(str(place), label_column="other", stand_in=None)
+        made = EmotionDataModule(str(place), label_column="other", task="single", stand_in=None)
         assert made.label_names == AS_LABELS[kind]
     else:
-        message = refusal(module, place, label_column="other")
+        message = refusal(module, place, label_column="other", task="single")
         assert "in column 'other'; expected a label" in message
         assert "--data.label_column" in message
 

@@ -17,7 +17,8 @@ from pyarrow import parquet
 
 from lit_bert import UserError
 from lit_bert.data.cells import BadRow, Numbered, text_problem
-from lit_bert.data.rows import PARQUET_ROWS, class_names, read_rows
+from lit_bert.data.readers.arrow import PARQUET_ROWS
+from lit_bert.data.rows import class_names, read_rows
 from lit_bert.data.writer import RowWriter
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -255,14 +256,14 @@ def test_a_file_is_read_as_a_stream(name):
     [
         ("gone.csv", r"no file gone\.csv.*\.parquet"),
         ("folder.csv", r"no file folder\.csv"),
-        ("a.xlsx", r"a\.xlsx ends in \.xlsx; expected one of \.csv"),
+        ("a.doc", r"a\.doc ends in \.doc; expected one of \.csv"),
         ("plain", r"plain ends in nothing; expected one of"),
-        ("a.json", r"\.json; expected one of.*\.jsonl"),
+        ("a.json", r"cannot be read after row 0.*called \.jsonl"),
     ],
 )
 def test_a_file_of_no_known_kind_is_refused_by_name(name, says):
     Path("folder.csv").mkdir()
-    for each in ("a.xlsx", "plain", "a.json"):
+    for each in ("a.doc", "plain", "a.json"):
         put(each, "text\na\n")
     with pytest.raises(UserError, match=says):
         list(read_rows(name))
@@ -296,13 +297,12 @@ def test_a_parquet_file_without_rows_has_none():
 
 @pytest.mark.parametrize("coding", ["utf-16", "utf-16-be-mark", "utf-32"])
 @pytest.mark.parametrize("suffix", TEXT_FORMATS)
-def test_a_utf_16_file_is_refused_as_a_whole(suffix, coding):
-    text = {".jsonl": '{"text": "hello"}\n', ".txt": "hello\n"}.get(suffix, "text\nhello\n") * 3
+def test_a_file_with_the_mark_of_an_encoding_is_read_in_that(suffix, coding):
+    text = {".jsonl": '{"text": "caf\u00e9"}\n', ".txt": "café\n"}.get(suffix, "text\ncafé\n")
     file = put(
         f"a{suffix}", ("\ufeff" + text).encode("utf-16-be") if "mark" in coding else text.encode(coding)
     )
-    with pytest.raises(UserError, match=rf"a\{suffix}.*UTF-8"):
-        list(read_rows(file))
+    assert kept(read_rows(file)) == {1: {"text": "café"}}
 
 
 @pytest.mark.parametrize("header", [b"caf\xe9,label", b'text,"lab\xffel"'])

@@ -99,6 +99,20 @@ def test_a_kind_trains_scores_and_answers(name):
     assert task.limits().endswith(".")
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_a_split_of_one_row_has_a_score_that_chooses(name):
+    kind = KINDS[name]
+    task = task_of(name, NAMES if kind.label_form != "number" else ["stars"])
+    scores = SplitScores(task, class_tags(list(task.class_names)) if task.class_scores else [])
+    logits, labels = torch.zeros(1, len(task.class_names)), LABELS[kind.label_form][:1]
+    scores.update(task.loss(functional, logits, labels), logits, labels)
+    found = scores.compute()
+    assert found["score"].isfinite()
+    assert found["score"] == pytest.approx(
+        task.main_scorer(task.outputs(logits.numpy()), labels.numpy())(np.ones(1))
+    )
+
+
 def test_an_unknown_kind_is_refused_with_those_that_there_are():
     expected = f"the task is 'singel'; expected {' or '.join(KINDS)}. Set it with --data.task"
     with pytest.raises(UserError, match=re.escape(expected)):

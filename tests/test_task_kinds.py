@@ -1,4 +1,4 @@
-"""Each kind of task against scikit-learn, scipy and worked examples: scores, losses, thresholds, intervals."""
+"""Each kind of task against scikit-learn, scipy and worked examples: scores, losses, thresholds, answers."""
 
 from __future__ import annotations
 

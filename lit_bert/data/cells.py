@@ -52,8 +52,8 @@ class Numbered(NamedTuple):
         return f"{place} of {escape.line(self.file)}" if self.file else place
 
 
-def text_problem(text: str, escaped: bool = False) -> str | None:
-    """What keeps `text` from being UTF-8, or None.
+def text_problem(text: str, escaped: bool = False, encoding: str = "utf-8") -> str | None:
+    """What keeps `text` from being one in the encoding of its file, or None.
 
     Files are decoded with `surrogateescape`, so that one bad byte costs one row: it shows as a lone
     surrogate.
@@ -65,7 +65,7 @@ def text_problem(text: str, escaped: bool = False) -> str | None:
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
         if 0xDC80 <= code <= 0xDCFF and not escaped:
-            return f"byte 0x{code - 0xDC00:02x} at character {error.start + 1} is not UTF-8"
+            return f"byte 0x{code - 0xDC00:02x} at character {error.start + 1} is not {encoding.upper()}"
         return f"half of a surrogate pair (U+{code:04X}) at character {error.start + 1}"
     return None
 

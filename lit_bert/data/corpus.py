@@ -5,7 +5,12 @@ python -m lit_bert fit --data.dataset reviews.csv
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import hashlib
+import io
+import itertools
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,20 +18,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import lit_bert.data.readers.sql as sql
 from lit_bert import UserError
+from lit_bert.data.cache import cache_root
 from lit_bert.data.cells import Numbered
-from lit_bert.data.delimited import quoting_of
-from lit_bert.data.rows import class_names, read_rows
+from lit_bert.data.layout import ROLES, SplitFiles, listed_files, listed_parts, read_texts, split_files
+from lit_bert.data.readers.options import DEFAULT, ReadOptions
+from lit_bert.data.readers.remote import fetched, is_address
+from lit_bert.data.readers.text import is_compressed, refuse_changed, stamp
+from lit_bert.data.rows import class_names, read_rows, reading_notes
 from lit_bert.io import escape
 from lit_bert.sources.hub import HubAddress, Source, ask_hub, failed_download, is_commit
 
 SAMPLE = "sample"  # the corpus packaged in lit_bert
-SPLIT_NAMES = {  # by the part of a run, what the split for it is called, in any case
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "dev", "development", "eval", "evaluation"),
-    "test": ("test", "testing"),
-}
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")  # kinds of files that can hold a split
 
 
 # --- corpora ---
@@ -79,10 +83,9 @@ class _Names(NamedTuple):
         Args:
             splits: from a unique name of each split (`dev.csv`, `dev/`) to its own one (`dev`).
         """
-        roles = {name: role for role, names in SPLIT_NAMES.items() for name in names}
         claims: dict[str, list[str]] = {}
         for exact, name in splits.items():
-            claims.setdefault(roles.get(name.lower(), name), []).append(exact)
+            claims.setdefault(ROLES.get(name.lower(), name), []).append(exact)
         candidates = {role: exact for role, exact in claims.items() if len(exact) > 1}
         keys = {
             exact: exact if role in candidates else role for role, found in claims.items() for exact in found
@@ -94,7 +97,7 @@ class _Names(NamedTuple):
             if keys[exact] != exact
         }
         for exact, called in splits.items():  # of several candidates, those that differ in name
-            role = roles.get(called.lower(), called)
+            role = ROLES.get(called.lower(), called)
             if role in candidates and called != role and list(splits.values()).count(called) == 1:
                 own_names[called] = exact
         return cls(keys, own_names, candidates)
@@ -104,31 +107,47 @@ def find_corpus(
     dataset: str,
     stand_in: str | None = None,
     have: Callable[[str], bool] = lambda fingerprint: False,
-    quoting: str = "auto",
+    options: ReadOptions = DEFAULT,
 ) -> Corpus:
     """Finds labelled text.
 
     Args:
-        dataset: local file, local folder (of files, of folders of files, or as `datasets` saves it),
-            `sample`, or `owner/name:configuration@revision` on the Hub, the last two parts as needed.
+        dataset: local file, several (a pattern, or a list with commas), local folder (see `layout`, or as
+            `datasets` saves it), an address of a file or of a database, `sample`, or
+            `owner/name:configuration@revision` on the Hub, the last two parts as needed.
         stand_in: `sample`, or None to make it an error when the Hub cannot be asked.
         have: whether rows with that fingerprint are in the token cache already, so that a pinned data set
             need not be asked for again; such a corpus comes back without splits.
-        quoting: how `"` in CSV and TSV files is taken: `auto`, `csv` or `none`; see `delimited.quoting_of`.
+        options: how files are to be read.
 
     Raises:
         UserError: it is not there or cannot be had; the message says which.
     """
     if dataset == SAMPLE:
+        options.refuse_unused("a packaged data set", SAMPLE)
         return _sample(Source("packaged", SAMPLE))
+    if sql.is_database(dataset):
+        options.refuse_unused("sql", "a database")
+        return _from_database(dataset, options)
+    if is_address(dataset):
+        files = fetched(dataset, cache_root() / "downloads")
+        return _from_files(Source("address", dataset), {"train": SplitFiles("train", files)}, options)
     path = Path(dataset).expanduser()
-    if path.is_file():
-        return _from_files(Source("file", str(path.resolve())), {"train": ("train", [path])}, quoting)
-    if path.is_dir():
+    if os.path.isfile(path):
+        return _from_files(
+            Source("file", str(path.resolve())), {"train": SplitFiles("train", [path])}, options
+        )
+    if os.path.isdir(path):
         source = Source("folder", str(path.resolve()))
         if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+            options.refuse_unused("a data set that `datasets` saved", path)
             return _saved_dataset(source, path)
-        return _from_files(source, _split_files(path), quoting)
+        return _from_files(source, split_files(path), options)
+    if listed := listed_files(dataset):
+        return _from_files(
+            Source("file", _absolute(dataset)), {"train": SplitFiles("train", listed)}, options
+        )
+    options.refuse_unused("a data set on the Hub", dataset)
     name, config_name, revision = HubAddress.parse(dataset, "a file or folder with labelled text")
     if is_commit(revision):
         pinned = Source("hub", name, config_name, revision)
@@ -149,95 +168,133 @@ def find_corpus(
     return _sample(Source("packaged", SAMPLE, stand_in_for=name, reason=problem))
 
 
+def _absolute(dataset: str) -> str:
+    """A pattern or list of files that means the same in another working directory."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="").writerow(
+        os.path.abspath(os.path.expanduser(part)) for part in listed_parts(dataset)
+    )
+    return stream.getvalue()
+
+
 def _sample(source: Source) -> Corpus:
-    return _from_files(source, _split_files(Path(__file__).parent / "sample"))
+    return _from_files(source, split_files(Path(__file__).parent / "sample"))
 
 
-def _split_files(folder: Path) -> dict[str, tuple[str, list[Path]]]:
-    """The splits of a folder: a unique name (with its ending), the name of the split, its files in order.
-
-    `train.csv`, `val.jsonl`, `test-00000-of-00002.parquet`, …, or a folder a split, such as `train` with
-    `part-0.csv`, `part-1.csv`, ….
-    """
-    splits: dict[str, tuple[str, list[Path]]] = {}
-    for file in _in_order(folder):
-        if file.is_dir():
-            shards = [each for each in _in_order(file) if each.suffix.lower() in TABLES and each.is_file()]
-            kinds = {each.suffix.lower() for each in shards}
-            if len(kinds) > 1:
-                if not any(file.name.lower() in names for names in SPLIT_NAMES.values()):
-                    continue
-                raise UserError(
-                    f"{file} has files of several kinds ({', '.join(sorted(kinds))}); expected parts of one "
-                    "split, all of one kind. Move the others away."
-                )
-            if shards:
-                splits[f"{file.name}/"] = (file.name, shards)
-        elif file.suffix.lower() in TABLES:
-            name = re.sub(r"-\d+-of-\d+$", "", file.stem)
-            exact = f"{name}{'-*' * (name != file.stem)}{file.suffix}"
-            splits.setdefault(exact, (name, []))[1].append(file)
-    if not splits:
-        raise UserError(
-            f"{folder} has no labelled text; expected files such as train.csv and test.csv in it, or a "
-            "folder of files for each split."
-        )
-    return splits
-
-
-def _in_order(folder: Path) -> list[Path]:
-    """What is in a folder, but hidden things; `part-2` before `part-10`."""
-
-    def by_number(path: Path) -> list[tuple[int, str]]:
-        return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", path.name)]
-
-    try:
-        return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=by_number)
-    except OSError as error:
-        raise UserError(f"cannot read {folder}: {error.strerror or error}. Check its rights.") from None
-
-
-def _from_files(source: Source, found: dict[str, tuple[str, list[Path]]], quoting: str = "auto") -> Corpus:
-    names = _Names.of({exact: name for exact, (name, _) in found.items()})
-    splits = {names.keys[exact]: files for exact, (_, files) in found.items()}
+def _from_files(source: Source, found: dict[str, SplitFiles], options: ReadOptions = DEFAULT) -> Corpus:
+    names = _Names.of({exact: split.name for exact, split in found.items()})
+    splits = {names.keys[exact]: split for exact, split in found.items()}
+    stamps: dict[str, list[tuple[Any, ...]]] = {}  # of the files of a split, when they were first read
 
     @cache
     def fingerprint(split: str) -> str:
+        stamps[split] = stamps_of(split)
         digest = hashlib.sha256()
-        for file in splits[split]:
-            with file.open("rb") as stream:
-                digest.update(file.suffix.encode() + hashlib.file_digest(stream, "sha256").digest())
-        return f"files:{digest.hexdigest()}" + ("" if quoting == "auto" else f":{quoting}")
+        for file, label in zip(
+            splits[split].files, splits[split].labels or itertools.repeat(""), strict=False
+        ):
+            with _readable(file), file.open("rb") as stream:
+                digest.update("".join(file.suffixes[-2:] if is_compressed(file) else file.suffix).encode())
+                digest.update(
+                    hashlib.file_digest(stream, "sha256").digest() + label.encode(errors="surrogatepass")
+                )
+        return f"files:{digest.hexdigest()}" + (f":{options.key}" if options.key else "")
 
-    def reader(files: list[Path]) -> Callable[[], Iterator[Numbered]]:
+    def stamps_of(split: str) -> list[tuple[Any, ...]]:
+        found = []
+        for file in splits[split].files:
+            with _readable(file):
+                found.append(stamp(file))
+        return found
+
+    def unchanged(split: str) -> None:
+        if split not in stamps:
+            stamps[split] = stamps_of(split)
+        before = stamps[split]
+        for file, then in zip(splits[split].files, before, strict=True):
+            refuse_changed(file, then)
+
+    def reader(split: str) -> Callable[[], Iterator[Numbered]]:
         def rows() -> Iterator[Numbered]:
-            for file in files:
-                name = f"{file.parent.name}/{file.name}" if len(files) > 1 else ""
-                for numbered in read_rows(file, quoting):
-                    yield numbered._replace(file=name) if name else numbered
+            files = splits[split].files
+            unchanged(split)
+            if splits[split].labels is not None:
+                yield from read_texts(splits[split], options)
+            else:
+                for file in files:
+                    name = f"{file.parent.name}/{file.name}" if len(files) > 1 else ""
+                    for numbered in read_rows(file, options):
+                        yield numbered._replace(file=name) if name else numbered
+            unchanged(split)
 
         return rows
 
     @cache
     def classes(column: str, split: str) -> list[str] | None:
-        each = [class_names(file, column) for file in splits[split]]
-        for file, other in zip(splits[split], each, strict=True):
+        if splits[split].labels is not None:
+            return None
+        files = splits[split].files
+        each = [class_names(file, column, options) for file in files]
+        for file, other in zip(files, each, strict=True):
             if other != each[0]:
                 raise UserError(
-                    f"{file} names the classes of column '{column}' {other}, but {splits[split][0]} names "
+                    f"{file} names the classes of column '{column}' {other}, but {files[0]} names "
                     f"them {each[0]}: one code would mean two classes. Write them again with one ClassLabel."
                 )
         return each[0]
 
+    def notes(split: str) -> list[str]:
+        if labels := splits[split].labels:
+            return [
+                f"split {split}: a text a file, of the class that its folder is called ({len(set(labels))} "
+                "of them)"
+            ]
+        return [note for file in splits[split].files for note in reading_notes(file, options)]
+
     return Corpus(
         source,
         fingerprint,
-        {name: reader(files) for name, files in splits.items()},
+        {name: reader(name) for name in splits},
         classes,
-        lambda split: [note for file in splits[split] if (note := quoting_of(file, quoting).note)],
+        notes,
         names.own_names,
         names.candidates,
     )
+
+
+@contextlib.contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot read {file}: {error.strerror or error}. Check its rights and its disk, or copy it again."
+        ) from None
+
+
+def _from_database(address: str, options: ReadOptions) -> Corpus:
+    """The rows of a query, which are the split `train`."""
+    url = sql.url_of(address)
+    name = (
+        str(Path(url.database.removeprefix("file:")).name) if url.get_backend_name() == "sqlite" else address
+    )
+
+    @cache
+    def fingerprint(split: str) -> str:
+        return sql.query_fingerprint(address, options)
+
+    def rows() -> Iterator[Numbered]:
+        expected, digest = fingerprint("train"), hashlib.sha256()
+        for numbered in sql.read_query(address, options):
+            digest.update(sql.row_bytes(numbered))
+            yield numbered
+        if f"sql:{digest.hexdigest()}" != expected:
+            raise UserError(
+                f"the rows of {name} changed, or came in another order, while they were read. Give the query "
+                "an ORDER BY, wait until nothing is written there, and run again."
+            )
+
+    return Corpus(Source("database", sql.stored_address(address)), fingerprint, {"train": rows})
 
 
 def _saved_dataset(source: Source, folder: Path) -> Corpus:

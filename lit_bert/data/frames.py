@@ -19,7 +19,8 @@ class Frame(NamedTuple):
     Attributes:
         columns: their names.
         rows: by column; a stream where the object is one.
-        with_columns: from names and values of new columns to the same kind of object with them beside its own.
+        with_columns: from names and values of new columns to the same kind of object, with them beside its
+            own.
     """
 
     columns: list[str]
@@ -105,7 +106,9 @@ def _of_iterable(given: Iterable[Any]) -> Frame:
     columns = list(dict.fromkeys(name for row in rows for name in row))
 
     def with_columns(new: Mapping[str, Sequence[Any]]) -> Any:
-        return [{**row, **{key: value[place] for key, value in new.items()}} for place, row in enumerate(rows)]
+        return [
+            {**row, **{key: value[place] for key, value in new.items()}} for place, row in enumerate(rows)
+        ]
 
     return Frame(columns, rows, with_columns)
 
@@ -116,10 +119,14 @@ def _row(item: Any, number: int) -> Row:
         return {TEXT: str(item)}
     if isinstance(item, Mapping):
         return {str(key): value for key, value in item.items()}
-    is_pair = isinstance(item, list | tuple) and len(item) == 2 and all(isinstance(each, str) for each in item)
+    is_pair = (
+        isinstance(item, list | tuple) and len(item) == 2 and all(isinstance(each, str) for each in item)
+    )
     if is_pair:
         return {TEXT: item[0], PAIR: item[1]}
-    raise TypeError(f"item {number} is a {type(item).__name__}; expected a string, a pair of them or a mapping")
+    raise TypeError(
+        f"item {number} is a {type(item).__name__}; expected a string, a pair of them or a mapping"
+    )
 
 
 def _plain(value: Any) -> Any:

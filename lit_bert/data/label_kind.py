@@ -100,8 +100,7 @@ class LabelScan:
         else:
             self.numbers.append(number)
             self.fractions |= not number.is_integer()
-        if self.wanted is not None or not self.fractions or self.words:
-            self.names[name] = None
+        self.names[name] = None
 
     def result(self) -> Labels:
         """What it came to.

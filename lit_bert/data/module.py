@@ -24,10 +24,10 @@ from lit_bert.data.cache import (
 from lit_bert.data.cells import Numbered
 from lit_bert.data.columns import TEXT, TEXT_FORMS, stored_form
 from lit_bert.data.corpus import SAMPLE, Corpus
-from lit_bert.data.delimited import QUOTING
 from lit_bert.data.labels import (
     parse_class_names,
 )
+from lit_bert.data.readers.options import ReadOptions
 from lit_bert.data.splits import RunSplits
 from lit_bert.data.tokens import TokenizedCorpus
 from lit_bert.data.windows import check_form, check_settings, draw_windows
@@ -78,9 +78,19 @@ class EmotionDataModule(LightningDataModule):
             by; null is 1 each.
         group_column: column with the group of each row, such as its author: rows of one group are all in
             training or all in validation, where validation rows are split off, and in one fold.
+        form: what files are, whatever their names end in: `csv`, `tsv`, `jsonl`, `json` (one array), `lines`
+            (a text each), `fasttext`, `parquet`, `arrow` (Feather, too) or `sheet` (Excel, OpenDocument).
+        delimiter: what stands between the cells of CSV and TSV files: a character, or `comma`, `semicolon`,
+            `tab` or `pipe`; null finds out, and asks where the lines do not decide.
+        encoding: of text files, by a name that Python knows; null takes UTF-8 and UTF-16, finds cp1252 where
+            that is safe, and asks otherwise.
+        header: whether the first line of CSV, TSV and sheets holds the names of the columns, which else are
+            called column_1, column_2, …; null finds out, and asks where the rows do not decide.
         quoting: how `"` in CSV and TSV files is taken: `csv` for cells in quotes, which may hold line ends;
             `none` for an ordinary character; `auto` reads a file in both ways to find out, and asks where
             both give rows.
+        sheet: name of the sheet of a workbook; null takes the only one.
+        query: SQL that gives the rows, where the data set is the address of a database.
         missing: what to do with rows that have no text or no label: `skip` them, counted, or `refuse` them.
         train_split: split to train on. A single file is the split `train`.
         val_split: split to validate on (in the data it may also be called val, valid, dev, development or
@@ -136,7 +146,13 @@ class EmotionDataModule(LightningDataModule):
         task: Literal["single", "multi_label", "ordinal", "regression"] | None = None,
         weight_column: str | None = None,
         group_column: str | None = None,
+        form: str | None = None,
+        delimiter: str | None = None,
+        encoding: str | None = None,
+        header: bool | None = None,
         quoting: Literal["auto", "csv", "none"] = "auto",
+        sheet: str | None = None,
+        query: str | None = None,
         missing: Literal["skip", "refuse"] = "skip",
         train_split: str = "train",
         val_split: str = "validation",
@@ -164,6 +180,7 @@ class EmotionDataModule(LightningDataModule):
         self.save_hyperparameters(ignore=["weights"], logger=False)
         self.weights = weights or Weights()
         self.skip_batches = 0  # of the first epoch, that an earlier process trained on
+        ReadOptions.of(self.hparams)  # refuses what is none
         self.tokenized = TokenizedCorpus(self.hparams, self.weights)
         self.splits = RunSplits(self.hparams, self.tokenized)
         self._predict_rows: Iterable[Numbered] | None = None
@@ -177,7 +194,7 @@ class EmotionDataModule(LightningDataModule):
             if value is not None and not least <= value <= MAX_COUNT:
                 expected = f"at least {least} and at most {MAX_COUNT:,}"
                 raise UserError(f"data.{name} is {value}; expected {expected}.")
-        choices_of = {"quoting": QUOTING, "missing": ("skip", "refuse"), "text_form": TEXT_FORMS}
+        choices_of = {"missing": ("skip", "refuse"), "text_form": TEXT_FORMS}
         for name, choices in choices_of.items():
             if self.hparams[name] not in choices:
                 raise UserError(f"data.{name} is {self.hparams[name]}; expected {' or '.join(choices)}.")

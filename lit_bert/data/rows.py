@@ -1,7 +1,7 @@
-"""Rows out of files: CSV, TSV, JSON Lines, Parquet and plain lines, one row at a time.
+"""Rows out of files of every form, and out of databases, one row at a time.
 
-A file is read as a stream, so its size does not matter, and a row that cannot be read is handed on as a
-`BadRow` with its number: training stops at it, prediction reports it and goes on.
+What can be is read as a stream, so that its size does not matter, and a row that cannot be read is handed on
+as a `BadRow` with its number: training stops at it, prediction reports it and goes on.
 
     python -m lit_bert predict --input tweets.csv
 """
@@ -11,232 +11,276 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import NamedTuple
 
+import lit_bert.data.readers.sql as sql
 from lit_bert import UserError
-from lit_bert.data.cells import BadRow, Numbered, Row, refuse_repeated_columns, text_problem
-from lit_bert.data.delimited import (
-    delimiter_of,
-    open_text,
-    quoting_of,
+from lit_bert.data.cache import cache_root
+from lit_bert.data.cells import BadRow, Numbered
+from lit_bert.data.readers.arrow import arrow_columns, read_arrow
+from lit_bert.data.readers.arrow import class_names as arrow_class_names
+from lit_bert.data.readers.delimited import (
+    columns_without_header,
     read_delimited,
     read_header,
     read_records,
 )
+from lit_bert.data.readers.dialect import dialect_of
+from lit_bert.data.readers.jsons import is_array, read_json_array, read_json_lines
+from lit_bert.data.readers.lines import is_fasttext, read_fasttext, read_lines
+from lit_bert.data.readers.options import DEFAULT, ReadOptions
+from lit_bert.data.readers.remote import fetched, is_address
+from lit_bert.data.readers.sheets import read_sheet, table_of
+from lit_bert.data.readers.text import (
+    COMPRESSED,
+    DAMAGED,
+    encoding_of,
+    inner_suffix,
+    is_compressed,
+    open_text,
+    refuse_changed,
+    stamp,
+)
 from lit_bert.io import escape
 from lit_bert.io.files import READABLE_SUFFIXES
 
-PARQUET_ROWS = 1024  # rows held in memory at a time
-JSON_DEPTH = 100  # lists and objects in each other; deeper ones could break the stack of whoever writes them
+FORM_OF = {  # by what the name of a file ends in; .txt and .json are looked into
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".txt": "lines",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    **dict.fromkeys((".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"), "sheet"),
+}
+BINARY = ("parquet", "arrow", "sheet")
 
 
-def read_rows(path: Path | str, quoting: str = "auto") -> Iterator[Numbered]:
-    """Streams the rows of a file; `-` is standard input as plain lines.
-
-    Args:
-        path: the file.
-        quoting: how `"` in a CSV or TSV file is taken, see `quoting_of`.
+def read_rows(place: Path | str, options: ReadOptions = DEFAULT) -> Iterator[Numbered]:
+    """Streams the rows of a file, or of an address; `-` is standard input as plain lines.
 
     Raises:
-        UserError: the file is missing, of an unknown kind, without a header, or not Parquet inside; or there
-            are two ways to read it.
+        UserError: the file is missing, of an unknown form, without a header, or damaged; or there are several
+            ways to read it.
     """
-    if str(path) == "-":
-        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")  # type: ignore[union-attr]
-        return _read_lines(sys.stdin)
-    path = _checked(path)
-    return _read(path, path.suffix.lower(), quoting)
+    if str(place) == "-":
+        options.refuse_unused("lines", "standard input")
+        encoding = options.encoding or "utf-8-sig"
+        sys.stdin.reconfigure(encoding=encoding, errors="surrogateescape")  # type: ignore[union-attr]
+        return read_lines(sys.stdin, encoding.removesuffix("-sig"))
+    if sql.is_database(place):
+        options.refuse_unused("sql", "a database")
+        return sql.read_query(str(place), options)
+    return _guarded(_found(place, options), options)
 
 
-def column_names(path: Path | str, quoting: str = "auto") -> list[str]:
-    """The columns of a file, in order; of JSON Lines every key that a row has, by first appearance.
+def column_names(place: Path | str, options: ReadOptions = DEFAULT) -> list[str]:
+    """The columns of a file, in order; of JSON every key that a row has, by first appearance.
 
     Raises:
         UserError: as `read_rows`.
     """
-    if str(path) == "-":
+    if str(place) == "-":
         return ["text"]
-    path = _checked(path)
-    suffix = path.suffix.lower()
-    if suffix == ".txt":
-        return ["text"]
-    try:
-        if suffix == ".parquet":
-            with open_parquet(path) as file:
-                names = file.schema_arrow.names
-            refuse_repeated_columns(names, path)
-            return names
-        if suffix in (".csv", ".tsv"):
-            quoted = quoting_of(path, quoting).quoted
-            with open_text(path) as stream:
-                return read_header(read_records(stream, delimiter_of(path), quoted), path)
-    except OSError as error:
-        raise _unreadable(path, error) from None
+    if sql.is_database(place):
+        options.refuse_unused("sql", "a database")
+        return sql.query_columns(str(place), options)
+    found = _found(place, options)
+    with _said(found.path):
+        if (columns := _known_columns(found, options)) is not None:
+            return columns
     keys: dict[str, None] = {}
-    for numbered in _read(path, suffix, quoting):
+    for numbered in _guarded(found, options):
         if not isinstance(numbered.row, BadRow):
             keys.update(dict.fromkeys(numbered.row))
     return list(keys)
 
 
-def _checked(path: Path | str) -> Path:
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if not os.path.isfile(path):  # Path.is_file raises where a folder may not be entered
-        raise UserError(f"no file {path}; expected one of {', '.join(READABLE_SUFFIXES)}. Check the path.")
-    if suffix not in READABLE_SUFFIXES:
-        hint = " One JSON object a line is .jsonl." if suffix == ".json" else ""
-        raise UserError(
-            f"{path} ends in {suffix or 'nothing'}; expected one of {', '.join(READABLE_SUFFIXES)}.{hint}"
-        )
-    return path
+def reading_notes(place: Path | str, options: ReadOptions = DEFAULT) -> list[str]:
+    """What was taken for what, where that was found by looking into the file; a line each."""
+    if str(place) == "-" or sql.is_database(place):
+        return []
+    found = _found(place, options)
+    with _said(found.path):
+        if found.form in ("csv", "tsv"):
+            return list(dialect_of(found.path, found.form, options).notes)
+        if found.form == "sheet":
+            return table_of(found.path, options).notes
+        encoding = [] if found.form in BINARY else [encoding_of(found.path, options.encoding).note]
+        return [note for note in (*encoding, found.note) if note]
 
 
-def _read(path: Path, suffix: str, quoting: str) -> Iterator[Numbered]:
-    try:
-        yield from _read_parquet(path) if suffix == ".parquet" else _read_text(path, suffix, quoting)
-    except OSError as error:
-        raise _unreadable(path, error) from None
+def class_names(path: Path, column: str, options: ReadOptions = DEFAULT) -> list[str] | None:
+    """The names of a ClassLabel column as `datasets` writes them into a file's schema, else None."""
+    form = options.form or FORM_OF.get(path.suffix.lower())
+    return arrow_class_names(path, form, column) if form in ("parquet", "arrow") else None
 
 
-def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"cannot read {path}: {error.strerror or error}. Check its rights and its disk, or copy it again."
+def is_plain(place: Path | str, options: ReadOptions = DEFAULT) -> bool:
+    """Whether a file has texts alone, or by its form always calls them `text`."""
+    return str(place) == "-" or (
+        not sql.is_database(place) and _found(place, options).form in ("lines", "fasttext")
     )
 
 
-def _read_text(path: Path, suffix: str, quoting: str) -> Iterator[Numbered]:
-    if suffix in (".csv", ".tsv"):
-        quoted = quoting_of(path, quoting).quoted
-        with open_text(path) as stream:
-            yield from read_delimited(read_records(stream, delimiter_of(path), quoted), path)
-    else:
-        with open_text(path) as stream:
-            yield from _read_lines(stream) if suffix == ".txt" else _read_json_lines(stream)
+# --- which form ---
 
 
-def _read_json_lines(stream: IO[str]) -> Iterator[Numbered]:
-    number = 0
-    for line_number, line in enumerate(stream, 1):
-        if not line.strip():
-            continue
-        number += 1
-        row: Row | BadRow
-        try:
-            found = json.loads(line, object_pairs_hook=_object)
-            strings = "".join(_strings(found))
-        except _DuplicateKey as error:
-            row = BadRow(f"the key '{escape.line(error.args[0], 60)}' occurs twice in one object")
-        except (ValueError, RecursionError) as error:
-            row = BadRow(f"not JSON ({error})")
-        else:
-            problem = text_problem(line) or text_problem(strings, escaped=True)
-            if problem:
-                row = BadRow(problem)
-            else:
-                row = found if isinstance(found, dict) else BadRow("not a JSON object")
-        yield Numbered(number, line_number, row)
+class _Found(NamedTuple):
+    """A file that is there, its form, and a note of how that was found, or ""."""
+
+    path: Path
+    form: str
+    note: str = ""
 
 
-class _DuplicateKey(Exception):
-    """An object has a key twice: one of its values would be lost."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _DuplicateKey(next(key for key in keys if keys.count(key) > 1))
+def _found(place: Path | str, options: ReadOptions) -> _Found:
+    if is_address(place):
+        there = fetched(str(place), cache_root() / "downloads")
+        if len(there) > 1:
+            raise UserError(f"{escape.line(place, 200)} are {len(there)} files; expected one here.")
+        place = there[0]
+    path = Path(place)
+    suffix = inner_suffix(path)
+    if not os.path.isfile(path):  # Path.is_file raises where a folder may not be entered
+        raise UserError(f"no file {path}; expected one of {', '.join(READABLE_SUFFIXES)}. Check the path.")
+    form = options.form or FORM_OF.get(suffix)
+    if form is None:
+        raise UserError(
+            f"{path} ends in {suffix or 'nothing'}; expected one of {', '.join(READABLE_SUFFIXES)}, the text "
+            f"forms also with {', '.join(COMPRESSED)} behind. Rename it, or say what it is with --data.form."
+        )
+    if is_compressed(path) and form in BINARY:
+        raise UserError(
+            f"{path} is a compressed {suffix} file; expected a text form there. Decompress it first."
+        )
+    with _said(path):
+        found = _looked_into(path, form, options) if options.form is None else _Found(path, form)
+    options.refuse_unused(found.form, path)
     return found
 
 
-def _strings(found: Any, depth: int = 0) -> Iterator[str]:
-    if depth > JSON_DEPTH:
-        raise ValueError(f"nested more than {JSON_DEPTH} deep")
-    if isinstance(found, str):
-        yield found
-    elif isinstance(found, dict):
-        for key, value in found.items():
-            yield key
-            yield from _strings(value, depth + 1)
-    elif isinstance(found, list):
-        for value in found:
-            yield from _strings(value, depth + 1)
+def _looked_into(path: Path, form: str, options: ReadOptions) -> _Found:
+    """The form of a .txt or .json file by its content; others as they are."""
+    name = escape.line(path.name, 100)
+    if form == "lines" and options.delimiter is not None:
+        return _Found(path, "csv")
+    if form == "lines":
+        if is_fasttext(path, encoding_of(path, options.encoding).name):
+            return _Found(
+                path,
+                "fasttext",
+                f"{name}: lines with __label__ as fastText has them; --data.form lines takes each as a text",
+            )
+    elif form == "json":
+        encoding = encoding_of(path, options.encoding).name
+        with open_text(path, encoding) as stream:
+            if is_array(stream):
+                return _Found(path, "json")
+        with open_text(path, encoding) as stream:
+            if _first_is_object(stream):
+                return _Found(
+                    path,
+                    "jsonl",
+                    f"{name}: a JSON object a line, not one array; --data.form json forbids that",
+                )
+    return _Found(path, form)
 
 
-def _read_lines(stream: Iterable[str]) -> Iterator[Numbered]:
-    for number, line in enumerate(stream, 1):
-        line = line.rstrip("\r\n")
-        problem = text_problem(line)
-        yield Numbered(number, number, BadRow(problem) if problem else {"text": line})
-
-
-def _read_parquet(path: Path) -> Iterator[Numbered]:
-    import pyarrow
-
-    with open_parquet(path) as file:
-        refuse_repeated_columns(file.schema_arrow.names, path)
-        number = 0
-        batches = file.iter_batches(batch_size=PARQUET_ROWS)
-        while True:
-            try:
-                batch = next(batches, None)
-            except (OSError, ValueError, pyarrow.ArrowException) as error:
-                raise UserError(
-                    f"{path} cannot be read after row {number}: {escape.first_line(error)}"
-                ) from None
-            if batch is None:
-                return
-            for row in _parquet_rows(batch):
-                number += 1
-                yield Numbered(number, 0, row)
-
-
-def _parquet_rows(batch: Any) -> Iterator[Row | BadRow]:
-    """The rows of an Arrow batch; row by row if it cannot be converted, so that only one is lost."""
+def _first_is_object(stream: Iterator[str]) -> bool:
     try:
-        yield from batch.to_pylist()
-        return
-    except (ValueError, OverflowError):
+        return isinstance(json.loads(next((line for line in stream if line.strip()), "")), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+# --- rows ---
+
+
+def _guarded(found: _Found, options: ReadOptions) -> Iterator[Numbered]:
+    with _said(found.path):
+        before = stamp(found.path)
+        yield from _read(found.path, found.form, options)
+        refuse_changed(found.path, before)
+
+
+class _said:
+    """Turns what reading raises into one line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
         pass
-    for index in range(batch.num_rows):
-        try:
-            yield batch.slice(index, 1).to_pylist()[0]
-        except UnicodeDecodeError as error:
-            yield BadRow(f"byte 0x{error.object[error.start]:02x} at byte {error.start + 1} is not UTF-8")
-        except (ValueError, OverflowError) as error:
-            yield BadRow(escape.first_line(error))
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise UserError(
+                f"cannot read {self.path}: {error.strerror or error}. Check its rights and its disk, or copy "
+                "it again."
+            ) from None
+        if isinstance(error, DAMAGED):
+            why = escape.line(escape.first_line(error))
+            raise UserError(
+                f"cannot read {self.path}: it is damaged or ends early ({why}). Copy or write it again."
+            ) from None
+        if isinstance(error, UnicodeDecodeError):
+            raise UserError(
+                f"{self.path} is no {error.encoding} throughout ({error.reason}). Save it as UTF-8, or say "
+                "what it is with --data.encoding."
+            ) from None
 
 
-def open_parquet(path: Path) -> Any:
-    """A `pyarrow.parquet.ParquetFile`, or a UserError that says the file is none."""
-    import pyarrow.parquet
+def _read(path: Path, form: str, options: ReadOptions) -> Iterator[Numbered]:
+    if form in ("parquet", "arrow"):
+        yield from read_arrow(path, form)
+    elif form == "sheet":
+        yield from read_sheet(path, options)
+    elif form in ("csv", "tsv"):
+        columns = _delimited_columns(path, form, options)
+        dialect = dialect_of(path, form, options)
+        with open_text(path, dialect.encoding) as stream:
+            records = read_records(stream, dialect.delimiter, dialect.quoted)
+            if dialect.header:
+                next(records)
+            yield from read_delimited(records, columns, dialect.encoding)
+    else:
+        encoding = encoding_of(path, options.encoding).name
+        if form == "fasttext":
+            yield from read_fasttext(path, encoding)
+            return
+        with open_text(path, encoding) as stream:
+            if form == "lines":
+                yield from read_lines(stream, encoding)
+            elif form == "json":
+                yield from read_json_array(stream, path, encoding)
+            else:
+                yield from read_json_lines(stream, encoding)
 
-    try:
-        return pyarrow.parquet.ParquetFile(path)
-    except PermissionError:
-        raise
-    except (OSError, ValueError, pyarrow.ArrowException) as error:  # ArrowInvalid is a ValueError
-        raise UserError(
-            f"{path} is not a readable Parquet file, perhaps a truncated one ({escape.first_line(error)}). "
-            "Copy or write it again."
-        ) from None
+
+def _known_columns(found: _Found, options: ReadOptions) -> list[str] | None:
+    """The columns of a file where its form says them, else None."""
+    path, form, _ = found
+    if form == "lines":
+        return ["text"]
+    if form == "fasttext":
+        return ["text", "label"]
+    if form in ("parquet", "arrow"):
+        return arrow_columns(path, form)
+    if form == "sheet":
+        return table_of(path, options).columns
+    return _delimited_columns(path, form, options) if form in ("csv", "tsv") else None
 
 
-def class_names(path: Path, column: str) -> list[str] | None:
-    """The names of a column of ClassLabel, or of lists of it, as `datasets` writes them into a Parquet file.
-
-    None where its schema has none.
-    """
-    if path.suffix.lower() != ".parquet":
-        return None
-    with open_parquet(path) as file:
-        metadata = file.schema_arrow.metadata or {}
-    try:
-        feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
-        feature = feature[0] if isinstance(feature, list) else feature.get("feature", feature)
-        return feature["names"] if feature["_type"] == "ClassLabel" else None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):  # not the metadata of `datasets`
-        return None
+def _delimited_columns(path: Path, form: str, options: ReadOptions) -> list[str]:
+    dialect = dialect_of(path, form, options)
+    with open_text(path, dialect.encoding) as stream:
+        records = read_records(stream, dialect.delimiter, dialect.quoted)
+        if dialect.header:
+            return read_header(records, path, dialect.encoding)
+        return columns_without_header(records, path)

@@ -42,6 +42,7 @@ from lit_bert.data.labels import (
     listed,
     refused_row,
 )
+from lit_bert.data.readers.options import ReadOptions
 from lit_bert.data.windows import LongTexts, check_form, chosen_mode
 from lit_bert.io import escape
 from lit_bert.io.texts import Text, TextForm, strings_of, whole_length
@@ -69,7 +70,9 @@ class TokenizedCorpus:
     def corpus(self) -> Corpus:
         """The text, found but not read."""
         settings = self.settings
-        return find_corpus(settings.dataset, settings.stand_in, self._have_fit_splits, settings.quoting)
+        return find_corpus(
+            settings.dataset, settings.stand_in, self._have_fit_splits, ReadOptions.of(settings)
+        )
 
     @cached_property
     def long_texts_mode(self) -> str:
@@ -160,6 +163,10 @@ class TokenizedCorpus:
             if not found.parameters:
                 raise self._no_numbers(split)
         elif len(found.names) < kind.fewest_classes:
+            self._readers()
+            settings = replace(self._columns_alone, label_form=kind.label_form)
+            for _ in SplitReader(self.corpus, self.split_name("train_split"), settings):
+                pass  # a cell that is no label is refused by its row
             only = found.names and f"only the class '{escape.line(found.names[0], 100)}'"
             raise self._too_few(split, only or "no rows")
 
@@ -187,7 +194,8 @@ class TokenizedCorpus:
 
     def _other_columns(self, split: str) -> dict[str, str]:
         """By the setting, columns of a split beside text and label; those of the training split alone."""
-        if split != self.split_name("train_split"):
+        train = self.settings.train_split  # there need not be one where others are scored
+        if split != self.corpus.own_names.get(train, train):
             return {}
         named = {flag: self.settings[flag] for flag in ("weight_column", "group_column")}
         return {flag: column for flag, column in named.items() if column is not None}
@@ -381,7 +389,9 @@ class TokenizedCorpus:
     def _readers(self) -> dict[str, Callable[[], Iterator[Numbered]]]:
         """The corpus's splits, to be read."""
         if not self.corpus.splits:  # found by its pinned revision alone: now it has to be asked for
-            self.__dict__["corpus"] = find_corpus(self.settings.dataset, None, quoting=self.settings.quoting)
+            self.__dict__["corpus"] = find_corpus(
+                self.settings.dataset, None, options=ReadOptions.of(self.settings)
+            )
         return self.corpus.splits
 
     def _tokenize(self, split: str, folder: Path) -> None:

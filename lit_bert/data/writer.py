@@ -18,8 +18,8 @@ from typing import IO, Any
 
 from lit_bert import UserError
 from lit_bert.data.cells import Row
-from lit_bert.data.delimited import delimiter_of
-from lit_bert.data.rows import PARQUET_ROWS
+from lit_bert.data.readers.arrow import PARQUET_ROWS
+from lit_bert.data.readers.delimited import USUAL
 from lit_bert.io import escape, files
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class RowWriter:
 
     def _write_header(self) -> None:
         if self._csv is None and self.columns is not None:
-            delimiter = delimiter_of(self.path) if self.path else ","
+            delimiter = USUAL[self.path.suffix.lower()[1:]] if self.path else ","
             self._csv = csv.writer(self._stream, delimiter=delimiter)
             self._csv.writerow([self._cell(column) for column in self.columns])
 

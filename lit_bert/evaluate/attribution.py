@@ -27,6 +27,7 @@ from lit_bert.model.logits import INPUTS
 from lit_bert.model.pretrained import load_network
 from lit_bert.sources.checkpoint import BEST, Checkpoint
 from lit_bert.sources.weights import Weights
+from lit_bert.task.base import Task
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -40,7 +41,7 @@ BUDGET = 8e12  # floating-point operations, in 32 bits: about a minute on two co
 
 
 class Question(NamedTuple):
-    """Why this class, for this text?"""
+    """Why this class, for this text? Of a number the label is 0."""
 
     text: Text
     label: int
@@ -48,12 +49,13 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True)
 class Attribution:
-    """What each word of a text did for a class.
+    """What each word of a text did for a class, or for the number.
 
     Attributes:
         spans: character offsets (start, end) of the W words in `texts.display`, in order; nothing that the
             model does not read.
-        scores: float32 (W,); above 0 the word pushed towards the class, below 0 against it.
+        scores: float32 (W,); above 0 the word pushed towards the class, below 0 against it; in logits, or in
+            the unit of the number.
         gap: what the class gained over the baseline, less the sum of `scores`; 0 but for the number of steps.
     """
 
@@ -80,6 +82,7 @@ class Explainer:
     up; the words' scores then add up to what the class gains on that line.
 
     - The class is its logit less the mean of all logits: the softmax does not see what all have in common.
+      A sigmoid sees each logit for itself; of a number the logit is brought into the unit of the labels.
     - The baseline is the text with the mask token in the place of every word piece. Pretraining has taught
       the encoder that any word can stand there, so that the line starts from a text like those it knows, of
       the same length. An attended padding token it has never seen. Special tokens stay, and so get exactly 0.
@@ -91,6 +94,7 @@ class Explainer:
         network: a classifier of transformers.
         tokenizer: as `Weights.tokenizer` gives it.
         form: of the texts.
+        task: that the network was trained for; None is one label a text.
         long_texts: what is read of long texts; None is as much as the tokenizer leaves.
     """
 
@@ -99,6 +103,7 @@ class Explainer:
         network: Any,
         tokenizer: Tokenizer,
         form: TextForm = SINGLE,
+        task: Task | None = None,
         long_texts: LongTexts | None = None,
     ) -> None:
         self.network, self.tokenizer = network.eval().requires_grad_(False), tokenizer
@@ -109,6 +114,8 @@ class Explainer:
         tokenizer.no_truncation()
         self.encoder, self.pad_token_id = encoder_of(network), network.config.pad_token_id or 0
         self.form = form
+        self.is_centred = task is None or task.label_form == "class"
+        self.unit = 1.0 if task is None else task.unit
         self.has_types = form.token_types(tokenizer, getattr(network.config, "type_vocab_size", 0))
         known = (tokenizer.token_to_id(token) for token in (self.encoder.mask_token, "[UNK]", "<unk>"))
         self.baseline_id = next((token for token in known if token is not None), self.pad_token_id)
@@ -118,10 +125,11 @@ class Explainer:
         """That of a trained checkpoint, on the CPU, in 32 bits."""
         weights = Weights(checkpoint=str(checkpoint.path))
         settings = checkpoint.data.settings
+        task = checkpoint.task
         tokenizer = weights.tokenizer(settings.max_length)
         long_texts = LongTexts.of_settings(tokenizer, settings)
-        network = load_network(weights, checkpoint.model.label_names)
-        return cls(network, tokenizer, settings.form, long_texts)
+        network = load_network(weights, checkpoint.model.label_names, task.problem_type)
+        return cls(network, tokenizer, settings.texts, task, long_texts)
 
     def within_budget(self, questions: Sequence[Sequence[Question]], budget: float = BUDGET) -> int:
         """How many groups of questions, from the first, can be answered in `budget` operations."""
@@ -170,12 +178,15 @@ class Explainer:
     def _weights(self, parts: Sequence[np.ndarray], label: int) -> np.ndarray:
         """By what the logits of a text's parts count for a class, float32 (W, C)."""
         classes = self.network.config.num_labels
-        centred = np.eye(classes, dtype=np.float32)[label] - np.float32(1 / classes)
+        of_label = np.eye(classes, dtype=np.float32)[label]
+        explained = (
+            of_label - np.float32(1 / classes) if self.is_centred else of_label * np.float32(self.unit)
+        )
         if self.long_texts.pooling == "mean" or len(parts) == 1:
-            return np.tile(centred / len(parts), (len(parts), 1))
+            return np.tile(explained / len(parts), (len(parts), 1))
         logits = self._logits(parts)
         weights = np.zeros_like(logits)
-        weights[logits.argmax(0), np.arange(classes)] = centred
+        weights[logits.argmax(0), np.arange(classes)] = explained
         return weights
 
     def _logits(self, parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,11 +1,13 @@
-"""The two diagrams of the error report, as coordinates and tables of numbers; page.jinja draws them.
+"""Diagrams of the error report, as coordinates and tables of numbers; page.jinja draws them.
+
+Those of classes and probabilities; number_charts.py has those of numbers.
 
 python -m lit_bert report checkpoints/version_0
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,9 +16,10 @@ import numpy as np
 from lit_bert.evaluate.evidence import counted
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import wilson
-from lit_bert.task.classes import BINS
+from lit_bert.task.classes import BINS, confidence_bins
 
 CURVE_POINTS = 200  # at most, of accuracy against coverage
+TARGET_PRECISIONS = (0.8, 0.9, 0.95, 0.99)  # whose recall is looked up
 TARGET_ACCURACIES = (0.9, 0.95, 0.98, 0.99)  # whose coverage is looked up on that curve
 FEWEST_TEXTS = 30  # that decide how far down the axis of accuracy reaches
 
@@ -109,28 +112,58 @@ class Chart(NamedTuple):
 
 def reliability_chart(predictions: Predictions) -> Chart:
     """Accuracy against confidence in 15 equal bins, with intervals, over how many texts each bin has."""
-    confidence = predictions.outputs.max(1).astype(np.float64)
+    confidence = predictions.task.confidence(predictions.outputs).astype(np.float64)
     is_right = predictions.preds == predictions.labels
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return _reliability(confidence, is_right, RELIABILITY)
+
+
+def decision_chart(predictions: Predictions) -> Chart:
+    """The share of texts that have a class against its probability, over all texts and classes."""
+    probs, has_class = predictions.outputs.ravel().astype(np.float64), predictions.labels.ravel() == 1
+    return _reliability(probs, has_class, DECISIONS)
+
+
+class _Words(NamedTuple):
+    """What a reliability diagram is of.
+
+    Attributes:
+        confidence, right: what is across and upwards; `right_axis` stands on the axis.
+        counted: what is counted in a bin.
+        scale: of the bars, from the share of the largest one.
+    """
+
+    confidence: str
+    right: str
+    right_axis: str
+    counted: str
+    scale: Callable[[np.ndarray], np.ndarray]
+
+
+RELIABILITY = _Words("confidence", "right", "share right", "text", lambda shares: shares)
+DECISIONS = _Words("probability", "have the class", "share with the class", "decision", np.sqrt)
+
+
+def _reliability(confidence: np.ndarray, is_right: np.ndarray, words: _Words) -> Chart:
+    bins = confidence_bins(confidence)
     all_counts = np.bincount(bins, minlength=BINS)
     used = np.flatnonzero(all_counts)
     counts = all_counts[used]
     hits = np.bincount(bins, weights=is_right, minlength=BINS)[used]
     mean = np.bincount(bins, weights=confidence, minlength=BINS)[used] / counts
     accuracy, (low, high) = hits / counts, wilson(hits, counts)
-    axes = Axes(0.0, "confidence", "share right")
+    axes = Axes(0.0, words.confidence, words.right_axis)
     axes.paths += [
         SvgPath(
             "histogram",
             f"M{axes.x(b / BINS) + 1:.1f} {axes.bottom}V{axes.y(height):.1f}"
             f"H{axes.x((b + 1) / BINS) - 1:.1f}V{axes.bottom}Z",
         )
-        for b, height in zip(used, 0.25 * counts / counts.max(), strict=True)
+        for b, height in zip(used, 0.25 * words.scale(counts / counts.max()), strict=True)
     ]
     axes.paths.append(SvgPath("ideal", f"M{axes.line((0, 1), (0, 1))}"))
     rows = []
     for b, count, x, value, bottom, top in zip(used, counts, mean, accuracy, low, high, strict=True):
-        title = f"{counted(int(count), 'text')}: confidence {x:.1%}, right {value:.1%}"
+        title = f"{counted(int(count), words.counted)}: {words.confidence} {x:.1%}, {words.right} {value:.1%}"
         axes.points.append(Point(title, axes.x(x), axes.y(value), f"M{axes.line((x, x), (bottom, top))}"))
         rows.append(
             [
@@ -138,7 +171,7 @@ def reliability_chart(predictions: Predictions) -> Chart:
                 *(f"{count:,}", f"{x:.1%}", f"{value:.1%}", f"{bottom:.1%} – {top:.1%}"),
             ]
         )
-    heads = ("confidence", "texts", "its mean", "right", "95 % interval")
+    heads = (words.confidence, f"{words.counted}s", "its mean", words.right, "95 % interval")
     return Chart(
         "Reliability diagram; its numbers are in the table below", axes, Table(heads, rows, is_open=False)
     )
@@ -150,7 +183,7 @@ def coverage_chart(predictions: Predictions) -> Chart:
     El-Yaniv and Wiener (2010): the accuracy-coverage curve of a selective classifier.
     """
     N = len(predictions.labels)
-    confidence = predictions.outputs.max(1)
+    confidence = predictions.task.confidence(predictions.outputs)
     order = np.argsort(-confidence, kind="stable")
     hits = np.cumsum((predictions.preds == predictions.labels)[order])
     counts = np.arange(1, N + 1)
@@ -187,3 +220,50 @@ def coverage_chart(predictions: Predictions) -> Chart:
     heads = ("right", "of the texts", "confidence from", "95 % interval")
     description = "Accuracy against the share of texts that are answered; some points are in the table below"
     return Chart(description, axes, Table(heads, rows, is_open=True))
+
+
+def precision_recall_chart(predictions: Predictions) -> Chart:
+    """Precision against recall of all decisions on texts and classes, with one threshold for all classes.
+
+    With the thresholds of the task as a dot, and the thresholds that give the best F1 or some precisions.
+    """
+    probs, has_class = predictions.outputs.ravel(), predictions.labels.ravel() == 1
+    axes = Axes(0.0, "recall: share of the labels that are given", "precision: share of what is given")
+    heads = ("", "precision", "recall", "F1", "threshold")
+    description = "Precision against recall; some points are in the table below"
+    positives = int(has_class.sum())
+    given = predictions.preds.ravel() == 1
+    hits, count = int((given & has_class).sum()), int(given.sum())
+    rows = [["as given", *_precision_cells(hits, count, positives), "its own"]]
+    if positives and count:
+        precision, recall = hits / count, hits / positives
+        title = f"as given: precision {precision:.1%}, recall {recall:.1%}"
+        axes.points.append(Point(title, axes.x(recall), axes.y(precision)))
+    order = np.argsort(-probs, kind="stable")
+    found, counts = np.cumsum(has_class[order]), np.arange(1, len(order) + 1)
+    # Decisions of equal probability are taken together.
+    ends = np.flatnonzero(np.append(np.diff(probs[order]) != 0, True))
+    if not positives:
+        return Chart(description, axes, Table(heads, rows, is_open=True))
+    precisions, recalls = found[ends] / counts[ends], found[ends] / positives
+    shares = np.linspace(0, 1, CURVE_POINTS)
+    picked = np.unique(np.searchsorted(recalls, shares).clip(max=len(ends) - 1))
+    axes.paths.append(SvgPath("curve", f"M{axes.line(recalls[picked], precisions[picked])}"))
+    best = ends[np.argmax(2 * found[ends] / (counts[ends] + positives))]
+    picks = [("best F1", best)]
+    for target in TARGET_PRECISIONS:
+        reached = ends[precisions >= target]
+        picks.append((f"precision ≥ {target:.0%}", reached[-1] if len(reached) else None))
+    for name, end in picks:
+        if end is None:
+            rows.append([name, "none", "–", "–", "–"])
+            continue
+        cells = _precision_cells(int(found[end]), int(counts[end]), positives)
+        rows.append([name, *cells, f"{probs[order[end]]:.3f}"])
+    return Chart(description, axes, Table(heads, rows, is_open=True))
+
+
+def _precision_cells(hits: int, given: int, positives: int) -> list[str]:
+    """Precision, recall and F1 in words."""
+    shares = ((hits, given), (hits, positives), (2 * hits, given + positives))
+    return [f"{part / whole:.1%}" if whole else "–" for part, whole in shares]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lit_bert.evaluate.compare import FEWEST_ROWS
 from lit_bert.evaluate.scores import Score, Scores, wilson
 from lit_bert.task.base import Task
 
@@ -80,8 +81,9 @@ class Evidence:
         """That there are too few rows to tell models apart, in words; empty where there are enough.
 
         Where every row is predicted right, so is every resample, and the bootstrap interval has no width; the
-        interval of Wilson (1927) has.
+        interval of Wilson (1927) has. Where no accuracy is counted, fewer than FEWEST_ROWS are few.
         """
+        few = f"{counted(self.rows, 'row')} {'is' if self.rows == 1 else 'are'} few"
         width = scores.chosen_by.high - scores.chosen_by.low
         which = f"the 95 % interval of {scores.task.main_title} (bootstrap) is {{}} wide"
         if accuracy := scores.values.get("accuracy"):
@@ -89,12 +91,13 @@ class Evidence:
             low, high = wilson(hits, np.array([self.rows]))
             width = max(float(high[0] - low[0]), scores.macro_f1.high - scores.macro_f1.low)
             which = "95 % intervals of F1 (bootstrap) and accuracy (Wilson) are up to {} wide"
+        elif self.rows < FEWEST_ROWS:
+            return f"{few}: their bootstrap intervals are too narrow to tell models apart by"
         if width <= WIDE_INTERVAL:
             return ""
         return (
-            f"{counted(self.rows, 'row')} {'is' if self.rows == 1 else 'are'} few: "
-            f"{which.format(f'{100 * width:.0f} points')}, and models that differ by less cannot be told "
-            "apart"
+            f"{few}: {which.format(f'{100 * width:.0f} points')}, and models that differ by less cannot be "
+            "told apart"
         )
 
     def notes(self, scores: Scores[Score] | None = None) -> list[str]:

@@ -14,20 +14,14 @@ import numpy as np
 
 from lit_bert import UserError
 from lit_bert.evaluate.evidence import counted
-from lit_bert.evaluate.predictions import Predictions
-from lit_bert.io import escape
+from lit_bert.evaluate.page_form import LISTED, RIGHT_PER_CLASS, RIGHT_TEXTS, WRONG_TEXTS, PageForm
 from lit_bert.io.texts import display
 
 if TYPE_CHECKING:
     from lit_bert.evaluate.attribution import Attribution, Question
 
-WRONG_TEXTS = 2000  # embedded at most, the most confident first
-RIGHT_TEXTS = 200  # embedded over all classes, but `RIGHT_PER_CLASS` of each at least
-RIGHT_PER_CLASS = 5
 EXPLAINED_TEXTS = 100  # at most; those of a large BERT end earlier, at `attribution.BUDGET`
-LISTED = 50  # most confident errors, and suspected label errors
 CHARACTERS = 2000  # of a text that are shown
-NAME_WIDTH = 60  # characters of a class name that are shown
 
 
 class Explanations(NamedTuple):
@@ -40,40 +34,28 @@ class Explanations(NamedTuple):
 # --- which texts ---
 
 
-def confident_errors(predictions: Predictions) -> np.ndarray:
-    """Indices of all wrong rows, the most confident first."""
-    wrong = np.flatnonzero(predictions.preds != predictions.labels)
-    return wrong[np.argsort(-predictions.outputs[wrong].max(1), kind="stable")]
-
-
-def embedded_rows(predictions: Predictions, errors: np.ndarray, suspects: np.ndarray) -> np.ndarray:
+def embedded_rows(form: PageForm, suspects: np.ndarray) -> np.ndarray:
     """Indices of the rows on the page: errors, suspects, and of each class the least confident right ones."""
-    labels, preds = predictions.labels, predictions.preds
-    confidence = predictions.outputs.max(1)
-    per_class = max(RIGHT_PER_CLASS, RIGHT_TEXTS // len(predictions.class_names))
+    per_class = max(RIGHT_PER_CLASS, RIGHT_TEXTS // len(form.names))
     right = [
-        rows[np.argsort(confidence[rows], kind="stable")[:per_class]]
-        for label in range(len(predictions.class_names))
-        for rows in [np.flatnonzero((labels == label) & (preds == label))]
+        rows[np.argsort(form.confidence[rows], kind="stable")[:per_class]] for rows in form.right_groups()
     ]
-    return np.unique(np.concatenate([errors[:WRONG_TEXTS], suspects[:LISTED], *right]))
+    wrong = form.errors[: WRONG_TEXTS if form.has_cells else LISTED]
+    return np.unique(np.concatenate([wrong, suspects[:LISTED], *right]))
 
 
-def rows_to_explain(
-    predictions: Predictions, errors: np.ndarray, suspects: np.ndarray, embedded: np.ndarray
-) -> list[int]:
+def rows_to_explain(form: PageForm, suspects: np.ndarray, embedded: np.ndarray) -> list[int]:
     """Indices of embedded rows by how likely a reader is to look at them, `EXPLAINED_TEXTS` at most.
 
-    The two lists in turn, then the cells of the confusion matrix in turn.
+    The two lists in turn, then the cells of the matrix in turn.
     """
-    by_cell: dict[tuple[int, int], list[int]] = {}
-    by_confidence = np.argsort(-predictions.outputs.max(1), kind="stable")
+    by_cell: dict[str, list[int]] = {}
     is_embedded = set(embedded.tolist())
-    for index in by_confidence.tolist():
+    for index in np.argsort(-form.confidence, kind="stable").tolist():
         if index in is_embedded:
-            cell = int(predictions.labels[index]), int(predictions.preds[index])
-            by_cell.setdefault(cell, []).append(index)
-    lists = [errors[:LISTED].tolist(), suspects[:LISTED].tolist()]
+            for cell in form.cells_of(index):
+                by_cell.setdefault(cell, []).append(index)
+    lists = [form.errors[:LISTED].tolist(), suspects[:LISTED].tolist()]
     order = [*_round_robin(lists), *_round_robin(by_cell.values())]
     return list(dict.fromkeys(order))[:EXPLAINED_TEXTS]
 
@@ -88,21 +70,20 @@ def _round_robin(lists: Iterable[Sequence[int]]) -> Iterator[int]:
 # --- why ---
 
 
-def explain(predictions: Predictions, predictions_file: Path, indices: Sequence[int]) -> Explanations:
-    """Attributions of rows to the predicted class and, where that is wrong, to the labelled one."""
+def explain(form: PageForm, predictions_file: Path, indices: Sequence[int]) -> Explanations:
+    """Attributions of rows to the classes that their form asks for, or to their number."""
     from lit_bert.evaluate.attribution import Explainer, Question, checkpoint_of
 
+    predictions = form.predictions
     try:
         checkpoint = checkpoint_of(predictions.facts, predictions_file)
-        if checkpoint.model.label_names != predictions.class_names:
-            raise UserError(f"{checkpoint.path} has other classes than these predictions.")
+        if (checkpoint.task.kind, checkpoint.model.label_names) != (form.task.kind, predictions.class_names):
+            raise UserError(f"{checkpoint.path} has another task or other classes than these predictions.")
         explainer = Explainer.of(checkpoint)
     except UserError as error:
         return Explanations({}, f"Words are not coloured: {error}")
-    labels, preds = predictions.labels.tolist(), predictions.preds.tolist()
     groups: list[list[Question]] = [
-        [Question(predictions.texts[index], label) for label in dict.fromkeys((preds[index], labels[index]))]
-        for index in indices
+        [Question(predictions.texts[index], label) for label in form.questions(index)] for index in indices
     ]
     count = explainer.within_budget(groups)
     keys = [
@@ -112,13 +93,13 @@ def explain(predictions: Predictions, predictions_file: Path, indices: Sequence[
     ]
     print(f"explaining {count} texts", file=sys.stderr)
     attributions = explainer.explain([question for group in groups[:count] for question in group])
-    note = _attribution_note(count, attributions)
+    note = _attribution_note(form, count, attributions)
     if explainer.long_texts.mode == "windows":
         note += " In a text of several windows a word has the sum of what it does in those that have it."
     return Explanations(dict(zip(keys, attributions, strict=True)), note)
 
 
-def _attribution_note(texts: int, attributions: Sequence[Attribution]) -> str:
+def _attribution_note(form: PageForm, texts: int, attributions: Sequence[Attribution]) -> str:
     """How the words' scores were computed, and how far they are from what they should add up to."""
     note = f"Words are coloured in {counted(texts, 'text')}"
     if not attributions:
@@ -126,10 +107,11 @@ def _attribution_note(texts: int, attributions: Sequence[Attribution]) -> str:
     gaps = np.abs([each.gap for each in attributions])
     gains = np.abs([each.scores.sum() + each.gap for each in attributions])
     half, most = np.quantile(gaps, (0.5, 0.95))
+    digits = form.score_decimals
     return (
-        f"{note}, by integrated gradients: what the class gains over a text of [MASK] only, in logits less "
-        f"their mean, is shared out among the words. Of a gain of {np.median(gains):.2f} in the median, "
-        f"their scores miss {half:.3f} in half of the answers and at most {most:.3f} in 95 % of them."
+        f"{note}, by integrated gradients: {form.gain} is shared out among the words. Of a gain of "
+        f"{np.median(gains):.{digits - 1}f} in the median, their scores miss {half:.{digits}f} in half of "
+        f"the answers and at most {most:.{digits}f} in 95 % of them."
     )
 
 
@@ -137,56 +119,43 @@ def _attribution_note(texts: int, attributions: Sequence[Attribution]) -> str:
 
 
 def script_data(
-    predictions: Predictions,
-    errors: np.ndarray,
-    suspects: np.ndarray,
-    embedded: np.ndarray,
-    explanations: Explanations,
-    counts: np.ndarray,
+    form: PageForm, suspects: np.ndarray, embedded: np.ndarray, explanations: Explanations
 ) -> dict[str, Any]:
     """What the page's script works on, as plain values.
 
-    Each row: `n` its number, from 1; `y` the labelled and `p` the predicted class; `q` the likeliest classes
-    with their probabilities; `t` segments of the text, each a string or [word, score, …] with one score for
-    each class in `k`.
-
-    Args:
-        counts: confusion matrix (C, C), rows are labels.
+    Each row: `n` its number, from 1; `t` segments of the text, each a string or [word, score, …] with one
+    score for each class in `k`; and what its form says of it.
     """
-    attributions = explanations.attributions
+    attributions, predictions = explanations.attributions, form.predictions
     place = {index: number for number, index in enumerate(embedded.tolist())}
     rows = []
     for index in place:
-        label, pred = int(predictions.labels[index]), int(predictions.preds[index])
-        probs = predictions.outputs[index]
-        likeliest = np.argsort(-probs, kind="stable")[:3].tolist()
-        likeliest += [label] * (label not in likeliest)
-        explained = [each for each in dict.fromkeys((pred, label)) if (index, each) in attributions]
+        explained = [each for each in form.questions(index) if (index, each) in attributions]
+        scored = [attributions[index, each] for each in explained]
         row = {
             "n": int(predictions.rows[index]) + 1,
-            "y": label,
-            "p": pred,
-            "q": [[each, round(float(probs[each]), 4)] for each in likeliest],
-            "t": text_segments(
-                display(predictions.texts[index]), [attributions[index, each] for each in explained]
-            ),
+            **form.row(index),
+            "t": text_segments(display(predictions.texts[index]), scored, form.score_decimals),
         }
         rows.append({**row, "k": explained} if explained else row)
     return {
         "classes": predictions.class_names,
-        "names": escape.names(predictions.class_names, NAME_WIDTH),
-        "cells": {f"{i}-{j}": int(counts[i, j]) for i, j in zip(*np.nonzero(counts), strict=True)},
+        "names": form.names,
         "rows": rows,
-        "errors": [place[index] for index in errors[:LISTED].tolist()],
+        "errors": [place[index] for index in form.errors[:LISTED].tolist()],
         "suspects": [place[index] for index in suspects[:LISTED].tolist()],
+        **form.script_values(),
     }
 
 
-def text_segments(text: str, attributions: Sequence[Attribution]) -> list[Any]:
+def text_segments(text: str, attributions: Sequence[Attribution], decimals: int = 3) -> list[Any]:
     """The text cut into words, each with a score an attribution, and what is between them as it is.
 
     Joined, the strings are the text again, or `CHARACTERS` of it: the first, unless the word with the largest
     score stands behind them; then those around it.
+
+    Args:
+        decimals: of the scores.
     """
     segments: list[Any] = []
     begin = end = _first_shown(text, attributions)
@@ -198,7 +167,9 @@ def text_segments(text: str, attributions: Sequence[Attribution]) -> list[Any]:
             continue
         if start > end:
             segments.append(text[end:start])
-        segments.append([text[start:stop], *(round(float(each.scores[word]), 3) for each in attributions)])
+        segments.append(
+            [text[start:stop], *(round(float(each.scores[word]), decimals) for each in attributions)]
+        )
         end = stop
     if end < min(len(text), last):
         segments.append(text[end:last])

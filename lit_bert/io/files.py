@@ -119,4 +119,7 @@ def _umask() -> int:
     return mask
 
 
-READABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".txt")
+READABLE_SUFFIXES = (
+    *(".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather"),
+    *(".xlsx", ".xlsm", ".xlsb", ".xls", ".ods", ".txt"),
+)

@@ -87,7 +87,7 @@ def describe(
         "labels": rows.class_names,
         "task": rows.task.kind,
         "task_parameters": {name: list(values) for name, values in rows.task.parameters.items()},
-        "text": data_settings.form.as_config(),
+        "text": data_settings.texts.as_config(),
         "architecture": checkpoint.weights.architecture["model_type"],
         "max_length": data_settings.max_length,
         "long_texts": as_sentence(long_texts),
@@ -124,7 +124,7 @@ def describe(
 
 def public(source: Source) -> Source:
     """A source without the path to it, which is nobody else's business."""
-    local = source.kind in ("folder", "file", "checkpoint")
+    local = source.kind in ("folder", "file", "address", "database", "checkpoint")
     return replace(source, name=Path(source.name).name) if local else source
 
 

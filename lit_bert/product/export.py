@@ -132,7 +132,7 @@ def write(
     scale_logits(network, scale, shift)
     settings = checkpoint.data.settings
     tokenizer = weights.tokenizer(settings.max_length)
-    text_form, long_texts = settings.form, LongTexts.of_settings(tokenizer, settings)
+    text_form, long_texts = settings.texts, LongTexts.of_settings(tokenizer, settings)
     print(f"export     {checkpoint.path}", file=sys.stderr)
     write_for_transformers(checkpoint, task, network, tokenizer, long_texts, folder)
     tokenizer.no_truncation()
@@ -170,7 +170,7 @@ def write_for_transformers(
     if task.parameters:
         parameters = {name: list(values) for name, values in task.parameters.items()}
         setattr(network.config, PARAMETERS_KEY, parameters)
-    if (said := checkpoint.data.settings.form.as_config()) is not None:
+    if (said := checkpoint.data.settings.texts.as_config()) is not None:
         setattr(network.config, TEXT_KEY, said)
     if long_texts.mode != "cut":
         setattr(network.config, LONG_TEXTS_KEY, as_config(long_texts))

@@ -25,8 +25,8 @@ class Source:
     """Where something really came from.
 
     Attributes:
-        kind: `hub`, `folder`, `file`, `packaged` or `checkpoint`.
-        name: Hub id, absolute path, or name of the package.
+        kind: `hub`, `folder`, `file`, `address`, `database`, `packaged` or `checkpoint`.
+        name: Hub id, absolute path, address, or name of the package.
         config_name: configuration of a data set on the Hub.
         revision: commit on the Hub, when it is known.
         stand_in_for: what had been asked for, when this stands in for it.
@@ -71,7 +71,11 @@ class HubAddress(NamedTuple):
         """
         match = re.fullmatch(r"([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?::([\w.-]+))?(?:@([\w./-]+))?", text)
         suffix = Path(match[1]).suffix.lower() if match else ""
-        if not match or (suffix and "/" not in match[1]) or suffix in READABLE_SUFFIXES:
+        if (
+            not match
+            or (suffix and "/" not in match[1])
+            or suffix in (*READABLE_SUFFIXES, ".gz", ".bz2", ".xz", ".zst")
+        ):
             raise UserError(f"no {text} here; expected {expected}, or a name on the Hub. Check the path.")
         return cls(*match.groups())
 

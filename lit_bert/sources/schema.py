@@ -41,7 +41,7 @@ class Plain(BaseModel):
 class SourceFacts(Plain):
     """A `hub.Source`: shown beside scores, and compared; never opened because a checkpoint says so."""
 
-    kind: Literal["hub", "folder", "file", "packaged", "checkpoint"]
+    kind: Literal["hub", "folder", "file", "address", "database", "packaged", "checkpoint"]
     name: Text
     config_name: Text | None = None
     revision: Text | None = None
@@ -116,7 +116,13 @@ class DataSettings(Plain):
     task: Text = "single"
     weight_column: Text | None = None
     group_column: Text | None = None
+    form: Text | None = None
+    delimiter: Text | None = None
+    encoding: Text | None = None
+    header: bool | None = None
     quoting: Literal["auto", "csv", "none"] = "auto"
+    sheet: Text | None = None
+    query: Text | None = None
     missing: Literal["skip", "refuse"] = "skip"
     train_split: Text = "train"
     val_split: Text = "validation"
@@ -139,12 +145,12 @@ class DataSettings(Plain):
 
     @model_validator(mode="after")
     def _cut_unless_single(self) -> Self:
-        if self.long_texts != "cut" and self.form.kind != "single":
+        if self.long_texts != "cut" and self.texts.kind != "single":
             raise ValueError(f"long_texts is {self.long_texts}, and texts of several columns are cut")
         return self
 
     @property
-    def form(self) -> TextForm:
+    def texts(self) -> TextForm:
         """Of the texts."""
         return form_in_settings(self.text_column, self.text_form)
 

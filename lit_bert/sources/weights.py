@@ -184,7 +184,7 @@ class Weights:
         """Of the texts of a checkpoint that is used as it is; None where a text may be of any form."""
         if not self.is_restored or self.checkpoint is None or self.checkpoint.facts.data is None:
             return None
-        return self.checkpoint.data.settings.form
+        return self.checkpoint.data.settings.texts
 
     @cached_property
     def _config(self) -> dict[str, Any]:

@@ -64,6 +64,9 @@ class Task(ABC):
         logged_main: the one of them that chooses between epochs; more of it is better.
         fewest_classes: that a model can have.
         choice_use: what validation rows are used for by `choose`, in words.
+        is_ordered: whether the classes have an order.
+        worst: what the first of `errors` are, as an adjective: "most confident" or "largest".
+        worst_note: the order of `errors`, as a sentence.
     """
 
     class_names: tuple[str, ...]
@@ -78,6 +81,9 @@ class Task(ABC):
     logged_main: ClassVar[str] = "f1"
     fewest_classes: ClassVar[int] = 2
     choice_use: ClassVar[str] = ""
+    is_ordered: ClassVar[bool] = False
+    worst: ClassVar[str] = "most confident"
+    worst_note: ClassVar[str] = "Wrong, and with the highest probability for it."
 
     @property
     def main_title(self) -> str:

@@ -44,6 +44,7 @@ class MultiLabel(Task):
     problem_type = "multi_label_classification"
     label_form = "classes"
     choice_use = "choosing thresholds"
+    worst_note = "A label is missed or wrongly given, and the least sure class is surer than elsewhere."
     scores = (
         Score("macro_f1", "macro F1"),
         Score("micro_f1", "micro F1"),

@@ -55,6 +55,9 @@ class Ordinal(SingleLabel):
     main = "quadratic_kappa"
     logged_names = ("kappa", "f1", "f1_micro", "accuracy", "mae")
     logged_main = "kappa"
+    is_ordered = True
+    worst = "largest"
+    worst_note = "Off by the most classes, and of these with the highest probability."
     main_scorer = Task.main_scorer  # not of macro F1
 
     def training_loss(

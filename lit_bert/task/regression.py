@@ -45,6 +45,8 @@ class Regression(Task):
     problem_type = "regression"
     label_form = "number"
     choice_use = "the width of intervals"
+    worst = "largest"
+    worst_note = "Furthest from the label, above or below it."
     fewest_classes = 1
     class_scores = ()
     scores = (
@@ -104,8 +106,14 @@ class Regression(Task):
         return losses.mean() if weights is None else (weights * losses).mean()
 
     def metrics(self, torchmetrics: Any) -> dict[str, Any]:
+        class R2(torchmetrics.R2Score):
+            """0 of a single row, whose label does not vary, as of rows with one label."""
+
+            def compute(self) -> Any:
+                return super().compute() if self.total > 1 else self.sum_error.new_tensor(0.0)
+
         kinds = {
-            "r2": torchmetrics.R2Score(),
+            "r2": R2(),
             "mae": torchmetrics.MeanAbsoluteError(),
             "rmse": torchmetrics.MeanSquaredError(squared=False),
             "pearson": torchmetrics.PearsonCorrCoef(),

@@ -17,10 +17,13 @@ log = logging.getLogger(__name__)
 BASE = "weights.pretrained"  # as a flag beside a checkpoint: where the weights are that were frozen
 # What they are where they are left to be found in the data, which a checkpoint knows the answer to.
 TO_BE_FOUND = {
-    **dict.fromkeys(("data.text_column", "data.label_column", "data.long_texts")),
+    **dict.fromkeys(("data.text_column", "data.label_column", "data.task", "data.long_texts")),
     "data.text_form": "auto",
 }
-FILE_SETTINGS = {"data.label_names", "data.quoting"}  # hold for the files that they were given with
+FILE_SETTINGS = {  # hold for the files that they were given with
+    f"data.{name}"
+    for name in ("label_names", "form", "delimiter", "encoding", "header", "quoting", "sheet", "query")
+}
 
 
 def names_setting(given: Iterable[str], setting: str) -> bool:
@@ -66,7 +69,7 @@ def fill_from_checkpoint(config: Any, given: Mapping[str, bool], checkpoint: Che
                 f"--{name} would change nothing: `{verb}` takes the model of {checkpoint.path} as it is. "
                 "Leave the flag out."
             )
-    other_data = names_setting(given, "data.dataset") or names_setting(given, "input")
+    other_data = names_setting(given, "data.dataset") or names_setting(given, "input") or verb == "predict"
     for name, value in checkpoint_settings(checkpoint).items():
         # A configuration may be that of another fit.
         if name == BASE and given.get(name):

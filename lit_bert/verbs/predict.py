@@ -9,7 +9,6 @@ import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -27,8 +26,8 @@ from lit_bert.data.cells import (
     text_problem,
 )
 from lit_bert.data.columns import check_same_form, find_text
-from lit_bert.data.delimited import quoting_of
-from lit_bert.data.rows import column_names, read_rows
+from lit_bert.data.readers.options import ReadOptions
+from lit_bert.data.rows import column_names, is_plain, read_rows, reading_notes
 from lit_bert.data.writer import RowWriter
 from lit_bert.evaluate.prediction_writer import PredictionWriter
 from lit_bert.io.escape import line
@@ -156,11 +155,12 @@ def _given_rows(command: CommandLine, texts: list[str]) -> GivenRows:
     else:
         if file is None and sys.stdin.isatty():
             raise UserError('nothing to label; give texts, as in `predict "what a day"`, or --input FILE.')
-        columns = column_names(file or "-", settings.quoting)
-        rows = read_rows(file or "-", settings.quoting)
-        if file not in (None, "-") and (note := quoting_of(Path(file), settings.quoting).note):
+        options = ReadOptions.of(settings)
+        for note in reading_notes(file or "-", options):
             log.info(note)
-    plain = texts or file in (None, "-") or str(file).lower().endswith(".txt")
+        columns = column_names(file or "-", options)
+        rows = read_rows(file or "-", options)
+    plain = texts or is_plain(file or "-", options)
     return GivenRows(name, columns, rows, _form(command, name, columns, bool(plain)))
 
 
@@ -200,7 +200,7 @@ def _form(command: CommandLine, name: str, columns: list[str], plain: bool) -> T
         return form
     found = None
     if not named and all(near_column(column, columns) is None for column in missing):
-        found = find_text(columns, read_rows(command.config["input"], settings.quoting), form)
+        found = find_text(columns, read_rows(command.config["input"], ReadOptions.of(settings)), form)
     if found is None:
         raise missing_column(missing[0], columns, "text_column", name)
     shown = ", ".join(f"'{line(column, 60)}'" for column in found)
