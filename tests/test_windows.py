@@ -21,7 +21,7 @@ from lit_bert.__main__ import main
 from lit_bert.data.batches import collate
 from lit_bert.data.module import EmotionDataModule
 from lit_bert.data.windows import LongTexts, chosen_mode, draw_windows, pooled
-from lit_bert.io.texts import SINGLE
+from lit_bert.io.texts import SINGLE, TextForm
 from lit_bert.model.module import BertClassifier
 from lit_bert.model.windows import WINDOW_TOKENS, text_logits
 from lit_bert.sources.checkpoint import Checkpoint
@@ -312,7 +312,12 @@ def test_fit_says_what_it_does_and_every_later_verb_does_it(
 
 
 def probs_of(checkpoint: Checkpoint, texts: list[str]) -> np.ndarray:
-    """Probabilities (N, C) of texts by a checkpoint, one at a time, pooled by hand."""
+    """Probabilities (N, C) of texts by a checkpoint."""
+    return softmax(logits_of(checkpoint, texts))
+
+
+def logits_of(checkpoint: Checkpoint, texts: list[str]) -> np.ndarray:
+    """Logits (N, C) of texts by a checkpoint, one at a time, pooled by hand."""
     model = BertClassifier.load_from_checkpoint(checkpoint.path).eval()
     settings = checkpoint.data.settings
     tokenizer = Weights(checkpoint=str(checkpoint.path)).tokenizer(MAX_LENGTH)
@@ -328,7 +333,7 @@ def probs_of(checkpoint: Checkpoint, texts: list[str]) -> np.ndarray:
             ]
         each = torch.cat(logits).float()
         each = each.amax(0) if settings.window_pooling == "max" else each.mean(0)
-        found.append(softmax(each.numpy()[None])[0])
+        found.append(each.numpy())
     return np.array(found)
 
 
@@ -548,3 +553,139 @@ def test_memory_of_evaluation_does_not_grow_with_the_length_of_texts(
     most = WINDOW_TOKENS * 64
     assert peaks[0] <= most
     assert peaks[1] <= most
+
+
+# --- every kind of task, and texts of several columns
+
+LABELS: dict[str, dict[str, object]] = {
+    "multi_label": {"anger": "", "joy": "joy|calm", "sadness": "sadness"},
+    "ordinal": {"anger": 2, "joy": 3, "sadness": 1},
+    "regression": {"anger": 4.0, "joy": 10.5, "sadness": -2.25},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooling"), [("multi_label", "max"), ("ordinal", "mean"), ("regression", "mean")]
+)
+def test_each_kind_of_task_reads_windows_from_weighted_rows_to_the_server(
+    kind: str, pooling: str, flags: list[str], run: Run
+) -> None:
+    from lit_bert import Predictor
+    from lit_bert.evaluate.attribution import Explainer, Question
+    from lit_bert.evaluate.predictions import Predictions
+
+    for split, count in {"train": 12, "validation": 6}.items():
+        rows: list[dict[str, object]] = [
+            {"text": long_text(name, 5 + 9 * (n % 6), n), "label": LABELS[kind][name], "weight": n % 3 + 0.5}
+            for n in range(count)
+            for name in CLASSES
+        ]
+        write_csv(Path("data") / f"{split}.csv", rows)
+    flags = [each for each in flags if "dataset" not in each]
+    flags += ["--data.dataset=data", "--data.weight_column=weight", f"--data.window_pooling={pooling}"]
+    flags += ["--data.train_windows=3"] + ["--data.label_separator=|"] * (kind == "multi_label")
+    outcome = run("fit", *flags)
+    assert outcome.code == 0, outcome.err
+    assert "are read in windows of 10 tokens" in outcome.err
+    best = Checkpoint.open("checkpoints/version_0/best.ckpt")
+    assert (best.model.task, best.data.settings.long_texts) == (kind, "windows")
+    kept = Predictions.read(Path("checkpoints/version_0/validate.parquet"))
+    wanted = best.task.outputs(logits_of(best, [str(text) for text in kept.texts]))
+    np.testing.assert_allclose(kept.outputs, wanted, atol=1e-4 * best.task.unit)
+    outcome = run("export", "--to=shipped", "--max_f1_loss=100")
+    assert outcome.code == 0, outcome.err
+    config = json.loads(Path("shipped/config.json").read_text())
+    assert (config["lit_bert_task"], config["lit_bert_long_texts"]["pooling"]) == (kind, pooling)
+    predictor = Predictor("shipped", file="model.onnx")
+    np.testing.assert_allclose(predictor.probs(kept.texts), wanted, atol=1e-3 * best.task.unit)
+    text = long_text("joy", 30, 3)
+    assert [text[word.start : word.end] for word in predictor.explain(text)] == text.split()
+    explainer = Explainer.of(best)
+    (found,) = explainer.explain([Question(text, 0)])
+    assert [text[start:end] for start, end in found.spans] == text.split()
+    base = " ".join([explainer.tokenizer.id_to_token(explainer.baseline_id)] * len(text.split()))
+    gain = (logits_of(best, [text]) - logits_of(best, [base]))[0]
+    gain = gain - gain.mean() if kind == "ordinal" else gain * best.task.unit
+    if pooling == "mean":  # with a maximum, other windows have it at the baseline
+        assert found.scores.sum() + found.gap == pytest.approx(gain[0], abs=1e-3 * best.task.unit)
+    assert run("report", "checkpoints/version_0").code == 0
+
+
+@pytest.mark.parametrize("columns", ["text,other", "text,other,label"])
+@pytest.mark.parametrize(
+    "setting", ["long_texts=windows", "long_texts=head_tail", "window_overlap=2", "train_windows=3"]
+)
+def test_texts_of_several_columns_are_cut_and_nothing_else(
+    columns: str, setting: str, quick: list[str], run: Run
+) -> None:
+    rows: list[dict[str, object]] = [
+        {"text": long_text(name, 30, n), "other": long_text(name, 3, n), "label": name}
+        for n in range(4)
+        for name in CLASSES
+    ]
+    write_csv(Path("rows.csv"), rows)
+    flags = [*quick, "--data.dataset=rows.csv", f"--data.text_column={columns}", "--data.label_column=label"]
+    outcome = run("fit", *flags, f"--data.{setting}")
+    assert outcome.code == 2
+    (line,) = [line for line in outcome.err.splitlines() if line.startswith("lit_bert fit: ")]
+    name, value = setting.split("=")
+    assert f"data.{name} is {value}, but the texts are" in line
+    assert not Path("checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("columns", "kept"),
+    [("text,other", "the first, fewer of the longer text"), ("text,other,label", "the first of each column")],
+)
+def test_a_cut_of_texts_of_several_columns_says_what_it_loses(
+    columns: str, kept: str, weights: Weights, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows: list[dict[str, object]] = [
+        {"text": long_text(name, 10 * n, n), "other": long_text(name, 3, n), "label": name}
+        for n in range(1, 9)
+        for name in CLASSES
+    ]
+    file = write_csv(tmp_path / "rows.csv", rows)
+    data = EmotionDataModule(
+        str(file), text_column=columns, label_column="label", max_length=32, weights=weights
+    )
+    caplog.set_level("INFO")
+    data.setup("fit")
+    assert data.state_dict()["hyper_parameters"]["long_texts"] == "cut"
+    found = data.tokenized.rows("train_split")
+    lengths = found.whole_lengths
+    if columns == "text,other":
+        words = [len(f"{row['text']} {row['other']}".split()) for row in rows]
+        assert lengths.tolist() == [3 + each for each in words]
+    assert found.lengths.tolist() == np.minimum(lengths, 32).tolist()
+    assert [len(found[index]["input_ids"]) for index in range(len(rows))] == found.lengths.tolist()
+    assert found.truncated.tolist() == (lengths > 32).tolist()
+    share = np.maximum(lengths - 32, 0).sum() / lengths.sum()
+    assert share > 0.1
+    assert f"cut: {kept}), which loses {share:.1%} of the split's tokens" in caplog.text
+
+
+def test_two_long_texts_take_no_more_than_their_tokens(weights: Weights) -> None:
+    """The tokenizers library would return each piece of one beside each piece of the other."""
+    tokenizer = weights.tokenizer(16)
+    tokenizer.no_truncation()
+    pair = (long_text("joy", 20_000, 0), long_text("sadness", 20_000, 1))
+    form = TextForm("pair", ("text", "other"))
+    (found,) = form.encode(tokenizer, [pair], 16)
+    assert (len(found.ids), found.whole, found.overflowing) == (16, 40_003, True)
+
+
+def test_windows_of_pairs_are_refused_wherever_they_are_read(
+    shipped: Path, fitted: Path, tmp_path: Path
+) -> None:
+    from lit_bert import Predictor
+
+    folder = shutil.copytree(shipped, tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    config["lit_bert_text"] = {"form": "pair", "columns": ["one", "two"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"cannot be used \(.* read long texts by windows"):
+        Predictor(folder)
+    settings = Checkpoint.open(fitted / "best.ckpt").data.settings
+    with pytest.raises(ValueError, match="texts of several columns are cut"):
+        type(settings).model_validate({**settings.model_dump(), "text_column": "one,two"})
