@@ -11,6 +11,7 @@ import sys
 from benchmarks import (
     encoders,
     load,
+    long_texts,
     partial,
     predict,
     predictor,
@@ -28,7 +29,20 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     flags = ["--quick"] if parser.parse_args(argv).quick else []
-    parts = (train, predict, predictor, startup, scale, load, quality, seeds, recipe, encoders, partial)
+    parts = (
+        train,
+        predict,
+        predictor,
+        startup,
+        scale,
+        load,
+        quality,
+        seeds,
+        recipe,
+        encoders,
+        partial,
+        long_texts,
+    )
     return max(part.main(flags) for part in parts)
 
 

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy, gelu, kl_div, log_softmax
 from benchmarks import harness
 from lit_bert.data.batches import LengthGroupedSampler, collate
 from lit_bert.model.bert import CpuBert
-from lit_bert.model.logits import inputs_of
+from lit_bert.model.windows import text_logits
 
 LAYER_DECAY = 0.9  # of the learning rate, from each layer to the one below
 DIVERGENCE_WEIGHT = 1.0  # of two predictions for one text, beside their losses
@@ -60,7 +60,7 @@ class RDrop(Callback):
         smoothing = model.hparams.label_smoothing
 
         def objective(logits: Tensor, batch: dict[str, Any]) -> Tensor:
-            again = model(**inputs_of(batch)).float()
+            again = text_logits(model, batch)
             one, other = log_softmax(logits, -1), log_softmax(again, -1)
             divergence = kl_div(one, other, log_target=True, reduction="batchmean")
             divergence = divergence + kl_div(other, one, log_target=True, reduction="batchmean")

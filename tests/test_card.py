@@ -45,6 +45,7 @@ def made(labels: list[str] = LABELS, used_for: list[str] | None = None, **change
         "task": "single",
         "labels": labels,
         "max_length": 128,
+        "long_texts": "Texts of more than 128 tokens are cut there.",
         "split": "validation",
         "rows": N,
         "calibration": None,

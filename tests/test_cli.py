@@ -1642,7 +1642,8 @@ def test_the_last_checkpoint_knows_the_best_score_so_far(run, quick):
 
 def test_every_fit_says_how_many_texts_are_cut(run, quick):
     for _ in range(2):  # the second finds them in the cache
-        outcome = run("fit", *quick, "--data.max_length=5", "--trainer.fast_dev_run=true")
+        flags = ["--data.max_length=5", "--data.long_texts=cut", "--trainer.fast_dev_run=true"]
+        outcome = run("fit", *quick, *flags)
         assert re.search(r"\d+ of 60 texts of split train are cut at 5 tokens", outcome.err)
 
 

@@ -32,6 +32,7 @@ from lit_bert.data.batches import LengthGroupedSampler, PredictionBatches, colla
 from lit_bert.data.cache import TokenizedRows
 from lit_bert.data.cells import Numbered
 from lit_bert.data.module import EmotionDataModule
+from lit_bert.data.windows import LongTexts
 from lit_bert.io.texts import TextForm
 from lit_bert.sources.hub import Source
 from lit_bert.sources.weights import Weights
@@ -422,10 +423,17 @@ def stream(counts, read=None):
         yield Numbered(number, 0, {"id": number, "tweet": " ".join(["so"] * count)})
 
 
+def prediction_batches(rows, weights, max_length):
+    """Batches of two texts, cut at that many tokens."""
+    tokenizer = weights.tokenizer(max_length)
+    tokenizer.no_truncation()
+    return PredictionBatches(rows, TWEET, tokenizer, LongTexts("cut", max_length), 2, 0)
+
+
 def test_prediction_sorts_each_window_by_length_and_keeps_all_rows(weights, monkeypatch):
     monkeypatch.setattr("lit_bert.data.batches.PREDICT_ROWS", 5)
     counts = [1, 4, 2, 9, 3, 1, 1, 7, 2, 5, 8, 6]
-    batches = list(PredictionBatches(stream(counts), TWEET, weights.tokenizer(8), 2, 0))
+    batches = list(prediction_batches(stream(counts), weights, 8))
     numbers = [[each.number for each in batch["numbered"]] for batch in batches]
     assert numbers == [[4, 2], [5, 3], [1], [8, 10], [9, 6], [7], [11, 12]]
     assert [batch["window"] for batch in batches] == [0, 0, 0, 1, 1, 1, 2]
@@ -439,7 +447,7 @@ def test_prediction_sorts_each_window_by_length_and_keeps_all_rows(weights, monk
 def test_prediction_reads_one_window_ahead_at_most(weights, monkeypatch):
     monkeypatch.setattr("lit_bert.data.batches.PREDICT_ROWS", 4)
     read = []
-    batches = iter(PredictionBatches(stream([1] * 12, read), TWEET, weights.tokenizer(8), 2, 0))
+    batches = iter(prediction_batches(stream([1] * 12, read), weights, 8))
     next(batches)
     assert read == [1, 2, 3, 4]
     next(batches)
@@ -449,7 +457,7 @@ def test_prediction_reads_one_window_ahead_at_most(weights, monkeypatch):
 
 
 def test_prediction_of_nothing_is_no_batch(weights):
-    assert list(PredictionBatches([], TWEET, weights.tokenizer(8), 2, 0)) == []
+    assert list(prediction_batches([], weights, 8)) == []
 
 
 def test_prediction_loader_needs_no_corpus(module, tmp_path):
@@ -491,6 +499,7 @@ def test_what_does_not_change_the_tokens_tokenizes_nothing(module, corpus, cache
     for settings in (
         {"batch_size": 3, "eval_batch_size": 7},
         {"train_rows": 10, "val_rows": 5, "subset_seed": 1, "order_seed": 9},
+        {"max_length": 100},
         {"val_fraction": 0.4, "test_split": "other"},
         {"label_names": ["anger", "joy", "sadness"]},  # those that the data has anyway
     ):
@@ -502,9 +511,7 @@ def test_what_does_not_change_the_tokens_tokenizes_nothing(module, corpus, cache
     assert len(before) == 2
 
 
-@pytest.mark.parametrize(
-    "change", ["text", "label", "label column", "text column", "max_length", "label names"]
-)
+@pytest.mark.parametrize("change", ["text", "label", "label column", "text column", "label names"])
 def test_what_changes_the_tokens_makes_a_new_cache_entry(module, tmp_path, cache, calls, change):
     rows = [
         {"text": "i am happy", "other": "i am sad", "label": label, "mood": mood}
@@ -517,7 +524,6 @@ def test_what_changes_the_tokens_makes_a_new_cache_entry(module, tmp_path, cache
     settings = {
         "label column": {"label_column": "mood"},
         "text column": {"text_column": "other"},
-        "max_length": {"max_length": 4},
         "label names": {"label_names": ["b", "a"]},
     }.get(change, {})
     if change == "text":
@@ -533,7 +539,7 @@ def test_what_changes_the_tokens_makes_a_new_cache_entry(module, tmp_path, cache
     both = TokenizedRows(next(tokens(cache)[name] for name in tokens(cache).keys() - before.keys()))
     labels = {"label": [0, 0, 1, 0], "label column": [0, 0, 1, 1], "label names": [1, 0, 0, 1]}
     assert both.labels.tolist() == labels.get(change, [0, 1, 1, 0])
-    first = {"text": [2, 5, 6, 10, 3], "text column": [2, 5, 6, 11, 3], "max_length": [2, 5, 6, 3]}
+    first = {"text": [2, 5, 6, 10, 3], "text column": [2, 5, 6, 11, 3]}
     assert both[0]["input_ids"].tolist() == first.get(change, [2, 5, 6, 9, 3])
 
 
@@ -578,7 +584,8 @@ def test_tokens_are_cut_at_max_length_and_the_cuts_counted(ready, tmp_path, cach
         {"text": "i am happy", "label": "a"},
         {"text": "sun", "label": "b"},
     ]
-    made = ready(folder_of(tmp_path, train=rows, validation=rows), max_length=5)
+    folder = folder_of(tmp_path, train=rows, validation=rows)
+    made = ready(folder, max_length=5, long_texts="cut")
     assert [row["input_ids"].tolist() for row in made.train_rows] == [
         [2, 5, 6, 7, 3],
         [2, 5, 6, 11, 3],
@@ -586,9 +593,10 @@ def test_tokens_are_cut_at_max_length_and_the_cuts_counted(ready, tmp_path, cach
         [2, 18, 3],
     ]
     assert made.train_rows.lengths.tolist() == [5, 5, 5, 3]
+    assert made.train_rows.truncated.tolist() == [True, False, False, False]
     assert made.train_rows.texts([0]) == ["i am so very happy"]  # the text itself is kept whole
     facts = json.loads((next(iter(tokens(cache).values())).parent / "split.json").read_text())
-    assert facts == {"rows": 4, "truncated": 1, "read": 4, "skipped": {}, "order": None, "notes": []}
+    assert facts == {"rows": 4, "read": 4, "skipped": {}, "order": None, "notes": []}
 
 
 def test_parallel_modules_make_one_whole_cache(module, many, cache, calls):
@@ -738,7 +746,8 @@ def test_texts_come_back_as_they_were(ready, tmp_path):
 def test_the_cache_keeps_what_an_audit_needs(ready, tmp_path):
     texts = ["i am so very happy", "i am sad", "sun", "i am sad"]
     rows = [{"text": text, "label": n % 2} for n, text in enumerate(texts)]
-    made = ready(folder_of(tmp_path, "jsonl", train=rows, validation=rows), max_length=5)
+    folder = folder_of(tmp_path, "jsonl", train=rows, validation=rows)
+    made = ready(folder, max_length=5, long_texts="cut")
     train = made.train_rows
     assert train.truncated.tolist() == [True, False, False, False]
     assert train.hashes.tolist() == [token_cache.text_hash(text) for text in texts]
@@ -1453,7 +1462,7 @@ def test_state_is_plain_values_and_finds_the_same_rows_again(
     again = EmotionDataModule(**state["hyper_parameters"], weights=weights)
     again.setup("fit")
     again.setup("test")
-    assert calls == []
+    assert calls == [1]  # to find where the special tokens of a long text stand
     for split in ("train_rows", "val_rows", "test_rows"):
         assert getattr(again, split).rows.tolist() == getattr(made, split).rows.tolist()
     assert again.label_names == ["sadness", "joy", "anger"]

@@ -49,13 +49,13 @@ def network(able):
 @pytest.fixture(scope="module")
 def wanted(network, able):
     """The checkpoint's probabilities of TEXTS and LONG, (N, C)."""
+    from lit_bert.data.windows import LongTexts
     from lit_bert.product.proof import checkpoint_outputs
     from lit_bert.sources.weights import Weights
 
     tokenizer = Weights(checkpoint=str(able / "best.ckpt")).tokenizer(128)
-    return checkpoint_outputs(
-        network, tokenizer, SingleLabel.of(network.config.id2label.values()), [*TEXTS, LONG]
-    )
+    task = SingleLabel.of(network.config.id2label.values())
+    return checkpoint_outputs(network, tokenizer, LongTexts("cut", 128), task, [*TEXTS, LONG])
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from test_report_page import made
@@ -100,3 +102,21 @@ def test_the_script_is_given_the_likeliest_classes_and_always_the_labelled_one()
     assert (right["n"], right["t"], "k" in right) == (10, ["two"], False)
     assert data["cells"] == {"4-0": 1, "0-0": 1}
     assert (data["errors"], data["suspects"]) == ([0], [])
+
+
+def test_a_long_text_is_shown_around_the_word_that_did_most() -> None:
+    text = " ".join(f"w{number:04d}" for number in range(2000))
+    spans = [(6 * number, 6 * number + 5) for number in range(2000)]
+    for strongest in (3, 1200, 1999):
+        scores = np.full(2000, 0.01, np.float32)
+        scores[strongest] = -2
+        segments = text_segments(text, [Attribution(spans, scores, 0.0)])
+        assert [f"w{strongest:04d}", -2.0] in segments
+        shown = "".join(each if isinstance(each, str) else each[0] for each in segments)
+        before, after = (
+            int(found[1].replace(",", "")) if (found := re.search(pattern, shown)) else 0
+            for pattern in (r"^\(cut: ([\d,]+) characters\) … ", r" … \(cut: ([\d,]+) more characters\)$")
+        )
+        assert before == {3: 0, 1200: 7200 - 1000, 1999: len(text) - 2000}[strongest]
+        assert after == len(text) - 2000 - before
+        assert text[before : before + 2000] in shown

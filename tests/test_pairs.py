@@ -26,7 +26,7 @@ from lit_bert.encoders.table import encoder_of, graph_of
 from lit_bert.evaluate.attribution import STEPS, Explainer, Question
 from lit_bert.evaluate.audit import find_dataset_issues
 from lit_bert.evaluate.predictions import Predictions
-from lit_bert.io.texts import CONFIG_KEY, TextForm, display, shares, text_cells
+from lit_bert.io.texts import CONFIG_KEY, TextForm, display, shares, text_cells, whole_length
 from lit_bert.model.bert import CpuBert
 from lit_bert.model.logits import exact_logits, inputs_of
 from lit_bert.model.pretrained import load_network
@@ -55,20 +55,29 @@ def family(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Weig
 # --- tokens ---
 
 
+def encoded(
+    form: TextForm, weights: Weights, most: int, texts: list[Any], offsets: bool = False
+) -> list[Any]:
+    tokenizer = weights.tokenizer(most)
+    tokenizer.no_truncation()
+    return list(form.encode(tokenizer, texts, most, offsets))
+
+
 @pytest.mark.parametrize("most", [64, 15, 12])
 def test_pairs_are_encoded_as_by_the_tokenizer_of_transformers(family: Any, most: int) -> None:
     weights, theirs = family
-    tokenizer = weights.tokenizer(most)
-    for pair, own in zip(PAIRS, PAIR.encode(tokenizer, PAIRS), strict=True):
+    for pair, own in zip(PAIRS, encoded(PAIR, weights, most, PAIRS), strict=True):
         wanted = theirs(*pair, truncation="longest_first", max_length=most, return_token_type_ids=True)
         assert own.ids == wanted["input_ids"]
         assert own.type_ids == wanted["token_type_ids"]
-        assert bool(own.overflowing) == (len(theirs(*pair)["input_ids"]) > most)
+        whole = len(theirs(*pair)["input_ids"])
+        assert whole_length(own) == whole
+        assert bool(own.overflowing) == (whole > most)
 
 
 def test_the_longer_text_of_a_pair_is_cut_first(family: Any) -> None:
     weights, theirs = family
-    (found,) = PAIR.encode(weights.tokenizer(12), [("sad", LONG)])
+    (found,) = encoded(PAIR, weights, 12, [("sad", LONG)])
     first = theirs("sad", add_special_tokens=False)["input_ids"]
     assert found.ids[1 : 1 + len(first)] == first
     assert len(found.ids) == 12
@@ -84,7 +93,7 @@ def test_only_architectures_with_segments_are_told_them(family: Any) -> None:
 
 def test_swapped_order_is_another_input(family: Any) -> None:
     weights, _ = family
-    one, other = PAIR.encode(weights.tokenizer(64), [PAIRS[0], PAIRS[0][::-1]])
+    one, other = encoded(PAIR, weights, 64, [PAIRS[0], PAIRS[0][::-1]])
     assert one.ids != other.ids
     assert len(one.ids) == len(other.ids)
 
@@ -93,7 +102,7 @@ def test_joined_columns_are_what_transformers_makes_of_lines_and_separators(fami
     weights, theirs = family
     text = JOINED.text_of(["so happy", "it was late today", "5"])
     assert text == "title: so happy\nbody: it was late today\nstars: 5"
-    (own,) = JOINED.encode(weights.tokenizer(64), [text])
+    (own,) = encoded(JOINED, weights, 64, [text])
     assert own.ids == theirs(theirs.sep_token.join(text.split("\n")))["input_ids"]
     assert not own.overflowing
 
@@ -102,7 +111,7 @@ def test_joined_columns_are_what_transformers_makes_of_lines_and_separators(fami
 def test_each_column_is_cut_by_its_share_and_all_names_stay(family: Any, most: int) -> None:
     weights, theirs = family
     texts = [JOINED.text_of(cells) for cells in (["so sad", LONG * 9, "5"], [LONG * 9, "so sad", None])]
-    for _, own in zip(texts, JOINED.encode(weights.tokenizer(most), texts), strict=True):
+    for _, own in zip(texts, encoded(JOINED, weights, most, texts), strict=True):
         assert len(own.ids) <= most
         assert own.overflowing
         read = theirs.decode(own.ids).replace(theirs.sep_token, "|")
@@ -132,11 +141,11 @@ def test_any_cells_come_apart_again_and_fit(family: Any, cells: list[str]) -> No
     weights, _ = family
     text = JOINED.of_parts(cells)
     assert JOINED.parts(text) == [cell.replace("\r", " ").replace("\n", " ") for cell in cells]
-    (found,) = JOINED.encode(weights.tokenizer(40), [text], offsets=True)
+    (found,) = encoded(JOINED, weights, 40, [text], offsets=True)
     assert len(found.ids) == len(found.offsets) == len(found.word_ids) == len(found.special_tokens_mask) <= 40
     assert all(0 <= start <= end <= len(text) for start, end in found.offsets)
     pair = (cells[0], cells[1])
-    (found,) = PAIR.encode(weights.tokenizer(12), [pair], offsets=True)
+    (found,) = encoded(PAIR, weights, 12, [pair], offsets=True)
     assert PAIR.parts(pair) == list(pair)
     assert all(0 <= start <= end <= len(display(pair)) for start, end in found.offsets)
 
@@ -144,9 +153,9 @@ def test_any_cells_come_apart_again_and_fit(family: Any, cells: list[str]) -> No
 def test_too_few_tokens_for_the_columns_are_refused(family: Any) -> None:
     weights, _ = family
     with pytest.raises(UserError, match=r"max_length is 4; expected at least .* premise, hypothesis"):
-        PAIR.encode(weights.tokenizer(4), PAIRS)
+        encoded(PAIR, weights, 4, PAIRS)
     with pytest.raises(UserError, match=r"max_length is 9; expected at least .* title, body, stars"):
-        JOINED.encode(weights.tokenizer(9), [JOINED.text_of("abc")])
+        encoded(JOINED, weights, 9, [JOINED.text_of("abc")])
 
 
 def test_a_row_without_one_of_a_pair_has_no_text_and_a_joined_one_needs_any() -> None:
@@ -168,7 +177,7 @@ def test_logits_of_pairs_are_those_of_transformers_by_every_path(kind: str, tmp_
         for parameter in encoder_of(network).logits_of(network).parameters():
             parameter.normal_()
     tokenizer = weights.tokenizer(40)
-    encodings = PAIR.encode(tokenizer, PAIRS)
+    encodings = encoded(PAIR, weights, 40, PAIRS)
     items = [{"input_ids": each.ids} for each in encodings]
     has_types = PAIR.token_types(tokenizer, weights.type_vocab_size)
     if has_types:

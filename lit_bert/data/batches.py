@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 from lit_bert.data.cache import chunked
 from lit_bert.data.cells import Numbered, text_in
 from lit_bert.data.padding import padded_inputs
-from lit_bert.io.texts import TextForm
+from lit_bert.data.windows import LongTexts
+from lit_bert.io.texts import TextForm, whole_length
 
 GROUP_BATCHES = 50  # batches sorted by length together in training
 PREDICT_ROWS = 4096  # rows tokenized and sorted by length together in prediction
@@ -21,19 +22,29 @@ PREDICT_ROWS = 4096  # rows tokenized and sorted by length together in predictio
 Batch = dict[str, Any]
 
 
-def collate(items: list[dict[str, Any]], pad_token_id: int = 0) -> Batch:
-    """Pads to the longest text of the batch.
+def collate(items: list[dict[str, Any]], pad_token_id: int = 0, pooling: str = "mean") -> Batch:
+    """Pads to the longest text, or window of a text, of the batch.
+
+    Args:
+        items: each with the token ids `input_ids`, or those of several `windows`.
+        pooling: of the logits of a text's windows.
 
     Returns:
         `input_ids`, `attention_mask` and, of pairs, `token_type_ids`: int64 (B, T), right-padded; `labels` as
-        the kind of task stores them, and every other key of the items: (B,) or (B, C).
+        the kind of task stores them, and every other key of the items: (B,) or (B, C). Where a text has
+        several windows, the first are (W, T), and beside them stand `text_index`, int64 (W,), the place in
+        the batch of each window's text, ascending, and `pooling`.
     """
+    windows = [item["windows"] if "windows" in item else [item["input_ids"]] for item in items]
     types = [item["token_type_ids"] for item in items] if "token_type_ids" in items[0] else None
-    padded = padded_inputs([item["input_ids"] for item in items], pad_token_id, types)
-    batch = {name: torch.from_numpy(value) for name, value in padded.items()}
-    for key in items[0].keys() - {"input_ids", "token_type_ids"}:
+    padded = padded_inputs(list(itertools.chain(*windows)), pad_token_id, types)
+    batch: Batch = {name: torch.from_numpy(value) for name, value in padded.items()}
+    for key in items[0].keys() - {"input_ids", "windows", "token_type_ids"}:
         batch[key] = torch.from_numpy(np.array([item[key] for item in items]))
-    return batch
+    if len(padded["input_ids"]) == len(items):
+        return batch
+    text_index = np.repeat(np.arange(len(items)), [len(each) for each in windows])
+    return {**batch, "text_index": torch.from_numpy(text_index), "pooling": pooling}
 
 
 class LengthGroupedSampler(Sampler[int]):
@@ -75,9 +86,12 @@ class LengthGroupedSampler(Sampler[int]):
 class PredictionBatches(IterableDataset):
     """Ready batches from a stream of rows, tokenized and sorted by length in windows of `PREDICT_ROWS`.
 
-    A batch has the inputs of the network (B, T), `numbered` (the rows, in the batch's order),
-    `truncated` (how many of its texts were cut) and `window`, which grows by one as soon as every row of the
-    last is out.
+    A batch has what `collate` makes of texts, `numbered` (the rows, in the batch's order), `tokens` and
+    `lost` (how many its texts have, and how many of them are not read), `truncated` (how many of its texts
+    lose some) and `window`, which grows by one as soon as every row of the last is out.
+
+    Args:
+        tokenizer: which cuts nothing off.
     """
 
     def __init__(
@@ -85,31 +99,38 @@ class PredictionBatches(IterableDataset):
         rows: Iterable[Numbered],
         form: TextForm,
         tokenizer: Any,
+        long_texts: LongTexts,
         batch_size: int,
         pad_token_id: int,
         type_vocab_size: int = 0,
     ) -> None:
-        self.rows, self.form, self.tokenizer = rows, form, tokenizer
+        self.rows, self.form, self.tokenizer, self.long_texts = rows, form, tokenizer, long_texts
         self.batch_size, self.pad_token_id = batch_size, pad_token_id
         self.has_types = form.token_types(tokenizer, type_vocab_size)
 
     def __iter__(self) -> Iterator[Batch]:
         for window, rows in enumerate(chunked(self.rows, PREDICT_ROWS)):
             texts = [text_in(each.row, self.form) or "" for each in rows]
-            encodings = self.form.encode(self.tokenizer, texts)
-            order = sorted(range(len(rows)), key=lambda index: -len(encodings[index].ids))
+            items, whole = [], []
+            for each in self.form.encode(self.tokenizer, texts, self.long_texts.max_length):
+                items.append(self._item(each))
+                whole.append(whole_length(each))
+            lengths = np.array(whole)
+            lost = self.long_texts.loses(lengths)
+            order = np.argsort(-self.long_texts.tokens(lengths), kind="stable")
             for some in chunked(order, self.batch_size):
-                items = [{"input_ids": encodings[index].ids} for index in some]
-                if self.has_types:
-                    for item, index in zip(items, some, strict=True):
-                        item["token_type_ids"] = encodings[index].type_ids
-                batch = collate(items, self.pad_token_id)
                 yield {
-                    **batch,
+                    **collate([items[index] for index in some], self.pad_token_id, self.long_texts.pooling),
                     "numbered": [rows[index] for index in some],
-                    "truncated": sum(bool(encodings[index].overflowing) for index in some),
+                    "tokens": int(lengths[some].sum()),
+                    "lost": int(lost[some].sum()),
+                    "truncated": int((lost[some] > 0).sum()),
                     "window": window,
                 }
+
+    def _item(self, encoding: Any) -> dict[str, Any]:
+        item: dict[str, Any] = {"windows": self.long_texts.parts(np.array(encoding.ids, dtype=np.int32))}
+        return {**item, "token_type_ids": encoding.type_ids} if self.has_types else item
 
 
 class TrainingLoader(DataLoader):

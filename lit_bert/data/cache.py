@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from lit_bert import UserError
 from lit_bert.data.counts import Skipped
+from lit_bert.data.windows import LongTexts
 from lit_bert.io import files
 from lit_bert.io.texts import Text
 
@@ -27,7 +28,7 @@ def cache_root() -> Path:
     return Path(given or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lit_bert").expanduser()
 
 
-CACHE_FORMAT = 5  # part of every cache key: raise it when what is written changes
+CACHE_FORMAT = 6  # part of every cache key: raise it when what is written changes
 TOKENIZE_ROWS = 1000  # rows tokenized, and held, at a time
 
 
@@ -44,10 +45,14 @@ class TokenizedRows(Dataset):
         labels: (N,) or (N, C), as the kind of task stores them; see `task.base.Task.label_form`.
         weights: float32 (N,), of 1 in the mean of a training part; None where there are none.
         groups: uint64 (N,), the same for rows of one group; None where there are none.
-        lengths: int64 (N,), tokens of each text, special ones included.
-        hashes: uint64 (N,), `text_hash` of each text; read from the file each time, as `truncated` is.
-        truncated: bool (N,), whether the text was cut.
+        long_texts: what is read of those that are longer than the encoder takes; None where none is.
+        lengths: int64 (N,), tokens that are read of each text, in all of its windows, special ones included.
+        whole_lengths: int64 (N,), tokens of each text, special ones included.
+        hashes: uint64 (N,), `text_hash` of each text; read from the file each time.
+        truncated: bool (N,), whether some of the text is not read.
     """
+
+    long_texts: LongTexts | None = None
 
     def __init__(self, file: Path) -> None:
         import datasets
@@ -64,6 +69,8 @@ class TokenizedRows(Dataset):
         offsets = [chunk.offsets.to_numpy() for chunk in chunks]
         self._starts = np.concatenate([each[:-1] for each in offsets])
         self._lengths = np.concatenate([np.diff(each) for each in offsets])
+        whole = self._numbers_of("whole_length")  # where the tokens are those that are read
+        self._whole_lengths = self._lengths if whole is None else whole
         sizes = [len(each) for each in chunks]
         self._chunk = np.repeat(np.arange(len(chunks), dtype=np.int32), sizes)
         self._first_rows = np.cumsum([0, *sizes])  # of each chunk
@@ -117,18 +124,25 @@ class TokenizedRows(Dataset):
 
     @property
     def lengths(self) -> np.ndarray:
-        return self._lengths[self._indices].astype(np.int64)
+        return self.lengths_in()
+
+    def lengths_in(self, most: int | None = None) -> np.ndarray:
+        """Tokens that are read of each text in `most` of its windows at most, int64 (N,)."""
+        whole = self.whole_lengths
+        return whole if self.long_texts is None else self.long_texts.tokens(whole, most)
+
+    @property
+    def whole_lengths(self) -> np.ndarray:
+        return self._whole_lengths[self._indices].astype(np.int64)
 
     @property
     def hashes(self) -> np.ndarray:
-        return self._column("hash")
+        return self._table.data.column("hash").to_numpy()[self._indices]
 
     @property
     def truncated(self) -> np.ndarray:
-        return self._column("truncated")
-
-    def _column(self, name: str) -> np.ndarray:
-        return self._table.data.column(name).to_numpy()[self._indices]
+        whole = self.whole_lengths
+        return np.zeros(len(whole), bool) if self.long_texts is None else self.long_texts.loses(whole) > 0
 
     @property
     def fingerprint(self) -> str:
@@ -144,16 +158,14 @@ class TokenizedRows(Dataset):
         place = self._indices[index]
         chunk, start = self._chunk[place], self._starts[place]
         tokens = slice(start, start + self._lengths[place])
-        item = {
-            "input_ids": self._values[chunk][tokens],
-            "labels": self._labels[place],
-            "rows": self._numbers[place],
-        }
+        item = {"labels": self._labels[place], "rows": self._numbers[place]}
         if self._weights is not None:
             item["weights"] = self._weights[place]
         if self._types is not None:
             item["token_type_ids"] = self._types[chunk][tokens]
-        return item
+        input_ids = self._values[chunk][tokens]
+        parts = [input_ids] if self.long_texts is None else self.long_texts.parts(input_ids)
+        return {**item, "windows": parts} if len(parts) > 1 else {**item, "input_ids": parts[0]}
 
     def texts(self, rows: Sequence[int] | np.ndarray) -> list[Text]:
         """The texts of rows, given by their numbers in the split, as they were before tokenizing."""

@@ -30,6 +30,7 @@ from lit_bert.data.labels import (
 from lit_bert.data.readers.options import ReadOptions
 from lit_bert.data.splits import RunSplits
 from lit_bert.data.tokens import TokenizedCorpus
+from lit_bert.data.windows import check_form, check_settings, draw_windows
 from lit_bert.io import escape
 from lit_bert.io.texts import TextForm
 from lit_bert.sources.hub import Source
@@ -39,7 +40,10 @@ from lit_bert.task.kinds import kind_of
 
 log = logging.getLogger(__name__)
 
-MIN_VALUES = {"batch_size": 1, "eval_batch_size": 1, "train_rows": 1, "val_rows": 1, "subset_seed": 0}
+MIN_VALUES = {
+    **dict.fromkeys(("batch_size", "eval_batch_size", "train_rows", "val_rows", "train_windows"), 1),
+    "subset_seed": 0,
+}
 MAX_COUNT = 2**32 - 1
 
 
@@ -77,8 +81,8 @@ class EmotionDataModule(LightningDataModule):
             by; null is 1 each.
         group_column: column with the group of each row, such as its author: rows of one group are all in
             training or all in validation, where validation rows are split off, and in one fold.
-        format: what files are, whatever their names end in: `csv`, `tsv`, `jsonl`, `json` (one array), `lines`
-            (a text each), `fasttext`, `parquet`, `arrow` (Feather, too) or `sheet` (Excel, OpenDocument).
+        format: what files are, whatever their names end in: `csv`, `tsv`, `jsonl`, `json` (one array),
+            `lines` (a text each), `fasttext`, `parquet`, `arrow` (Feather, too) or `sheet` (Excel, OpenDocument).
         delimiter: what stands between the cells of CSV and TSV files: a character, or `comma`, `semicolon`,
             `tab` or `pipe`; null finds out, and asks where the lines do not decide.
         encoding: of text files, by a name that Python knows; null takes UTF-8 and UTF-16, finds cp1252 where
@@ -108,7 +112,19 @@ class EmotionDataModule(LightningDataModule):
             one of them instead of on the validation split; null does not.
         fold: which of the folds to validate on, from 0.
         order_seed: seed of the order of training batches.
-        max_length: tokens a text is cut at, special ones included.
+        max_length: tokens that the model takes at a time, special ones included: the size of a window, or
+            what is read of a text at all.
+        long_texts: what is done with texts of more tokens: `windows` reads them in windows that overlap and
+            pools the logits of a text's windows; `head_tail` reads a quarter of max_length from their
+            beginning and the rest from their end; `cut` reads their beginning. null takes windows where more
+            than 5 % of the texts to train on have more, or one of the three settings below is set; else cut.
+            Pairs and joined columns are always cut.
+        window_overlap: tokens that a window has in common with the one before it; null is a quarter of its
+            tokens.
+        window_pooling: logits of a text from those of its windows: `mean`, or the `max` of each class.
+        train_windows: windows of a text that are trained on in an epoch, drawn at random in each if it has
+            more; a step takes as much memory as batch_size times so many texts of max_length. Validation,
+            test and prediction read all windows, a bounded number at a time.
         batch_size: texts per optimizer step and device.
         eval_batch_size: texts per batch and device in validation, test and prediction.
         weights: whose tokenizer to use.
@@ -153,6 +169,10 @@ class EmotionDataModule(LightningDataModule):
         fold: int = 0,
         order_seed: int = 0,
         max_length: int = 128,
+        long_texts: Literal["windows", "head_tail", "cut"] | None = None,
+        window_overlap: int | None = None,
+        window_pooling: Literal["mean", "max"] = "mean",
+        train_windows: int = 8,
         batch_size: int = 32,
         eval_batch_size: int = 64,
         weights: Weights | None = None,
@@ -181,6 +201,7 @@ class EmotionDataModule(LightningDataModule):
         for name, choices in choices_of.items():
             if self.hparams[name] not in choices:
                 raise UserError(f"data.{name} is {self.hparams[name]}; expected {' or '.join(choices)}.")
+        check_settings(self.hparams)
         if not 0 < val_fraction < 1:
             raise UserError(f"data.val_fraction is {val_fraction}; expected a share between 0 and 1.")
         if folds is not None and folds < 2:
@@ -254,11 +275,13 @@ class EmotionDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         trainer, batch_size = self.trainer, self.hparams.batch_size
         devices = trainer.world_size if trainer else 1
-        sampler = LengthGroupedSampler(self.train_rows.lengths, batch_size * devices, self.hparams.order_seed)
-        pad = self._pad_token_id
-        loader = TrainingLoader(
-            self.train_rows, batch_size, sampler=sampler, collate_fn=lambda items: collate(items, pad)
-        )
+        rows, seed, most = self.train_rows, self.hparams.order_seed, self.hparams.train_windows
+        sampler = LengthGroupedSampler(rows.lengths_in(most), batch_size * devices, seed)
+
+        def collate_drawn(items: list[dict[str, Any]]) -> dict[str, Any]:
+            return self._collate(draw_windows(items, most, (seed, sampler.epoch)))
+
+        loader = TrainingLoader(rows, batch_size, sampler=sampler, collate_fn=collate_drawn)
         loader.skip = self.skip_batches
         return loader
 
@@ -270,10 +293,14 @@ class EmotionDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         assert self._predict_rows is not None, "call predict_from first"
+        check_form(self.hparams, self._predict_form)
+        tokenizer = self.weights.tokenizer(self.hparams.max_length)
+        tokenizer.no_truncation()
         batches = PredictionBatches(
             self._predict_rows,
             self._predict_form,
-            self.weights.tokenizer(self.hparams.max_length),
+            tokenizer,
+            self.tokenized.long_texts,
             self.hparams.eval_batch_size,
             self._pad_token_id,
             self.weights.type_vocab_size,
@@ -301,9 +328,11 @@ class EmotionDataModule(LightningDataModule):
         return self._loader(rows, self.hparams.eval_batch_size, sampler)
 
     def _loader(self, rows: TokenizedRows, batch_size: int, sampler: Sampler) -> DataLoader:
-        pad = self._pad_token_id
         # No worker processes: a batch is put together faster than it could be handed over.
-        return DataLoader(rows, batch_size, sampler=sampler, collate_fn=lambda items: collate(items, pad))
+        return DataLoader(rows, batch_size, sampler=sampler, collate_fn=self._collate)
+
+    def _collate(self, items: list[dict[str, Any]]) -> dict[str, Any]:
+        return collate(items, self._pad_token_id, self.hparams.window_pooling)
 
     @property
     def _pad_token_id(self) -> int:
@@ -320,6 +349,7 @@ class EmotionDataModule(LightningDataModule):
             "text_column": names_as_setting(columns.text),
             "label_column": names_as_setting(columns.label),
             "text_form": stored_form(columns),
+            "long_texts": self.tokenized.long_texts_mode,
         }
         return {
             "label_names": self.label_names,

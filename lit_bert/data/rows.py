@@ -153,7 +153,8 @@ def _found(place: Path | str, options: ReadOptions) -> _Found:
     if form is None:
         raise UserError(
             f"{path} ends in {suffix or 'nothing'}; expected one of {', '.join(READABLE_SUFFIXES)}, the text "
-            f"forms also with {', '.join(COMPRESSED)} behind. Rename it, or say what it is with --data.format."
+            f"forms also with {', '.join(COMPRESSED)} behind. Rename it, or say what it is with "
+            "--data.format."
         )
     if is_compressed(path) and form in BINARY:
         raise UserError(
@@ -175,7 +176,8 @@ def _looked_into(path: Path, form: str, options: ReadOptions) -> _Found:
             return _Found(
                 path,
                 "fasttext",
-                f"{name}: lines with __label__ as fastText has them; --data.format lines takes each as a text",
+                f"{name}: lines with __label__ as fastText has them; --data.format lines takes each as a "
+                "text",
             )
     elif form == "json":
         encoding = encoding_of(path, options.encoding).name

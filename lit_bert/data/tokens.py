@@ -43,8 +43,9 @@ from lit_bert.data.labels import (
     refused_row,
 )
 from lit_bert.data.readers.options import ReadOptions
+from lit_bert.data.windows import LongTexts, check_form, chosen_mode
 from lit_bert.io import escape
-from lit_bert.io.texts import Text, TextForm, strings_of
+from lit_bert.io.texts import Text, TextForm, strings_of, whole_length
 from lit_bert.sources.weights import Weights
 from lit_bert.task.kinds import kind_of
 from lit_bert.task.multi_label import MultiLabel
@@ -63,6 +64,7 @@ class TokenizedCorpus:
     def __init__(self, settings: Any, weights: Weights) -> None:
         self.settings, self.weights = settings, weights
         self._mapped: dict[str, TokenizedRows] = {}
+        self._is_ready: set[str] = set()  # flags of splits for which it is known what is read of them
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -71,6 +73,29 @@ class TokenizedCorpus:
         return find_corpus(
             settings.dataset, settings.stand_in, self._have_fit_splits, ReadOptions.of(settings)
         )
+
+    @cached_property
+    def long_texts_mode(self) -> str:
+        """What is done with long texts; unset, the lengths of the training split decide."""
+        if self.settings.long_texts:
+            return self.settings.long_texts
+        if self.text_form.kind != "single":
+            return "cut"
+        return chosen_mode(self.settings, self._map("train_split").whole_lengths)
+
+    @property
+    def long_texts(self) -> LongTexts:
+        """What is read of long texts; where nothing was set or read that decides, it is a cut."""
+        known = self.settings.long_texts or "long_texts_mode" in self.__dict__
+        return self._decided if known else self._long_texts(chosen_mode(self.settings, np.zeros(1)))
+
+    @cached_property
+    def _decided(self) -> LongTexts:
+        return self._long_texts(self.long_texts_mode)
+
+    def _long_texts(self, mode: str) -> LongTexts:
+        tokenizer = self.weights.tokenizer(self.settings.max_length)
+        return LongTexts.of_settings(tokenizer, self.settings, mode)
 
     @property
     def label_names(self) -> list[str]:
@@ -203,6 +228,7 @@ class TokenizedCorpus:
         trained = self.weights.text_form
         if trained is not None:
             check_same_form(trained, found.text_form)
+        check_form(settings, found.text_form)
         if found.note:
             log.info(found.note)
         return found
@@ -281,8 +307,9 @@ class TokenizedCorpus:
         settings = self.settings
         form = kind_of(labels.kind).label_form
         columns_read = (columns.text, columns.form, columns.label, settings.label_separator)
+        most = None if columns.form == "single" else settings.max_length  # single texts are kept whole
         parts = (*columns_read, labels.names, self._codes, segments, form, self._other_columns(is_train))
-        key = cache_key((fingerprint, split, *parts, tokenizer, self.settings.max_length))
+        key = cache_key((fingerprint, split, *parts, tokenizer, most))
         return cache_root() / "tokens" / key
 
     def _have_fit_splits(self, fingerprint: str) -> bool:
@@ -320,6 +347,20 @@ class TokenizedCorpus:
 
     def rows(self, flag: str) -> TokenizedRows:
         """A split as the data has it, tokenized now if it never was."""
+        rows, most = self._map(flag), self.settings.max_length
+        if flag not in self._is_ready:
+            self._is_ready.add(flag)
+            self.weights.check_max_length(most)
+            long = np.count_nonzero(rows.whole_lengths > most)
+            if long or self.settings.window_overlap is not None:  # which is checked, needed or not
+                rows.long_texts = self._decided
+            if long:
+                described = self._decided.described(rows.whole_lengths, self.text_form)
+                log.info(f"{long:,} of {len(rows):,} texts of split {self.split_name(flag)} {described}")
+        return rows
+
+    def _map(self, flag: str) -> TokenizedRows:
+        """A split with its whole texts, whatever is going to be read of them."""
         split = self.split_name(flag)
         if split not in self._mapped:
             fingerprint = self.corpus.fingerprint(split)
@@ -346,11 +387,6 @@ class TokenizedCorpus:
                 )
             for note in facts["notes"]:
                 log.info(note)
-            if facts["truncated"]:
-                log.info(
-                    f"{facts['truncated']:,} of {facts['rows']:,} texts of split {split} are cut at "
-                    f"{self.settings.max_length} tokens (--data.max_length)"
-                )
             rows = TokenizedRows(folder / "rows.arrow")
             rows.skipped = skipped
             self._mapped[split] = rows
@@ -365,7 +401,10 @@ class TokenizedCorpus:
         return self.corpus.splits
 
     def _tokenize(self, split: str, folder: Path) -> None:
-        """Writes `rows.arrow` (tokens, labels and the columns of an audit) and `split.json` (counts)."""
+        """Writes `rows.arrow` (tokens, labels and the columns of an audit) and `split.json` (counts).
+
+        The tokens are those of whole texts, of pairs and joined columns those that are read.
+        """
         from datasets import Features, List, Value
         from datasets.arrow_writer import ArrowWriter
 
@@ -373,6 +412,7 @@ class TokenizedCorpus:
         others = self._other_columns(self._is_train(split))
         settings = replace(self._row_settings, other_columns=others)
         tokenizer = self.weights.tokenizer(max_length)
+        tokenizer.no_truncation()
         has_types = form.token_types(tokenizer, self.weights.type_vocab_size)
         names = self.label_names
         labels = ClassIndex(self.corpus, split, settings, names)
@@ -385,31 +425,33 @@ class TokenizedCorpus:
                 **({"token_type_ids": List(Value("int32"))} if has_types else {}),
                 "labels": _feature(settings.label_form, names),
                 "hash": Value("uint64"),
-                "truncated": Value("bool"),
+                **({} if form.kind == "single" else {"whole_length": Value("int32")}),
                 **({"weight": Value("float64")} if "weight_column" in others else {}),
                 **({"group": Value("uint64")} if "group_column" in others else {}),
             }
         )
         reading = SplitReader(self.corpus, split, settings)
-        kept = truncated = 0
+        kept = 0
 
         def write(partial: Path) -> None:
-            nonlocal kept, truncated
+            nonlocal kept
             partial.mkdir()
             with ArrowWriter(path=str(partial / "rows.arrow"), features=features) as writer:
                 for rows in chunked(reading, TOKENIZE_ROWS):
                     texts = [text for _, text, _ in rows]
-                    encodings = form.encode(tokenizer, texts)
-                    cut = [bool(each.overflowing) for each in encodings]
-                    truncated += sum(cut)
+                    ids, types, whole = [], [], []
+                    for encoding in form.encode(tokenizer, texts, max_length):
+                        ids.append(np.array(encoding.ids, dtype=np.int32))
+                        if has_types:
+                            types.append(np.array(encoding.type_ids, dtype=np.int32))
+                        whole.append(whole_length(encoding))
                     kept += len(rows)
                     batch = {
                         "row": np.array([index for (index, _), _, _ in rows]),
                         "text": [strings_of(text)[0] for text in texts],
-                        "input_ids": [np.array(each.ids, dtype=np.int32) for each in encodings],
+                        "input_ids": ids,
                         "labels": [labels.stored(numbered, label) for (_, numbered), _, label in rows],
                         "hash": np.array([text_hash(text) for text in texts], dtype=np.uint64),
-                        "truncated": np.array(cut),
                     }
                     if "weight_column" in others:
                         batch["weight"] = [
@@ -421,12 +463,12 @@ class TokenizedCorpus:
                             for (index, each), *_ in rows
                         ]
                         batch["group"] = np.array([_group(*each) for each in groups], dtype=np.uint64)
+                    if form.kind != "single":
+                        batch["whole_length"] = np.array(whole, dtype=np.int32)
                     if form.kind == "pair":
                         batch["text_pair"] = [text[1] for text in texts]
                     if has_types:
-                        batch["token_type_ids"] = [
-                            np.array(each.type_ids, dtype=np.int32) for each in encodings
-                        ]
+                        batch["token_type_ids"] = types
                     writer.write_batch(batch)
                 if not kept:
                     raise self._no_rows(split, reading)
@@ -434,7 +476,6 @@ class TokenizedCorpus:
             assert reading.read == kept + sum(each.count for each in reading.skipped.values())
             facts = {
                 "rows": kept,
-                "truncated": truncated,
                 "read": reading.read,
                 "skipped": {reason: asdict(each) for reason, each in reading.skipped.items()},
                 "order": self.settings.label_names if labels.translated else None,

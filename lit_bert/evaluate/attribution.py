@@ -8,6 +8,7 @@ Reads a checkpoint and texts; the error report colours words with it.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ import numpy as np
 
 from lit_bert import UserError, require_package
 from lit_bert.data.padding import pad, padded_inputs
+from lit_bert.data.windows import LongTexts
 from lit_bert.encoders.table import encoder_of
 from lit_bert.io import escape, untrusted
 from lit_bert.io.texts import SINGLE, Text, TextForm, display
@@ -50,8 +52,8 @@ class Attribution:
     """What each word of a text did for a class, or for the number.
 
     Attributes:
-        spans: character offsets (start, end) of the W words in `texts.display`, in order; nothing of a text
-            past `max_length`.
+        spans: character offsets (start, end) of the W words in `texts.display`, in order; nothing that the
+            model does not read.
         scores: float32 (W,); above 0 the word pushed towards the class, below 0 against it; in logits, or in
             the unit of the number.
         gap: what the class gained over the baseline, less the sum of `scores`; 0 but for the number of steps.
@@ -60,6 +62,17 @@ class Attribution:
     spans: list[tuple[int, int]]
     scores: np.ndarray
     gap: float
+
+
+class _Part(NamedTuple):
+    """What the model reads of a text at a time: all of it, or a window."""
+
+    text: int  # the number of its question
+    places: np.ndarray  # int64 (T,), of its tokens, in the text's
+    ids: np.ndarray  # int64 (T,)
+    types: np.ndarray  # int64 (T,), of segments
+    special: np.ndarray  # int64 (T,), 1 for special tokens
+    weights: np.ndarray  # float32 (C,), by what its logits count
 
 
 class Explainer:
@@ -73,18 +86,32 @@ class Explainer:
     - The baseline is the text with the mask token in the place of every word piece. Pretraining has taught
       the encoder that any word can stand there, so that the line starts from a text like those it knows, of
       the same length. An attended padding token it has never seen. Special tokens stay, and so get exactly 0.
+    - Of a text that is read in windows, each window has a line of its own. With the mean of their logits a
+      word gets the sum over the windows that have it, each by its share of the mean, which adds up to what
+      the text gains. With their maximum, windows count for the classes whose maximum they have at the text.
 
     Args:
         network: a classifier of transformers.
         tokenizer: as `Weights.tokenizer` gives it.
         form: of the texts.
         task: that the network was trained for; None is one label a text.
+        long_texts: what is read of long texts; None is as much as the tokenizer leaves.
     """
 
     def __init__(
-        self, network: Any, tokenizer: Tokenizer, form: TextForm = SINGLE, task: Task | None = None
+        self,
+        network: Any,
+        tokenizer: Tokenizer,
+        form: TextForm = SINGLE,
+        task: Task | None = None,
+        long_texts: LongTexts | None = None,
     ) -> None:
         self.network, self.tokenizer = network.eval().requires_grad_(False), tokenizer
+        if long_texts is None:
+            truncation: Any = tokenizer.truncation
+            long_texts = LongTexts.of(tokenizer, "cut", int(truncation["max_length"]))
+        self.long_texts = long_texts
+        tokenizer.no_truncation()
         self.encoder, self.pad_token_id = encoder_of(network), network.config.pad_token_id or 0
         self.form = form
         self.is_centred = task is None or task.label_form == "class"
@@ -99,14 +126,16 @@ class Explainer:
         weights = Weights(checkpoint=str(checkpoint.path))
         settings = checkpoint.data.settings
         task = checkpoint.task
+        tokenizer = weights.tokenizer(settings.max_length)
+        long_texts = LongTexts.of_settings(tokenizer, settings)
         network = load_network(weights, checkpoint.model.label_names, task.problem_type)
-        return cls(network, weights.tokenizer(settings.max_length), settings.texts, task)
+        return cls(network, tokenizer, settings.texts, task, long_texts)
 
     def within_budget(self, questions: Sequence[Sequence[Question]], budget: float = BUDGET) -> int:
         """How many groups of questions, from the first, can be answered in `budget` operations."""
         lengths = {group[0].text: 0 for group in questions if group}
-        for text, encoding in zip(lengths, self.form.encode(self.tokenizer, list(lengths)), strict=True):
-            lengths[text] = len(encoding.ids)
+        for text, encoding in zip(lengths, self._encode(list(lengths)), strict=True):
+            lengths[text] = sum(map(len, self._parts(np.array(encoding.ids))))
         # A multiplication and an addition a weight and token, forward and again backward.
         each = 4 * STEPS * self.encoder.layer_weights(self.network)
         spent = np.cumsum([each * sum(lengths[question.text] for question in group) for group in questions])
@@ -115,31 +144,89 @@ class Explainer:
     def explain(self, questions: Sequence[Question]) -> list[Attribution]:
         """One answer a question, in their order."""
         texts = [question.text for question in questions]
-        encodings = self.form.encode(self.tokenizer, texts, offsets=True)
-        order = sorted(range(len(questions)), key=lambda index: len(encodings[index].ids))
-        found: dict[int, Attribution] = {}
-        for batch in _batches(order, [len(each.ids) * STEPS for each in encodings], BATCH_TOKENS):
-            labels = [questions[index].label for index in batch]
-            pieces, gaps = self._explain([encodings[index] for index in batch], labels)
-            for index, scores, gap in zip(batch, pieces, gaps, strict=True):
-                spans = words(encodings[index], scores, display(texts[index]))
-                found[index] = Attribution(*spans, gap=float(gap))
-        return [found[index] for index in range(len(questions))]
+        encodings = list(self._encode(texts, offsets=True))
+        pieces = [np.zeros(len(each.ids), np.float32) for each in encodings]  # scores of tokens
+        gaps = np.zeros(len(questions))
+        parts: list[_Part] = []
+        for index, (question, encoding) in enumerate(zip(questions, encodings, strict=True)):
+            places = self._parts(np.arange(len(encoding.ids)))
+            ids, types, special = (
+                self._parts(np.array(each))
+                for each in (encoding.ids, encoding.type_ids, encoding.special_tokens_mask)
+            )
+            weights = self._weights(ids, question.label)
+            parts += map(_Part, [index] * len(ids), places, ids, types, special, weights)
+        parts = [each for each in parts if each.weights.any()]
+        order = sorted(range(len(parts)), key=lambda index: len(parts[index].ids))
+        for batch in _batches(order, [len(each.ids) * STEPS for each in parts], BATCH_TOKENS):
+            some = [parts[index] for index in batch]
+            for part, scores, gap in zip(some, *self._explain(some), strict=True):
+                pieces[part.text][part.places] += scores[: len(part.places)]  # no place comes twice
+                gaps[part.text] += gap
+        return [
+            Attribution(*self._read_words(encoding, scores, display(text)), gap=float(gap))
+            for encoding, scores, text, gap in zip(encodings, pieces, texts, gaps, strict=True)
+        ]
 
-    def _explain(self, encodings: list[Encoding], labels: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    def _parts(self, values: np.ndarray) -> list[np.ndarray]:
+        """Those of a text's values, one a token, that each part has which the model reads."""
+        return self.long_texts.parts(values)
+
+    def _encode(self, texts: Sequence[Text], offsets: bool = False) -> Iterator[Any]:
+        return self.form.encode(self.tokenizer, texts, self.long_texts.max_length, offsets)
+
+    def _weights(self, parts: Sequence[np.ndarray], label: int) -> np.ndarray:
+        """By what the logits of a text's parts count for a class, float32 (W, C)."""
+        classes = self.network.config.num_labels
+        of_label = np.eye(classes, dtype=np.float32)[label]
+        explained = (
+            of_label - np.float32(1 / classes) if self.is_centred else of_label * np.float32(self.unit)
+        )
+        if self.long_texts.pooling == "mean" or len(parts) == 1:
+            return np.tile(explained / len(parts), (len(parts), 1))
+        logits = self._logits(parts)
+        weights = np.zeros_like(logits)
+        weights[logits.argmax(0), np.arange(classes)] = explained
+        return weights
+
+    def _logits(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """Logits, float32 (W, C), of parts of a text."""
+        import torch
+
+        found = []
+        some = max(1, BATCH_TOKENS // max(map(len, parts)))
+        with torch.inference_mode():
+            for start in range(0, len(parts), some):
+                padded = pad(parts[start : start + some], self.pad_token_id)
+                input_ids, attention_mask = map(torch.from_numpy, padded)
+                found.append(self.network(input_ids=input_ids, attention_mask=attention_mask).logits.numpy())
+        return np.concatenate(found)
+
+    def _read_words(
+        self, encoding: Encoding, scores: np.ndarray, text: str
+    ) -> tuple[list[tuple[int, int]], np.ndarray]:
+        """`words`, without those of which the model reads nothing."""
+        spans, sums = words(encoding, scores, text)
+        is_read = np.zeros(len(text) + 1, bool)  # by character
+        for place in np.concatenate(self._parts(np.arange(len(encoding.ids)))):
+            is_read[slice(*encoding.offsets[place])] = True
+        kept = [is_read[start:end].any() for start, end in spans]
+        return list(itertools.compress(spans, kept)), sums[np.array(kept, bool)]
+
+    def _explain(self, parts: Sequence[_Part]) -> tuple[np.ndarray, np.ndarray]:
         """Scores of word pieces, float32 (B, T), and the gaps (B,) of one batch."""
         import torch
 
-        types = [each.type_ids for each in encodings] if self.has_types else None
-        padded = padded_inputs([each.ids for each in encodings], self.pad_token_id, types)
+        types = [each.types for each in parts] if self.has_types else None
+        padded = padded_inputs([each.ids for each in parts], self.pad_token_id, types)
         input_ids, *others = map(torch.from_numpy, padded.values())  # (B, T)
         # Padding, too, is as in the text.
-        special = torch.from_numpy(pad([each.special_tokens_mask for each in encodings], 1)[0]).bool()
+        special = torch.from_numpy(pad([each.special for each in parts], 1)[0]).bool()
+        weights = torch.from_numpy(np.stack([each.weights for each in parts]))  # (B, C)
         scores, gaps = self._gradients.attribute(
             input_ids,
             baselines=torch.where(special, input_ids, self.baseline_id),
-            target=torch.tensor(labels),
-            additional_forward_args=tuple(others),
+            additional_forward_args=(weights, *others),
             n_steps=STEPS,
             method="gausslegendre",
             return_convergence_delta=True,
@@ -151,11 +238,11 @@ class Explainer:
         require_package("captum", "report")
         from captum.attr import LayerIntegratedGradients
 
-        def explained(*inputs: Any) -> Any:
-            logits = self.network(**dict(zip(INPUTS, inputs, strict=False))).logits  # (B, C)
-            return logits - logits.mean(-1, keepdim=True) if self.is_centred else logits * self.unit
+        def weighted(input_ids: Any, weights: Any, *others: Any) -> Any:
+            inputs = dict(zip(INPUTS, (input_ids, *others), strict=False))
+            return (self.network(**inputs).logits * weights).sum(-1)
 
-        return LayerIntegratedGradients(explained, self.encoder.words_of(self.network))
+        return LayerIntegratedGradients(weighted, self.encoder.words_of(self.network))
 
 
 def words(

@@ -94,6 +94,8 @@ def explain(form: PageForm, predictions_file: Path, indices: Sequence[int]) -> E
     print(f"explaining {count} texts", file=sys.stderr)
     attributions = explainer.explain([question for group in groups[:count] for question in group])
     note = _attribution_note(form, count, attributions)
+    if explainer.long_texts.mode == "windows":
+        note += " In a text of several windows a word has the sum of what it does in those that have it."
     return Explanations(dict(zip(keys, attributions, strict=True)), note)
 
 
@@ -149,15 +151,19 @@ def script_data(
 def text_segments(text: str, attributions: Sequence[Attribution], decimals: int = 3) -> list[Any]:
     """The text cut into words, each with a score an attribution, and what is between them as it is.
 
-    Joined, the strings are the text again, up to `CHARACTERS` of it.
+    Joined, the strings are the text again, or `CHARACTERS` of it: the first, unless the word with the largest
+    score stands behind them; then those around it.
 
     Args:
         decimals: of the scores.
     """
     segments: list[Any] = []
-    end = 0
+    begin = end = _first_shown(text, attributions)
+    last = begin + CHARACTERS
+    if begin:
+        segments.append(f"(cut: {begin:,} characters) … ")
     for word, (start, stop) in enumerate(attributions[0].spans if attributions else []):
-        if start < end or stop > CHARACTERS:
+        if start < end or stop > last:
             continue
         if start > end:
             segments.append(text[end:start])
@@ -165,8 +171,16 @@ def text_segments(text: str, attributions: Sequence[Attribution], decimals: int 
             [text[start:stop], *(round(float(each.scores[word]), decimals) for each in attributions)]
         )
         end = stop
-    if end < min(len(text), CHARACTERS):
-        segments.append(text[end:CHARACTERS])
-    if len(text) > CHARACTERS:
-        segments.append(f" … (cut: {len(text) - CHARACTERS:,} more characters)")
+    if end < min(len(text), last):
+        segments.append(text[end:last])
+    if len(text) > last:
+        segments.append(f" … (cut: {len(text) - last:,} more characters)")
     return segments
+
+
+def _first_shown(text: str, attributions: Sequence[Attribution]) -> int:
+    """The place of the first character that is shown."""
+    if len(text) <= CHARACTERS or not attributions or not attributions[0].spans:
+        return 0
+    start, stop = attributions[0].spans[int(np.abs(attributions[0].scores).argmax())]
+    return 0 if stop <= CHARACTERS else min(max(start - CHARACTERS // 2, 0), len(text) - CHARACTERS)

@@ -24,12 +24,13 @@ class PredictionWriter(Callback):
 
     Attributes:
         rows: how many were written.
-        truncated: how many texts were longer than the model reads.
+        truncated: how many texts were longer than what is read of them.
+        tokens, lost: how many the texts have, and how many of them were not read.
     """
 
     def __init__(self, writer: RowWriter, prefix: str = "") -> None:
         self.writer, self.prefix = writer, prefix
-        self.rows = self.truncated = 0
+        self.rows = self.truncated = self.tokens = self.lost = 0
         self._window = 0
         self._answered: list[tuple[Numbered, Tensor]] = []
         self._unanswered: list[Numbered] = []
@@ -52,6 +53,8 @@ class PredictionWriter(Callback):
             self._window = batch["window"]
         self._answered += zip(batch["numbered"], outputs.cpu(), strict=True)
         self.truncated += batch["truncated"]
+        self.tokens += batch["tokens"]
+        self.lost += batch["lost"]
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(pl_module, is_last=True)

@@ -11,9 +11,11 @@ numpy and tokenizers only, as the predictor uses it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
 
 from lit_bert import UserError
 from lit_bert.io import escape, tokenizers
@@ -25,17 +27,28 @@ Text = str | tuple[str, str]  # a pair is two strings
 CONFIG_KEY = "lit_bert_text"  # in the config.json of an exported folder: form and columns, where not single
 MAX_COLUMNS = 100
 GAP = "\n\n"  # between the texts of a pair where they are shown
+TOKENIZED_CHARACTERS = 1 << 20  # at a time: an encoding takes a hundred times the memory of its ids
 
 
 class TextEncoding(NamedTuple):
-    """The tokens of a text by the names of a `tokenizers.Encoding`; offsets are those in `display`."""
+    """The tokens that are read of a pair or of joined columns, by the names of a `tokenizers.Encoding`.
+
+    Attributes:
+        offsets: those in `display`.
+        whole: how many tokens the text has, special ones included.
+    """
 
     ids: list[int]
     type_ids: list[int]
     offsets: list[tuple[int, int]]
     word_ids: list[int | None]
     special_tokens_mask: list[int]
-    overflowing: bool  # whether it was cut
+    whole: int
+
+    @property
+    def overflowing(self) -> bool:
+        """Whether it was cut."""
+        return self.whole > len(self.ids)
 
 
 @dataclass(frozen=True)
@@ -148,22 +161,45 @@ class TextForm:
         what = {"single": "texts of the column", "pair": "pairs of", "joined": "the joined columns"}
         return f"{what[self.kind]} {names}"
 
-    def encode(self, tokenizer: Tokenizer, texts: Sequence[Text], offsets: bool = False) -> list[Any]:
-        """The encodings of texts, cut at the tokenizer's `max_length`; see `tokenizers.encode`."""
+    def encode(
+        self, tokenizer: Tokenizer, texts: Iterable[Text], max_length: int, offsets: bool = False
+    ) -> Iterator[Any]:
+        """The encoding of each text, `TOKENIZED_CHARACTERS` of them at a time; see `tokenizers.encode`.
+
+        Single texts are as the tokenizer leaves them, whole or cut; pairs and joined columns are cut at
+        `max_length` tokens.
+
+        Args:
+            tokenizer: which cuts nothing off, unless the texts are single.
+        """
+        some = self._encoder(tokenizer, max_length, offsets)
+        return (each for texts in _by_characters(texts) for each in some(texts))
+
+    def _encoder(
+        self, tokenizer: Tokenizer, max_length: int, offsets: bool
+    ) -> Callable[[Sequence[Any]], list[Any]]:
+        """From some texts to their encodings."""
         if self.kind == "single":
-            return tokenizers.encode(tokenizer, texts, offsets)
-        truncation: Any = tokenizer.truncation
-        max_length = int(truncation["max_length"])
+            return lambda texts: tokenizers.encode(tokenizer, texts, offsets)
+        assert tokenizer.truncation is None, "the tokenizer would cut the texts itself"
         if self.kind == "joined":
             joiner = _Joiner(self, tokenizer, max_length)
             self._check_room(max_length, joiner.least)
-            return joiner.encode([str(text) for text in texts], offsets)
-        self._check_room(max_length, tokenizer.num_special_tokens_to_add(True) + 2)
-        encodings = tokenizers.encode(tokenizer, texts, offsets)
-        if not offsets:
-            return encodings
-        starts = [len(text[0]) + len(GAP) for text in texts]
-        return [_in_display(each, start) for each, start in zip(encodings, starts, strict=True)]
+            return lambda texts: joiner.encode(texts, offsets)
+        special = tokenizer.num_special_tokens_to_add(True)
+        self._check_room(max_length, special + 2)
+
+        def pairs(texts: Sequence[tuple[str, str]]) -> list[Any]:
+            encodings = tokenizers.encode(tokenizer, texts, offsets)
+            starts = (len(first) + len(GAP) for first, _ in texts)
+            return [
+                each
+                if len(each.ids) <= max_length and not offsets
+                else _read_pair(each, max_length - special, start)
+                for each, start in zip(encodings, starts, strict=True)
+            ]
+
+        return pairs
 
     def token_types(self, tokenizer: Tokenizer, type_vocab_size: int) -> bool:
         """Whether the network is told which segment a token is of.
@@ -212,24 +248,57 @@ def display(text: Text) -> str:
     return GAP.join(strings_of(text))
 
 
-def _in_display(encoding: Any, start: int) -> TextEncoding:
-    """The encoding of a pair whose second text starts there in `display`; its words are counted on."""
-    second = [each == 1 for each in encoding.sequence_ids]
+def whole_length(encoding: Any) -> int:
+    """Tokens that the text of an encoding of `TextForm.encode` has, special ones included."""
+    return encoding.whole if isinstance(encoding, TextEncoding) else len(encoding.ids)
+
+
+def _by_characters(texts: Iterable[Text]) -> Iterator[list[Text]]:
+    """The texts, `TOKENIZED_CHARACTERS` of them at a time, or one that is longer."""
+    some: list[Text] = []
+    characters = 0
+    for text in texts:
+        size = sum(map(len, strings_of(text)))
+        if some and characters + size > TOKENIZED_CHARACTERS:
+            yield some
+            some, characters = [], 0
+        some.append(text)
+        characters += size
+    if some:
+        yield some
+
+
+def _read_pair(encoding: Any, room: int, start: int) -> TextEncoding:
+    """What is read of a pair's whole encoding, the longer text cut first, as the tokenizers library does.
+
+    That library would return what it cuts off as well, each piece of a text beside each of the other.
+
+    Args:
+        room: for tokens that are not special.
+        start: of the second text in `display`; its words are counted on from those of the first.
+    """
+    of = np.array([-1 if each is None else each for each in encoding.sequence_ids])
+    sizes = [int((of == number).sum()) for number in (0, 1)]
+    if sum(sizes) > room:
+        less = min(*sizes, room // 2)
+        sizes = [room - less, less] if sizes[0] > sizes[1] else [less, room - less]
+    is_read = of < 0
+    for number, size in enumerate(sizes):
+        is_read[np.flatnonzero(of == number)[:size]] = True
     words = 1 + max((each for each in encoding.word_ids if each is not None), default=0)
-    return TextEncoding(
-        encoding.ids,
-        encoding.type_ids,
-        [
-            (first + start, last + start) if late else (first, last)
-            for (first, last), late in zip(encoding.offsets, second, strict=True)
-        ],
-        [
-            word + words if late and word is not None else word
-            for word, late in zip(encoding.word_ids, second, strict=True)
-        ],
-        encoding.special_tokens_mask,
-        bool(encoding.overflowing),
-    )
+    ids, types, special = encoding.ids, encoding.type_ids, encoding.special_tokens_mask
+    offsets, word_ids = encoding.offsets, encoding.word_ids
+    found = TextEncoding([], [], [], [], [], len(ids))
+    for place in np.flatnonzero(is_read).tolist():
+        late = of[place] == 1
+        first, last = offsets[place]
+        word = word_ids[place]
+        found.ids.append(ids[place])
+        found.type_ids.append(types[place])
+        found.offsets.append((first + start, last + start) if late else (first, last))
+        found.word_ids.append(word + words if late and word is not None else word)
+        found.special_tokens_mask.append(special[place])
+    return found
 
 
 def shown(text: Text) -> str:
@@ -275,7 +344,7 @@ class _Joiner:
     def _plain(self, parts: list[str], offsets: bool = False) -> list[Any]:
         return tokenizers.encode(self.tokenizer, parts, offsets, special=False)
 
-    def encode(self, texts: list[str], offsets: bool) -> list[TextEncoding]:
+    def encode(self, texts: Sequence[str], offsets: bool) -> list[TextEncoding]:
         lines = [text.split("\n") for text in texts]
         # With the blank before it, a value has the tokens that it has in the line.
         both = [(line, len(head)) for some in lines for line, head in zip(some, self.heads, strict=True)]
@@ -313,10 +382,8 @@ class _Joiner:
             word += len(value.word_ids)
             place += len(line) + 1
         add(self.end, True)
-        cut = any(
-            count < len(each.ids) or bool(each.overflowing) for count, each in zip(given, values, strict=True)
-        )
-        return TextEncoding(ids, [0] * len(ids), offsets, words, special, cut)
+        whole = self.taken + sum(len(each.ids) for each in values)
+        return TextEncoding(ids, [0] * len(ids), offsets, words, special, whole)
 
 
 def _are_strings(values: Any) -> bool:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from lit_bert.model.logits import inputs_of
+from lit_bert.model.windows import text_logits
 
 TINY = 1e-12  # keeps a gradient of zeros from being divided by zero
 
@@ -117,7 +117,7 @@ class SecondPass:
             return
         with perturbed_embeddings(self.table, gradient, self.norm):
             with trainer.precision_plugin.forward_context():
-                logits = model(**inputs_of(batch)).float()
+                logits = text_logits(model, batch)
                 loss = model.training_loss(logits, batch) / trainer.accumulate_grad_batches
             before = pop_gradients(model.parameters()) if processes > 1 else {}
             trainer.precision_plugin.pre_backward(loss, model).backward()

@@ -24,11 +24,12 @@ from lit_bert.model.average import WeightAverage
 from lit_bert.model.bert import CpuBert
 from lit_bert.model.groups import default_learning_rate, parameter_groups, split_by_rate, warmup_and_decay
 from lit_bert.model.hyperparameters import SHARDED, check_hyperparameters, check_strategy
-from lit_bert.model.logits import exact_logits, inputs_of
+from lit_bert.model.logits import exact_logits
 from lit_bert.model.loss_check import LossCheck, check_saved, refuse_scores
 from lit_bert.model.optimizer import DeferredAdamW, fused_adamw, reset_learning_rates, restore_moments_only
 from lit_bert.model.pretrained import load_trainable
 from lit_bert.model.split_scores import MAIN, SplitScores, class_tags
+from lit_bert.model.windows import text_logits
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.schema import NO_LORA, Lora
 from lit_bert.sources.weights import Weights
@@ -178,7 +179,7 @@ class BertClassifier(LightningModule):
 
     def _step(self, batch: Batch, split: str) -> tuple[Tensor, Tensor]:
         """Loss as it is reported (mean nats per text, unsmoothed) and logits (B, C); updates the metrics."""
-        logits = self(**inputs_of(batch)).float()
+        logits = text_logits(self, batch)
         loss = self.task.loss(functional, logits, batch["labels"])
         self.scores[f"{split}_scores"].update(loss, logits, batch["labels"])
         return loss, logits
@@ -213,7 +214,7 @@ class BertClassifier(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """What the task says of texts, float32 (B, C): probabilities of classes, or values."""
-        logits = self(**inputs_of(batch)).float()
+        logits = text_logits(self, batch)
         outputs = torch.from_numpy(self.task.outputs(logits.detach().cpu().numpy()))
         if not outputs.isfinite().all():
             raise UserError(

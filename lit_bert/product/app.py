@@ -35,7 +35,7 @@ from lit_bert.product.errors import ApiError, internal_error, json_response
 from lit_bert.product.folder import EXPORTED, facts
 from lit_bert.product.messages import Limits, parse
 from lit_bert.product.metrics import Metrics
-from lit_bert.product.predictor import WORD, Predictor, Word
+from lit_bert.product.predictor import Predictor, Word
 from lit_bert.product.queue import BatchQueue, ComputeFailed, Job, QueueFull, ShareFull
 
 PAGE = Path(__file__).with_name("page.html")
@@ -143,7 +143,7 @@ class Routes:
     ) -> None:
         self.limits, self.queue, self.metrics = limits, queue, metrics
         predictor = served.predictor
-        self.max_length, self.form = predictor.max_length, predictor.form
+        self.cost, self.form = predictor.cost, predictor.form
         # Of the keys of messages.Info.
         self.info_fields = {
             "name": served.name,
@@ -153,6 +153,7 @@ class Routes:
             "main_score": {"name": predictor.task.main, "title": predictor.task.main_title},
             "text": {"form": predictor.form.kind, "columns": list(predictor.form.columns)},
             "max_length": predictor.max_length,
+            "long_texts": predictor.long_texts.mode,
             "file": predictor.file,
             "sha256": served.sums,
             "scores": facts(predictor.folder).get("scores", {}),
@@ -184,8 +185,7 @@ class Routes:
         try:
             self.queue.check(client)  # before any work
             texts, several, explain = parse(content, self.limits, self.form)
-            cost = self._explanation_cost(texts[0]) if explain else len(texts)
-            job = Job(texts, client, explain, cost)
+            job = Job(texts, client, explain, self.cost(texts, explain))
             self.queue.put(job)
         except QueueFull:
             message = f"{self.queue.length} texts are waiting and {self.queue.limit} may"
@@ -199,11 +199,6 @@ class Routes:
         self.metrics.latency.observe(body.elapsed_s())
         content = b'{"predictions": [' + b", ".join(answers) + b"]}" if several else answers[0]
         return Response(content, media_type="application/json")
-
-    def _explanation_cost(self, text: Any) -> int:
-        """Texts that are computed: one more for each word that is read."""
-        parts = self.form.parts(self.form.text_from(text))
-        return 1 + min(sum(len(WORD.findall(part)) for part in parts), self.max_length)
 
     async def _answers(self, job: Job, body: RequestBody, disconnected: asyncio.Future) -> list[bytes]:
         """JSON of each text of a job.

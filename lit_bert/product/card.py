@@ -15,6 +15,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lit_bert import __version__
+from lit_bert.data.windows import LongTexts, as_sentence
 from lit_bert.evaluate.evidence import Evidence
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import Score, Scores
@@ -49,6 +50,7 @@ LICENCES = {MINILM: "apache-2.0", "google-bert/bert-base-uncased": "apache-2.0"}
 def describe(
     folder: Path,
     checkpoint: Checkpoint,
+    long_texts: LongTexts,
     rows: Predictions,
     scores: Scores[Score],
     evidence: Evidence,
@@ -59,6 +61,7 @@ def describe(
     """Writes the facts for programs, the card for people, and the SHA-256 of every file but the card.
 
     Args:
+        long_texts: what is read of them.
         rows: the validation rows.
         scores: of the checkpoint on these rows; `evidence` is what they rest on.
         variants: the ONNX files of the folder.
@@ -87,6 +90,7 @@ def describe(
         "text": data_settings.texts.as_config(),
         "architecture": checkpoint.weights.architecture["model_type"],
         "max_length": data_settings.max_length,
+        "long_texts": as_sentence(long_texts),
         "split": rows.facts.get("split"),
         "rows": len(rows.labels),
         "scores": {rows.facts.get("split"): {**evidence.as_dict(rows.class_names), **scores_as_json(scores)}},

@@ -18,13 +18,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lit_bert import UserError
+from lit_bert.data.windows import LongTexts, as_config
 from lit_bert.evaluate import scores
 from lit_bert.evaluate.evidence import Evidence
 from lit_bert.evaluate.predictions import VALIDATED, Predictions
 from lit_bert.io import files
 from lit_bert.io.texts import CONFIG_KEY as TEXT_KEY
-from lit_bert.io.texts import TextForm
 from lit_bert.model.pretrained import load_network, scale_logits
 from lit_bert.product.card import describe
 from lit_bert.product.folder import FACTS
@@ -43,9 +45,9 @@ from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.tokenizer_files import checked_tokenizer_files
 from lit_bert.sources.weights import Weights
 from lit_bert.task.base import Task
-from lit_bert.task.kinds import CONFIG_KEY, PARAMETERS_KEY
+from lit_bert.task.kinds import CONFIG_KEY, LONG_TEXTS_KEY, PARAMETERS_KEY
 
-CALIBRATION_TEXTS = 256  # texts that show how large activations get
+CALIBRATION_TEXTS = 256  # texts, or windows of texts, that show how large activations get
 MAX_F1_LOSS = (
     1.5  # points of macro F1; with 300 rows, two changed predictions already give an interval of ±1 point
 )
@@ -128,18 +130,25 @@ def write(
     task, scale, shift = checkpoint.task.exported()
     network = load_network(weights, rows.class_names, task.problem_type).eval()
     scale_logits(network, scale, shift)
-    tokenizer = weights.tokenizer(checkpoint.data.settings.max_length)
-    text_form = checkpoint.data.settings.texts
+    settings = checkpoint.data.settings
+    tokenizer = weights.tokenizer(settings.max_length)
+    text_form, long_texts = settings.texts, LongTexts.of_settings(tokenizer, settings)
     print(f"export     {checkpoint.path}", file=sys.stderr)
-    write_for_transformers(checkpoint, task, text_form, network, tokenizer, folder)
-    encodings = text_form.encode(tokenizer, rows.texts[:CALIBRATION_TEXTS])
+    write_for_transformers(checkpoint, task, network, tokenizer, long_texts, folder)
+    tokenizer.no_truncation()
     has_types = text_form.token_types(tokenizer, weights.type_vocab_size)
-    types = [each.type_ids for each in encodings] if has_types else None
-    written = write_formats(Exportable(network, [each.ids for each in encodings], types), folder)
+    ids: list[list[int]] = []
+    types: list[list[int]] = []  # of pairs, which are not in windows
+    for each in text_form.encode(tokenizer, rows.texts[:CALIBRATION_TEXTS], long_texts.max_length):
+        ids += [part.tolist() for part in long_texts.parts(np.array(each.ids))]
+        types.append(each.type_ids)
+    every = -(-len(ids) // CALIBRATION_TEXTS)
+    written = write_formats(Exportable(network, ids[::every], types if has_types else None), folder)
 
     print(f"proof      {len(rows.texts):,} rows of split {rows.facts.get('split')}", file=sys.stderr)
     task = checkpoint.task  # for the units of numbers: outputs are the same
-    wanted = checkpoint_outputs(network, tokenizer, task.exported()[0], rows.texts, text_form)
+    exported = task.exported()[0]
+    wanted = checkpoint_outputs(network, tokenizer, long_texts, exported, rows.texts, text_form)
     own = scores.with_intervals(task, wanted, rows.labels)
     evidence = Evidence.of(task, wanted, rows.labels, rows.evidence.used_for)
     found = {form: measure(folder, form, task, rows, wanted) for form in written}
@@ -149,20 +158,22 @@ def write(
     for form in written:
         if form.file not in kept:
             (folder / form.file).unlink()
-    describe(folder, checkpoint, rows, own, evidence, kept, command, licence)
+    describe(folder, checkpoint, long_texts, rows, own, evidence, kept, command, licence)
     return kept
 
 
 def write_for_transformers(
-    checkpoint: Checkpoint, task: Task, form: TextForm, network: Any, tokenizer: Any, folder: Path
+    checkpoint: Checkpoint, task: Task, network: Any, tokenizer: Any, long_texts: LongTexts, folder: Path
 ) -> None:
     """Writes what transformers loads: config.json, model.safetensors and the tokenizer's files."""
     setattr(network.config, CONFIG_KEY, task.kind)
     if task.parameters:
         parameters = {name: list(values) for name, values in task.parameters.items()}
         setattr(network.config, PARAMETERS_KEY, parameters)
-    if (said := form.as_config()) is not None:
+    if (said := checkpoint.data.settings.texts.as_config()) is not None:
         setattr(network.config, TEXT_KEY, said)
+    if long_texts.mode != "cut":
+        setattr(network.config, LONG_TEXTS_KEY, as_config(long_texts))
     network.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -161,7 +161,7 @@ class Word(BaseModel):
 class Remarks(BaseModel):
     """What an answer holds beside the fields of its task."""
 
-    truncated: bool = Field(description="whether the text has more tokens than the model reads")
+    truncated: bool = Field(description="whether a part of the text was not read")
     words: list[Word] = Field(default=[], description="only where explain is true")
 
 
@@ -192,7 +192,10 @@ class Info(BaseModel):
     labels: list[str] = Field(description="the classes, in the order of the model; of a number its name")
     main_score: MainScore
     text: TextInfo = Field(description="what a text is given as")
-    max_length: int = Field(description="tokens that the model reads of a text, special ones included")
+    max_length: int = Field(description="tokens that the model takes at a time, special ones included")
+    long_texts: Literal["windows", "head_tail", "cut"] = Field(
+        description="how texts of more are read: whole, in windows; at their two ends; or at their beginning"
+    )
     file: str = Field(description="that is run")
     sha256: dict[str, str] = Field(description="of the folder's files, by their names")
     scores: dict[str, Any] = Field(description="as lit_bert.json has them, by the name of the split")

@@ -104,8 +104,8 @@ def _predict(task: Task, limits: Limits, form: TextForm) -> Operation:
         "A prediction for a text; predictions, in order, for a list.",
         _json("Prediction", "Predictions", one=prediction, explained=explained, several=several),
         (401, 408, 413, 415, 422, 429, 500, 503, 504),
-        "Labels are the same whether a text comes alone or with others. Of a text longer than the model "
-        "reads, the beginning counts, and truncated is true.",
+        "Labels are the same whether a text comes alone or with others. Where truncated is true, a text has "
+        "more tokens than the model takes, and only a part of them counts; /info has which (long_texts).",
         {"required": True, "description": f"At most {limits.bytes} bytes.", "content": body},
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,16 +21,18 @@ import numpy as np
 
 from lit_bert import UserError, available_cores, require_package
 from lit_bert.data.padding import padded_inputs
+from lit_bert.data.windows import of_config, pooled
 from lit_bert.io import escape, onnx_files, tokenizers, untrusted
 from lit_bert.io.texts import Text, TextForm
 from lit_bert.product.formats import predictor_files
-from lit_bert.task.kinds import task_of_config
+from lit_bert.task.kinds import LONG_TEXTS_KEY, task_of_config
 
 BATCH_SIZE, BATCH_TOKENS = 16, 192  # texts and, padding included, tokens; more takes memory and gains little
 CHUNK = 256  # texts that are tokenized at a time: what the tokenizer returns takes kilobytes a text
 # onnxruntime 1.32 adds and normalizes in one operator that takes five times as long as two; and adds a bias
 # and computes GELU in one that takes half as long again.
 SLOW_FUSIONS = {"SkipLayerNormFusion", "BiasGeluFusion"}
+EXPLAINED_WINDOWS = 8  # of a text: those that speak most for its label
 WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 
 
@@ -114,9 +117,19 @@ class Predictor:
             raise UserError(
                 f"tokenizer.json lets {self.max_length} tokens through; the model takes {positions}"
             )
-        # A stride would have the tokenizer return all of a long text, in pieces that overlap.
-        self._tokenizer.enable_truncation(self.max_length, direction=truncation["direction"])
         self.form = TextForm.from_config(config)
+        self.long_texts = of_config(config.get(LONG_TEXTS_KEY), self._tokenizer, self.max_length)
+        direction = truncation["direction"]
+        if self.form.kind == "single" and self.long_texts.mode == "cut":
+            # A stride would have the tokenizer return all of a long text, in pieces that overlap.
+            self._tokenizer.enable_truncation(self.max_length, direction=direction)
+        elif self.form.kind == "single" or (self.long_texts.mode == "cut" and direction == "right"):
+            self._tokenizer.no_truncation()
+        else:
+            raise UserError(
+                f"config.json and tokenizer.json read long texts by {self.long_texts.mode}, from the "
+                f"{direction}; expected pairs and joined columns to be cut at the right"
+            )
         segments = config.get("type_vocab_size")
         self._has_types = self.form.token_types(self._tokenizer, segments if isinstance(segments, int) else 0)
         onnx_files.check_onnx(self.folder / self.file)
@@ -147,6 +160,20 @@ class Predictor:
         outputs, truncated = self._label(self._read(texts))
         return [self.task.answer(row, cut) for row, cut in zip(outputs, truncated, strict=True)]
 
+    def cost(self, texts: Sequence[Any], explain: bool = False) -> int:
+        """About how many times the model is asked for the answers to texts, said without tokenizing them."""
+        is_in_windows = self.long_texts.mode == "windows"
+        if not is_in_windows and not explain:
+            return len(texts)
+        parts_of = map(self.form.parts, self._read(texts))
+        words = [sum(len(WORD.findall(part)) for part in parts) for parts in parts_of]
+        cost = len(texts)
+        if is_in_windows:
+            cost += sum(words) // (self.long_texts.size - self.long_texts.overlap)
+        if explain:  # once more for each word that is read
+            cost += min(words[0], self.max_length * (EXPLAINED_WINDOWS if is_in_windows else 1))
+        return cost
+
     def probs(self, texts: Sequence[Any]) -> np.ndarray:
         """Class probabilities, float32 (N, C), of texts; where the task is a number, the values (N, 1)."""
         return self._label(self._read(texts))[0]
@@ -157,25 +184,34 @@ class Predictor:
         return [self.form.text_from(text) for text in texts]
 
     def _label(self, texts: Sequence[Text]) -> tuple[np.ndarray, list[bool]]:
-        """Outputs (N, C), and which texts were cut."""
-        ids: list[np.ndarray] = []
+        """Outputs (N, C), and of which texts a part was not read."""
+        windows: list[np.ndarray] = []
         types: list[np.ndarray] = []
+        counts: list[int] = []  # of the windows of each text
         truncated: list[bool] = []
         for start in range(0, len(texts), CHUNK):
-            encodings = self.form.encode(self._tokenizer, texts[start : start + CHUNK])
-            ids += [np.array(each.ids, np.int32) for each in encodings]
-            if self._has_types:
-                types += [np.array(each.type_ids, np.int32) for each in encodings]
-            truncated += [bool(each.overflowing) for each in encodings]
-        return self._outputs(ids, types), truncated
+            some = texts[start : start + CHUNK]
+            for each in self.form.encode(self._tokenizer, some, self.max_length):
+                parts = self.long_texts.parts(np.array(each.ids, np.int32))
+                windows += parts
+                if self._has_types:
+                    types.append(np.array(each.type_ids, np.int32))
+                counts.append(len(parts))
+                truncated.append(bool(each.overflowing or self.long_texts.loses(np.array(len(each.ids)))))
+        return self._outputs(self._logits(windows, types), counts), truncated
 
     def explain(self, text: Any) -> list[Word]:
         """Which words pushed the text towards its label: each in turn is left out, and the label asked again.
 
-        Words that the model does not read, past its maximum length, are not among them.
+        Words that the model does not read are not among them. Of a text of several windows, those of the
+        windows that speak most for its label are, `EXPLAINED_WINDOWS` at most: a word's tokens are left out
+        of each window that has them, and the others stay as they are.
         """
         whole = self.form.text_from(text)
-        offsets = self.form.encode(self._tokenizer, [whole], offsets=True)[0].offsets
+        (encoding,) = self.form.encode(self._tokenizer, [whole], self.max_length, offsets=True)
+        if isinstance(whole, str) and len(encoding.ids) > self.max_length:
+            return self._explain_parts(whole, encoding)
+        offsets = encoding.offsets
         parts, words = self.form.parts(whole), []
         for number, (first, last) in enumerate(self.form.part_spans(whole)):
             read = max((end for _, end in offsets if first < end <= last), default=first) - first
@@ -186,15 +222,61 @@ class Predictor:
             for number, start, end in words
             for part in [parts[number]]
         ]
-        outputs = self._label([whole, *without])[0]
+        return self._words(words, self._label([whole, *without])[0])
+
+    def _words(self, spans: list[tuple[int, int, int]], outputs: np.ndarray) -> list[Word]:
+        """Words (part, start, end) by the outputs (1 + N, C) of a text and without each of N words."""
         support = self.task.support(outputs)[:, self.task.explained_class(outputs[0])]
         weights = support[0] - support[1:]
         return [
             Word(start, end, float(weight), number)
-            for (number, start, end), weight in zip(words, weights, strict=True)
+            for (number, start, end), weight in zip(spans, weights, strict=True)
         ]
 
-    def _outputs(self, ids: list[np.ndarray], types: list[np.ndarray]) -> np.ndarray:
+    def _explain_parts(self, text: str, encoding: Any) -> list[Word]:
+        """`explain` for a single text that is longer than the model takes at a time."""
+        ids = np.array(encoding.ids, np.int32)
+        windows = self.long_texts.parts(ids)
+        places = self.long_texts.parts(np.arange(len(ids)))  # of each window's tokens, in the text's
+        logits = self._logits(windows)
+        label = self.task.explained_class(self._outputs(logits, [len(windows)])[0])
+        for_label = self.task.support(self.task.outputs(logits))[:, label]
+        starts, ends = np.array(encoding.offsets).T
+        is_read = np.zeros(len(text) + 1, bool)  # by character
+        for index in np.argsort(-for_label, kind="stable")[:EXPLAINED_WINDOWS]:
+            for place in places[index]:
+                is_read[starts[place] : ends[place]] = True
+        spans = [match.span() for match in WORD.finditer(text)]
+        words = [(0, start, end) for start, end in spans if is_read[start:end].any()]
+        first, last = np.array([(place[0], place[-1]) for place in places]).T
+        without: list[np.ndarray] = []  # windows that lack the tokens of a word
+        of: list[tuple[int, int]] = []  # the number of the word and of the window, of each
+        for number, (_, start, end) in enumerate(words):
+            is_word = (starts < end) & (ends > start)
+            some = np.flatnonzero(is_word)
+            for index in np.flatnonzero((first <= some[-1]) & (last >= some[0])).tolist():
+                if is_word[places[index]].any():
+                    without.append(windows[index][~is_word[places[index]]])
+                    of.append((number, index))
+        by_word = np.repeat(pooled(logits, [len(windows)], self.long_texts.pooling), len(words) + 1, 0)
+        found = zip(of, self._logits(without), strict=True)
+        for number, some_of_word in itertools.groupby(found, lambda each: each[0][0]):
+            changed = logits.copy()
+            for (_, index), values in some_of_word:
+                changed[index] = values
+            by_word[number + 1] = pooled(changed, [len(windows)], self.long_texts.pooling)[0]
+        return self._words(words, self.task.outputs(by_word))
+
+    def _outputs(self, logits: np.ndarray, counts: list[int]) -> np.ndarray:
+        """Outputs (N, C) of texts from the logits of their windows (W, C), so many of each."""
+        return self.task.outputs(pooled(logits, counts, self.long_texts.pooling))
+
+    def _logits(self, ids: list[np.ndarray], types: Sequence[np.ndarray] = ()) -> np.ndarray:
+        """Logits, float32 (W, C), of windows.
+
+        Args:
+            types: of segments, of the windows' tokens; () where the network is not told them.
+        """
         logits = np.empty((len(ids), len(self.labels)), np.float32)
         order = np.argsort([-len(each) for each in ids], kind="stable")
         batches, start = [], 0
@@ -204,7 +286,7 @@ class Predictor:
             start += texts
 
         def run(rows: np.ndarray) -> None:
-            segments = [types[row] for row in rows] if self._has_types else None
+            segments = [types[row] for row in rows] if types else None
             inputs = padded_inputs([ids[row] for row in rows], self._pad_token_id, segments)
             try:
                 found = self._session.run(None, inputs)[0]
@@ -226,7 +308,7 @@ class Predictor:
                 run(rows)
         if not np.isfinite(logits).all():
             raise UserError(f"{self.folder / self.file} gives logits that are not finite. Export it again.")
-        return self.task.outputs(logits)
+        return logits
 
 
 def outputs_of(folder: Path, file: str) -> Callable[[Sequence[Text]], np.ndarray]:

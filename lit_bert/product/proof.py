@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from lit_bert.data.padding import padded_inputs
+from lit_bert.data.batches import collate
+from lit_bert.data.windows import LongTexts
 from lit_bert.evaluate import compare, scores
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import Score, Scores
 from lit_bert.io.texts import SINGLE, Text, TextForm
+from lit_bert.model.windows import text_logits
 from lit_bert.product.formats import Format
 from lit_bert.task.base import Task
 
@@ -51,24 +53,35 @@ class Variant:
 
 
 def checkpoint_outputs(
-    network: Any, tokenizer: Any, task: Task, texts: Sequence[Text], form: TextForm = SINGLE
+    network: Any,
+    tokenizer: Any,
+    long_texts: LongTexts,
+    task: Task,
+    texts: Sequence[Text],
+    form: TextForm = SINGLE,
 ) -> np.ndarray:
-    """Outputs, float32 (N, C), by the network of transformers in 32 bits."""
+    """Outputs, float32 (N, C), by the network of transformers in 32 bits.
+
+    Args:
+        tokenizer: which cuts nothing off.
+    """
     import torch
 
-    encodings = form.encode(tokenizer, texts)
     has_types = form.token_types(tokenizer, getattr(network.config, "type_vocab_size", 0))
-    order = np.argsort([-len(each.ids) for each in encodings], kind="stable")
+    items: list[dict[str, Any]] = []
+    for each in form.encode(tokenizer, texts, long_texts.max_length):
+        items.append({"windows": long_texts.parts(np.array(each.ids))})
+        if has_types:
+            items[-1]["token_type_ids"] = each.type_ids
+    order = np.argsort([-sum(map(len, item["windows"])) for item in items], kind="stable")
     logits = np.empty((len(texts), network.config.num_labels), np.float32)
     with torch.inference_mode():
         for start in range(0, len(order), BASELINE_BATCH):
             rows = order[start : start + BASELINE_BATCH]
-            types = [encodings[row].type_ids for row in rows] if has_types else None
-            padded = padded_inputs(
-                [encodings[row].ids for row in rows], network.config.pad_token_id or 0, types
+            batch = collate(
+                [items[row] for row in rows], network.config.pad_token_id or 0, long_texts.pooling
             )
-            inputs = {name: torch.from_numpy(value) for name, value in padded.items()}
-            logits[rows] = network(**inputs).logits.numpy()
+            logits[rows] = text_logits(lambda **inputs: network(**inputs).logits, batch).numpy()
     return task.outputs(logits)
 
 

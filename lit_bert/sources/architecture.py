@@ -16,7 +16,7 @@ from lit_bert.encoders.config import Architecture
 from lit_bert.encoders.table import ENCODERS
 from lit_bert.io import escape
 from lit_bert.io.texts import CONFIG_KEY as TEXT_KEY
-from lit_bert.task.kinds import CONFIG_KEY
+from lit_bert.task.kinds import CONFIG_KEY, LONG_TEXTS_KEY, PARAMETERS_KEY
 
 # Keys that must have one of these values, and need not go on.
 ONLY: dict[str, tuple[Any, ...]] = {
@@ -37,7 +37,8 @@ WITHOUT_EFFECT = {  # on a classifier made of these weights
     *("bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id", "decoder_start_token_id"),
     *("directionality", "pooler_type", "pooler_fc_size", "pooler_num_attention_heads"),
     *("pooler_num_fc_layers", "pooler_size_per_head", "task_specific_params", "_commit_hash"),
-    *("_attn_implementation_autoset", "model_max_length", "tokenizer_class", CONFIG_KEY, TEXT_KEY),
+    *("_attn_implementation_autoset", "model_max_length", "tokenizer_class"),
+    *(CONFIG_KEY, PARAMETERS_KEY, TEXT_KEY, LONG_TEXTS_KEY),
 }
 _said: set[str] = set()  # each note once a process
 

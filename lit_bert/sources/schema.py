@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -136,8 +136,18 @@ class DataSettings(Plain):
     fold: int = 0
     order_seed: int = 0
     max_length: int = 128
+    long_texts: Literal["windows", "head_tail", "cut"] = "cut"  # as runs did that could not choose
+    window_overlap: int | None = None
+    window_pooling: Literal["mean", "max"] = "mean"
+    train_windows: int = 8
     batch_size: int = 32
     eval_batch_size: int = 64
+
+    @model_validator(mode="after")
+    def _cut_unless_single(self) -> Self:
+        if self.long_texts != "cut" and self.texts.kind != "single":
+            raise ValueError(f"long_texts is {self.long_texts}, and texts of several columns are cut")
+        return self
 
     @property
     def texts(self) -> TextForm:

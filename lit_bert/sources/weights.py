@@ -205,11 +205,15 @@ class Weights:
             return checked_tokenizer_files(self.checkpoint.tokenizer, escape.line(self.checkpoint.path))
         return read_tokenizer_files(self.folder, self.described.model_type)
 
-    def tokenizer(self, max_length: int) -> Tokenizer:
-        """The fast tokenizer, truncating to `max_length` tokens (special ones included), never padding."""
+    def check_max_length(self, max_length: int) -> None:
+        """Raises a UserError where the encoder does not take so many tokens."""
         limit = self.described.limit
         if not 3 <= max_length <= limit:
             raise UserError(f"data.max_length is {max_length}; {self.source.name} takes 3 to {limit} tokens.")
+
+    def tokenizer(self, max_length: int) -> Tokenizer:
+        """The fast tokenizer, truncating to `max_length` tokens (special ones included), never padding."""
+        self.check_max_length(max_length)
         tokenizer = tokenizers.load_tokenizer(
             self.tokenizer_files["tokenizer.json"],
             f"the tokenizer of {escape.line(self.source.name)}",

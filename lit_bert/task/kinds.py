@@ -16,6 +16,7 @@ from lit_bert.task.single import SingleLabel
 KINDS: dict[str, type[Task]] = {each.kind: each for each in (SingleLabel, MultiLabel, Ordinal, Regression)}
 CONFIG_KEY = "lit_bert_task"  # of an exported folder's config.json: kinds may share a problem_type
 PARAMETERS_KEY = "lit_bert_task_parameters"  # likewise
+LONG_TEXTS_KEY = "lit_bert_long_texts"  # of it, too: what is done with them, as data.windows has it
 
 
 def kind_of(name: str) -> type[Task]:

@@ -45,8 +45,8 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        mask: Tensor = batch["attention_mask"]  # (B, T)
-        self._texts += mask.shape[0]
+        mask: Tensor = batch["attention_mask"]  # of texts, or of their windows: (B, T) or (W, T)
+        self._texts += len(batch["labels"])
         self._slots += mask.numel()
         self._tokens = self._tokens + mask.sum()
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]

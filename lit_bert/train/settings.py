@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 BASE = "weights.pretrained"  # as a flag beside a checkpoint: where the weights are that were frozen
 # What they are where they are left to be found in the data, which a checkpoint knows the answer to.
 TO_BE_FOUND = {
-    **dict.fromkeys(("data.text_column", "data.label_column", "data.task")),
+    **dict.fromkeys(("data.text_column", "data.label_column", "data.task", "data.long_texts")),
     "data.text_form": "auto",
 }
 FILE_SETTINGS = {  # hold for the files that they were given with

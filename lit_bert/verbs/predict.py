@@ -61,7 +61,10 @@ def predict(arguments: list[str]) -> int:
     kept, bad_rows = _label(command, given)
     if kept.truncated:
         most = command.datamodule.hparams.max_length
-        log.info(f"{kept.truncated} of {kept.rows} texts were cut at {most} tokens")
+        lost = kept.lost / kept.tokens
+        log.info(
+            f"{kept.truncated} of {kept.rows} texts were cut at {most} tokens ({lost:.1%} of all are lost)"
+        )
     if output:
         log.info(f"{kept.rows} rows written to {output}")
     if output or sys.stderr.isatty():
