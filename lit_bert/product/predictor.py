@@ -108,6 +108,7 @@ class Predictor:
         if truncation is None:
             raise UserError("tokenizer.json does not say how many tokens the model takes (truncation)")
         self.max_length = int(truncation["max_length"])  # tokens, special ones included
+        self.truncation_side: str = truncation["direction"]  # where a long text is cut: right or left
         if positions is not None and self.max_length > positions:
             raise UserError(
                 f"tokenizer.json lets {self.max_length} tokens through; the model takes {positions}"
@@ -127,7 +128,7 @@ class Predictor:
         )
         _check_ends(self._session, len(self.labels))
         self.probs(["", "a"])
-        _give_back_memory()
+        give_back_memory()
 
     def __call__(self, texts: Sequence[str]) -> list[Any]:
         """The answer to each text, in order: with one label a text, a `task.single.Prediction`.
@@ -146,13 +147,18 @@ class Predictor:
 
     def _label(self, texts: Sequence[str]) -> tuple[np.ndarray, list[bool]]:
         """Probabilities (N, C), and which texts were cut."""
+        logits, truncated = self.logits(texts)
+        return self.task.probabilities(logits), truncated
+
+    def logits(self, texts: Sequence[str]) -> tuple[np.ndarray, list[bool]]:
+        """What becomes probabilities, float32 (N, C), and which texts were cut."""
         ids: list[np.ndarray] = []
         truncated: list[bool] = []
         for start in range(0, len(texts), CHUNK):
             encodings = tokenizers.encode(self._tokenizer, _readable(texts[start : start + CHUNK]))
             ids += [np.array(each.ids, np.int32) for each in encodings]
             truncated += [bool(each.overflowing) for each in encodings]
-        return self._probs(ids), truncated
+        return self._logits(ids), truncated
 
     def explain(self, text: str) -> list[Word]:
         """Which words pushed the text towards its label: each in turn is left out, and the label asked again.
@@ -171,7 +177,7 @@ class Predictor:
         weights = odds[0] - odds[1:]
         return [Word(*span, float(weight)) for span, weight in zip(words, weights, strict=True)]
 
-    def _probs(self, ids: list[np.ndarray]) -> np.ndarray:
+    def _logits(self, ids: list[np.ndarray]) -> np.ndarray:
         logits = np.empty((len(ids), len(self.labels)), np.float32)
         order = np.argsort([-len(each) for each in ids], kind="stable")
         batches, start = [], 0
@@ -203,7 +209,7 @@ class Predictor:
                 run(rows)
         if not np.isfinite(logits).all():
             raise UserError(f"{self.folder / self.file} gives logits that are not finite. Export it again.")
-        return self.task.probabilities(logits)
+        return logits
 
 
 def probabilities_of(folder: Path, file: str) -> Callable[[Sequence[str]], np.ndarray]:
@@ -223,7 +229,7 @@ def _check_ends(session: Any, classes: int) -> None:
         raise UserError(f"the graph has the outputs {found}; expected the logits of {classes} classes")
 
 
-def _give_back_memory() -> None:
+def give_back_memory() -> None:
     """Returns to the system what reading the model took for a moment, where the C library can."""
     with contextlib.suppress(OSError, AttributeError):  # glibc only
         ctypes.CDLL("libc.so.6").malloc_trim(0)
