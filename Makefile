@@ -29,11 +29,11 @@ bench: $(VENV)/.bench       ## lit_bert beside what a user would pick instead; t
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[offline,report,export,serve,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[offline,report,export,serve,trackers,dev]'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.done
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[offline,report,export,serve,dev,bench]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[offline,report,export,serve,trackers,dev,bench]'
 	touch $@
 
 clean:                      ## remove the virtual environment and the tools' caches; runs are kept

@@ -17,6 +17,7 @@ from lit_bert.cli.arguments import checked_configs, strip_flag
 from lit_bert.cli.lightning import CommandLine, VerbParser
 from lit_bert.cli.run_arguments import add_run_arguments, root_of_runs, settings_of_run
 from lit_bert.cli.start import prepare_process
+from lit_bert.evaluate.evidence import Evidence
 from lit_bert.evaluate.report import SEEDS, seeds_table
 from lit_bert.io import files
 from lit_bert.sources.checkpoint import Checkpoint
@@ -28,6 +29,7 @@ from lit_bert.train.result import EventFile, RunResult, fit_with_result
 from lit_bert.train.resume import apply_resumed_settings
 from lit_bert.train.run import FitRun, RunCallbacks
 from lit_bert.train.runs import fit_each, next_folder, runs_on_cpu
+from lit_bert.train.trackers import apply_tracker
 
 
 def fit(arguments: list[str]) -> int:
@@ -111,6 +113,7 @@ def prepared(command: CommandLine, which: str | None, callbacks: list[Callback])
         callbacks: further ones.
     """
     which, resumed, config = which or command.config["ckpt_path"], None, command.config
+    apply_tracker(config)
     if which is not None:
         command.checkpoint = Checkpoint.open(find_checkpoint(which))
         composed = composition(command.settings)
@@ -118,7 +121,22 @@ def prepared(command: CommandLine, which: str | None, callbacks: list[Callback])
         callbacks = [*callbacks, SameCheckpoint(command.checkpoint)]
     own = RunCallbacks(config, command.progress_bar(), callbacks)
     command.build(own.all)
-    return FitRun(command.trainer, command.model, command.datamodule, command.settings, own, resumed)
+    return FitRun(command.trainer, command.model, command.datamodule, command.settings, own, resumed, _card)
+
+
+def _card(best: Path, folder: Path) -> Path:
+    """Writes the model card of a checkpoint, as `export` does but without other files."""
+    from lit_bert.evaluate import scores
+    from lit_bert.product.card import describe
+    from lit_bert.product.export import validation_rows
+    from lit_bert.product.folder import CARD
+
+    checkpoint = Checkpoint.open(best)
+    rows = validation_rows(checkpoint)
+    found = scores.with_intervals(rows.probs, rows.labels)
+    evidence = Evidence.of(rows.probs, rows.labels, rows.evidence.used_for)
+    describe(folder, checkpoint, rows, found, evidence, {}, "python -m lit_bert fit", None)
+    return folder / CARD
 
 
 # --- several seeds ---
