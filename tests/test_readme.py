@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import Run
 
-from lit_bert.__main__ import VERBS
+from lit_bert.verbs.table import VERBS
 
 ROOT = str(Path(__file__).parent.parent)
 README = Path(ROOT, "README.md").read_text(encoding="utf-8")

@@ -47,10 +47,10 @@ def run_fit(run: FitRun) -> RunResult | None:
     Raises:
         UserError: something does not fit; nothing was written where it shows before the training.
     """
-    _check(run)
+    check_run(run)
     _claim_folder(run.trainer, run.settings)
     tracker = _track(run)
-    _say_what_is_used(run)
+    say_what_is_used(run)
     run.callbacks.dashboard.facts = _facts(run)
     # Only the checkpoint of a best epoch is looked at again when the fit ends.
     run.model.keeps_training_weights = run.settings["checkpoint"]["monitor"] is not None
@@ -67,7 +67,7 @@ def run_fit(run: FitRun) -> RunResult | None:
 # --- before the training ---
 
 
-def _check(run: FitRun) -> None:
+def check_run(run: FitRun) -> None:
     """Raises a UserError where settings, weights and rows do not fit each other."""
     trainer = run.trainer
     if run.resumed:
@@ -157,7 +157,7 @@ def _track(run: FitRun) -> Tracker | None:
     return tracker
 
 
-def _say_what_is_used(run: FitRun) -> None:
+def say_what_is_used(run: FitRun) -> None:
     """Logs device, sources, model, rows, classes and the folder."""
     trainer, model, data = run.trainer, run.model, run.data
     announce(trainer, run.sources)

@@ -6,6 +6,8 @@ python -m lit_bert fit --config configs/base.yaml --trainer.max_epochs 1
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_bert import UserError
 from lit_bert.cli.arguments import checked_configs, strip_flag
-from lit_bert.cli.lightning import CommandLine, VerbParser
+from lit_bert.cli.lightning import CommandLine, VerbParser, unparsed
 from lit_bert.cli.run_arguments import add_run_arguments, root_of_runs, settings_of_run
 from lit_bert.cli.start import prepare_process
 from lit_bert.evaluate.evidence import Evidence
@@ -22,6 +24,7 @@ from lit_bert.evaluate.report import SEEDS, seeds_table
 from lit_bert.io import files
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.settings import composition
+from lit_bert.train.dry_run import dry_run
 from lit_bert.train.fit import run_fit
 from lit_bert.train.processes import SameCheckpoint, find_checkpoint, shared_checkpoint
 from lit_bert.train.progress import ProgressEvents
@@ -31,6 +34,8 @@ from lit_bert.train.run import FitRun, RunCallbacks
 from lit_bert.train.runs import fit_each, next_folder, runs_on_cpu
 from lit_bert.train.trackers import apply_tracker
 
+DRY_RUN, CACHE = "--dry_run", "LIT_BERT_CACHE"
+
 
 def fit(arguments: list[str]) -> int:
     """The exit code of `fit`."""
@@ -38,7 +43,12 @@ def fit(arguments: list[str]) -> int:
     arguments, which = strip_flag(checked_configs(arguments), "--ckpt_path", "best, last or a file")
     arguments, seeds = strip_flag(arguments, "--seeds", "a number of seeds")
     arguments, result = strip_flag(arguments, "--result", "a folder")
-    if seeds is not None:
+    if DRY_RUN in arguments:
+        for flag, value in (("--seeds", seeds), ("--result", result), ("--ckpt_path", which)):
+            if value is not None:
+                raise UserError(f"got {DRY_RUN} and {flag}; expected one of them.")
+        _dry_run([argument for argument in arguments if argument != DRY_RUN])
+    elif seeds is not None:
         _fit_seeds(arguments, seeds, which, result)
     elif result is not None:
         fit_with_result(Path(result), partial(_fit, arguments, which))
@@ -66,6 +76,12 @@ def _add_arguments(parser: LightningArgumentParser) -> None:
         "events.jsonl (messages and validations as they come), for programs that start runs; on the command "
         "line only",
     )
+    parser.add_argument(
+        DRY_RUN,
+        action="store_true",
+        help="read the data, take a few steps and print what the run would use, how long it would take and "
+        "how much memory; nothing is written; on the command line only",
+    )
     add_run_arguments(parser)
 
 
@@ -88,10 +104,10 @@ def parsed(arguments: list[str]) -> CommandLine:
         UserError: the parser refuses them, or a configuration has what only a command line can say.
     """
     command = CommandLine(FIT, arguments)
-    for name, example in (("seeds", "5"), ("result", "results")):
-        if command.config[name] is not None:
+    for name, example in (("seeds", " 5"), ("result", " results"), ("dry_run", "")):
+        if command.config[name] not in (None, False):
             raise UserError(
-                f"{name} stands in a configuration; give it on the command line, as --{name} {example}."
+                f"{name} stands in a configuration; give it on the command line, as --{name}{example}."
             )
     return command
 
@@ -103,6 +119,19 @@ def _fit(arguments: list[str], which: str | None, events: EventFile | None = Non
     run = prepared(parsed(arguments), which, [ProgressEvents(events)] if events else [])
     with shared_checkpoint(run.resumed.checkpoint if run.resumed else None):
         return run_fit(run)
+
+
+def _dry_run(arguments: list[str]) -> None:
+    """Tokens go to a folder that does not stay."""
+    before = os.environ.get(CACHE)
+    with tempfile.TemporaryDirectory() as place:
+        os.environ[CACHE] = place
+        try:
+            dry_run(prepared(parsed(arguments), None, []))
+        finally:
+            os.environ.pop(CACHE)
+            if before is not None:
+                os.environ[CACHE] = before
 
 
 def prepared(command: CommandLine, which: str | None, callbacks: list[Callback]) -> FitRun:
@@ -163,3 +192,6 @@ def _fit_seeds(arguments: list[str], seeds: str, which: str | None, result: str 
     fit_each(each, folder, runs_on_cpu(settings))
     files.write_text(folder / SEEDS, json.dumps(list(each)) + "\n")
     print(seeds_table(folder))
+
+
+PARSERS = {"fit": partial(unparsed, FIT)}
