@@ -6,8 +6,6 @@ python -m lit_bert fit --config configs/base.yaml --trainer.max_epochs 1
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from lit_bert.cli.arguments import checked_configs, strip_flag
 from lit_bert.cli.lightning import CommandLine, VerbParser, unparsed
 from lit_bert.cli.run_arguments import add_run_arguments, root_of_runs, settings_of_run
 from lit_bert.cli.start import prepare_process
+from lit_bert.data.cache import temporary_cache
 from lit_bert.evaluate.evidence import Evidence
 from lit_bert.evaluate.report import SEEDS, seeds_table
 from lit_bert.io import files
@@ -34,7 +33,7 @@ from lit_bert.train.run import FitRun, RunCallbacks
 from lit_bert.train.runs import fit_each, next_folder, runs_on_cpu
 from lit_bert.train.trackers import apply_tracker
 
-DRY_RUN, CACHE = "--dry_run", "LIT_BERT_CACHE"
+DRY_RUN = "--dry_run"
 
 
 def fit(arguments: list[str]) -> int:
@@ -122,16 +121,8 @@ def _fit(arguments: list[str], which: str | None, events: EventFile | None = Non
 
 
 def _dry_run(arguments: list[str]) -> None:
-    """Tokens go to a folder that does not stay."""
-    before = os.environ.get(CACHE)
-    with tempfile.TemporaryDirectory() as place:
-        os.environ[CACHE] = place
-        try:
-            dry_run(prepared(parsed(arguments), None, []))
-        finally:
-            os.environ.pop(CACHE)
-            if before is not None:
-                os.environ[CACHE] = before
+    with temporary_cache():
+        dry_run(prepared(parsed(arguments), None, []))
 
 
 def prepared(command: CommandLine, which: str | None, callbacks: list[Callback]) -> FitRun:
