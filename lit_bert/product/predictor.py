@@ -110,6 +110,7 @@ class Predictor:
         if truncation is None:
             raise UserError("tokenizer.json does not say how many tokens the model takes (truncation)")
         self.max_length = int(truncation["max_length"])  # tokens, special ones included
+        self.truncation_side: str = truncation["direction"]  # where a long text is cut: right or left
         if positions is not None and self.max_length > positions:
             raise UserError(
                 f"tokenizer.json lets {self.max_length} tokens through; the model takes {positions}"
@@ -132,7 +133,7 @@ class Predictor:
         )
         _check_ends(self._session, len(self.labels), self._has_types)
         self._label([self.form.of_parts([each] * len(self.form.columns)) for each in ("", "a")])
-        _give_back_memory()
+        give_back_memory()
 
     def __call__(self, texts: Sequence[Any]) -> list[Any]:
         """The answer to each text, in order: with one label a text, a `task.single.Prediction`.
@@ -158,6 +159,14 @@ class Predictor:
 
     def _label(self, texts: Sequence[Text]) -> tuple[np.ndarray, list[bool]]:
         """Outputs (N, C), and which texts were cut."""
+        logits, truncated = self._logits_of(texts)
+        return self.task.outputs(logits), truncated
+
+    def logits(self, texts: Sequence[Any]) -> tuple[np.ndarray, list[bool]]:
+        """What becomes outputs, float32 (N, C), and which texts were cut."""
+        return self._logits_of(self._read(texts))
+
+    def _logits_of(self, texts: Sequence[Text]) -> tuple[np.ndarray, list[bool]]:
         ids: list[np.ndarray] = []
         types: list[np.ndarray] = []
         truncated: list[bool] = []
@@ -167,7 +176,7 @@ class Predictor:
             if self._has_types:
                 types += [np.array(each.type_ids, np.int32) for each in encodings]
             truncated += [bool(each.overflowing) for each in encodings]
-        return self._outputs(ids, types), truncated
+        return self._logits(ids, types), truncated
 
     def explain(self, text: Any) -> list[Word]:
         """Which words pushed the text towards its label: each in turn is left out, and the label asked again.
@@ -194,7 +203,7 @@ class Predictor:
             for (number, start, end), weight in zip(words, weights, strict=True)
         ]
 
-    def _outputs(self, ids: list[np.ndarray], types: list[np.ndarray]) -> np.ndarray:
+    def _logits(self, ids: list[np.ndarray], types: list[np.ndarray]) -> np.ndarray:
         logits = np.empty((len(ids), len(self.labels)), np.float32)
         order = np.argsort([-len(each) for each in ids], kind="stable")
         batches, start = [], 0
@@ -226,7 +235,7 @@ class Predictor:
                 run(rows)
         if not np.isfinite(logits).all():
             raise UserError(f"{self.folder / self.file} gives logits that are not finite. Export it again.")
-        return self.task.outputs(logits)
+        return logits
 
 
 def outputs_of(folder: Path, file: str) -> Callable[[Sequence[Text]], np.ndarray]:
@@ -250,7 +259,7 @@ def _check_ends(session: Any, classes: int, has_types: bool) -> None:
         raise UserError(f"the graph has the outputs {found}; expected the logits of {classes} classes")
 
 
-def _give_back_memory() -> None:
+def give_back_memory() -> None:
     """Returns to the system what reading the model took for a moment, where the C library can."""
     with contextlib.suppress(OSError, AttributeError):  # glibc only
         ctypes.CDLL("libc.so.6").malloc_trim(0)
