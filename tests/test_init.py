@@ -75,10 +75,15 @@ def test_whatever_data_is_called_comes_back_letter_for_letter(run: Run) -> None:
 def test_bad_input_is_refused_and_nothing_written(refused: Callable[..., str]) -> None:
     assert "none.csv" in refused("init", "none.csv")
     file = write_csv(Path("table.csv"), rows())
-    assert "--text_column is nope" in refused("init", file, "--data.text_column=nope")
-    assert "--label_column is nope" in refused("init", file, "--data.label_column=nope")
+    label = "--data.label_column=mood"
+    assert "no column 'nope'" in refused("init", file, "--data.text_column=nope", label)
+    assert "no column 'nope'" in refused(
+        "init", file, "--data.text_column=review", "--data.label_column=nope"
+    )
+    assert "data.text_form is heap" in refused("init", file, "--data.text_form=heap")
+    assert "the task is 'heap'" in refused("init", file, "--data.task=heap")
     two = write_csv(Path("two.csv"), [{**row, "shop": "ab"[n % 2]} for n, row in enumerate(rows())])
-    assert "'mood', 'shop'" in refused("init", two)
+    assert "--data.label_column mood or --data.label_column shop" in refused("init", two)
     Path("fit.yaml").write_text("mine: true\n")
     assert "--output" in refused("init", file)
     assert Path("fit.yaml").read_text() == "mine: true\n"
@@ -89,7 +94,9 @@ def test_bad_input_is_refused_and_nothing_written(refused: Callable[..., str]) -
     Path("folder").mkdir()
     shutil.copy(file, "folder/holiday.csv")
     assert "holiday" in refused("init", "folder", "--output=other.yaml")
-    assert "cannot write" in refused("init", file, "--data.label_column=mood", "--output=no/such/fit.yaml")
+    assert "cannot write" in refused(
+        "init", file, "--data.text_column=review", label, "--output=no/such/fit.yaml"
+    )
 
 
 def with_labels(labels: list[object], **more: list[str]) -> list[dict[str, object]]:

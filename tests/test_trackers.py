@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run
+from conftest import Run, texts_of, write_csv
 
 from lit_bert.train.dashboard import Dashboard
 from lit_bert.train.record import EpochRecord, ErrorReporter
@@ -63,6 +63,41 @@ def test_mlflow_has_scores_settings_pictures_and_the_card(run: Run, quick: list[
     again = run("fit", "--config", RUN / "config.yaml", "--ckpt_path=last", "--trainer.max_epochs=3")
     assert again.code == 0, again.err
     assert len(client.search_runs([experiment.experiment_id])) == 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "pictures", "score", "said"),
+    [
+        (lambda n: {"joy": n % 2, "fear": int(n % 3 == 0)}, "val/precision_recall/", "val/f1", "macro F1"),
+        (lambda n: {"label": n / 8}, "val/predicted_by_label", "val/r2", "gives a text a number"),
+    ],
+    ids=["multi_label", "regression"],
+)
+def test_mlflow_has_scores_and_pictures_of_other_kinds_of_tasks(
+    run: Run,
+    quick: list[str],
+    labels: Callable[[int], dict[str, object]],
+    pictures: str,
+    score: str,
+    said: str,
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    texts = texts_of("joy", 60)
+    write_csv(Path("table.csv"), [{"text": text, **labels(n)} for n, text in enumerate(texts)])
+    flags = ["--data.dataset=table.csv", "--data.stand_in=null", "--trainer.max_epochs=1"]
+    outcome = run("fit", *quick, *flags, "--tracker=mlflow")
+    assert outcome.code == 0, outcome.err
+    assert "not" not in outcome.err.partition("MLflow")[2]  # nothing could not be kept
+    client = mlflow.MlflowClient(f"sqlite:///{Path('checkpoints').resolve() / 'mlflow.db'}")
+    (experiment,) = [each for each in client.search_experiments() if each.name == "lit_bert"]
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert {score, score.replace("val/", "val_best/")} <= found.data.metrics.keys()
+    kept = [each.path for each in client.list_artifacts(found.info.run_id, "val")]
+    kept += [each.path for each in client.list_artifacts(found.info.run_id, "val/precision_recall")]
+    assert any(each.startswith(pictures) for each in kept), kept
+    assert not any("confusion" in each for each in kept)
+    card = client.download_artifacts(found.info.run_id, "README.md")
+    assert said in Path(card).read_text(encoding="utf-8")
 
 
 def test_runs_of_several_seeds_are_in_one_store(
