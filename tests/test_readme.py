@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import CLASSES, Run, texts_of, write_csv
 
-from lit_bert.__main__ import VERBS
+from lit_bert.verbs.table import VERBS
 
 ROOT = str(Path(__file__).parent.parent)
 README = Path(ROOT, "README.md").read_text(encoding="utf-8")
@@ -108,7 +108,7 @@ def test_python() -> None:
 
 
 def test_from_checkpoint_to_product(able: Path, run: Run, capfd: pytest.CaptureFixture[str]) -> None:
-    plain, named, push, serve = commands_in("From checkpoint to product")
+    plain, named, push, serve, several = commands_in("From checkpoint to product")
     assert push[:2] == ["export", "--push"]  # tried in test_push
     shutil.copytree(able, "checkpoints/version_0")
     for arguments in (plain, named):
@@ -120,23 +120,28 @@ def test_from_checkpoint_to_product(able: Path, run: Run, capfd: pytest.CaptureF
     assert code
     exec(code[1], {"texts": ["happy sun", "sad rain"]})
     assert len(capfd.readouterr().out.splitlines()) == 2
-    command = [sys.executable, "-m", "lit_bert", *(each.replace("8000", "0") for each in serve)]
-    server = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ROOT}
-    )
-    try:
-        assert server.stdout
-        address = re.search(r"http://[\d.:]+", server.stdout.readline())
-        assert address
-        for body in re.findall(r"--json '(.*?)'", section):
-            request = urllib.request.Request(
-                f"{address[0]}/predict", body.encode(), {"Content-Type": "application/json"}
-            )
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                assert '"label"' in answer.read().decode()
-    finally:
-        server.terminate()
-        assert server.wait(30) == 0
+    shutil.copytree("my-classifier", "other-classifier")
+    requests = re.findall(r"curl http://127.0.0.1:8000(\S+) --json '(.*?)'", section)
+    assert len(requests) == 3
+    for arguments in ([*serve[:-1], "0"], [*several, "--port=0"]):
+        command = [sys.executable, "-m", "lit_bert", *arguments]
+        server = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ROOT}
+        )
+        try:
+            assert server.stdout
+            address = re.search(r"http://[\d.:]+", server.stdout.readline())
+            assert address
+            for path, body in requests:
+                if path.startswith("/models/") is (arguments[0:2] == several[0:2]):
+                    request = urllib.request.Request(
+                        f"{address[0]}{path}", body.encode(), {"Content-Type": "application/json"}
+                    )
+                    with urllib.request.urlopen(request, timeout=30) as answer:
+                        assert '"label"' in answer.read().decode()
+        finally:
+            server.terminate()
+            assert server.wait(30) == 0
 
 
 def test_layout_names_every_room() -> None:

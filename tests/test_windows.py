@@ -489,6 +489,7 @@ def test_the_rest_of_an_epoch_has_the_windows_that_the_whole_would_have_had(
 
 def test_the_server_answers_for_the_whole_of_a_text(shipped: Path) -> None:
     from lit_bert import Predictor
+    from lit_bert.product.predictor import label_cost
 
     text = long_text("joy", 100, 9)
     with servers() as start:
@@ -499,8 +500,8 @@ def test_the_server_answers_for_the_whole_of_a_text(shipped: Path) -> None:
     assert {**answer, "words": []} == {**predictor([text])[0]._asdict(), "words": []}
     assert [word["start"] for word in answer["words"]] == [word.start for word in predictor.explain(text)]
     windows = -(-100 // (8 - OVERLAP))
-    assert predictor.cost([text]) <= windows < predictor.cost([text], explain=True)
-    assert predictor.cost(["happy"] * 3) == 3
+    assert label_cost(predictor, [text]) <= windows < label_cost(predictor, [text], explain=True)
+    assert label_cost(predictor, ["happy"] * 3) == 3
 
 
 def test_an_exported_folder_gives_its_weights_to_another_fit(

@@ -82,7 +82,8 @@ class EmotionDataModule(LightningDataModule):
         group_column: column with the group of each row, such as its author: rows of one group are all in
             training or all in validation, where validation rows are split off, and in one fold.
         format: what files are, whatever their names end in: `csv`, `tsv`, `jsonl`, `json` (one array),
-            `lines` (a text each), `fasttext`, `parquet`, `arrow` (Feather, too) or `sheet` (Excel, OpenDocument).
+            `lines` (a text each), `fasttext`, `parquet`, `arrow` (Feather, too) or `sheet` (Excel,
+            OpenDocument).
         delimiter: what stands between the cells of CSV and TSV files: a character, or `comma`, `semicolon`,
             `tab` or `pipe`; null finds out, and asks where the lines do not decide.
         encoding: of text files, by a name that Python knows; null takes UTF-8 and UTF-16, finds cp1252 where

@@ -181,8 +181,23 @@ class MainScore(BaseModel):
     title: str = Field(description="for people")
 
 
+class ClassifierType(BaseModel):
+    """The classes, by their numbers and names, as text-embeddings-inference says them."""
+
+    id2label: dict[str, str]
+    label2id: dict[str, int]
+
+
+class ModelType(BaseModel):
+    """What kind of model is served."""
+
+    classifier: ClassifierType
+
+
 class Info(BaseModel):
-    """What is served."""
+    """What is served. From model_id on, the keys are those of text-embeddings-inference, as is version."""
+
+    model_config = ConfigDict(protected_namespaces=())
 
     name: str = Field(description="of the run, or of the exported folder")
     task: str = Field(description="its kind: single, multi_label, ordinal or regression")
@@ -201,6 +216,33 @@ class Info(BaseModel):
     scores: dict[str, Any] = Field(description="as lit_bert.json has them, by the name of the split")
     limits: dict[str, float] = Field(description="of a request, and of the queue in texts")
     version: str = Field(description="of lit_bert")
+    model_id: str = Field(description="the name again")
+    model_sha: None = Field(description="of a repository on the Hub; sha256 has those of the files")
+    model_dtype: str = Field(description="of the weights in the file, float32 or int8")
+    model_type: ModelType
+    max_concurrent_requests: int = Field(description="texts that may wait, of all requests together")
+    max_input_length: int = Field(description="max_length again")
+    max_batch_tokens: int = Field(description="computed at a time, padding included")
+    max_batch_requests: int = Field(description="texts computed at a time")
+    max_client_batch_size: int = Field(description="texts in one request")
+    auto_truncate: bool = Field(description="whether long texts are cut where a request says nothing of it")
+    tokenization_workers: int = Field(description="threads that tokenize and compute")
+
+
+class ListedModel(BaseModel):
+    """One of the models of a server."""
+
+    name: str = Field(description="in its paths, where several are served")
+    labels: list[str] = Field(description="the classes, in the order of the model")
+    file: str = Field(description="that is run")
+    bytes: int = Field(description="of memory while it is loaded, as measured at the start")
+    loaded: bool = Field(description="whether it is in memory now")
+
+
+class ModelList(BaseModel):
+    """The models of a server."""
+
+    models: list[ListedModel]
 
 
 class Health(BaseModel):
@@ -225,13 +267,12 @@ class Error(BaseModel):
 # --- from bytes to a query
 
 
-def parse(content: bytes, limits: Limits, form: TextForm = SINGLE) -> Query:
-    """The query that a body holds.
+def parse(request: Any, limits: Limits, form: TextForm = SINGLE) -> Query:
+    """The query that the JSON of a body holds.
 
     Raises:
-        ApiError: 400 where the body is no JSON in UTF-8, 422 where it is another JSON than `request_model`'s.
+        ApiError: 422 where it is another JSON than `request_model`'s.
     """
-    request = _decode(content)
     model = request_model(limits.texts, limits.characters, form)
     if isinstance(request, dict):
         # Here, as pydantic would collect an error for each: a body of 1 MB can hold 100,000 unknown fields.
@@ -251,7 +292,31 @@ def parse(content: bytes, limits: Limits, form: TextForm = SINGLE) -> Query:
     return Query(texts, several, valid.explain)
 
 
-def _decode(content: bytes) -> Any:
+def check_texts(texts: list[Any], limits: Limits, place: str, form: TextForm) -> None:
+    """Checks texts as `parse` does.
+
+    Args:
+        texts: to check.
+        limits: of a request.
+        place: the field that they came in, for messages; {} in it stands for the number of the text.
+        form: of a text.
+
+    Raises:
+        ApiError: 422.
+    """
+    model = request_model(limits.texts, limits.characters, form)
+    try:
+        model.model_validate({"text": texts})
+    except ValidationError as error:
+        raise _refusal(error.errors(include_url=False)[0], form, place) from None
+
+
+def decode(content: bytes) -> Any:
+    """The JSON that a body holds.
+
+    Raises:
+        ApiError: 400 where it is no JSON in UTF-8, 422 where a field comes twice.
+    """
     try:
         return _DECODER.decode(content.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -308,13 +373,23 @@ def _kind_of(value: Any) -> str:
     return _KINDS.get(type(value), "null")
 
 
-def _refusal(error: ErrorDetails, form: TextForm) -> ApiError:
-    """The 422 of an error that `request_model` found."""
+def _refusal(error: ErrorDetails, form: TextForm, texts: str = "text[{}]") -> ApiError:
+    """The 422 of an error that `request_model` found.
+
+    Args:
+        error: of pydantic.
+        form: of a text.
+        texts: the place of a text of several, with {} for its number.
+    """
     place, value = error["loc"], error["input"]
     # Places are (), (field,), ("text", "one" or "several"), and on: an index, one in a pair or a column.
     alone = place == ("text", "one")
-    within = (f"[{each}]" if isinstance(each, int) else f".{ascii(each)[1:-1][:100]}" for each in place[2:])
-    name = "".join([str(place[0]), *within]) if place else "the body"
+    head, rest = str(place[0]) if place else "the body", place[2:]
+    if place[1:2] == ("several",) and rest:
+        head, rest = texts.format(rest[0]), rest[1:]
+    name = head + "".join(
+        f"[{each}]" if isinstance(each, int) else f".{ascii(each)[1:-1][:100]}" for each in rest
+    )
     one = {
         "single": "a string",
         "pair": "a list of two strings",

@@ -9,12 +9,13 @@ import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_bert import UserError
-from lit_bert.cli.lightning import NO_FILES, CommandLine, VerbParser, command_with_checkpoint
+from lit_bert.cli.lightning import NO_FILES, CommandLine, VerbParser, command_with_checkpoint, unparsed
 from lit_bert.cli.start import prepare_process
 from lit_bert.data.cells import (
     BadRow,
@@ -262,3 +263,6 @@ class RowsWithText:
             self.bad_rows += 1
             self.kept.add_unanswered(numbered)
             log.info(f"{name}, {numbered.place}: {problem}; its answer is empty")
+
+
+PARSERS = {"predict": partial(unparsed, PREDICT)}
