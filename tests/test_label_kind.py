@@ -238,7 +238,7 @@ def test_a_label_of_another_data_set_is_refused(weights):
     known = data.label_names
     rows = with_labels([["a", "c"], ["b"]] * 30)
     other = module_of(rows, weights, label_names=known, task="multi_label")
-    with pytest.raises(UserError, match="row 1 .* has the label 'c', none of the 2 known ones: a, b"):
+    with pytest.raises(UserError, match=r"row 1 .* has the label 'c', none of the 2 known ones: a, b"):
         other.prepare_data()
 
 

@@ -194,9 +194,8 @@ class TokenizedCorpus:
                 where = f"split {split} of {self.corpus.source.name}"
                 return find_columns(self._readers()[split](), *named, where)
 
-            if (
-                corpus.source.kind == "hub" and corpus.source.revision
-            ):  # which may be known by the cache alone
+            # A pinned data set may be known by the cache alone.
+            if corpus.source.kind == "hub" and corpus.source.revision:
                 note = self._columns_note(corpus.fingerprint(split))
                 found = Columns.from_json(cached_json(note, lambda: find()._asdict()))
             else:

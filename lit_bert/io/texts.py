@@ -145,9 +145,8 @@ class TextForm:
     def described(self) -> str:
         """The texts, in words."""
         names = ", ".join(f"'{escape.line(column, 60)}'" for column in self.columns)
-        return {"single": "texts of the column", "pair": "pairs of", "joined": "the joined columns"}[
-            self.kind
-        ] + (f" {names}")
+        what = {"single": "texts of the column", "pair": "pairs of", "joined": "the joined columns"}
+        return f"{what[self.kind]} {names}"
 
     def encode(self, tokenizer: Tokenizer, texts: Sequence[Text], offsets: bool = False) -> list[Any]:
         """The encodings of texts, cut at the tokenizer's `max_length`; see `tokenizers.encode`."""

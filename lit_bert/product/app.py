@@ -84,7 +84,8 @@ def create_app(
         return [encode(answer) for answer in predictor(texts)]
 
     def explain(text: Any) -> bytes:
-        return encode(predictor([text])[0], predictor.explain(text), predictor.form)
+        answer = predictor([text])[0]
+        return encode(answer, predictor.explain(text), predictor.form, predictor.task.explained(answer))
 
     warm_up = predictor.form.example("warm up")
     queue = BatchQueue(predict, explain, limits.queue, threads, metrics.batch.observe, on_death, warm_up)
@@ -109,10 +110,16 @@ def create_app(
     return app
 
 
-def encode(answer: Any, words: list[Word] | None = None, form: TextForm = SINGLE) -> bytes:
+def encode(
+    answer: Any,
+    words: list[Word] | None = None,
+    form: TextForm = SINGLE,
+    explained: dict[str, Any] | None = None,
+) -> bytes:
     """An answer of the task as JSON, as `openapi.prediction_schema` describes it."""
     fields: dict[str, Any] = answer._asdict()
     if words is not None:
+        fields |= explained or {}
         fields["words"] = [word._asdict() for word in words]
         if form.kind == "single":
             for word in fields["words"]:
@@ -140,7 +147,10 @@ class Routes:
         # Of the keys of messages.Info.
         self.info_fields = {
             "name": served.name,
+            "task": predictor.task.kind,
+            "label_form": predictor.task.label_form,
             "labels": predictor.labels,
+            "main_score": {"name": predictor.task.main, "title": predictor.task.main_title},
             "text": {"form": predictor.form.kind, "columns": list(predictor.form.columns)},
             "max_length": predictor.max_length,
             "file": predictor.file,

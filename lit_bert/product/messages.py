@@ -147,11 +147,14 @@ def request_model(texts: int, characters: int, form: TextForm = SINGLE) -> type[
 
 
 class Word(BaseModel):
-    """Where a word is in the text, and by how many nats it raises the log-odds of the label."""
+    """Where a word is in the text, and by how many nats it raises the log-odds of the label.
+
+    Where the answer is a value, by how much it raises that.
+    """
 
     start: int = Field(description="of its first character, in Unicode code points")
     end: int = Field(description="after its last character")
-    weight: float = Field(description="negative where the word speaks against the label")
+    weight: float = Field(description="negative where the word speaks against the label, or lowers the value")
     part: int = Field(default=0, description="the string of a pair, or the column, from 0; not of one string")
 
 
@@ -171,11 +174,23 @@ class TextInfo(BaseModel):
     columns: list[str] = Field(description="of the training data, in order")
 
 
+class MainScore(BaseModel):
+    """The score that chooses between models."""
+
+    name: str = Field(description="its key in scores")
+    title: str = Field(description="for people")
+
+
 class Info(BaseModel):
     """What is served."""
 
     name: str = Field(description="of the run, or of the exported folder")
-    labels: list[str] = Field(description="the classes, in the order of the model")
+    task: str = Field(description="its kind: single, multi_label, ordinal or regression")
+    label_form: str = Field(
+        description="what an answer holds: class, a label; classes, labels; number, a value"
+    )
+    labels: list[str] = Field(description="the classes, in the order of the model; of a number its name")
+    main_score: MainScore
     text: TextInfo = Field(description="what a text is given as")
     max_length: int = Field(description="tokens that the model reads of a text, special ones included")
     file: str = Field(description="that is run")

@@ -84,9 +84,11 @@ def operations(task: Task, limits: Limits, form: TextForm = SINGLE) -> list[Oper
 def _predict(task: Task, limits: Limits, form: TextForm) -> Operation:
     count = len(task.class_names)
     probs = np.array([0.9, *[round(0.1 / max(1, count - 1), 4)] * (count - 1)])
-    prediction = task.answer(probs, truncated=False)._asdict()
+    answer = task.answer(probs, truncated=False)
+    prediction = answer._asdict()
     part = {} if form.kind == "single" else {"part": 0}
-    explained = {**prediction, "words": [{"start": 7, "end": 10, "weight": 0.42, **part}]}
+    word = {"start": 7, "end": 10, "weight": 0.42, **part}
+    explained = {**prediction, **task.explained(answer), "words": [word]}
     text, other = form.example("what a day"), form.example("oh no")
     several = {"predictions": [prediction, prediction]}
     body = _json(
@@ -124,13 +126,13 @@ class _Plain(GenerateJsonSchema):
 
 
 def prediction_schema(task: Task, remarks: dict[str, Any]) -> dict[str, Any]:
-    """The schema of the answer to a text: the fields of the task, then those of messages.Remarks."""
+    """The schema of the answer to a text: the fields of its task, then those of messages.Remarks."""
     fields = task.answer_schema()
     return {
         **remarks,
         "title": "Prediction",
         "description": "What the model says of a text.",
-        "properties": {**fields, **remarks["properties"]},
+        "properties": {**fields, **remarks["properties"], **task.explained_schema()},
         "required": [*fields, *remarks["required"]],
     }
 
