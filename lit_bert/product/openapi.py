@@ -17,10 +17,10 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from lit_bert import __version__
 from lit_bert.io.escape import JOINERS
 from lit_bert.io.texts import SINGLE, TextForm
+from lit_bert.product import tei
 from lit_bert.product.access import needs_token
 from lit_bert.product.errors import STATUSES
 from lit_bert.product.messages import Error, Health, Info, Limits, ModelList, Remarks, request_model
-from lit_bert.product.tei import ERROR_TYPES, FUNCTIONS
 from lit_bert.task.base import Task
 
 _ANY_PATH = (400, 403, 421, 431)  # errors that may come from each path
@@ -180,48 +180,6 @@ def _predict_tei(task: Task, limits: Limits, form: TextForm) -> Operation:
     )
 
 
-def _tei_schemas(form: TextForm) -> dict[str, Any]:
-    """The schemas of `product/tei.py`."""
-    flag = {"type": ["boolean", "null"]}
-    one = {"type": "string"}
-    size = 2 if form.kind == "pair" else 1
-    item = {"type": "array", "items": one, "minItems": size, "maxItems": size}
-    inputs = [item, {"type": "array", "items": item, "minItems": 1}]
-    score = {
-        "type": "object",
-        "properties": {"label": one, "score": {"type": "number"}},
-        "required": ["label", "score"],
-    }
-    return {
-        "TeiRequest": {
-            "type": "object",
-            "properties": {
-                "inputs": {"oneOf": inputs if form.kind == "pair" else [one, *inputs]},
-                "raw_scores": flag,
-                "truncate": flag,
-                "truncation_direction": one,
-                "parameters": {
-                    "type": "object",
-                    "properties": {
-                        "function_to_apply": {"enum": [*FUNCTIONS, None]},
-                        "top_k": {"type": ["integer", "null"], "minimum": 1},
-                    },
-                    "additionalProperties": False,
-                },
-            },
-            "required": ["inputs"],
-            "additionalProperties": False,
-        },
-        "TeiScores": {"type": "array", "items": score},
-        "TeiBatch": {"type": "array", "items": {"type": "array", "items": score}},
-        "TeiError": {
-            "type": "object",
-            "properties": {"error": one, "error_type": {"enum": list(ERROR_TYPES)}},
-            "required": ["error", "error_type"],
-        },
-    }
-
-
 def _json(*models: str, **examples: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Content that is one of some models, with examples by their names."""
     references = [{"$ref": _REFERENCE.format(model=model)} for model in models]
@@ -272,7 +230,7 @@ def document(
         "required": ["predictions"],
     }
     if form.kind != "joined":
-        schemas |= _tei_schemas(form)
+        schemas |= tei.schemas(form)
     described = _model_operations(task, limits, form) + ([] if prefix else _server_operations())
     whole = _whole("A text classifier.", described, schemas, token)
     return {**whole, "servers": [{"url": prefix}]} if prefix else whole
@@ -335,11 +293,11 @@ def _whole(
 def _errors(operation: Operation) -> dict[str, Any]:
     said = "What came, what was expected and what to do."
     content = _json("Error", any={"error": {"code": "a_word", "message": said}})
-    tei = _json("TeiError", any={"error": said, "error_type": "Validation"})
+    of_tei = _json("TeiError", any={"error": said, "error_type": "Validation"})
     return {
         str(status): {
             "description": STATUSES[status],
-            "content": tei
+            "content": of_tei
             if operation.method == "POST"
             and operation.path == "/"
             and status in operation.errors

@@ -213,3 +213,45 @@ def encode(scores: np.ndarray, labels: list[str], top: int | None) -> bytes:
 def join(answers: list[bytes], query: Query) -> bytes:
     """The body of the response, of the answer to each text."""
     return b"[" + b", ".join(answers) + b"]" if query.batch or query.nested else answers[0]
+
+
+def schemas(form: TextForm) -> dict[str, Any]:
+    """The JSON schemas of requests and answers, by their names in the OpenAPI document."""
+    flag = {"type": ["boolean", "null"]}
+    one = {"type": "string"}
+    size = 2 if form.kind == "pair" else 1
+    item = {"type": "array", "items": one, "minItems": size, "maxItems": size}
+    inputs = [item, {"type": "array", "items": item, "minItems": 1}]
+    score = {
+        "type": "object",
+        "properties": {"label": one, "score": {"type": "number"}},
+        "required": ["label", "score"],
+    }
+    return {
+        "TeiRequest": {
+            "type": "object",
+            "properties": {
+                "inputs": {"oneOf": inputs if form.kind == "pair" else [one, *inputs]},
+                "raw_scores": flag,
+                "truncate": flag,
+                "truncation_direction": one,
+                "parameters": {
+                    "type": "object",
+                    "properties": {
+                        "function_to_apply": {"enum": [*FUNCTIONS, None]},
+                        "top_k": {"type": ["integer", "null"], "minimum": 1},
+                    },
+                    "additionalProperties": False,
+                },
+            },
+            "required": ["inputs"],
+            "additionalProperties": False,
+        },
+        "TeiScores": {"type": "array", "items": score},
+        "TeiBatch": {"type": "array", "items": {"type": "array", "items": score}},
+        "TeiError": {
+            "type": "object",
+            "properties": {"error": one, "error_type": {"enum": list(ERROR_TYPES)}},
+            "required": ["error", "error_type"],
+        },
+    }
