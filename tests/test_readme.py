@@ -81,6 +81,14 @@ def test_pairs_and_several_columns(tiny_bert: Path, run: Run) -> None:
     assert outcome.out.startswith('{"premise": "the cat sleeps", "hypothesis": "an animal rests", ')
 
 
+def test_long_texts(tiny_bert: Path, run: Run) -> None:
+    commands = commands_in("Long texts")
+    assert len(commands) == 2
+    for arguments in commands:
+        outcome = run(*fewer(arguments, tiny_bert), "--data.train_rows=64")
+        assert outcome.code == 0, (arguments, outcome.err)
+
+
 def test_confidence_intervals_and_calibration(tiny_bert: Path, run: Run) -> None:
     newest, two, seeds = commands_in("Confidence intervals and calibration")
     assert seeds == ["fit", "--seeds", "5"]  # tried in test_runs
