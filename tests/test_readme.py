@@ -68,6 +68,26 @@ def test_your_own_text(tiny_bert: Path, run: Run) -> None:
     )
 
 
+KINDS = {  # by the section of a kind of task: its file, column, labels and the columns of its answers
+    "Several labels a text": ("topics.csv", "label", ["a|b", "b", ""], "predicted_labels,probability_a,"),
+    "Numbers": ("prices.csv", "price", [1.5, 20.0, 3.25], "predicted_value,low,high"),
+    "Ordered classes": ("ratings.csv", "stars", [1, 2, 3], ""),
+}
+
+
+@pytest.mark.parametrize("section", KINDS)
+def test_a_kind_of_task(section: str, tiny_bert: Path, run: Run) -> None:
+    file, column, labels, added = KINDS[section]
+    texts = [text for label in CLASSES for text in texts_of(label, 12)]
+    rows = [{"text": text, column: labels[n % 3]} for n, text in enumerate(texts)]
+    write_csv(Path(file), rows)
+    for arguments in commands_in(section):
+        outcome = run(*fewer(arguments, tiny_bert))
+        assert outcome.code == 0, (arguments, outcome.err)
+    if added:
+        assert f"text,{column},{added}" in Path("labelled.csv").read_text()
+
+
 def test_pairs_and_several_columns(tiny_bert: Path, run: Run) -> None:
     rows: list[dict[str, object]] = [
         {"premise": one, "hypothesis": other, "label": label}
