@@ -23,9 +23,8 @@ README = Path(ROOT, "README.md").read_text(encoding="utf-8")
 
 def commands_in(section: str) -> list[list[str]]:
     """The arguments of each `python -m lit_bert` in the shell blocks of a section, in order."""
-    block = "\n".join(
-        re.findall(r"```sh\n(.*?)```", README.split(f"## {section}\n")[1].split("\n## ")[0], re.DOTALL)
-    )
+    content = re.split(r"\n##+ ", README.split(f"## {section}\n")[1])[0]
+    block = "\n".join(re.findall(r"```sh\n(.*?)```", content, re.DOTALL))
     lines = block.replace("\\\n", " ").splitlines()
     found = [line.split("python -m lit_bert ", 1)[1] for line in lines if "python -m lit_bert " in line]
     return [shlex.split(command.split(">")[0], comments=True) for command in found]

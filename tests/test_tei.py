@@ -29,8 +29,6 @@ pytest.importorskip("uvicorn")
 from huggingface_hub import InferenceClient, constants
 from huggingface_hub.errors import HfHubHTTPError
 
-from lit_bert.product.errors import ApiError
-from lit_bert.product.messages import Limits
 from lit_bert.product.tei import FIELDS, TeiError, parse
 
 SCHEMA = json.loads(Path(__file__).with_name("tei_schema.json").read_text(encoding="utf-8"))
