@@ -1,8 +1,8 @@
 """Each kind of task beside TF-IDF with a linear model of scikit-learn: score and seconds.
 
-Texts are made of those of the packaged sample, each of which has one of six emotions: several labels are those
-of two or three texts joined; a number is the mean of what each emotion of three texts counts, with noise;
-ordered classes are its ranges; a pair has the same emotion or not.
+Texts are made of those of the packaged sample, each of which has one of six emotions: several labels are
+those of two or three texts joined; a number is the mean of what each emotion of three texts counts, with
+noise; ordered classes are its ranges; a pair has the same emotion or not.
 
     python -m benchmarks.kinds
 """
