@@ -34,8 +34,8 @@ def settings(tiny_bert: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def fitted(settings: dict[str, Any]) -> TextClassifier:
-    longer = {**QUICK, "early_stopping.patience": 20, "model.average_decay": 0}
-    return TextClassifier(**{**settings, "max_epochs": 20, "settings": longer}).fit(TEXTS, LABELS)
+    longer = {**QUICK, "early_stopping.patience": 30, "model.average_decay": 0}
+    return TextClassifier(**{**settings, "max_epochs": 30, "settings": longer}).fit(TEXTS, LABELS)
 
 
 def test_it_trains_what_the_verb_trains(run: Run, settings):
