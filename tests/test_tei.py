@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from serving import JSON, Answer, Running, Start, error_of, servers
 
@@ -26,6 +28,8 @@ from lit_bert.task.single import SingleLabel
 pytest.importorskip("uvicorn")
 from huggingface_hub import InferenceClient, constants
 from huggingface_hub.errors import HfHubHTTPError
+
+from lit_bert.product.tei import FIELDS, TeiError, parse
 
 SCHEMA = json.loads(Path(__file__).with_name("tei_schema.json").read_text(encoding="utf-8"))
 LONG = "happy " * 200  # the model reads 128 tokens
@@ -145,6 +149,34 @@ def test_bad_input_is_refused_in_their_form(
 ) -> None:
     for path in ("/predict", "/"):
         assert said in refusal(post(server, body, path), status, kind)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*FIELDS, "text"]) | st.text(max_size=3),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+            lambda inside: (
+                st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=3), inside, max_size=2)
+            ),
+            max_leaves=6,
+        ),
+        max_size=4,
+    ),
+    st.text(max_size=5) | st.lists(st.lists(st.text(max_size=5), max_size=3), max_size=3),
+)
+def test_any_json_is_a_query_or_refused(body: dict[str, Any], inputs: Any) -> None:
+    for request in (body, {**body, "inputs": inputs}):
+        if "inputs" not in request:
+            continue
+        try:
+            query = parse(request, Limits(1000, 3, 4, 1, 1), "right")
+        except ApiError as error:
+            check(json.loads(bytes(TeiError(error).response().body)), "ErrorResponse")
+        else:
+            assert query.texts
+            assert all(isinstance(text, str) and 0 < len(text) <= 4 for text in query.texts)
+            assert "text" not in request
 
 
 def test_the_root_takes_their_form_alone(server: Running) -> None:

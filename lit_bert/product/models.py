@@ -15,10 +15,11 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lit_bert import UserError
+from lit_bert import UserError, require_package
 from lit_bert.io import escape
 from lit_bert.product.folder import EXPORTED, facts, verify
 from lit_bert.product.predictor import Predictor, give_back_memory
@@ -82,6 +83,9 @@ class Models:
             UserError: it is damaged, cannot be used, or takes more memory than there may be.
         """
         sums = verify(folder)
+        require_package("onnxruntime", "serve")
+        for library in ("onnxruntime", "tokenizers"):  # whose memory is no model's
+            import_module(library)
         before = resident_bytes()
         predictor = Predictor(folder, file, threads=1)
         memory = max(resident_bytes() - before, (folder / predictor.file).stat().st_size)
