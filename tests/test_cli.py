@@ -458,7 +458,7 @@ BAD_DATA = {
         parquet_cut_in_half(),
         r"rows\.parquet is not a readable Par",
     ),
-    "an unknown kind": ("rows.json", b"[]", r"rows\.json ends in \.json; expected one of \.csv.*is \.jsonl"),
+    "an unknown kind": ("rows.pdf", b"[]", r"rows\.pdf ends in \.pdf; expected one of \.csv.*--data\.format"),
 }
 
 
@@ -1384,9 +1384,10 @@ def test_predict_refuses_what_it_cannot_read_or_write(refused, learned, monkeypa
 
 
 def test_a_failed_prediction_leaves_the_earlier_output_alone(refused, learned):
-    Path("in.csv").write_text("one,other\nhappy,sad\n")
+    Path("in.csv").write_text("one,other\nso happy today,5\n")
     Path("out.csv").write_text("precious\n")
-    refused("predict", f"--ckpt_path={learned.best}", "--input=in.csv", "--output=out.csv")
+    flags = [f"--ckpt_path={learned.best}", "--data.text_column=text"]
+    refused("predict", *flags, "--input=in.csv", "--output=out.csv")
     assert Path("out.csv").read_text() == "precious\n"
 
 
