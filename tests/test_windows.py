@@ -578,6 +578,7 @@ def test_each_kind_of_task_reads_windows_from_weighted_rows_to_the_server(
     from lit_bert.evaluate.attribution import Explainer, Question
     from lit_bert.evaluate.predictions import Predictions
 
+    Path("data").mkdir()
     for split, count in {"train": 12, "validation": 6}.items():
         rows: list[dict[str, object]] = [
             {"text": long_text(name, 5 + 9 * (n % 6), n), "label": LABELS[kind][name], "weight": n % 3 + 0.5}
@@ -587,7 +588,8 @@ def test_each_kind_of_task_reads_windows_from_weighted_rows_to_the_server(
         write_csv(Path("data") / f"{split}.csv", rows)
     flags = [each for each in flags if "dataset" not in each]
     flags += ["--data.dataset=data", "--data.weight_column=weight", f"--data.window_pooling={pooling}"]
-    flags += ["--data.train_windows=3"] + ["--data.label_separator=|"] * (kind == "multi_label")
+    flags += [f"--data.task={kind}", "--data.train_windows=3"]
+    flags += ["--data.label_separator=|"] * (kind == "multi_label")
     outcome = run("fit", *flags)
     assert outcome.code == 0, outcome.err
     assert "are read in windows of 10 tokens" in outcome.err
