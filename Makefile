@@ -10,7 +10,7 @@ fit: $(VENV)/.done          ## train configs/base.yaml, then score its best chec
 	$(BIN)/python -m lit_bert test
 
 test: check                 ## that, and the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/.done        ## lint, types, and which module may import which
 	$(BIN)/ruff check .

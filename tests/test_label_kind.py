@@ -261,9 +261,18 @@ def test_each_part_has_its_share_of_each_of_several_labels():
     folds = assign_parts(labels, np.full(5, 0.2), seed=1)
     assert np.ptp(np.bincount(folds)) <= 6
     for c in range(5):
-        assert np.ptp([labels[folds == fold, c].sum() for fold in range(5)]) <= 2
+        assert np.ptp([labels[folds == fold, c].sum() for fold in range(5)]) <= 4
     assert (assign_parts(labels, np.full(5, 0.2), seed=1) == folds).all()
     assert (assign_parts(labels, np.full(5, 0.2), seed=2) != folds).any()
+
+
+def test_a_few_rows_are_dealt_out_by_their_shares_too():
+    for labels in (np.arange(40, dtype=np.float32), np.eye(40, dtype=np.uint8), np.eye(10, dtype=np.uint8)[
+        np.arange(40) % 10
+    ]):  # fmt: skip
+        for seed in range(5):
+            parts = assign_parts(labels, np.array([0.9, 0.1]), seed=seed)
+            assert 3 <= (parts == 1).sum() <= 5, seed
 
 
 def test_numbers_are_dealt_out_by_their_size():
@@ -286,7 +295,7 @@ def test_no_group_is_split(kind):
     }[kind]
     parts = assign_parts(labels, np.array([0.75, 0.25]), seed=0, groups=groups)
     assert not set(groups[parts == 0]) & set(groups[parts == 1])
-    assert (parts == 1).mean() == pytest.approx(0.25, abs=0.03)
+    assert (parts == 1).mean() == pytest.approx(0.25, abs=0.04)
     if kind == "class":
         for label in range(3):
             assert (parts[labels == label] == 1).mean() == pytest.approx(0.25, abs=0.06)

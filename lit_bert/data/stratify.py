@@ -2,8 +2,9 @@
 
 One label a text and no groups: each class by itself (`split_off`, `assign_folds`). Else iterative
 stratification (Sechidis et al., 2011, https://doi.org/10.1007/978-3-642-23808-6_10): the label that fewest
-units are left of goes first, each unit to the part that wants most of that label. A number counts as the
-tenth of all rows that it is in.
+units are left of goes first, each unit to the part that wants most of that label. Where no part wants a whole
+row of it, the one that lacks most of its share of all rows gets it, so that rare labels alone do not leave a
+small part empty. A number counts as the tenth of all rows that it is in.
 """
 
 from __future__ import annotations
@@ -80,9 +81,9 @@ def assign_parts(
         units = waiting[counts[waiting, label] > 0]
         for unit in units[np.argsort(-counts[units, -1], kind="stable")]:  # the largest first
             want = wanted[:, label]
-            best = np.flatnonzero(want == want.max())
-            if len(best) > 1:
-                best = best[wanted[best, -1] == wanted[best, -1].max()]
+            if want.max() < 1:
+                want = wanted[:, -1] / shares
+            best = np.flatnonzero(want >= want.max() - 1e-9)
             part = int(generator.choice(best)) if len(best) > 1 else int(best[0])
             found[unit] = part
             wanted[part] -= counts[unit]
