@@ -147,7 +147,7 @@ class EmotionDataModule(LightningDataModule):
         label_column: str | None = None,
         label_names: list[str] | str | None = None,
         label_separator: str | None = None,
-        task: Literal["single", "multi_label", "ordinal", "regression"] | None = None,
+        task: str | None = None,
         weight_column: str | None = None,
         group_column: str | None = None,
         format: str | None = None,
