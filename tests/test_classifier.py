@@ -212,6 +212,26 @@ def test_what_is_wrong_is_said(settings, fitted):
         TextClassifier(**settings).predict(TEXTS)
 
 
+def test_the_predictor_takes_them_too(fitted, tmp_path):
+    from lit_bert import Predictor
+
+    predictor = Predictor(fitted.export(str(tmp_path / "exported")), file="model.onnx")
+    frame = pd.DataFrame({"id": range(4), "text": TEXTS[:4]})
+    wanted = [each.label for each in predictor(TEXTS[:4])]
+    for given in (frame, pa.Table.from_pandas(frame), Dataset.from_pandas(frame)):
+        found = predictor.label(given)
+        assert type(found) is type(given)
+        labels = (
+            found.column("predicted_label").to_pylist()
+            if hasattr(found, "to_pylist")
+            else found["predicted_label"]
+        )
+        assert list(labels) == wanted
+    assert [each["predicted_label"] for each in predictor.label(iter(TEXTS[:4]))] == wanted
+    with pytest.raises(TypeError, match="expected a list of strings"):
+        predictor.label(pd.DataFrame({"text": ["a", None]}))
+
+
 def test_frames_keep_what_is_missing():
     frame = pd.DataFrame({"text": ["a", None], "n": [1, float("nan")]})
     assert list(frame_of(frame).rows) == [{"text": "a", "n": 1.0}, {"text": None, "n": None}]

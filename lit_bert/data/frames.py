@@ -55,6 +55,23 @@ def frame_of(given: Any) -> Frame:
     return _of_iterable(given)
 
 
+def text_in(row: Row, kind: str, columns: Sequence[str]) -> Any:
+    """The text of a row as the predictor takes it: a string, two of them, or one by column.
+
+    Args:
+        kind: single, pair or joined.
+        columns: that a text has; of a single one, or a pair, that came without names, `text` and `text_pair`.
+    """
+    unnamed = (TEXT, PAIR)[: len(columns)]
+    names = unnamed if columns[0] not in row and unnamed[0] in row and kind != "joined" else columns
+    if kind == "single" and names[0] not in row and len(row) == 1:
+        names = list(row)
+    cells = [row.get(name) for name in names]
+    if kind == "single":
+        return cells[0]
+    return cells if kind == "pair" else dict(zip(columns, cells, strict=True))
+
+
 def _of_pandas(frame: Any) -> Frame:
     names = [str(each) for each in frame.columns]
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_bert import UserError, available_cores, require_package
+from lit_bert.data.frames import frame_of, text_in
 from lit_bert.data.padding import padded_inputs
 from lit_bert.data.windows import of_config, pooled
 from lit_bert.io import escape, onnx_files, tokenizers, untrusted
@@ -160,6 +161,25 @@ class Predictor:
         """
         outputs, truncated = self._label(self._read(texts))
         return [self.task.answer(row, cut) for row, cut in zip(outputs, truncated, strict=True)]
+
+    def label(self, given: Any) -> Any:
+        """Rows with their answers, in the columns that the verb `predict` adds.
+
+        Args:
+            given: a frame of pandas or polars, an Arrow table or a Dataset with the model's columns of text;
+                or an iterable of texts.
+
+        Returns:
+            An object of the kind that came in; of an iterable a list of records.
+
+        Raises:
+            TypeError: it is something else, or a row has no text.
+        """
+        frame = frame_of(given)
+        columns, names = self.form.columns, self.task.columns()
+        texts = [self.form.text_from(text_in(row, self.form.kind, columns)) for row in frame.rows]
+        cells = [self.task.cells(row) for row in self._label(texts)[0]]
+        return frame.with_columns({name: [row[at] for row in cells] for at, name in enumerate(names)})
 
     def probs(self, texts: Sequence[Any]) -> np.ndarray:
         """Class probabilities, float32 (N, C), of texts; where the task is a number, the values (N, 1)."""

@@ -1,0 +1,300 @@
+"""What the estimators for scikit-learn share: training, labelling, saving, by the functions of the verbs.
+
+The same code as `fit`, `predict` and `export`, with the same settings and the same weights at the end.
+
+    python -c "from lit_bert import TextRegressor; print(TextRegressor().fit(texts, numbers).predict(texts))"
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from lit_bert import UserError
+from lit_bert.cli.arguments import checked_configs
+from lit_bert.cli.lightning import command_with_checkpoint
+from lit_bert.data.cells import Numbered
+from lit_bert.data.frames import Frame, frame_of, text_in
+from lit_bert.data.writer import RowWriter
+from lit_bert.evaluate.output_collector import OutputCollector
+from lit_bert.io.texts import SINGLE, TextForm
+from lit_bert.sources.checkpoint import BEST, Checkpoint
+from lit_bert.sources.weights import MINILM
+from lit_bert.task.base import Task
+from lit_bert.train.fit import run_fit
+from lit_bert.verbs import export, fit, predict
+
+LABEL, WEIGHT, GROUP = "label", "lit_bert weight", "lit_bert group"  # columns of what is written for a fit
+FACTS = "classifier.json"  # beside a saved checkpoint
+log = logging.getLogger("lit_bert")
+
+
+class TextEstimator(BaseEstimator):
+    """What both estimators share; each says what labels are."""
+
+    def __init__(
+        self,
+        pretrained: str = MINILM,
+        max_epochs: int = 3,
+        batch_size: int = 32,
+        learning_rate: float | None = None,
+        max_length: int = 128,
+        random_state: int = 0,
+        run_dir: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.pretrained = pretrained
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.max_length = max_length
+        self.random_state = random_state
+        self.run_dir = run_dir
+        self.settings = settings
+        self.verbose = verbose
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        groups: Any = None,
+        validation: tuple[Any, Any] | None = None,
+    ) -> Self:
+        """Trains, and keeps the best epoch.
+
+        Args:
+            X: N texts: strings, pairs of strings or mappings from columns to strings, in a list or a
+                generator; or a frame of pandas or polars, an Arrow table or a Dataset.
+            y: their N labels.
+            sample_weight: (N,), 0 or more.
+            groups: (N,); rows of a group are all trained on or all validated on.
+            validation: texts and labels to validate on; None takes a tenth of the rows.
+
+        Raises:
+            ValueError: X and y differ in length, or a label is none.
+            UserError: a setting or the data is refused, as by `fit`.
+        """
+        frame = frame_of(X)
+        rows, labels = [dict(row) for row in frame.rows], self._labels(y)
+        if not rows:
+            raise ValueError("there are no texts; expected at least a few of each class")
+        self._place = tempfile.TemporaryDirectory(prefix="lit_bert-") if self.run_dir is None else None
+        root = Path(self._place.name if self._place else str(self.run_dir))
+        data = Path(tempfile.mkdtemp(prefix="data-", dir=_made(root)))
+        self._learn_classes(labels)
+        more = {WEIGHT: sample_weight, GROUP: groups}
+        columns = {name: list(values) for name, values in more.items() if values is not None}
+        self._write(data / "train.jsonl", rows, labels, columns)
+        if validation is not None:
+            others = [dict(row) for row in frame_of(validation[0]).rows]
+            self._write(data / "validation.jsonl", others, self._labels(validation[1]), {})
+        settings = {
+            "weights.pretrained": self.pretrained,
+            "data.dataset": str(data),
+            "data.label_column": LABEL,
+            "data.task": self._kind(labels),
+            "data.max_length": self.max_length,
+            "data.batch_size": self.batch_size,
+            "data.weight_column": WEIGHT if sample_weight is not None else None,
+            "data.group_column": GROUP if groups is not None else None,
+            "model.learning_rate": self.learning_rate,
+            "trainer.max_epochs": self.max_epochs,
+            "trainer.logger.init_args.save_dir": str(root),
+            "seed_everything": self.random_state,
+            **(self.settings or {}),
+        }
+        flags = [f"--{name}={_flag(value)}" for name, value in settings.items() if value is not None]
+        with self._quiet():
+            result = run_fit(fit.prepared(fit.parsed(checked_configs(flags)), None, []))
+        if result is None or result.checkpoint is None:
+            raise UserError("the fit kept no checkpoint: checkpoint.monitor is null. Leave it as it is.")
+        self._use(Path(result.checkpoint))
+        self.scores_ = dict(result.scores)
+        return self
+
+    def _use(self, checkpoint: Path) -> None:
+        self.checkpoint_ = checkpoint
+        self.task_: Task = Checkpoint.open(checkpoint).task
+        self._command: Any = None
+
+    def _outputs(self, X: Any) -> tuple[Frame, np.ndarray]:
+        """The rows of X and what the task says of them, float32 (N, C)."""
+        check_is_fitted(self, "checkpoint_")
+        frame = frame_of(X)
+        if self._command is None:
+            with self._quiet():
+                flags = [f"--ckpt_path={self.checkpoint_}"]
+                self._command, _ = command_with_checkpoint(predict.PREDICT, flags)
+                self._command.build([OutputCollector()])
+        command = self._command
+        (collector,) = (each for each in command.trainer.callbacks if isinstance(each, OutputCollector))
+        collector.start(len(self.task_.class_names))
+        form = command.datamodule.weights.text_form or SINGLE
+        command.datamodule.predict_from(_numbered(frame, form), form)
+        with self._quiet():
+            command.trainer.predict(command.model, datamodule=command.datamodule, return_predictions=False)
+        return frame, collector.outputs
+
+    def label(self, X: Any) -> Any:
+        """X with the columns that the verb `predict` adds, as the kind of object that came in."""
+        frame, outputs = self._outputs(X)
+        cells = [self.task_.cells(row) for row in outputs]
+        names = self.task_.columns()
+        added = {name: [row[place] for row in cells] for place, name in enumerate(names)}
+        return frame.with_columns(added)
+
+    def export(self, folder: str) -> str:
+        """Writes the folder that `export` writes: for transformers, ONNX, the server. Returns its path."""
+        check_is_fitted(self, "checkpoint_")
+        with self._quiet():
+            if export.export([f"--ckpt_path={self.checkpoint_}", f"--to={folder}"]):
+                raise UserError(f"{folder} was not written: its files are not the model that was trained.")
+        return folder
+
+    def save(self, folder: str) -> str:
+        """Writes the checkpoint, and what `load` needs beside it. Returns the folder's path."""
+        check_is_fitted(self, "checkpoint_")
+        place = _made(Path(folder))
+        shutil.copy(self.checkpoint_, place / BEST)
+        facts = {"estimator": type(self).__name__, "parameters": self.get_params(), "classes": self._known()}
+        (place / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        return folder
+
+    @classmethod
+    def load(cls, folder: str) -> Self:
+        """What `save` wrote.
+
+        Raises:
+            UserError: it is something else.
+        """
+        from lit_bert.io import untrusted
+
+        facts = untrusted.read_object(Path(folder) / FACTS)
+        parameters, classes = facts.get("parameters"), facts.get("classes")
+        known = set(cls._get_param_names())
+        if (
+            facts.get("estimator") != cls.__name__
+            or not isinstance(parameters, dict)
+            or set(parameters) - known
+        ):
+            raise UserError(f"{folder} holds no {cls.__name__} that `save` wrote.")
+        found = cls(**parameters)
+        found._restore_classes(classes)
+        found._place = None
+        found._use(Path(folder) / BEST)
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Holds the checkpoint itself, so that another process or machine can use it."""
+        state = super().__getstate__()
+        kept = {name: value for name, value in state.items() if name not in ("_place", "_command", "task_")}
+        if "checkpoint_" in state:
+            kept["checkpoint_"] = Path(state["checkpoint_"]).read_bytes()
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        content = state.pop("checkpoint_", None)
+        super().__setstate__(state)
+        if content is not None:
+            self._place = tempfile.TemporaryDirectory(prefix="lit_bert-")
+            file = Path(self._place.name) / BEST
+            file.write_bytes(content)
+            self._use(file)
+
+    @contextlib.contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Keeps what verbs say off the screen, unless it is asked for."""
+        level = log.level
+        said = contextlib.nullcontext() if self.verbose else contextlib.redirect_stdout(io.StringIO())
+        errors = contextlib.nullcontext() if self.verbose else contextlib.redirect_stderr(io.StringIO())
+        log.setLevel(logging.INFO if self.verbose else logging.ERROR)
+        try:
+            with said, errors:
+                yield
+        finally:
+            log.setLevel(level)
+
+    def _write(self, file: Path, rows: list[dict[str, Any]], labels: list[Any], more: dict[str, Any]) -> None:
+        sizes = {"y": len(labels), **{name: len(values) for name, values in more.items()}}
+        for name, size in sizes.items():
+            if size != len(rows):
+                raise ValueError(f"X has {len(rows)} texts, and {name} {size} values; expected one each")
+        clash = {LABEL, *more} & set(rows[0])
+        if clash:
+            rows = [{key: value for key, value in row.items() if key not in clash} for row in rows]
+        with RowWriter(file) as writer:
+            writer.write(
+                {
+                    **row,
+                    LABEL: labels[place],
+                    **{name: native(values[place]) for name, values in more.items()},
+                }
+                for place, row in enumerate(rows)
+            )
+
+    # --- what labels are ---
+
+    def _labels(self, y: Any) -> list[Any]:
+        raise NotImplementedError
+
+    def _kind(self, labels: list[Any]) -> str:
+        raise NotImplementedError
+
+    def _learn_classes(self, labels: list[Any]) -> None:
+        raise NotImplementedError
+
+    def _known(self) -> Any:
+        raise NotImplementedError
+
+    def _restore_classes(self, stored: Any) -> None:
+        raise NotImplementedError
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string, tags.input_tags.two_d_array = True, False
+        tags.target_tags.required = True
+        tags.non_deterministic = False
+        return tags
+
+
+def _numbered(frame: Frame, form: TextForm) -> Iterator[Numbered]:
+    """The rows of a frame as `predict` has them, each with a text.
+
+    Raises:
+        ValueError: a row has no text.
+    """
+    for number, row in enumerate(frame.rows, 1):
+        text = text_in(row, form.kind, form.columns)
+        cells = [text] if form.kind == "single" else list(text.values() if isinstance(text, dict) else text)
+        is_text = [isinstance(cell, str) and bool(cell.strip()) for cell in cells]
+        if not (any(is_text) if form.kind == "joined" else all(is_text)):
+            names = ", ".join(form.columns)
+            raise ValueError(f"item {number} of X has no text ({names}); expected a string")
+        yield Numbered(number, 0, dict(zip(form.columns, cells, strict=True)))
+
+
+def native(value: Any) -> Any:
+    """A value of numpy as Python has it."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _flag(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
