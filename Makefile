@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: fit test check fuzz cases bench clean
+.PHONY: fit test check fuzz cases bench image clean
 
 fit: $(VENV)/.done          ## train configs/base.yaml, then score its best checkpoint on the test split
 	$(BIN)/python -m lit_bert fit --config configs/base.yaml
@@ -27,13 +27,16 @@ cases: $(VENV)/.done        ## inputs that once went wrong, from a folder: make 
 bench: $(VENV)/.bench       ## lit_bert beside what a user would pick instead; takes hours
 	$(BIN)/python -m benchmarks
 
+image: $(VENV)/.done        ## the steps of docker/serve.Dockerfile without Docker: make image FOLDER=my-classifier
+	$(BIN)/python docker/try_image.py $(or $(FOLDER),my-classifier)
+
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[offline,report,export,files,serve,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[offline,report,export,files,serve,trackers,dev]'
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.done
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[offline,report,export,files,serve,dev,bench]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[offline,report,export,files,serve,trackers,dev,bench]'
 	touch $@
 
 clean:                      ## remove the virtual environment and the tools' caches; runs are kept

@@ -10,6 +10,7 @@ import sys
 
 from benchmarks import (
     encoders,
+    kinds,
     load,
     long_texts,
     partial,
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         recipe,
         encoders,
         partial,
+        kinds,
         long_texts,
     )
     return max(part.main(flags) for part in parts)

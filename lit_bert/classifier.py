@@ -314,7 +314,8 @@ class TextClassifier(ClassifierMixin, _TextEstimator):
 
     def predict(self, X: Any) -> Any:
         """Labels of texts: an array (N,); of several labels a text lists, or an array (N, C) as it came."""
-        preds = self.task_.predictions(self._outputs(X)[1])
+        outputs = self._outputs(X)[1]
+        preds = self.task_.predictions(outputs)
         if self.task_.label_form == "class":
             return self.classes_[preds]
         if self._is_indicator:

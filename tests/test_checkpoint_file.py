@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import stable_id
 from formats import content_of, forge, read_file, write_file
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,7 +97,7 @@ def test_what_is_no_plain_value_is_not_encoded(value):
         *({"$code": "os.system"}, {"$reduce": ["os.system", ["touch pwned"]]}),
         *([{"$tensor": "callbacks.0"}, {"$tensor": "callbacks.0"}], {"$tensor": "state_dict.first"}),
     ],
-    ids=str,
+    ids=stable_id,
 )
 def test_progress_in_another_form_is_refused(value):
     values, tensors = read_file(save("a.ckpt"))
@@ -319,7 +320,7 @@ def test_a_file_that_is_read_back_is_no_memory_of_the_process_until_it_is_used()
         *(torch.tensor(0), torch.tensor(-1), torch.zeros(1), torch.zeros(0), torch.zeros(3, 3)),
         *(torch.tensor(float("nan")), torch.tensor(True)),
     ],
-    ids=repr,
+    ids=stable_id,
 )
 def test_another_checksum_is_damage(checksum):
     values, tensors = read_file(save("a.ckpt"))

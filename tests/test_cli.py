@@ -30,7 +30,7 @@ from formats import content_of, write_content
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from verbs import PARSERS, RESUMING, USING, arguments_of
 
-from lit_bert.__main__ import VERBS, Verb, main
+from lit_bert.__main__ import main
 from lit_bert.cli.lightning import native_precision
 from lit_bert.data.module import EmotionDataModule
 from lit_bert.evaluate.prediction_collector import PredictionCollector
@@ -41,6 +41,7 @@ from lit_bert.task.scaling import temperature
 from lit_bert.train.choose import calibrate
 from lit_bert.train.fit import run_fit
 from lit_bert.verbs.fit import parsed, prepared
+from lit_bert.verbs.table import VERBS, Verb
 
 torch.set_num_threads(1)  # threads that share busy cores wait for each other: a fit takes 30 s, not 1
 
@@ -252,7 +253,7 @@ def test_a_new_verb_is_a_file_and_a_line_of_the_table(run, refused, printed, lea
     outcome = run("count", "--times=3", "--ckpt_path=last")
     assert (outcome.code, outcome.out) == (7, f"{3 * counted} last.ckpt\n")
     assert module.count([]) == 7
-    assert "  count     count the parameters" in run("--help").out
+    assert "  count      count the parameters" in run("--help").out
     assert "--times TIMES" in printed("count", "--help")
     assert "--times is 0; expected at least 1." in refused("count", "--times=0")
     assert "`python -m lit_bert count --help` lists" in refused("count", "--tims=0")
@@ -457,7 +458,7 @@ BAD_DATA = {
         parquet_cut_in_half(),
         r"rows\.parquet is not a readable Par",
     ),
-    "an unknown kind": ("rows.json", b"[]", r"rows\.json ends in \.json; expected one of \.csv.*is \.jsonl"),
+    "an unknown kind": ("rows.pdf", b"[]", r"rows\.pdf ends in \.pdf; expected one of \.csv.*--data\.format"),
 }
 
 
@@ -1383,9 +1384,10 @@ def test_predict_refuses_what_it_cannot_read_or_write(refused, learned, monkeypa
 
 
 def test_a_failed_prediction_leaves_the_earlier_output_alone(refused, learned):
-    Path("in.csv").write_text("one,other\nhappy,sad\n")
+    Path("in.csv").write_text("one,other\nso happy today,5\n")
     Path("out.csv").write_text("precious\n")
-    refused("predict", f"--ckpt_path={learned.best}", "--input=in.csv", "--output=out.csv")
+    flags = [f"--ckpt_path={learned.best}", "--data.text_column=text"]
+    refused("predict", *flags, "--input=in.csv", "--output=out.csv")
     assert Path("out.csv").read_text() == "precious\n"
 
 

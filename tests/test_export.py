@@ -527,7 +527,7 @@ def test_rows_with_the_classes_in_another_order_prove_nothing(refused, own_run):
     turned = replace(rows, task=task, outputs=rows.outputs[:, ::-1], labels=C - 1 - rows.labels)
     turned.write(own_run / "validate.parquet")
     line = refused("export", "--ckpt_path", own_run / "best.ckpt")
-    assert "validate.parquet has other classes than best.ckpt" in line
+    assert "validate.parquet has another task or other classes than best.ckpt" in line
 
 
 def test_the_rows_of_another_checkpoint_prove_nothing(refused, own_run):

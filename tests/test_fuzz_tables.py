@@ -79,7 +79,7 @@ def plain(file, quoting="auto"):
     """Options under which nothing but the quoting is looked for."""
     delimiter = {".csv": ",", ".tsv": "tab"}.get(file.suffix)
     form = "lines" if file.suffix == ".txt" else None
-    given = {"header": True, "encoding": "utf-8", "delimiter": delimiter} if delimiter else {"form": form}
+    given = {"header": True, "encoding": "utf-8", "delimiter": delimiter} if delimiter else {"format": form}
     return ReadOptions(quoting=quoting, **given)
 
 
@@ -291,7 +291,7 @@ def test_a_damaged_json_array_is_rows_or_one_line(folder, values, garbage, data)
     place = data.draw(st.integers(0, len(content)))
     file = folder / "damaged.json"
     file.write_bytes(content[:place] + garbage + content[place + data.draw(st.integers(0, 3)) :])
-    found = read(file, ReadOptions(form="json"))
+    found = read(file, ReadOptions(format="json"))
     assert isinstance(found, str) or all(isinstance(row, dict | BadRow) for row in found)
 
 

@@ -28,6 +28,11 @@ KINDS = list(LABELS)
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
+def read_csv(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
 def corpus_of(kind: str, folder: Path) -> Path:
     folder.mkdir()
     for split, start, stop in (("train", 0, 20), ("validation", 20, 28), ("test", 28, 36)):
@@ -129,8 +134,7 @@ def test_a_run_goes_on(run: Run, place, kind):
 def test_predict_adds_the_columns_of_the_kind(run: Run, place, kind):
     outcome = run("predict", "--input=data/test.csv", "--output=labelled.csv")
     assert outcome.code == 0, outcome.err
-    with Path("labelled.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_csv(Path("labelled.csv"))
     task = Checkpoint.open("checkpoints/version_0/best.ckpt").task
     assert list(rows[0]) == ["text", COLUMN[kind], *task.columns()]
     for row in rows:
@@ -178,7 +182,7 @@ def test_transformers_reads_the_same_numbers_out_of_the_folder(run: Run, place, 
     assert run("export", "--max_f1_loss=100").code == 0
     folder = Path("checkpoints/version_0/exported")
     text = texts_of("joy", 36)[30]
-    found = pipeline("text-classification", model=str(folder), top_k=None)(text)
+    (found,) = pipeline("text-classification", model=str(folder), top_k=None)([text])
     (answer,) = Predictor(folder, file="model.onnx")([text])
     scores = {each["label"]: each["score"] for each in found}
     if kind == "regression":
@@ -189,8 +193,7 @@ def test_transformers_reads_the_same_numbers_out_of_the_folder(run: Run, place, 
 
 @kinds
 def test_an_audit_and_a_report_know_the_labels(run: Run, place, kind):
-    with Path("data/train.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_csv(Path("data/train.csv"))
     write_csv(Path("data/train.csv"), [*rows, {**rows[0], COLUMN[kind]: rows[-1][COLUMN[kind]]}])
     flags = ["--data.label_separator=|"] * (kind == "multi_label")
     outcome = run("audit", "--data.dataset=data", *flags)
@@ -205,7 +208,7 @@ def test_an_audit_and_a_report_know_the_labels(run: Run, place, kind):
 
 def test_folds_of_an_audit_find_a_wrong_number(run: Run, tiny_bert, tmp_path):
     data = corpus_of("regression", Path("numbers"))
-    rows = list(csv.DictReader((data / "train.csv").open(newline="")))
+    rows = read_csv(data / "train.csv")
     rows[7]["price"] = "500"
     write_csv(data / "train.csv", rows)
     flags = [f"--weights.pretrained={tiny_bert}", "--data.dataset=numbers", "--trainer.max_epochs=1"]
@@ -213,7 +216,7 @@ def test_folds_of_an_audit_find_a_wrong_number(run: Run, tiny_bert, tmp_path):
     assert outcome.code == 0, outcome.err
     assert "row 8 is 500, rather" in outcome.out
     (found,) = Path("checkpoints").glob("audit_*/suspects.csv")
-    suspects = list(csv.DictReader(found.open(newline="")))
+    suspects = read_csv(found)
     assert suspects[0]["row"] == "8"
     assert list(suspects[0]) == ["row", "text", "label", "suggested_label", "predicted_value"]
 

@@ -15,7 +15,8 @@ ALL_VERBS = """
 import sys
 from pathlib import Path
 import lit_bert
-from lit_bert.__main__ import VERBS, main
+from lit_bert.__main__ import main
+from lit_bert.verbs.table import VERBS
 assert Path(lit_bert.__file__).is_relative_to(sys.argv[1]), lit_bert.__file__
 for verb in VERBS:
     try:

@@ -17,7 +17,7 @@ import torch
 from conftest import CLASSES, Run, texts_of, write_csv
 from hypothesis import given
 from hypothesis import strategies as st
-from serving import error_of, servers
+from serving import JSON, error_of, servers
 
 from lit_bert import EmotionDataModule, Predictor, UserError, Weights
 from lit_bert.data.batches import collate
@@ -424,6 +424,13 @@ def test_the_server_takes_such_texts_and_says_so(journey: Any) -> None:
         assert Predictor(folder / "exported")(given)[1].probability == pytest.approx(both[1]["probability"])
         for bad in ("a text", [], ["a text"], {"title": "a"}, [[]], None, [["a", "b", "c"]]):
             error_of(server.predict(bad), 422)
+        body = json.dumps({"inputs": given if form == "pair" else "a text"})
+        scored = server.ask("POST", "/", body, JSON)
+        if form == "joined":
+            assert (scored.status, scored.json["error_type"]) == (422, "Validation")
+        else:
+            expected = [each["probabilities"] for each in both]
+            assert [{each["label"]: each["score"] for each in row} for row in scored.json] == expected
 
 
 def test_the_page_has_a_box_for_each_string(journey: Any, tmp_path: Path) -> None:

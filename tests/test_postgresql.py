@@ -128,12 +128,14 @@ def test_a_fit_keeps_no_password(server, quick, tmp_path):
     query = "SELECT text, label FROM reviews ORDER BY id LIMIT 60"
     flags = [f"--data.dataset={address}", f"--data.query={query}"]
     quick = [flag for flag in quick if not flag.startswith("--data.dataset")]
-    for verb in (["fit", *quick, *flags], ["test", "--data.test_split=validation"]):
+    verbs = (["fit", *quick, *flags], ["test", "--data.test_split=validation"])
+    for verb, code in ((verbs[0], 0), ([*verbs[1], *flags], 0), (verbs[1], 2)):
         command = [sys.executable, "-m", "lit_bert", *verb]
         ended = subprocess.run(
             command, capture_output=True, text=True, env=settings, cwd=tmp_path, timeout=250
         )
-        assert ended.returncode == 0, ended.stderr
+        assert ended.returncode == code, ended.stderr
+    assert "connects only to what the command names" in ended.stderr
     written = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert any(file.name == "best.ckpt" for file in written)
     assert not [file for file in written if PASSWORD.encode() in file.read_bytes()]

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from conftest import stable_id
 
 from lit_bert import UserError
 from lit_bert.evaluate.predictions import Predictions
@@ -171,7 +172,7 @@ def test_the_crafted_file_below_is_good_but_for_the_change():
         {"facts": '{"a": 1, "a": 2}'},
         {"facts": "[" * 5000},
     ],
-    ids=str,
+    ids=stable_id,
 )
 def test_a_column_of_another_type_or_beyond_its_range_is_refused(change):
     with pytest.raises(UserError, match=r"^bad\.parquet holds no predictions.*lit_bert validate`\.$") as said:

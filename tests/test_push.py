@@ -47,7 +47,7 @@ def pushing(ckpt_path: str, exact: str, *texts: str) -> dict[str, Any]:
         from lit_bert.product import onnx
 
         # The 32-bit file is written once a session; this is the same.
-        onnx.write_onnx = lambda network, path: shutil.copy(exact, path)  # type: ignore[assignment]
+        onnx.write_onnx = lambda network, path, _: shutil.copy(exact, path)  # type: ignore[assignment]
         export = ["export", f"--ckpt_path={ckpt_path}", "--max_f1_loss=100"]
         answer: dict[str, Any] = {"kept to oneself": call(*export, "--to=alone"), "asked": list(hub.requests)}
 

@@ -305,7 +305,7 @@ def test_objects_on_lines_in_a_json_file_are_read_and_said():
     file = put("a.json", "\n".join(map(json.dumps, ROWS)))
     assert rows_of(file) == ROWS
     assert "a JSON object a line" in reading_notes(file)[0]
-    assert "does not start with [" in refusal(rows_of, file, form="json")
+    assert "does not start with [" in refusal(rows_of, file, format="json")
 
 
 def test_fasttext_lines_have_a_label_or_a_list_of_labels():
@@ -316,7 +316,7 @@ def test_fasttext_lines_have_a_label_or_a_list_of_labels():
         {"text": "no label here", "label": None},
     ]
     assert "fastText" in reading_notes(one)[0]
-    assert rows_of(one, form="lines")[0] == {"text": "__label__joy what a day"}
+    assert rows_of(one, format="lines")[0] == {"text": "__label__joy what a day"}
     several = put("b.txt", "__label__joy __label__sad what a day\n__label__sad\tno __label__joy\n")
     assert rows_of(several) == [
         {"text": "what a day", "label": ["joy", "sad"]},
@@ -502,7 +502,7 @@ def test_feather_and_arrow_files_are_read():
         ("a.parquet", {"encoding": "utf-8"}),
         ("sample", {"delimiter": ";"}),
         ("owner/name", {"header": False}),
-        (".", {"form": "sheet"}),
+        (".", {"format": "sheet"}),
     ],
 )
 def test_a_setting_that_would_be_ignored_is_refused(name, options):
@@ -515,10 +515,10 @@ def test_a_setting_that_would_be_ignored_is_refused(name, options):
 
 def test_a_form_can_be_named_whatever_a_file_is_called():
     put("data", "\n".join(map(json.dumps, ROWS)))
-    assert "Rename it, or say what it is with --data.form" in refusal(rows_of, "data")
-    assert rows_of("data", form="jsonl") == ROWS
-    assert of_corpus("data", form="jsonl") == {"train": ROWS}
-    assert "expected one of csv, tsv" in refusal(ReadOptions, form="xml")
+    assert "Rename it, or say what it is with --data.format" in refusal(rows_of, "data")
+    assert rows_of("data", format="jsonl") == ROWS
+    assert of_corpus("data", format="jsonl") == {"train": ROWS}
+    assert "expected one of csv, tsv" in refusal(ReadOptions, format="xml")
 
 
 @pytest.mark.parametrize("delimiter", ["", "ab", '"', "\n"])

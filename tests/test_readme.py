@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import CLASSES, Run, texts_of, write_csv
 
-from lit_bert.__main__ import VERBS
+from lit_bert.verbs.table import VERBS
 
 ROOT = str(Path(__file__).parent.parent)
 README = Path(ROOT, "README.md").read_text(encoding="utf-8")
@@ -23,9 +23,8 @@ README = Path(ROOT, "README.md").read_text(encoding="utf-8")
 
 def commands_in(section: str) -> list[list[str]]:
     """The arguments of each `python -m lit_bert` in the shell blocks of a section, in order."""
-    block = "\n".join(
-        re.findall(r"```sh\n(.*?)```", README.split(f"## {section}\n")[1].split("\n## ")[0], re.DOTALL)
-    )
+    content = re.split(r"\n##+ ", README.split(f"## {section}\n")[1])[0]
+    block = "\n".join(re.findall(r"```sh\n(.*?)```", content, re.DOTALL))
     lines = block.replace("\\\n", " ").splitlines()
     found = [line.split("python -m lit_bert ", 1)[1] for line in lines if "python -m lit_bert " in line]
     return [shlex.split(command.split(">")[0], comments=True) for command in found]
@@ -68,6 +67,26 @@ def test_your_own_text(tiny_bert: Path, run: Run) -> None:
     )
 
 
+KINDS = {  # by the section of a kind of task: its file, column, labels and the columns of its answers
+    "Several labels a text": ("topics.csv", "label", ["a|b", "b", ""], "predicted_labels,probability_a,"),
+    "Numbers": ("prices.csv", "price", [1.5, 20.0, 3.25], "predicted_value,low,high"),
+    "Ordered classes": ("ratings.csv", "stars", [1, 2, 3], ""),
+}
+
+
+@pytest.mark.parametrize("section", KINDS)
+def test_a_kind_of_task(section: str, tiny_bert: Path, run: Run) -> None:
+    file, column, labels, added = KINDS[section]
+    texts = [text for label in CLASSES for text in texts_of(label, 12)]
+    rows = [{"text": text, column: labels[n % 3]} for n, text in enumerate(texts)]
+    write_csv(Path(file), rows)
+    for arguments in commands_in(section):
+        outcome = run(*fewer(arguments, tiny_bert))
+        assert outcome.code == 0, (arguments, outcome.err)
+    if added:
+        assert f"text,{column},{added}" in Path("labelled.csv").read_text()
+
+
 def test_pairs_and_several_columns(tiny_bert: Path, run: Run) -> None:
     rows: list[dict[str, object]] = [
         {"premise": one, "hypothesis": other, "label": label}
@@ -79,6 +98,14 @@ def test_pairs_and_several_columns(tiny_bert: Path, run: Run) -> None:
         outcome = run(*fewer(arguments, tiny_bert))
         assert outcome.code == 0, (arguments, outcome.err)
     assert outcome.out.startswith('{"premise": "the cat sleeps", "hypothesis": "an animal rests", ')
+
+
+def test_long_texts(tiny_bert: Path, run: Run) -> None:
+    commands = commands_in("Long texts")
+    assert len(commands) == 2
+    for arguments in commands:
+        outcome = run(*fewer(arguments, tiny_bert), "--data.train_rows=64")
+        assert outcome.code == 0, (arguments, outcome.err)
 
 
 def test_confidence_intervals_and_calibration(tiny_bert: Path, run: Run) -> None:
@@ -108,7 +135,7 @@ def test_python() -> None:
 
 
 def test_from_checkpoint_to_product(able: Path, run: Run, capfd: pytest.CaptureFixture[str]) -> None:
-    plain, named, push, serve = commands_in("From checkpoint to product")
+    plain, named, push, serve, several = commands_in("From checkpoint to product")
     assert push[:2] == ["export", "--push"]  # tried in test_push
     shutil.copytree(able, "checkpoints/version_0")
     for arguments in (plain, named):
@@ -120,23 +147,28 @@ def test_from_checkpoint_to_product(able: Path, run: Run, capfd: pytest.CaptureF
     assert code
     exec(code[1], {"texts": ["happy sun", "sad rain"]})
     assert len(capfd.readouterr().out.splitlines()) == 2
-    command = [sys.executable, "-m", "lit_bert", *(each.replace("8000", "0") for each in serve)]
-    server = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ROOT}
-    )
-    try:
-        assert server.stdout
-        address = re.search(r"http://[\d.:]+", server.stdout.readline())
-        assert address
-        for body in re.findall(r"--json '(.*?)'", section):
-            request = urllib.request.Request(
-                f"{address[0]}/predict", body.encode(), {"Content-Type": "application/json"}
-            )
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                assert '"label"' in answer.read().decode()
-    finally:
-        server.terminate()
-        assert server.wait(30) == 0
+    shutil.copytree("my-classifier", "other-classifier")
+    requests = re.findall(r"curl http://127.0.0.1:8000(\S+) --json '(.*?)'", section)
+    assert len(requests) == 3
+    for arguments in ([*serve[:-1], "0"], [*several, "--port=0"]):
+        command = [sys.executable, "-m", "lit_bert", *arguments]
+        server = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ROOT}
+        )
+        try:
+            assert server.stdout
+            address = re.search(r"http://[\d.:]+", server.stdout.readline())
+            assert address
+            for path, body in requests:
+                if path.startswith("/models/") is (arguments[0:2] == several[0:2]):
+                    request = urllib.request.Request(
+                        f"{address[0]}{path}", body.encode(), {"Content-Type": "application/json"}
+                    )
+                    with urllib.request.urlopen(request, timeout=30) as answer:
+                        assert '"label"' in answer.read().decode()
+        finally:
+            server.terminate()
+            assert server.wait(30) == 0
 
 
 def test_layout_names_every_room() -> None:

@@ -326,7 +326,7 @@ def test_numbers_that_do_not_differ_have_a_page(
 
 def test_ticks_are_round_numbers_between_the_ends() -> None:
     assert round_numbers(-6.4, 4.6) == [-6, -4, -2, 0, 2, 4]
-    assert round_numbers(0, 0.135) == pytest.approx([0, 0.05, 0.1])
+    assert round_numbers(0, 0.135) == pytest.approx([0.02 * place for place in range(7)])
     assert [short(value) for value in (200_000, -1_500_000, 0.25, 5000, 0)] == [
         "200k",
         "−1.5M",

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,10 @@ def trained_batches(monkeypatch: pytest.MonkeyPatch) -> Batches:
     return seen
 
 
-# The first and the last step of an epoch, and some in between: other ones in each run of the tests.
-STEPS = sorted({1, BATCHES, *random.sample(range(2, EPOCHS * BATCHES), 2)})
+# The first and the last step of an epoch, and some in between: other ones on each day, the same in each
+# process that runs tests.
+DRAW = random.Random(date.today().toordinal())
+STEPS = sorted({1, BATCHES, *DRAW.sample(range(2, EPOCHS * BATCHES), 2)})
 
 
 @pytest.mark.parametrize("step", STEPS)

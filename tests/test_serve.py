@@ -35,7 +35,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lit_bert.product import openapi
 from lit_bert.product.errors import ApiError
-from lit_bert.product.messages import Error, Health, Info, Limits, parse
+from lit_bert.product.messages import Error, Health, Info, Limits, decode
 from lit_bert.task.single import SingleLabel
 
 HEAD = (
@@ -131,7 +131,7 @@ def test_the_document_of_the_api_is_true(server: Running) -> None:
     document = server.ask("GET", "/openapi.json").json
     for path, methods in document["paths"].items():
         for method in methods:
-            body = json.dumps({"text": "happy"}) if method == "post" else None
+            body = json.dumps({"inputs" if path == "/" else "text": "happy"}) if method == "post" else None
             answer = server.ask(method.upper(), path, body, JSON if body else {})
             assert answer.status == 200 or path == "/"
             if path != "/":
@@ -245,7 +245,7 @@ def test_many_fields_of_which_one_comes_twice_are_refused_at_once() -> None:
     body = json.dumps({f"{n}": 0 for n in range(200_000)})[:-1] + ', "199999": 0}'
     before = time.monotonic()
     with pytest.raises(ApiError, match="comes twice"):
-        parse(body.encode(), Limits(2**30, 1, 1, 1, 1))
+        decode(body.encode())
     assert time.monotonic() - before < 5
 
 
@@ -491,7 +491,17 @@ def test_no_text_of_a_client_or_a_model_becomes_a_label_of_prometheus(ugly: Runn
     content = ugly.ask("GET", "/metrics").content.decode("ascii")
     samples = [each for family in text_string_to_metric_families(content) for each in family.samples]
     paths = {sample.labels["path"] for sample in samples if "path" in sample.labels}
-    assert paths <= {"/predict", "/info", "/metrics", "/health", "/", "/docs", "/openapi.json", "other"}
+    assert paths <= {
+        "/predict",
+        "/info",
+        "/metrics",
+        "/health",
+        "/",
+        "/docs",
+        "/openapi.json",
+        "/models",
+        "other",
+    }
     assert all(re.fullmatch(r"\d{3}", each.labels["status"]) for each in samples if "status" in each.labels)
     assert all(
         re.fullmatch("[a-z_0-9]+", each.labels["reason"]) for each in samples if "reason" in each.labels

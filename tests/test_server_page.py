@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from conftest import WORDS, list_files
@@ -20,6 +21,7 @@ from ugly import UGLY
 
 from lit_bert.io.escape import line
 from lit_bert.product.predictor import Predictor
+from lit_bert.task.kinds import CONFIG_KEY, PARAMETERS_KEY, task_of
 
 CHROMIUM = shutil.which("chromium")
 sync_api = pytest.importorskip("playwright.sync_api", reason="the tests of the page need playwright")
@@ -289,7 +291,8 @@ def test_ugly_names_do_not_widen_the_page(visit, ugly_server: Server, width: int
 def test_the_documentation_shows_ugly_names_as_text(visit, ugly_server: Server) -> None:
     opened = visit(f"{ugly_server.url}/docs")
     page = opened.page
-    prediction = page.locator("pre").filter(has_text='"enum"').first.inner_text()
+    schema = page.locator("pre").filter(has_text="What the model says of a text.")
+    prediction = schema.first.inner_text()
     assert json.loads(prediction)["properties"]["label"]["enum"] == UGLY
     assert page.locator("script, img, iframe").count() == 0
     assert opened.seen.problems == []
@@ -437,6 +440,189 @@ def test_a_line_that_the_server_refuses_does_not_spoil_the_others(visit) -> None
     assert "10001 characters and 10000 are allowed" in opened.rows.nth(1).inner_text()
     assert "%" in opened.rows.nth(0).inner_text()
     assert "%" in opened.rows.nth(2).inner_text()
+
+
+# --- other kinds of tasks
+
+
+def of_kind(exported: Path, folder: Path, kind: str, names: list[str], **parameters: list[float]) -> Path:
+    """An exported folder of a kind of task, of the same encoder with a head by which texts differ."""
+    import torch
+    from transformers import BertForSequenceClassification
+
+    from lit_bert.product.formats import FORMATS, ONNX
+    from lit_bert.product.onnx import write_onnx
+
+    shutil.copytree(exported, folder)
+    for form in FORMATS:
+        (folder / form.file).unlink()
+    torch.manual_seed(0)
+    sizes = {"num_labels": len(names), "ignore_mismatched_sizes": True}
+    network = BertForSequenceClassification.from_pretrained(folder, **sizes)
+    with torch.no_grad():
+        network.classifier.weight.mul_(40)
+    write_onnx(network, folder / ONNX)
+    task = task_of(kind, names, parameters)
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    settings |= {"id2label": dict(enumerate(names)), "label2id": {name: n for n, name in enumerate(names)}}
+    settings["problem_type"] = task.problem_type
+    settings |= {CONFIG_KEY: kind, PARAMETERS_KEY: parameters}
+    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    score = {"value": 0.512, "low": 0.25, "high": 0.75}
+    facts = json.loads((folder / "lit_bert.json").read_text(encoding="utf-8"))
+    facts |= {"labels": names, "scores": {"validation": {task.main: score}}}
+    (folder / "lit_bert.json").write_text(json.dumps(facts), encoding="utf-8")
+    list_files(folder)
+    return folder
+
+
+KINDS = {
+    "multi_label": (["sun", "<b>rain</b>", "=1+1", "snow"], {"thresholds": [0.5, 0.6, 0.4, 0.5]}),
+    "ordinal": (["1", "2", "10", "20"], {}),
+    "regression": (["stars"], {"scale": [0.0, 30.0], "interval": [2.5]}),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind_server(request, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Of a model of a kind of task."""
+    names, parameters = KINDS[request.param]
+    folder = tmp_path_factory.mktemp(request.param) / "model"
+    started = serve(of_kind(exported, folder, request.param, names, **parameters))
+    yield started
+    started.stop()
+
+
+# What stands where, by kind of task.
+LEADS = {
+    "multi_label": "Gives a text any number of 4 classes: sun, <b>rain</b>, =1+1, snow. Macro F1 0.512 on",
+    "ordinal": "Sorts texts into 4 classes: 1, 2, 10, 20. Quadr. kappa 0.512 on",
+    "regression": "Predicts a number for a text: stars. R² 0.512 on",
+}
+HEADS = {
+    "multi_label": ["Line", "Text", "Labels"],
+    "ordinal": ["Line", "Text", "Label", "Probability"],
+    "regression": ["Line", "Text", "Value", "Interval"],
+}
+
+
+def test_the_page_answers_as_every_kind_does(visit, kind_server: Server) -> None:
+    predictor = Predictor(kind_server.folder)
+    kind = predictor.task.kind
+    opened = visit(kind_server.url)
+    page = opened.page
+    expect(page.locator("#lead")).to_contain_text(LEADS[kind])
+    for text in WORDS[:12]:
+        (answer,) = predictor([text])
+        page.get_by_label("Text", exact=True).fill(text)
+        page.locator("#form .main").click()
+        expect(page.locator("#result .words")).to_have_text(text)
+        heading = " ".join(page.locator("#result h2").inner_text().split())
+        if kind == "regression":
+            assert heading == (
+                f"Value: {answer.value:,.1f} {answer.low:,.1f} – {answer.high:,.1f}".replace("-", "−")
+            )
+            assert page.locator("#result .bars").count() == 0
+            expect(page.locator("#result")).to_contain_text("raises stars")
+            continue
+        bars = page.locator("#result .bars li")
+        given = page.locator("#result .bars li.given bdi").all_inner_texts()
+        shown = dict(row.split("\n") for row in bars.all_inner_texts())
+        for name, probability in answer.probabilities.items():
+            percent = float(re.sub(r"[^\d.]", "", shown[name]))
+            assert percent == pytest.approx(100 * probability, abs=0.11)
+        if kind == "ordinal":
+            assert heading.startswith(f"Label: {answer.label} ")
+            assert list(shown) == ["1", "2", "10", "20"]  # their order, not that of probabilities
+            assert given == [answer.label]
+            expect(page.locator("#result")).to_contain_text(f"from {answer.low} to {answer.high}.")
+        else:
+            assert heading == f"Labels: {', '.join(answer.labels) or 'no label'}"
+            assert given == answer.labels
+            explained = predictor.task.explained(answer)["explained_label"]
+            expect(page.locator("#result")).to_contain_text(f"pushes towards {explained}")
+    assert opened.seen.problems == []
+
+
+def test_lines_of_every_kind_are_listed_opened_and_copied(visit, kind_server: Server) -> None:
+    predictor = Predictor(kind_server.folder)
+    kind = predictor.task.kind
+    opened = visit(kind_server.url, permissions=["clipboard-read", "clipboard-write"])
+    page = opened.page
+    page.get_by_label("Text", exact=True).fill("\n".join(WORDS))
+    page.locator("#form .main").click()
+    expect(opened.rows).to_have_count(len(WORDS))
+    expect(page.get_by_role("heading", name=f"{len(WORDS)} lines")).to_be_visible()
+    assert page.get_by_role("columnheader").all_inner_texts() == HEADS[kind]
+    opened.rows.first.click()
+    expect(page.locator(".open .words")).to_have_text(WORDS[0])
+    page.get_by_role("button", name="Copy as CSV").click()
+    expect(page.get_by_role("status")).to_contain_text(f"{len(WORDS)} lines copied as CSV.")
+    content = page.evaluate("() => navigator.clipboard.readText()")
+    copied = list(csv.DictReader(io.StringIO(content, newline="")))
+    answers = predictor(WORDS)
+    for row, answer in zip(copied, answers, strict=True):
+        fields = answer._asdict()
+        assert fields.pop("truncated") is False
+        probabilities = fields.pop("probabilities", {})
+        fields |= {f"probability_{name}": value for name, value in probabilities.items()}
+        assert row.keys() == {"line", "text", *fields}
+        for name, value in fields.items():
+            if isinstance(value, float):
+                assert float(row[name]) == pytest.approx(value, rel=1e-5)
+            else:
+                assert row[name] == (json.dumps(value, separators=(",", ":")) if name == "labels" else value)
+    if kind == "multi_label":
+        assert len({tuple(answer.labels) for answer in answers}) > 1
+        without = sum(not answer.labels for answer in answers)
+        found = page.locator("#result .soft").first.inner_text()
+        assert ("no label" in found) == bool(without)
+    assert page.locator("main img, main script, main b b").count() == 0
+    assert opened.seen.problems == []
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_no_kind_widens_the_page(visit, kind_server: Server, width: int) -> None:
+    opened = visit(kind_server.url, viewport={"width": width, "height": 900})
+    opened.page.get_by_label("Text", exact=True).fill("happy " + "w" * 100 + "\nsad")
+    opened.page.locator("#form .main").click()
+    expect(opened.rows).to_have_count(2)
+    opened.rows.first.click()
+    expect(opened.page.locator(".open .words")).to_be_visible()
+    assert opened.page.evaluate("() => document.documentElement.scrollWidth") <= width
+
+
+def test_the_answers_of_every_kind_are_as_the_document_says(kind_server: Server) -> None:
+    from jsonschema import Draft202012Validator
+
+    def asked(path: str, body: object = None) -> dict:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"} if data else {}
+        with urlopen(Request(kind_server.url + path, data, headers)) as response:
+            return json.load(response)
+
+    document, info = asked("/openapi.json"), asked("/info")
+    task = Predictor(kind_server.folder).task
+    assert (info["task"], info["label_form"]) == (task.kind, task.label_form)
+    assert info["main_score"] == {"name": task.main, "title": task.main_title}
+    schemas = document["components"]["schemas"]
+    prediction = {
+        **schemas["Prediction"],
+        "additionalProperties": False,
+        "components": document["components"],
+    }
+    validator = Draft202012Validator(prediction)
+    said = document["paths"]["/predict"]["post"]["responses"]["200"]["content"]["application/json"]
+    for example in ("one", "explained"):
+        validator.validate(said["examples"][example]["value"])
+    for text in WORDS[:5]:
+        explained = asked("/predict", {"text": text, "explain": True})
+        validator.validate(explained)
+        assert explained.keys() == schemas["Prediction"]["properties"].keys()
+        assert ("explained_label" in explained) == (task.kind == "multi_label")
+        plain = asked("/predict", {"text": text})
+        validator.validate(plain)
+        assert plain.items() <= explained.items()
 
 
 # --- when something is wrong

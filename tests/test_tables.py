@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from conftest import stable_id
 from pyarrow import parquet
 
 from lit_bert import UserError
@@ -653,7 +654,7 @@ def test_a_column_that_is_empty_at_first_takes_later_texts():
 @pytest.mark.parametrize(
     ("first", "later"),
     [(1, "one"), (1, 1.5), ("one", 1), (True, 7), (None, 7), ([], ["x"]), ({"n": 1}, {"n": "x"}), (1, 2**70)],
-    ids=str,
+    ids=stable_id,
 )
 def test_a_parquet_column_that_changes_its_type_is_an_error_and_leaves_no_file(first, later):
     with pytest.raises(UserError, match=r"cannot write a\.parquet: .*Write \.jsonl instead"):
@@ -661,7 +662,7 @@ def test_a_parquet_column_that_changes_its_type_is_an_error_and_leaves_no_file(f
     assert os.listdir() == []
 
 
-@pytest.mark.parametrize("value", [{}, 2**70, [1, "x"]], ids=str)
+@pytest.mark.parametrize("value", [{}, 2**70, [1, "x"]], ids=stable_id)
 def test_a_value_that_parquet_cannot_hold_is_an_error_and_leaves_no_file(value):
     with pytest.raises(UserError, match=r"cannot write a\.parquet: .*Write \.jsonl instead"):
         written("a.parquet", [{"text": "a", "more": value}])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import stable_id
 from safetensors.torch import save_file
 
 from lit_bert import UserError
@@ -67,7 +68,7 @@ def test_fewer_bytes_than_values_are_refused_before_they_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "index", [{}, {"weight_map": {}}, {"weight_map": [PARTS[0]]}, {"weight_map": {"a": 3}}], ids=repr
+    "index", [{}, {"weight_map": {}}, {"weight_map": [PARTS[0]]}, {"weight_map": {"a": 3}}], ids=stable_id
 )
 def test_an_index_that_names_no_files_is_refused(index: object) -> None:
     place = folder_of({"a": torch.ones(2)})

@@ -294,7 +294,10 @@ def test_fit_says_what_it_does_and_every_later_verb_does_it(
     outcome = run("predict", "--input", long_corpus / "test.csv", "--output", "labelled.jsonl")
     assert outcome.code == 0
     assert ("were cut at 10 tokens" in outcome.err) == (mode is not None)
-    assert run("fit", "--ckpt_path=last", "--trainer.max_epochs=2").code == 0
+    config = "--config=checkpoints/version_0/config.yaml"  # which leaves it to the rows, if nothing was given
+    outcome = run("fit", "--ckpt_path=last", config, "--trainer.max_epochs=2")
+    assert outcome.code == 0, outcome.err
+    assert run("test", "--data.long_texts=null").code == 0
     outcome = run("export", "--to=shipped", "--max_f1_loss=100")
     assert outcome.code == 0, outcome.err
     from lit_bert import Predictor
@@ -489,6 +492,7 @@ def test_the_rest_of_an_epoch_has_the_windows_that_the_whole_would_have_had(
 
 def test_the_server_answers_for_the_whole_of_a_text(shipped: Path) -> None:
     from lit_bert import Predictor
+    from lit_bert.product.predictor import label_cost
 
     text = long_text("joy", 100, 9)
     with servers() as start:
@@ -499,8 +503,8 @@ def test_the_server_answers_for_the_whole_of_a_text(shipped: Path) -> None:
     assert {**answer, "words": []} == {**predictor([text])[0]._asdict(), "words": []}
     assert [word["start"] for word in answer["words"]] == [word.start for word in predictor.explain(text)]
     windows = -(-100 // (8 - OVERLAP))
-    assert predictor.cost([text]) <= windows < predictor.cost([text], explain=True)
-    assert predictor.cost(["happy"] * 3) == 3
+    assert label_cost(predictor, [text]) <= windows < label_cost(predictor, [text], explain=True)
+    assert label_cost(predictor, ["happy"] * 3) == 3
 
 
 def test_an_exported_folder_gives_its_weights_to_another_fit(

@@ -217,6 +217,24 @@ class CommandLine(LightningCLI):
         return [Progress()] if wanted else []
 
 
+class _Unparsed(Exception):
+    """Ends the construction of a command line where its parser is whole."""
+
+
+def unparsed(verb: VerbParser) -> LightningArgumentParser:
+    """The parser of a verb, which has parsed nothing."""
+
+    class Unparsed(CommandLine):
+        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+            raise _Unparsed(parser)
+
+    try:
+        Unparsed(verb, [])
+    except _Unparsed as found:
+        return found.args[0]
+    raise AssertionError
+
+
 def checked_seed(seed: int | bool) -> int | bool:
     """The seed; true means any, false that none is set.
 

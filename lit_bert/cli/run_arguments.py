@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_bert import UserError
 from lit_bert.train.keep import EarlyStop, KeepBest
+from lit_bert.train.trackers import TRACKERS
 
-OF_THE_COMMAND = ("ckpt_path", "seeds", "result")  # arguments that are no settings of a run
+OF_THE_COMMAND = ("ckpt_path", "seeds", "result", "dry_run")  # arguments that are no settings of a run
 
 
 def add_run_arguments(parser: LightningArgumentParser) -> None:
@@ -23,6 +24,14 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
         help="whether to fit a temperature on the validation split and fold it into the classifier of "
         "the best checkpoint, so that its probabilities are calibrated (Guo et al., 2017), "
         "where rows that it was not fitted on show that it helps",
+    )
+    parser.add_argument(
+        "--tracker",
+        type=Literal[TRACKERS] | None,
+        default=None,
+        help="where scores, settings, pictures and the model card go; mlflow is at MLFLOW_TRACKING_URI, else "
+        "a file beside the runs, and wandb as its variables say (WANDB_MODE=offline); default: "
+        "trainer.logger, which is TensorBoard",
     )
     parser.add_lightning_class_args(KeepBest, "checkpoint")
     parser.add_lightning_class_args(EarlyStop, "early_stopping")

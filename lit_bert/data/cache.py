@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,20 @@ def cache_root() -> Path:
     """Where tokenized text is kept: $LIT_BERT_CACHE, else lit_bert below the user's cache folder."""
     given = os.environ.get("LIT_BERT_CACHE")
     return Path(given or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "lit_bert").expanduser()
+
+
+@contextmanager
+def temporary_cache() -> Iterator[None]:
+    """Within it, tokens go to a folder that does not stay."""
+    before = os.environ.get("LIT_BERT_CACHE")
+    with tempfile.TemporaryDirectory() as place:
+        os.environ["LIT_BERT_CACHE"] = place
+        try:
+            yield
+        finally:
+            del os.environ["LIT_BERT_CACHE"]
+            if before is not None:
+                os.environ["LIT_BERT_CACHE"] = before
 
 
 CACHE_FORMAT = 6  # part of every cache key: raise it when what is written changes

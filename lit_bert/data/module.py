@@ -51,9 +51,12 @@ class EmotionDataModule(LightningDataModule):
     """Labelled text, tokenized once and cached; made for `emotion`, good for any text with one label.
 
     Args:
-        dataset: a CSV, TSV, JSON Lines or Parquet file; a folder with train.*, validation.* and test.* of
-            those kinds, with a folder of such files for each split, or as `datasets` saves it; `sample` for
-            the packaged corpus; or `owner/name:configuration@revision` on the Hub, the last two parts as
+        dataset: a file (CSV, TSV, JSON, fastText, Parquet, Arrow, Excel, OpenDocument; text also
+            compressed), a pattern (`part-*.csv`) or a list (`a.csv,b.csv`); a folder with train.*,
+            validation.* and test.* of those kinds, with a folder of such files for each split, with a folder
+            of texts for each class, or as `datasets` saves it; an address (https://, s3://, gs://, hf://) of
+            a file; one of a database (sqlite:///file.db), with `query`; `sample`
+            for the packaged corpus; or `owner/name:configuration@revision` on the Hub, the last two parts as
             needed.
         stand_in: what to use when the Hub cannot be asked and nothing is cached: `sample`, or null to make
             that an error.
@@ -78,8 +81,9 @@ class EmotionDataModule(LightningDataModule):
             by; null is 1 each.
         group_column: column with the group of each row, such as its author: rows of one group are all in
             training or all in validation, where validation rows are split off, and in one fold.
-        form: what files are, whatever their names end in: `csv`, `tsv`, `jsonl`, `json` (one array), `lines`
-            (a text each), `fasttext`, `parquet`, `arrow` (Feather, too) or `sheet` (Excel, OpenDocument).
+        format: what files are, whatever their names end in: `csv`, `tsv`, `jsonl`, `json` (one array),
+            `lines` (a text each), `fasttext`, `parquet`, `arrow` (Feather, too) or `sheet` (Excel,
+            OpenDocument).
         delimiter: what stands between the cells of CSV and TSV files: a character, or `comma`, `semicolon`,
             `tab` or `pipe`; null finds out, and asks where the lines do not decide.
         encoding: of text files, by a name that Python knows; null takes UTF-8 and UTF-16, finds cp1252 where
@@ -146,7 +150,7 @@ class EmotionDataModule(LightningDataModule):
         task: Literal["single", "multi_label", "ordinal", "regression"] | None = None,
         weight_column: str | None = None,
         group_column: str | None = None,
-        form: str | None = None,
+        format: str | None = None,
         delimiter: str | None = None,
         encoding: str | None = None,
         header: bool | None = None,

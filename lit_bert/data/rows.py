@@ -117,7 +117,7 @@ def reading_notes(place: Path | str, options: ReadOptions = DEFAULT) -> list[str
 
 def class_names(path: Path, column: str, options: ReadOptions = DEFAULT) -> list[str] | None:
     """The names of a ClassLabel column as `datasets` writes them into a file's schema, else None."""
-    form = options.form or FORM_OF.get(path.suffix.lower())
+    form = options.format or FORM_OF.get(path.suffix.lower())
     return arrow_class_names(path, form, column) if form in ("parquet", "arrow") else None
 
 
@@ -149,18 +149,19 @@ def _found(place: Path | str, options: ReadOptions) -> _Found:
     suffix = inner_suffix(path)
     if not os.path.isfile(path):  # Path.is_file raises where a folder may not be entered
         raise UserError(f"no file {path}; expected one of {', '.join(READABLE_SUFFIXES)}. Check the path.")
-    form = options.form or FORM_OF.get(suffix)
+    form = options.format or FORM_OF.get(suffix)
     if form is None:
         raise UserError(
             f"{path} ends in {suffix or 'nothing'}; expected one of {', '.join(READABLE_SUFFIXES)}, the text "
-            f"forms also with {', '.join(COMPRESSED)} behind. Rename it, or say what it is with --data.form."
+            f"forms also with {', '.join(COMPRESSED)} behind. Rename it, or say what it is with "
+            "--data.format."
         )
     if is_compressed(path) and form in BINARY:
         raise UserError(
             f"{path} is a compressed {suffix} file; expected a text form there. Decompress it first."
         )
     with _said(path):
-        found = _looked_into(path, form, options) if options.form is None else _Found(path, form)
+        found = _looked_into(path, form, options) if options.format is None else _Found(path, form)
     options.refuse_unused(found.form, path)
     return found
 
@@ -175,7 +176,8 @@ def _looked_into(path: Path, form: str, options: ReadOptions) -> _Found:
             return _Found(
                 path,
                 "fasttext",
-                f"{name}: lines with __label__ as fastText has them; --data.form lines takes each as a text",
+                f"{name}: lines with __label__ as fastText has them; --data.format lines takes each as a "
+                "text",
             )
     elif form == "json":
         encoding = encoding_of(path, options.encoding).name
@@ -187,7 +189,7 @@ def _looked_into(path: Path, form: str, options: ReadOptions) -> _Found:
                 return _Found(
                     path,
                     "jsonl",
-                    f"{name}: a JSON object a line, not one array; --data.form json forbids that",
+                    f"{name}: a JSON object a line, not one array; --data.format json forbids that",
                 )
     return _Found(path, form)
 

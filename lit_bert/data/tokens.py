@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,36 +18,21 @@ from typing import Any
 import numpy as np
 
 from lit_bert import UserError
-from lit_bert.data.cache import (
-    TOKENIZE_ROWS,
-    TokenizedRows,
-    cache_key,
-    cache_root,
-    cached_json,
-    chunked,
-    text_hash,
-    write_to_cache,
-)
-from lit_bert.data.cells import Numbered, label_of, weight_of
+from lit_bert.data.cache import TokenizedRows, cache_key, cache_root, cached_json, write_to_cache
+from lit_bert.data.cells import Numbered
 from lit_bert.data.columns import Columns, check_same_form, find_columns, named_columns
 from lit_bert.data.corpus import Corpus, find_corpus
 from lit_bert.data.counts import Skipped
-from lit_bert.data.label_kind import Labels, LabelScan
-from lit_bert.data.labels import (
-    ClassIndex,
-    RowSettings,
-    SplitReader,
-    class_names_of,
-    listed,
-    refused_row,
-)
+from lit_bert.data.found_labels import check_enough, checked_names, scan_labels, with_names
+from lit_bert.data.label_kind import Labels
+from lit_bert.data.labels import ClassIndex, RowSettings, SplitReader, listed, refused_row
 from lit_bert.data.readers.options import ReadOptions
+from lit_bert.data.token_file import FACTS, ROWS, TokenFile
 from lit_bert.data.windows import LongTexts, check_form, chosen_mode
 from lit_bert.io import escape
-from lit_bert.io.texts import Text, TextForm, strings_of, whole_length
+from lit_bert.io.texts import Text, TextForm
 from lit_bert.sources.weights import Weights
 from lit_bert.task.kinds import kind_of
-from lit_bert.task.multi_label import MultiLabel
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +94,7 @@ class TokenizedCorpus:
             UserError: they do not fit each other, or are too few.
         """
         settings, task = self.settings, self.weights.task
-        given = self._given_names()
+        given = checked_names(settings.label_names)
         if task is not None:
             known = list(task.class_names)
             if given and set(given) != set(known):
@@ -128,76 +112,31 @@ class TokenizedCorpus:
             if found.note:
                 log.info(f"task: {found.note} (--data.task)")
         if given:
-            if kind_of(found.kind).label_form == "number":
-                raise UserError(
-                    f"data.label_names is {listed(given)}, and the labels are numbers ({found.kind}); names "
-                    "are for classes. Leave them out, or set --data.task."
-                )
-            found = found._replace(names=given)
-        self._check_enough(found)
-        return found
-
-    def _given_names(self) -> list[str] | None:
-        """The class names that the user gave, in the order of their indices.
-
-        Raises:
-            UserError: one is empty, or there twice, or there is but one.
-        """
-        given = self.settings.label_names
-        if not given:
-            return None
-        if not all(name.strip() for name in given):
-            raise UserError(f"data.label_names is {listed(given)}, with an empty name; expected names.")
-        double = [name for name, count in Counter(given).items() if count > 1]
-        if double:
-            raise UserError(
-                f"data.label_names has '{escape.line(double[0], 100)}' twice; expected different names."
-            )
-        if len(given) < 2:
-            raise UserError(f"data.label_names is {listed(given)}; expected at least two names.")
-        return given
-
-    def _check_enough(self, found: Labels) -> None:
-        kind, split = kind_of(found.kind), self.settings.train_split
-        if kind.label_form == "number":
-            if not found.parameters:
-                raise self._no_numbers(split)
-        elif len(found.names) < kind.fewest_classes:
+            found = with_names(found, given)
+        if len(found.names) < 2 and not found.parameters:
             self._readers()
-            settings = replace(self._columns_alone, label_form=kind.label_form)
-            for _ in SplitReader(self.corpus, self.split_name("train_split"), settings):
-                pass  # a cell that is no label is refused by its row
-            only = found.names and f"only the class '{escape.line(found.names[0], 100)}'"
-            raise self._too_few(split, only or "no rows")
+            check_enough(found, self.corpus, self.split_name("train_split"), self._columns_alone)
+        return found
 
     def _scan(self) -> Labels:
         """What one pass over the labels of the training split finds."""
-        settings, columns = self.settings, self.columns
+        self._readers()
         split = self.split_name("train_split")
-        codes = class_names_of(self.corpus, split, columns.label[0]) if len(columns.label) == 1 else []
-        wanted = settings.task
-        if wanted is None and codes and self.corpus.has_lists(columns.label[0], split):
-            wanted = MultiLabel.kind
-        scan = LabelScan(wanted, columns.label, settings.label_separator, codes)
-        if codes and wanted is not None and kind_of(wanted).label_form != "number":
-            return scan.result()
-        for (_, numbered), _, _ in SplitReader(self.corpus, split, self._columns_alone):
-            scan.add(numbered, f"{numbered.place} of split {split}")
-        return scan.result()
+        return scan_labels(self.corpus, split, self._columns_alone, self.settings.task)
 
     @property
     def _columns_alone(self) -> RowSettings:
         settings, columns = self.settings, self.columns
-        return RowSettings(
-            columns.text, columns.form, columns.label, settings.missing, settings.label_names, "raw"
-        )
+        named = (columns.text, columns.form, columns.label)
+        return RowSettings(*named, settings.missing, settings.label_names, "raw", settings.label_separator)
 
-    def _other_columns(self, split: str) -> dict[str, str]:
-        """By the setting, columns of a split beside text and label; those of the training split alone."""
+    def _is_train(self, split: str) -> bool:
         train = self.settings.train_split  # there need not be one where others are scored
-        if split != self.corpus.own_names.get(train, train):
-            return {}
-        named = {flag: self.settings[flag] for flag in ("weight_column", "group_column")}
+        return split == self.corpus.own_names.get(train, train)
+
+    def _other_columns(self, is_train: bool) -> dict[str, str]:
+        """By the setting, columns of a split beside text and label; those of the training split alone."""
+        named = {flag: self.settings[flag] for flag in ("weight_column", "group_column") if is_train}
         return {flag: column for flag, column in named.items() if column is not None}
 
     @cached_property
@@ -218,9 +157,8 @@ class TokenizedCorpus:
                 where = f"split {split} of {self.corpus.source.name}"
                 return find_columns(self._readers()[split](), *named, where)
 
-            if (
-                corpus.source.kind == "hub" and corpus.source.revision
-            ):  # which may be known by the cache alone
+            # A pinned data set may be known by the cache alone.
+            if corpus.source.kind == "hub" and corpus.source.revision:
                 note = self._columns_note(corpus.fingerprint(split))
                 found = Columns.from_json(cached_json(note, lambda: find()._asdict()))
             else:
@@ -240,8 +178,7 @@ class TokenizedCorpus:
 
     @property
     def _row_settings(self) -> RowSettings:
-        form, separator = kind_of(self.labels.kind).label_form, self.settings.label_separator
-        return replace(self._columns_alone, label_form=form, label_separator=separator)
+        return replace(self._columns_alone, label_form=kind_of(self.labels.kind).label_form)
 
     @property
     def split_names(self) -> list[str]:
@@ -299,14 +236,16 @@ class TokenizedCorpus:
     def _splits_note(self, fingerprint: str) -> Path:
         return cache_root() / "splits" / f"{cache_key((fingerprint,))}.json"
 
-    def _split_folder(self, fingerprint: str, split: str, columns: Columns, labels: Labels) -> Path:
+    def _split_folder(
+        self, fingerprint: str, split: str, columns: Columns, labels: Labels, is_train: bool
+    ) -> Path:
         tokenizer = self.weights.tokenizer_files["tokenizer.json"]
         segments = columns.form == "pair" and self.weights.type_vocab_size
         settings = self.settings
         form = kind_of(labels.kind).label_form
         columns_read = (columns.text, columns.form, columns.label, settings.label_separator)
         most = None if columns.form == "single" else settings.max_length  # single texts are kept whole
-        parts = (*columns_read, labels.names, self._codes, segments, form, self._other_columns(split))
+        parts = (*columns_read, labels.names, self._codes, segments, form, self._other_columns(is_train))
         key = cache_key((fingerprint, split, *parts, tokenizer, most))
         return cache_root() / "tokens" / key
 
@@ -333,7 +272,10 @@ class TokenizedCorpus:
             labels = Labels(task.kind, list(task.class_names), {})
         elif self.settings.label_names:
             labels = labels._replace(names=self.settings.label_names)
-        return all(self._split_folder(fingerprint, split, columns, labels).is_dir() for split in wanted)
+        return all(
+            self._split_folder(fingerprint, split, columns, labels, split == settings.train_split).is_dir()
+            for split in wanted
+        )
 
     @property
     def _codes(self) -> list[str] | None:
@@ -359,12 +301,13 @@ class TokenizedCorpus:
         split = self.split_name(flag)
         if split not in self._mapped:
             fingerprint = self.corpus.fingerprint(split)
-            folder = self._split_folder(fingerprint, split, self.columns, self.labels)
+            is_train = self._is_train(split)
+            folder = self._split_folder(fingerprint, split, self.columns, self.labels, is_train)
             if not folder.is_dir():
                 if split not in self._readers():
                     raise self.unknown_split(flag, split, self.corpus.splits)
                 self._tokenize(split, folder)
-            facts = json.loads((folder / "split.json").read_text(encoding="utf-8"))
+            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
             skipped = {reason: Skipped(**each) for reason, each in facts["skipped"].items()}
             if facts["order"] not in (
                 None,
@@ -381,7 +324,7 @@ class TokenizedCorpus:
                 )
             for note in facts["notes"]:
                 log.info(note)
-            rows = TokenizedRows(folder / "rows.arrow")
+            rows = TokenizedRows(folder / ROWS)
             rows.skipped = skipped
             self._mapped[split] = rows
         return self._mapped[split]
@@ -395,125 +338,17 @@ class TokenizedCorpus:
         return self.corpus.splits
 
     def _tokenize(self, split: str, folder: Path) -> None:
-        """Writes `rows.arrow` (tokens, labels and the columns of an audit) and `split.json` (counts).
-
-        The tokens are those of whole texts, of pairs and joined columns those that are read.
-        """
-        from datasets import Features, List, Value
-        from datasets.arrow_writer import ArrowWriter
-
+        """Writes the folder of a split into the cache."""
         form, max_length = self.text_form, self.settings.max_length
-        others = self._other_columns(split)
-        settings = replace(self._row_settings, other_columns=others)
+        settings = replace(self._row_settings, other_columns=self._other_columns(self._is_train(split)))
         tokenizer = self.weights.tokenizer(max_length)
         tokenizer.no_truncation()
         has_types = form.token_types(tokenizer, self.weights.type_vocab_size)
-        names = self.label_names
-        labels = ClassIndex(self.corpus, split, settings, names)
-        features = Features(
-            {
-                "row": Value("int64"),
-                "text": Value("string"),
-                **({"text_pair": Value("string")} if form.kind == "pair" else {}),
-                "input_ids": List(Value("int32")),
-                **({"token_type_ids": List(Value("int32"))} if has_types else {}),
-                "labels": _feature(settings.label_form, names),
-                "hash": Value("uint64"),
-                **({} if form.kind == "single" else {"whole_length": Value("int32")}),
-                **({"weight": Value("float64")} if "weight_column" in others else {}),
-                **({"group": Value("uint64")} if "group_column" in others else {}),
-            }
-        )
+        labels = ClassIndex(self.corpus, split, settings, self.label_names)
         reading = SplitReader(self.corpus, split, settings)
-        kept = 0
-
-        def write(partial: Path) -> None:
-            nonlocal kept
-            partial.mkdir()
-            with ArrowWriter(path=str(partial / "rows.arrow"), features=features) as writer:
-                for rows in chunked(reading, TOKENIZE_ROWS):
-                    texts = [text for _, text, _ in rows]
-                    ids, types, whole = [], [], []
-                    for encoding in form.encode(tokenizer, texts, max_length):
-                        ids.append(np.array(encoding.ids, dtype=np.int32))
-                        if has_types:
-                            types.append(np.array(encoding.type_ids, dtype=np.int32))
-                        whole.append(whole_length(encoding))
-                    kept += len(rows)
-                    batch = {
-                        "row": np.array([index for (index, _), _, _ in rows]),
-                        "text": [strings_of(text)[0] for text in texts],
-                        "input_ids": ids,
-                        "labels": [labels.stored(numbered, label) for (_, numbered), _, label in rows],
-                        "hash": np.array([text_hash(text) for text in texts], dtype=np.uint64),
-                    }
-                    if "weight_column" in others:
-                        batch["weight"] = [
-                            reading.other(each, "weight_column", weight_of) for (_, each), *_ in rows
-                        ]
-                    if "group_column" in others:
-                        groups = [
-                            (index, reading.other(each, "group_column", label_of))
-                            for (index, each), *_ in rows
-                        ]
-                        batch["group"] = np.array([_group(*each) for each in groups], dtype=np.uint64)
-                    if form.kind != "single":
-                        batch["whole_length"] = np.array(whole, dtype=np.int32)
-                    if form.kind == "pair":
-                        batch["text_pair"] = [text[1] for text in texts]
-                    if has_types:
-                        batch["token_type_ids"] = types
-                    writer.write_batch(batch)
-                if not kept:
-                    raise self._no_rows(split, reading)
-                writer.finalize()
-            assert reading.read == kept + sum(each.count for each in reading.skipped.values())
-            facts = {
-                "rows": kept,
-                "read": reading.read,
-                "skipped": {reason: asdict(each) for reason, each in reading.skipped.items()},
-                "order": self.settings.label_names if labels.translated else None,
-                "notes": [*self.corpus.notes(split), *reading.notes(), *labels.notes()],
-            }
-            (partial / "split.json").write_text(json.dumps(facts), encoding="utf-8")
-
-        write_to_cache(folder, write)
-
-    def _no_rows(self, split: str, reading: SplitReader) -> UserError:
-        why = "".join(f", {each} {reason}" for reason, each in reading.skipped.items())
-        return UserError(
-            f"split {split} of {self.corpus.source.name} has no rows to use: {reading.read:,} read{why}. "
-            "Add rows, or name other columns with --data.text_column and --data.label_column."
-        )
-
-    def _too_few(self, split: str, found: str) -> UserError:
-        return UserError(
-            f"split {split} of {self.corpus.source.name} has {found}; expected at least two classes. "
-            "Add rows, or name another column with --data.label_column."
-        )
-
-    def _no_numbers(self, split: str) -> UserError:
-        return UserError(
-            f"split {split} of {self.corpus.source.name} has no numbers in column "
-            f"'{escape.line(self.columns.label[0], 100)}'. Name another column with --data.label_column, or "
-            "another kind of task with --data.task."
-        )
+        write_to_cache(folder, TokenFile(reading, labels, form, tokenizer, max_length, has_types).write)
 
     def texts_of(self, split: str) -> Iterator[Text]:
         """The texts of a split, straight from the data."""
         self._readers()
         return (text for _, text, _ in SplitReader(self.corpus, split, self._row_settings, labelled=False))
-
-
-def _group(index: int, name: str | None) -> int:
-    """The group of a row, as 64 bits; a row without a name there is a group of its own."""
-    return text_hash(f"row {index}" if name is None else f"group {name}")
-
-
-def _feature(form: str, names: list[str]) -> Any:
-    """How the cache has labels of a form: a class index, a list of them, or a number."""
-    from datasets import ClassLabel, List, Value
-
-    if form == "number":
-        return Value("float64")
-    return ClassLabel(names=names) if form == "class" else List(ClassLabel(names=names))

@@ -61,7 +61,7 @@ class ValueAxes(Axes):
         return [Tick(self.y(value), words(scale * value)) for value in round_numbers(*self.upwards)]
 
 
-def round_numbers(low: float, high: float, most: int = 6) -> list[float]:
+def round_numbers(low: float, high: float, most: int = 7) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of 10 from `low` to `high`, `most` at most."""
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     steps = (power * times for times in (1, 2, 5, 10, 20))

@@ -158,9 +158,8 @@ class TextForm:
     def described(self) -> str:
         """The texts, in words."""
         names = ", ".join(f"'{escape.line(column, 60)}'" for column in self.columns)
-        return {"single": "texts of the column", "pair": "pairs of", "joined": "the joined columns"}[
-            self.kind
-        ] + (f" {names}")
+        what = {"single": "texts of the column", "pair": "pairs of", "joined": "the joined columns"}
+        return f"{what[self.kind]} {names}"
 
     def encode(
         self, tokenizer: Tokenizer, texts: Iterable[Text], max_length: int, offsets: bool = False

@@ -10,6 +10,7 @@ import asyncio
 import hmac
 import logging
 import os
+import re
 from collections.abc import Callable, Collection, MutableMapping
 from typing import Any, NamedTuple
 
@@ -23,7 +24,13 @@ from lit_bert.product.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-PATHS_WITHOUT_TOKEN = ("/", "/health", "/docs", "/openapi.json")
+PATHS_WITHOUT_TOKEN = (
+    "/",
+    "/health",
+    "/docs",
+    "/openapi.json",
+)  # to read, also those of one of several models
+_OF_MODEL = re.compile(r"^/models/[^/]+(?=/)")
 # Probes and load balancers use addresses that we do not know; /health tells nothing else.
 PATHS_FOR_ANY_HOST = ("/health",)
 RESPONSE_HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]  # of every one
@@ -84,7 +91,7 @@ class AccessMiddleware:
                 check_head(scope)
                 check_host(scope, self.hosts)
                 check_origin(scope, self.hosts)
-                if self.token is not None and path not in PATHS_WITHOUT_TOKEN:
+                if self.token is not None and needs_token(scope["method"], path):
                     check_token(headers, self.token)
                 await self.app(scope, receive, send_with_headers)
             except ApiError as refusal:
@@ -102,6 +109,11 @@ class AccessMiddleware:
         finally:
             path_label = path if path in self.paths else "other"
             self.metrics.requests.labels(path_label, status).inc()
+
+
+def needs_token(method: str, path: str) -> bool:
+    """Whether a request has to bring the token, where one is set."""
+    return method not in ("GET", "HEAD") or _OF_MODEL.sub("", path, count=1) not in PATHS_WITHOUT_TOKEN
 
 
 def _values(scope: dict[str, Any], name: bytes) -> list[str]:

@@ -23,6 +23,7 @@ STATUSES = {
     421: "The server does not answer to this Host; --allow-host names more.",
     422: "A field has another type, comes twice or is unknown; there are no or too many texts; or a text is "
     "empty, too long or has a lone surrogate.",
+    424: "The server failed, in the form of text-embeddings-inference; its log says why.",
     429: "This client's address has its share of the queue already; see Retry-After.",
     431: "The request's first line and headers are larger than 64 KiB.",
     500: "The server failed; its log says why.",

@@ -23,10 +23,11 @@ from pydantic import (
     create_model,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 from lit_bert.io.texts import SINGLE, TextForm
 from lit_bert.product.errors import ApiError
+from lit_bert.product.refusals import refusal
 
 MAX_DIGITS = 1000  # of a whole number; converting it takes time that grows with the square of its digits
 _INVISIBLE = ("Cc", "Cf")  # Unicode categories: control and format characters
@@ -147,11 +148,14 @@ def request_model(texts: int, characters: int, form: TextForm = SINGLE) -> type[
 
 
 class Word(BaseModel):
-    """Where a word is in the text, and by how many nats it raises the log-odds of the label."""
+    """Where a word is in the text, and by how many nats it raises the log-odds of the label.
+
+    Where the answer is a value, by how much it raises that.
+    """
 
     start: int = Field(description="of its first character, in Unicode code points")
     end: int = Field(description="after its last character")
-    weight: float = Field(description="negative where the word speaks against the label")
+    weight: float = Field(description="negative where the word speaks against the label, or lowers the value")
     part: int = Field(default=0, description="the string of a pair, or the column, from 0; not of one string")
 
 
@@ -171,11 +175,38 @@ class TextInfo(BaseModel):
     columns: list[str] = Field(description="of the training data, in order")
 
 
+class MainScore(BaseModel):
+    """The score that chooses between models."""
+
+    name: str = Field(description="its key in scores")
+    title: str = Field(description="for people")
+
+
+class ClassifierType(BaseModel):
+    """The classes, by their numbers and names, as text-embeddings-inference says them."""
+
+    id2label: dict[str, str]
+    label2id: dict[str, int]
+
+
+class ModelType(BaseModel):
+    """What kind of model is served."""
+
+    classifier: ClassifierType
+
+
 class Info(BaseModel):
-    """What is served."""
+    """What is served. From model_id on, the keys are those of text-embeddings-inference, as is version."""
+
+    model_config = ConfigDict(protected_namespaces=())
 
     name: str = Field(description="of the run, or of the exported folder")
-    labels: list[str] = Field(description="the classes, in the order of the model")
+    task: str = Field(description="its kind: single, multi_label, ordinal or regression")
+    label_form: str = Field(
+        description="what an answer holds: class, a label; classes, labels; number, a value"
+    )
+    labels: list[str] = Field(description="the classes, in the order of the model; of a number its name")
+    main_score: MainScore
     text: TextInfo = Field(description="what a text is given as")
     max_length: int = Field(description="tokens that the model takes at a time, special ones included")
     long_texts: Literal["windows", "head_tail", "cut"] = Field(
@@ -186,6 +217,33 @@ class Info(BaseModel):
     scores: dict[str, Any] = Field(description="as lit_bert.json has them, by the name of the split")
     limits: dict[str, float] = Field(description="of a request, and of the queue in texts")
     version: str = Field(description="of lit_bert")
+    model_id: str = Field(description="the name again")
+    model_sha: None = Field(description="of a repository on the Hub; sha256 has those of the files")
+    model_dtype: str = Field(description="of the weights in the file, float32 or int8")
+    model_type: ModelType
+    max_concurrent_requests: int = Field(description="texts that may wait, of all requests together")
+    max_input_length: int = Field(description="max_length again")
+    max_batch_tokens: int = Field(description="computed at a time, padding included")
+    max_batch_requests: int = Field(description="texts computed at a time")
+    max_client_batch_size: int = Field(description="texts in one request")
+    auto_truncate: bool = Field(description="whether long texts are cut where a request says nothing of it")
+    tokenization_workers: int = Field(description="threads that tokenize and compute")
+
+
+class ListedModel(BaseModel):
+    """One of the models of a server."""
+
+    name: str = Field(description="in its paths, where several are served")
+    labels: list[str] = Field(description="the classes, in the order of the model")
+    file: str = Field(description="that is run")
+    bytes: int = Field(description="of memory while it is loaded, as measured at the start")
+    loaded: bool = Field(description="whether it is in memory now")
+
+
+class ModelList(BaseModel):
+    """The models of a server."""
+
+    models: list[ListedModel]
 
 
 class Health(BaseModel):
@@ -210,13 +268,12 @@ class Error(BaseModel):
 # --- from bytes to a query
 
 
-def parse(content: bytes, limits: Limits, form: TextForm = SINGLE) -> Query:
-    """The query that a body holds.
+def parse(request: Any, limits: Limits, form: TextForm = SINGLE) -> Query:
+    """The query that the JSON of a body holds.
 
     Raises:
-        ApiError: 400 where the body is no JSON in UTF-8, 422 where it is another JSON than `request_model`'s.
+        ApiError: 422 where it is another JSON than `request_model`'s.
     """
-    request = _decode(content)
     model = request_model(limits.texts, limits.characters, form)
     if isinstance(request, dict):
         # Here, as pydantic would collect an error for each: a body of 1 MB can hold 100,000 unknown fields.
@@ -228,7 +285,7 @@ def parse(content: bytes, limits: Limits, form: TextForm = SINGLE) -> Query:
     try:
         valid: Any = model.model_validate(request)
     except ValidationError as error:
-        raise _refusal(error.errors(include_url=False)[0], form) from None
+        raise refusal(error.errors(include_url=False)[0], form) from None
     several = _has_several(valid.text, form)
     texts = valid.text if several else [valid.text]
     if form.kind == "joined":
@@ -236,7 +293,31 @@ def parse(content: bytes, limits: Limits, form: TextForm = SINGLE) -> Query:
     return Query(texts, several, valid.explain)
 
 
-def _decode(content: bytes) -> Any:
+def check_texts(texts: list[Any], limits: Limits, place: str, form: TextForm) -> None:
+    """Checks texts as `parse` does.
+
+    Args:
+        texts: to check.
+        limits: of a request.
+        place: the field that they came in, for messages; {} in it stands for the number of the text.
+        form: of a text.
+
+    Raises:
+        ApiError: 422.
+    """
+    model = request_model(limits.texts, limits.characters, form)
+    try:
+        model.model_validate({"text": texts})
+    except ValidationError as error:
+        raise refusal(error.errors(include_url=False)[0], form, place) from None
+
+
+def decode(content: bytes) -> Any:
+    """The JSON that a body holds.
+
+    Raises:
+        ApiError: 400 where it is no JSON in UTF-8, 422 where a field comes twice.
+    """
     try:
         return _DECODER.decode(content.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -275,78 +356,3 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 # Made once: making it takes as long as decoding a short body.
 _DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_int=_integer, object_pairs_hook=_object)
-
-
-# --- from pydantic's errors to ours
-
-_KINDS = {
-    str: "a string",
-    bool: "true or false",
-    int: "a number",
-    float: "a number",
-    list: "a list",
-    dict: "an object",
-}
-
-
-def _kind_of(value: Any) -> str:
-    return _KINDS.get(type(value), "null")
-
-
-def _refusal(error: ErrorDetails, form: TextForm) -> ApiError:
-    """The 422 of an error that `request_model` found."""
-    place, value = error["loc"], error["input"]
-    # Places are (), (field,), ("text", "one" or "several"), and on: an index, one in a pair or a column.
-    alone = place == ("text", "one")
-    within = (f"[{each}]" if isinstance(each, int) else f".{ascii(each)[1:-1][:100]}" for each in place[2:])
-    name = "".join([str(place[0]), *within]) if place else "the body"
-    one = {
-        "single": "a string",
-        "pair": "a list of two strings",
-        "joined": f"an object with the columns {', '.join(ascii(each)[1:-1] for each in form.columns)}"[:300],
-    }[form.kind]
-    match error["type"]:
-        case "missing" if len(place) > 2:
-            code, message = "wrong_columns", f"{name} is missing; expected {one}."
-        case "unknown_column":
-            unknown = ascii(error["ctx"]["name"])[:100]
-            code, message = "wrong_columns", f"{name} has a column {unknown}; expected {one}."
-        case "too_short" | "too_long" if place != ("text", "several"):
-            code = "wrong_pair"
-            message = f"{name} has {len(value)} string{'s' * (len(value) != 1)}; expected two."
-        case "list_type" | "model_type" if place:
-            others = " or a list of those" if alone else ""
-            code, message = "wrong_type", f"{name} is {_kind_of(value)}; expected {one}{others}."
-        case "missing":
-            code = "text_missing"
-            message = 'The field text is missing; expected {"text": "…"} or a list of texts.'
-        case "string_type" | "bool_type" | "model_type" as kind:
-            string = "a string or a list of strings" if alone else "a string"
-            objects = 'an object as in {"text": "…"}'
-            expected = {"string_type": string, "bool_type": "true or false", "model_type": objects}[kind]
-            code, message = "wrong_type", f"{name} is {_kind_of(value)}; expected {expected}."
-        case "explain_one":
-            code = "explain_one"
-            message = "explain works on one text and a list came; send its texts one by one."
-        case "too_short":
-            code, message = "no_texts", "The field text is an empty list; send one text or more."
-        case "too_long":
-            most = error["ctx"]["max_length"]
-            code = "too_many_texts"
-            message = f"{len(value)} texts came and {most} are allowed; send them in parts."
-        case "string_too_long":
-            most = error["ctx"]["max_length"]
-            code = "text_too_long"
-            message = f"{name} has {len(value)} characters and {most} are allowed; shorten it."
-        case "string_unicode":
-            at = next(index for index, each in enumerate(value) if "\ud800" <= each <= "\udfff")
-            code = "lone_surrogate"
-            shown = f"{ascii(value[at])[1:-1]}, at character {at}"
-            message = f"{name} has a lone surrogate, {shown}; send whole characters."
-        case "string_too_short" | "invisible" as kind:
-            invisible = "has only white space and invisible characters"
-            what = invisible if kind == "invisible" else "is empty"
-            code, message = "empty_text", f"{name} {what}; send a text with words, or leave it out."
-        case _:  # one that no test has met
-            code, message = "not_valid", f"{name}: {error['msg']}."
-    return ApiError(422, code, message)

@@ -16,9 +16,10 @@ class Metrics:
 
     Args:
         length: how many places of the queue are taken.
+        open_bytes: memory of the models that are loaded.
     """
 
-    def __init__(self, length: Callable[[], int]) -> None:
+    def __init__(self, length: Callable[[], int], open_bytes: Callable[[], int]) -> None:
         self.registry = registry = prometheus.CollectorRegistry()
         self.requests = prometheus.Counter(
             "lit_bert_requests", "Requests answered; 499 hung up.", ("path", "status"), registry=registry
@@ -29,7 +30,7 @@ class Metrics:
         )
         self.latency = prometheus.Histogram(
             "lit_bert_request_seconds",
-            "Seconds from a POST /predict's head to its answer, of those answered with 200.",
+            "Seconds from the head of a request for labels to its answer, of those answered with 200.",
             buckets=LATENCY_BUCKETS_S,
             registry=registry,
         )
@@ -40,6 +41,13 @@ class Metrics:
             "lit_bert_queue_texts", "Texts that wait or are being computed.", registry=registry
         )
         waiting.set_function(length)
+        self.loads = prometheus.Counter(
+            "lit_bert_model_loads", "Models loaded since the start.", registry=registry
+        )
+        loaded = prometheus.Gauge(
+            "lit_bert_loaded_models_bytes", "Memory of the models that are loaded.", registry=registry
+        )
+        loaded.set_function(open_bytes)
         prometheus.ProcessCollector(registry=registry)
 
     def text(self) -> bytes:

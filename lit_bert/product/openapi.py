@@ -17,9 +17,10 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from lit_bert import __version__
 from lit_bert.io.escape import JOINERS
 from lit_bert.io.texts import SINGLE, TextForm
-from lit_bert.product.access import PATHS_WITHOUT_TOKEN
+from lit_bert.product import tei
+from lit_bert.product.access import needs_token
 from lit_bert.product.errors import STATUSES
-from lit_bert.product.messages import Error, Health, Info, Limits, Remarks, request_model
+from lit_bert.product.messages import Error, Health, Info, Limits, ModelList, Remarks, request_model
 from lit_bert.task.base import Task
 
 _ANY_PATH = (400, 403, 421, 431)  # errors that may come from each path
@@ -50,13 +51,42 @@ class Operation(NamedTuple):
     request: dict[str, Any] | None = None
 
 
-def operations(task: Task, limits: Limits, form: TextForm = SINGLE) -> list[Operation]:
-    """All of a server with this task and these limits."""
-    html = {"text/html": {"schema": {"type": "string"}}}
-    figures = {"text/plain": {"schema": {"type": "string"}}}
-    document = {"application/json": {"schema": {"type": "object"}}}
+_HTML = {"text/html": {"schema": {"type": "string"}}}
+_PAGES = [
+    Operation(
+        "GET",
+        "/openapi.json",
+        "This document",
+        "In OpenAPI 3.1.",
+        {"application/json": {"schema": {"type": "object"}}},
+    ),
+    Operation("GET", "/docs", "This document as a page", "A page without a script.", _HTML),
+]
+
+
+def _model_operations(task: Task, limits: Limits, form: TextForm) -> list[Operation]:
+    """What a model of this task answers, within these limits."""
     return [
         _predict(task, limits, form),
+        *([] if form.kind == "joined" else [_predict_tei(task, limits, form)]),
+        Operation(
+            "GET",
+            "/info",
+            "Classes, file, sha256 of the folder's files, scores and limits",
+            "What is served.",
+            _json("Info"),
+            (401,),
+        ),
+        *_PAGES,
+        Operation("GET", "/", "A page to try texts on", "A page that asks this server alone.", _HTML),
+    ]
+
+
+def _server_operations() -> list[Operation]:
+    """What a server answers of no model."""
+    figures = {"text/plain": {"schema": {"type": "string"}}}
+    return [
+        Operation("GET", "/models", "The models of this server", "All of them.", _json("ModelList"), (401,)),
         Operation(
             "GET",
             "/health",
@@ -66,29 +96,23 @@ def operations(task: Task, limits: Limits, form: TextForm = SINGLE) -> list[Oper
             (503,),
             "Under any Host, as probes may not know the server's name.",
         ),
-        Operation(
-            "GET",
-            "/info",
-            "Classes, file, sha256 of the folder's files, scores and limits",
-            "What is served.",
-            _json("Info"),
-            (401,),
-        ),
         Operation("GET", "/metrics", "Figures for Prometheus", "In its text format.", figures, (401,)),
-        Operation("GET", "/openapi.json", "This document", "In OpenAPI 3.1.", document),
-        Operation("GET", "/docs", "This document as a page", "A page without a script.", html),
-        Operation("GET", "/", "A page to try texts on", "A page that asks this server alone.", html),
     ]
 
 
 def _predict(task: Task, limits: Limits, form: TextForm) -> Operation:
     count = len(task.class_names)
     probs = np.array([0.9, *[round(0.1 / max(1, count - 1), 4)] * (count - 1)])
-    prediction = task.answer(probs, truncated=False)._asdict()
+    answer = task.answer(probs, truncated=False)
+    prediction = answer._asdict()
     part = {} if form.kind == "single" else {"part": 0}
-    explained = {**prediction, "words": [{"start": 7, "end": 10, "weight": 0.42, **part}]}
+    word = {"start": 7, "end": 10, "weight": 0.42, **part}
+    explained = {**prediction, **task.explained(answer), "words": [word]}
     text, other = form.example("what a day"), form.example("oh no")
     several = {"predictions": [prediction, prediction]}
+    by_tei = " A body with inputs in place of text is read and answered as by POST /." * (
+        form.kind != "joined"
+    )
     body = _json(
         "Request",
         one={"text": text},
@@ -103,7 +127,55 @@ def _predict(task: Task, limits: Limits, form: TextForm) -> Operation:
         _json("Prediction", "Predictions", one=prediction, explained=explained, several=several),
         (401, 408, 413, 415, 422, 429, 500, 503, 504),
         "Labels are the same whether a text comes alone or with others. Where truncated is true, a text has "
-        "more tokens than the model takes, and only a part of them counts; /info has which (long_texts).",
+        "more tokens than the model takes, and only a part of them counts; /info has which (long_texts)."
+        f"{by_tei}",
+        {"required": True, "description": f"At most {limits.bytes} bytes.", "content": body},
+    )
+
+
+_TEI_INPUTS = {
+    "single": "a text, or a batch in which each text is a list of its own",
+    "pair": "a pair of texts, or a batch of pairs",
+}
+_TEI_SCORES = {  # by Task.label_form
+    "class": "Scores are probabilities and sum to 1.",
+    "classes": "The score of a class is its probability alone: they need not sum to 1.",
+    "number": "The score of the only label is the predicted number.",
+}
+
+
+def _predict_tei(task: Task, limits: Limits, form: TextForm) -> Operation:
+    def batch_item(text: str) -> list[str]:
+        given = form.example(text)
+        return [given] if form.kind == "single" else given
+
+    count = len(task.class_names)
+    scores = [
+        {"label": name, "score": round(2 * (count - place) / (count * (count + 1)), 4)}
+        for place, name in enumerate(task.class_names)
+    ]
+    body = _json(
+        "TeiRequest",
+        one={"inputs": form.example("what a day")},
+        several={
+            "inputs": [batch_item("what a day"), batch_item("oh no")],
+            "raw_scores": False,
+            "truncate": True,
+        },
+        inference_api={"inputs": form.example("what a day"), "parameters": {"top_k": 1}},
+    )
+    answers: dict[str, Any] = {"one": scores, "several": [scores, scores], "inference_api": [scores[:1]]}
+    return Operation(
+        "POST",
+        "/",
+        "Scores of every class, as text-embeddings-inference answers",
+        "The scores, highest first, of a text; a list of such lists for a batch, or where parameters came.",
+        _json("TeiScores", "TeiBatch", **answers),
+        (401, 408, 413, 415, 422, 424, 429, 504),
+        f"inputs is {_TEI_INPUTS[form.kind]}. {_TEI_SCORES[task.label_form]} With raw_scores true the scores "
+        "are logits. Where truncate is false, a text longer than the model reads is refused with 413. "
+        "With parameters, as huggingface_hub.InferenceClient sends it, function_to_apply and top_k count. "
+        "Errors are TeiError, but for those of the head of a request.",
         {"required": True, "description": f"At most {limits.bytes} bytes.", "content": body},
     )
 
@@ -124,32 +196,31 @@ class _Plain(GenerateJsonSchema):
 
 
 def prediction_schema(task: Task, remarks: dict[str, Any]) -> dict[str, Any]:
-    """The schema of the answer to a text: the fields of the task, then those of messages.Remarks."""
+    """The schema of the answer to a text: the fields of its task, then those of messages.Remarks."""
     fields = task.answer_schema()
     return {
         **remarks,
         "title": "Prediction",
         "description": "What the model says of a text.",
-        "properties": {**fields, **remarks["properties"]},
+        "properties": {**fields, **remarks["properties"], **task.explained_schema()},
         "required": [*fields, *remarks["required"]],
     }
 
 
-def document(task: Task, limits: Limits, token: bool, form: TextForm = SINGLE) -> dict[str, Any]:
-    """The OpenAPI document of a server with this task and these limits.
+def document(
+    task: Task, limits: Limits, token: bool, form: TextForm = SINGLE, prefix: str = ""
+) -> dict[str, Any]:
+    """The OpenAPI document of a model.
 
     Args:
         task: what an answer is.
         limits: of a request.
         token: whether requests need one.
         form: of a text.
+        prefix: of the model's paths, where several models are served; then the rest is in `overview`.
     """
     request = request_model(limits.texts, limits.characters, form)
-    models: list[type[BaseModel]] = [request, Remarks, Info, Health, Error]
-    _, definitions = models_json_schema(
-        [(model, "validation") for model in models], ref_template=_REFERENCE, schema_generator=_Plain
-    )
-    schemas = definitions["$defs"]
+    schemas = _schemas(request, Remarks, Info, Error, *(() if prefix else (Health, ModelList)))
     schemas["Prediction"] = prediction_schema(task, schemas.pop("Remarks"))
     predictions = {"type": "array", "items": {"$ref": _REFERENCE.format(model="Prediction")}}
     schemas["Predictions"] = {
@@ -158,9 +229,41 @@ def document(task: Task, limits: Limits, token: bool, form: TextForm = SINGLE) -
         "properties": {"predictions": predictions},
         "required": ["predictions"],
     }
+    if form.kind != "joined":
+        schemas |= tei.schemas(form)
+    described = _model_operations(task, limits, form) + ([] if prefix else _server_operations())
+    whole = _whole("A text classifier.", described, schemas, token)
+    return {**whole, "servers": [{"url": prefix}]} if prefix else whole
+
+
+def overview(names: list[str], token: bool) -> dict[str, Any]:
+    """The OpenAPI document of a server of several models, of what is of none of them.
+
+    Args:
+        names: of the models.
+        token: whether requests need one.
+    """
+    said = "Several text classifiers; each has a document of its own: "
+    said += ", ".join(f"/models/{name}/openapi.json" for name in names) + "."
+    page = Operation("GET", "/", "The list of models", "A page of links to the page of each.", _HTML)
+    return _whole(said, [*_server_operations(), *_PAGES, page], _schemas(Health, ModelList, Error), token)
+
+
+def _schemas(*models: type[BaseModel]) -> dict[str, Any]:
+    """The schemas of models, and of those in them, by their names."""
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in models], ref_template=_REFERENCE, schema_generator=_Plain
+    )
+    return definitions["$defs"]
+
+
+def _whole(
+    description: str, operations: list[Operation], schemas: dict[str, Any], token: bool
+) -> dict[str, Any]:
+    """A document of these operations."""
     paths: dict[str, dict[str, Any]] = {}
-    for each in operations(task, limits, form):
-        answers = {"200": {"description": each.answer, "content": each.content}, **_errors(each.errors)}
+    for each in operations:
+        answers = {"200": {"description": each.answer, "content": each.content}, **_errors(each)}
         said: dict[str, Any] = {
             "summary": each.summary,
             "description": each.description,
@@ -168,7 +271,7 @@ def document(task: Task, limits: Limits, token: bool, form: TextForm = SINGLE) -
         }
         if each.request is not None:
             said["requestBody"] = each.request
-        if each.path in PATHS_WITHOUT_TOKEN:
+        if not needs_token(each.method, each.path):
             said["security"] = []
         paths.setdefault(each.path, {})[each.method.lower()] = said
     whole: dict[str, Any] = {
@@ -176,7 +279,7 @@ def document(task: Task, limits: Limits, token: bool, form: TextForm = SINGLE) -
         "info": {
             "title": "lit_bert",
             "version": __version__,
-            "description": "A text classifier. Errors have a code for programs, a message for people.",
+            "description": f"{description} Errors have a code for programs, a message for people.",
         },
         "paths": paths,
         "components": {"schemas": schemas},
@@ -187,12 +290,21 @@ def document(task: Task, limits: Limits, token: bool, form: TextForm = SINGLE) -
     return whole
 
 
-def _errors(statuses: tuple[int, ...]) -> dict[str, Any]:
-    example = {"error": {"code": "a_word", "message": "What came, what was expected and what to do."}}
-    content = _json("Error", any=example)
+def _errors(operation: Operation) -> dict[str, Any]:
+    said = "What came, what was expected and what to do."
+    content = _json("Error", any={"error": {"code": "a_word", "message": said}})
+    of_tei = _json("TeiError", any={"error": said, "error_type": "Validation"})
     return {
-        str(status): {"description": STATUSES[status], "content": content}
-        for status in sorted({*statuses, *_ANY_PATH})
+        str(status): {
+            "description": STATUSES[status],
+            "content": of_tei
+            if operation.method == "POST"
+            and operation.path == "/"
+            and status in operation.errors
+            and status != 401
+            else content,
+        }
+        for status in sorted({*operation.errors, *_ANY_PATH})
     }
 
 
@@ -206,13 +318,18 @@ dt { font-weight: bold }
 """
 
 
+START = (  # of a page
+    "<!doctype html><html lang='en'><meta charset='utf-8'><title>lit_bert</title>"
+    "<link rel='icon' href='data:,'><meta name='viewport' content='width=device-width'>"
+    f"<style>{_STYLE}</style><main>"
+)
+
+
 def page(document: dict[str, Any]) -> str:
     """The document as HTML."""
     info = document["info"]
     parts = [
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(info['title'])} API</title>",
-        "<link rel='icon' href='data:,'><meta name='viewport' content='width=device-width'>",
-        f"<style>{_STYLE}</style><main>",
+        START,
         f"<h1>{escape(info['title'])} {escape(info['version'])}</h1><p>{escape(info['description'])}",
         " The same for programs: <a href='openapi.json'>openapi.json</a>.</p>",
     ]

@@ -113,6 +113,7 @@ class Predictor:
         if truncation is None:
             raise UserError("tokenizer.json does not say how many tokens the model takes (truncation)")
         self.max_length = int(truncation["max_length"])  # tokens, special ones included
+        self.truncation_side: str = truncation["direction"]  # where a long text is cut: right or left
         if positions is not None and self.max_length > positions:
             raise UserError(
                 f"tokenizer.json lets {self.max_length} tokens through; the model takes {positions}"
@@ -145,7 +146,7 @@ class Predictor:
         )
         _check_ends(self._session, len(self.labels), self._has_types)
         self._label([self.form.of_parts([each] * len(self.form.columns)) for each in ("", "a")])
-        _give_back_memory()
+        give_back_memory()
 
     def __call__(self, texts: Sequence[Any]) -> list[Any]:
         """The answer to each text, in order: with one label a text, a `task.single.Prediction`.
@@ -160,20 +161,6 @@ class Predictor:
         outputs, truncated = self._label(self._read(texts))
         return [self.task.answer(row, cut) for row, cut in zip(outputs, truncated, strict=True)]
 
-    def cost(self, texts: Sequence[Any], explain: bool = False) -> int:
-        """About how many times the model is asked for the answers to texts, said without tokenizing them."""
-        is_in_windows = self.long_texts.mode == "windows"
-        if not is_in_windows and not explain:
-            return len(texts)
-        parts_of = map(self.form.parts, self._read(texts))
-        words = [sum(len(WORD.findall(part)) for part in parts) for parts in parts_of]
-        cost = len(texts)
-        if is_in_windows:
-            cost += sum(words) // (self.long_texts.size - self.long_texts.overlap)
-        if explain:  # once more for each word that is read
-            cost += min(words[0], self.max_length * (EXPLAINED_WINDOWS if is_in_windows else 1))
-        return cost
-
     def probs(self, texts: Sequence[Any]) -> np.ndarray:
         """Class probabilities, float32 (N, C), of texts; where the task is a number, the values (N, 1)."""
         return self._label(self._read(texts))[0]
@@ -185,6 +172,14 @@ class Predictor:
 
     def _label(self, texts: Sequence[Text]) -> tuple[np.ndarray, list[bool]]:
         """Outputs (N, C), and of which texts a part was not read."""
+        logits, truncated = self._logits_of(texts)
+        return self.task.outputs(logits), truncated
+
+    def logits(self, texts: Sequence[Any]) -> tuple[np.ndarray, list[bool]]:
+        """What becomes outputs, float32 (N, C), and of which texts a part was not read."""
+        return self._logits_of(self._read(texts))
+
+    def _logits_of(self, texts: Sequence[Text]) -> tuple[np.ndarray, list[bool]]:
         windows: list[np.ndarray] = []
         types: list[np.ndarray] = []
         counts: list[int] = []  # of the windows of each text
@@ -198,7 +193,7 @@ class Predictor:
                     types.append(np.array(each.type_ids, np.int32))
                 counts.append(len(parts))
                 truncated.append(bool(each.overflowing or self.long_texts.loses(np.array(len(each.ids)))))
-        return self._outputs(self._logits(windows, types), counts), truncated
+        return pooled(self._logits(windows, types), counts, self.long_texts.pooling), truncated
 
     def explain(self, text: Any) -> list[Word]:
         """Which words pushed the text towards its label: each in turn is left out, and the label asked again.
@@ -311,6 +306,27 @@ class Predictor:
         return logits
 
 
+def label_cost(model: Any, texts: Sequence[Any], explain: bool = False) -> int:
+    """About how many times a model is asked for the answers to texts, said without tokenizing them.
+
+    Args:
+        model: a Predictor, or what knows its `form`, `long_texts` and `max_length`.
+        explain: whether the words of the first text are asked for.
+    """
+    is_in_windows = model.long_texts.mode == "windows"
+    if not is_in_windows and not explain:
+        return len(texts)
+    form: TextForm = model.form
+    parts_of = (form.parts(form.text_from(text)) for text in texts)
+    words = [sum(len(WORD.findall(part)) for part in parts) for parts in parts_of]
+    cost = len(texts)
+    if is_in_windows:
+        cost += sum(words) // (model.long_texts.size - model.long_texts.overlap)
+    if explain:  # once more for each word that is read
+        cost += min(words[0], model.max_length * (EXPLAINED_WINDOWS if is_in_windows else 1))
+    return cost
+
+
 def outputs_of(folder: Path, file: str) -> Callable[[Sequence[Text]], np.ndarray]:
     """From texts, joined already, to their outputs, float32 (N, C), by an ONNX file of the folder."""
     predictor = Predictor(folder, file=file)
@@ -332,7 +348,7 @@ def _check_ends(session: Any, classes: int, has_types: bool) -> None:
         raise UserError(f"the graph has the outputs {found}; expected the logits of {classes} classes")
 
 
-def _give_back_memory() -> None:
+def give_back_memory() -> None:
     """Returns to the system what reading the model took for a moment, where the C library can."""
     with contextlib.suppress(OSError, AttributeError):  # glibc only
         ctypes.CDLL("libc.so.6").malloc_trim(0)

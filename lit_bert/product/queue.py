@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 8  # texts; with more, a single text behind them waits longer
+Compute = Callable[[list[Any]], list[Any]]
 # Added to the niceness of the process: the event loop takes a tenth of the workers' time, and while it waits
 # for a core, nobody is answered or refused.
 WORKER_NICE = 4
@@ -47,7 +48,9 @@ class Job:
     Attributes:
         texts: to compute.
         client: whose they are.
-        explain: whether to compute by `explain` instead of `predict`; then there is one text.
+        compute: the result of each of some texts, in order. Called from several threads at a time, and for
+            texts of several jobs together where theirs are equal.
+        alone: whether nothing is computed after it in one batch, as it takes long.
         cost: the places that the job takes in the queue.
         answers: what the event loop awaits. Once it is done in any way, as by `cancel()`, no more of the job
             is computed.
@@ -55,14 +58,16 @@ class Job:
         left: how many texts have no result yet; changed in the event loop, as are the results.
     """
 
-    __slots__ = ("answers", "client", "cost", "explain", "left", "results", "taken", "texts")
+    __slots__ = ("alone", "answers", "client", "compute", "cost", "left", "results", "taken", "texts")
 
-    def __init__(self, texts: list[Any], client: str, explain: bool, cost: int) -> None:
-        self.texts, self.client, self.explain, self.cost = texts, client, explain, cost
+    def __init__(
+        self, texts: list[Any], client: str, compute: Compute, cost: int, alone: bool = False
+    ) -> None:
+        self.texts, self.client, self.compute, self.cost, self.alone = texts, client, compute, cost, alone
         self.taken = 0
         self.left = len(texts)
-        self.results: list[bytes] = [b""] * len(texts)
-        self.answers: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
+        self.results: list[Any] = [None] * len(texts)
+        self.answers: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
 
 
 class Part(NamedTuple):
@@ -79,7 +84,7 @@ class Outcome(NamedTuple):
     job: Job
     start: int
     number: int
-    results: list[bytes] | None
+    results: list[Any] | None
 
 
 class BatchQueue:
@@ -88,26 +93,22 @@ class BatchQueue:
     All methods are called in the event loop in which `start` was called.
 
     Args:
-        predict: the result of each of some texts, in order. Called from several threads at a time.
-        explain: the result of one text with explanations.
+        warm_up: what each worker calls before it is ready, as a first run allocates.
         limit: places in the queue, taken until the answer; the last job accepted may exceed it.
         threads: number of workers.
         on_batch: called with the number of texts of each batch, from the worker's thread.
         on_death: called in the event loop when a worker ended without being asked to.
-        warm_up: a text that each worker computes first.
     """
 
     def __init__(
         self,
-        predict: Callable[[list[Any]], list[bytes]],
-        explain: Callable[[Any], bytes],
+        warm_up: Callable[[], object],
         limit: int,
         threads: int,
         on_batch: Callable[[int], None],
         on_death: Callable[[], None],
-        warm_up: Any = "warm up",
     ) -> None:
-        self.predict, self.explain, self.warm_up = predict, explain, warm_up
+        self.warm_up = warm_up
         self.limit = limit
         self.share = max(1, limit // 2)  # places of one client
         self.length = 0  # places taken
@@ -118,7 +119,7 @@ class BatchQueue:
             threading.Thread(target=self._work, args=(number,), name=f"worker-{number}", daemon=True)
             for number in range(threads)
         ]
-        self.warm: set[int] = set()  # workers that have computed a first text and have not ended
+        self.warm: set[int] = set()  # workers that have warmed up and have not ended
         self.stopping = False
 
     # --- in the event loop
@@ -188,15 +189,18 @@ class BatchQueue:
             nice = min(19, os.getpriority(os.PRIO_PROCESS, thread) + WORKER_NICE)
             os.setpriority(os.PRIO_PROCESS, thread, nice)
         try:
-            self.predict([self.warm_up])  # the first run allocates
+            self.warm_up()
             self.warm.add(number)
             while parts := self._gather():
                 self._report(
                     [Outcome(job, at, len(job.texts) - at, None) for job, at, texts in parts if not texts]
                 )
-                for explain in (False, True):
-                    if group := [part for part in parts if part.texts and part.job.explain is explain]:
-                        self._report(self._compute(group))
+                groups: dict[Compute, list[Part]] = {}
+                for part in parts:
+                    if part.texts:
+                        groups.setdefault(part.job.compute, []).append(part)
+                for group in groups.values():
+                    self._report(self._compute(group))
         finally:
             self.warm.discard(number)
             if not self.stopping:
@@ -216,7 +220,7 @@ class BatchQueue:
         while job is not None:
             parts.append(self._take(job, room))
             room -= len(parts[-1].texts)
-            if room <= 0 or job.explain:
+            if room <= 0 or job.alone:
                 return parts
             try:
                 job = self.jobs.get_nowait()
@@ -239,10 +243,10 @@ class BatchQueue:
         return Part(job, start, texts)
 
     def _compute(self, parts: list[Part]) -> list[Outcome]:
-        """Results of parts that are all to be explained or all not."""
+        """Results of parts that are computed alike."""
         texts = [text for part in parts for text in part.texts]
         try:
-            results = [self.explain(text) for text in texts] if parts[0].job.explain else self.predict(texts)
+            results = parts[0].job.compute(texts)
         except Exception:
             if len(parts) > 1:  # one by one, so that only the job with the bad text fails
                 return [outcome for part in parts for outcome in self._compute([part])]

@@ -15,19 +15,20 @@ import uvicorn
 from lit_bert.io import escape
 from lit_bert.product import connection
 from lit_bert.product.access import Access
-from lit_bert.product.app import Served, create_app
+from lit_bert.product.app import create_app
 from lit_bert.product.messages import Limits
+from lit_bert.product.models import MB, Models
 
 logger = logging.getLogger(__name__)
 
-MAX_SHOWN_LABELS, MAX_SHOWN_CHARACTERS = 12, 60  # of the classes in the line at the start
+MAX_SHOWN_NAMES, MAX_SHOWN_CHARACTERS = 12, 60  # in the line at the start
 
 
-def run(served: Served, limits: Limits, access: Access, threads: int, listener: socket.socket) -> int:
+def run(models: Models, limits: Limits, access: Access, threads: int, listener: socket.socket) -> int:
     """Serves until SIGTERM, SIGINT or the death of a worker.
 
     Args:
-        served: what is served.
+        models: what is served.
         limits: of requests and of the queue.
         access: which requests are answered.
         threads: number of workers.
@@ -46,7 +47,7 @@ def run(served: Served, limits: Limits, access: Access, threads: int, listener: 
     def on_signal(*_: object) -> None:
         server.should_exit = True
 
-    app = create_app(served, limits, access, threads, lambda: announce(served, access, listener), on_death)
+    app = create_app(models, limits, access, threads, lambda: announce(models, access, listener), on_death)
     config = uvicorn.Config(
         connection.ReportAnswers(app),
         http=connection.protocol(limits.seconds, connection.IDLE_TIMEOUT_S),
@@ -68,15 +69,24 @@ def run(served: Served, limits: Limits, access: Access, threads: int, listener: 
     return 1 if died else 0
 
 
-def announce(served: Served, access: Access, listener: socket.socket) -> None:
+def announce(models: Models, access: Access, listener: socket.socket) -> None:
     """Prints what is served, and where."""
     host, port = listener.getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
-    labels = served.predictor.labels
-    names = ", ".join(escape.line(name, MAX_SHOWN_CHARACTERS) for name in labels[:MAX_SHOWN_LABELS])
-    if len(labels) > MAX_SHOWN_LABELS:
-        names += f" and {len(labels) - MAX_SHOWN_LABELS} more"
-    what = f"{escape.line(served.name)} ({escape.line(served.predictor.file)}; {names})"
+    if models.several:
+        sizes = [f"{name} ({each.memory / MB:.0f} MB)" for name, each in models.by_name.items()]
+        limit = "" if models.limit is None else f", in {models.limit / MB:.0f} MB"
+        what = f"{len(sizes)} models{limit}: {_shortened(sizes)};"
+    else:
+        (model,) = models.by_name.values()
+        names = _shortened([escape.line(name, MAX_SHOWN_CHARACTERS) for name in model.labels])
+        what = f"{escape.line(model.name)} ({escape.line(model.file)}; {names})"
     print(f"serving {what} at http://{host}:{port}", flush=True)
     if not access.hosts.loopback or access.hosts.allowed:
         print(f"accepted hosts: {access.hosts} (--allow-host)", flush=True)
+
+
+def _shortened(names: list[str]) -> str:
+    """The first of some names."""
+    more = len(names) - MAX_SHOWN_NAMES
+    return ", ".join(names[:MAX_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")

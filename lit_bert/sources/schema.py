@@ -116,7 +116,7 @@ class DataSettings(Plain):
     task: Text = "single"
     weight_column: Text | None = None
     group_column: Text | None = None
-    form: Text | None = None
+    format: Text | None = None
     delimiter: Text | None = None
     encoding: Text | None = None
     header: bool | None = None

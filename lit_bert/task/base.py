@@ -181,6 +181,14 @@ class Task(ABC):
         """The class whose output an explanation of the answer is about, of outputs (C,)."""
         return int(outputs.argmax())
 
+    def explained(self, answer: Any) -> dict[str, Any]:
+        """The class that an explanation of an answer is about, where it does not say so itself, for JSON."""
+        return {}
+
+    def explained_schema(self) -> dict[str, Any]:
+        """The JSON schema of each field of `explained`."""
+        return {}
+
     def support(self, outputs: np.ndarray) -> np.ndarray:
         """How much the outputs (N, C) speak for each class, float64 (N, C): log-odds, or the values."""
         clipped = np.maximum(outputs.astype(np.float64), MIN_PROBABILITY)

@@ -140,6 +140,15 @@ class MultiLabel(Task):
         """The class that is furthest above its threshold, in log-odds, or least below it."""
         return int((self.support(outputs[None])[0] - self.support(self.thresholds[None])[0]).argmax())
 
+    def explained(self, answer: Any) -> dict[str, Any]:
+        outputs = np.array(list(answer.probabilities.values()))
+        return {"explained_label": self.class_names[self.explained_class(outputs)]}
+
+    def explained_schema(self) -> dict[str, Any]:
+        names = list(self.class_names)
+        what = "the class that words are about, only where explain is true"
+        return {"explained_label": {"type": "string", "enum": names, "description": what}}
+
     def columns(self) -> list[str]:
         return ["predicted_labels", *(f"probability_{name}" for name in self.class_names)]
 

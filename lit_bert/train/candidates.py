@@ -35,7 +35,7 @@ def keep_better_weights(
     """
     trained = checkpoint.training_weights if checkpoint and predictions else None
     chosen = predictions.facts.get("averaging") if predictions else None
-    if checkpoint is not None and trained is not None and chosen:
+    if checkpoint is not None and trained is not None and chosen and "val_score" in chosen:
         checkpoint, trained = keep_weights(checkpoint, chosen), None
     trained = run.trainer.strategy.broadcast(trained)
     if trained is None:

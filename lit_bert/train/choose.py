@@ -160,7 +160,8 @@ def choice_notes(predictions: Predictions) -> list[str]:
 def _shown_change(found: dict[str, Any], title: str) -> str:
     if found["loss_change"] is None:
         return f"the loss changes by less than {compare.FEWEST_ROWS} rows can show"
-    changes = {"the loss": found["loss_change"], title: found.get("score_change")}
+    score = found.get("score_change", found.get("f1_change"))  # its earlier name
+    changes = {"the loss": found["loss_change"], title: score}
     shown: list[str] = []
     chance: list[str] = []
     for name, change in changes.items():

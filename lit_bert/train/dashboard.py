@@ -1,4 +1,4 @@
-"""The TensorBoard dashboard of a run.
+"""The dashboard of a run, in TensorBoard or another tracker.
 
 tensorboard --logdir checkpoints
 """
@@ -20,6 +20,7 @@ from lit_bert.io import escape
 from lit_bert.io.texts import shown
 from lit_bert.train.keep import chooses_epoch
 from lit_bert.train.record import EpochRecord
+from lit_bert.train.trackers import Tracker
 
 WRONG_TEXTS = 20  # rows of the table of confident errors
 PICTURE_NAME = 30  # characters of a class name in a picture
@@ -27,7 +28,7 @@ EVENT_FILE = "TensorBoard's event file"
 
 
 class Dashboard(Callback):
-    """Draws each validation in TensorBoard: confusion matrix, precision-recall curves, confident errors.
+    """Draws each validation: confusion matrix, precision-recall curves, confident errors.
 
     `log_settings` stores the settings beside the scores of what is kept in the end. What cannot be drawn is
     reported once, and training goes on.
@@ -57,7 +58,7 @@ class Dashboard(Callback):
             file.event_writer = _GuardedEvents(file.event_writer, self._guard)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
+        for board in _boards(trainer):
             with self._guard("the table of the run"):
                 facts = {**self.facts, **_validation_facts(trainer, [CHOOSING] * chooses_epoch(trainer))}
                 lines = [
@@ -65,17 +66,17 @@ class Dashboard(Callback):
                     for name, value in facts.items()
                 ]
                 table = "\n".join(["| what | value |", "| --- | --- |", *lines])
-                trainer.logger.experiment.add_text("run", table, 0)
+                board.add_text("run", table, 0)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        logger = trainer.logger
-        if not (isinstance(logger, TensorBoardLogger) and trainer.is_global_zero):
-            return
+        for board in _boards(trainer):
+            self._draw(board, trainer.global_step)
+
+    def _draw(self, board: Any, step: int) -> None:
         predictions = self.record.predictions
-        board, step, form = logger.experiment, trainer.global_step, predictions.task.label_form
-        names = predictions.class_names
+        form, names = predictions.task.label_form, predictions.class_names
         if form == "class":
             with self._guard("the confusion matrix"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of characters that matplotlib's font lacks
@@ -98,15 +99,28 @@ class Dashboard(Callback):
 
     def log_settings(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last thing of a fit. The end of the training has closed the event file: this opens another."""
-        if isinstance(trainer.logger, TensorBoardLogger) and self.record.best:
+        trackers = [each for each in trainer.loggers if isinstance(each, TensorBoardLogger | Tracker)]
+        if trackers and self.record.best:
             with self._guard("the settings beside the scores"):
                 facts = {**self.facts, **_validation_facts(trainer, self.record.used_for(trainer))}
                 settings = {"learning_rate": pl_module.learning_rate, **facts}
                 scores = {
                     f"val_best/{name.removeprefix('val/')}": value for name, value in self.record.best.items()
                 }
-                trainer.logger.log_hyperparams(settings, scores)
-                trainer.logger.finalize("success")
+                for each in trackers:
+                    if isinstance(each, Tracker):
+                        each.log_settings(settings, scores)
+                    else:
+                        each.log_hyperparams(settings, scores)
+                        each.finalize("success")
+
+
+def _boards(trainer: Trainer) -> list[Any]:
+    """What draws, in the first process: TensorBoard's writers, and trackers, which have its methods."""
+    if not trainer.is_global_zero:
+        return []
+    boards = [each.experiment for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
+    return [*boards, *(each for each in trainer.loggers if isinstance(each, Tracker))]
 
 
 class _GuardedEvents:

@@ -5,7 +5,9 @@ python -m lit_bert fit --config configs/debug.yaml
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +33,7 @@ from lit_bert.train.result import RunResult, storable
 from lit_bert.train.resume import check_finite, check_resumed
 from lit_bert.train.run import FitRun
 from lit_bert.train.runs import next_folder
+from lit_bert.train.trackers import Tracker, open_tracker
 from lit_bert.train.trainer_limits import check_trainer_limits
 
 log = logging.getLogger(__name__)
@@ -45,9 +48,10 @@ def run_fit(run: FitRun) -> RunResult | None:
     Raises:
         UserError: something does not fit; nothing was written where it shows before the training.
     """
-    _check(run)
+    check_run(run)
     _claim_folder(run.trainer, run.settings)
-    _say_what_is_used(run)
+    tracker = _track(run)
+    say_what_is_used(run)
     run.callbacks.dashboard.facts = _facts(run)
     # Only the checkpoint of a best epoch is looked at again when the fit ends.
     run.model.keeps_training_weights = run.settings["checkpoint"]["monitor"] is not None
@@ -55,13 +59,16 @@ def run_fit(run: FitRun) -> RunResult | None:
     ckpt_path = str(run.resumed.checkpoint.path) if run.resumed else None
     run.trainer.fit(run.model, datamodule=run.data, ckpt_path=ckpt_path)
     _free_training_state(run)
-    return _finish(run, (time.perf_counter() - start) / 60)
+    result = _finish(run, (time.perf_counter() - start) / 60)
+    if tracker is not None:
+        _close_tracker(run, tracker, result)
+    return result
 
 
 # --- before the training ---
 
 
-def _check(run: FitRun) -> None:
+def check_run(run: FitRun) -> None:
     """Raises a UserError where settings, weights and rows do not fit each other."""
     trainer = run.trainer
     if run.resumed:
@@ -134,7 +141,24 @@ def _make_writable(folder: Path) -> None:
         ) from None
 
 
-def _say_what_is_used(run: FitRun) -> None:
+def _track(run: FitRun) -> Tracker | None:
+    """The tracker of the run beside its folder, which then gets all that is logged."""
+    trainer = run.trainer
+    if not (trainer.is_global_zero and trainer.log_dir):
+        return None
+    errors = run.callbacks.record.errors
+    try:
+        tracker = open_tracker(run.settings["tracker"], Path(trainer.log_dir), errors)
+    except UserError:
+        with contextlib.suppress(OSError):  # one that goes on is not empty
+            Path(trainer.log_dir).rmdir()
+        raise
+    if tracker is not None:
+        trainer.loggers = [*trainer.loggers, tracker]
+    return tracker
+
+
+def say_what_is_used(run: FitRun) -> None:
     """Logs device, sources, model, rows, classes and the folder."""
     trainer, model, data = run.trainer, run.model, run.data
     announce(trainer, run.sources)
@@ -186,6 +210,18 @@ def _facts(run: FitRun) -> dict[str, Any]:
 # --- after the training ---
 
 
+def _close_tracker(run: FitRun, tracker: Tracker, result: RunResult | None) -> None:
+    """Hands over the settings as a file, the scores and the model card, and ends the run there."""
+    if result is not None and result.checkpoint is not None and run.card is not None:
+        best = Path(result.checkpoint)
+        with run.callbacks.record.errors.guard("the model card"), tempfile.TemporaryDirectory() as place:
+            tracker.add_file(run.card(best, Path(place)))
+        for name in ("config.yaml", "validate.json"):
+            if (best.parent / name).is_file():
+                tracker.add_file(best.parent / name)
+    tracker.close()
+
+
 def _free_training_state(run: FitRun) -> None:
     """Frees moments and gradients, three times the weights, before the weights are copied to be compared."""
     run.trainer.optimizers = []
@@ -223,7 +259,8 @@ def _finish(run: FitRun, minutes: float) -> RunResult | None:
     else:
         print("score it:   python -m lit_bert test")
     print(f"its errors: python -m lit_bert report {best.parent}")
-    print(f"look at it: tensorboard --logdir {best.parent.parent}")
+    if command := _look_at(run, best):
+        print(f"look at it: {command}")
     result = RunResult(
         status="done", checkpoint=storable(str(best)), steps=trainer.global_step, minutes=minutes
     )
@@ -231,6 +268,17 @@ def _finish(run: FitRun, minutes: float) -> RunResult | None:
         result.scores = {name: score.value for name, score in found.values.items()}
         result.main = (found.task.main_title, found.chosen_by.value)
     return result
+
+
+def _look_at(run: FitRun, best: Path) -> str:
+    """What shows the run; nothing where nothing was logged."""
+    if isinstance(run.trainer.logger, TensorBoardLogger):
+        return f"tensorboard --logdir {best.parent.parent}"
+    for each in run.trainer.loggers:
+        if isinstance(each, Tracker):
+            return each.command()
+    scores = best.parent / "metrics.csv"
+    return str(scores) if scores.is_file() else ""
 
 
 def _validated(best: Checkpoint) -> Predictions | None:

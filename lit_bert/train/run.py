@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -46,6 +47,7 @@ class FitRun:
         settings: of the run as plain values, by section; what trainer, model and data module were built from.
         callbacks: those that the trainer was built with.
         resumed: the run that goes on; None for a new one.
+        card: writes the model card of a checkpoint, for trackers, into a folder; gives its path.
     """
 
     trainer: Trainer
@@ -54,6 +56,7 @@ class FitRun:
     settings: Mapping[str, Any]
     callbacks: RunCallbacks
     resumed: Resumed | None = None
+    card: Callable[[Path, Path], Path] | None = None
 
     @property
     def sources(self) -> list[tuple[str, Source]]:

@@ -22,7 +22,7 @@ TO_BE_FOUND = {
 }
 FILE_SETTINGS = {  # hold for the files that they were given with
     f"data.{name}"
-    for name in ("label_names", "form", "delimiter", "encoding", "header", "quoting", "sheet", "query")
+    for name in ("label_names", "format", "delimiter", "encoding", "header", "quoting", "sheet", "query")
 }
 
 
@@ -70,6 +70,13 @@ def fill_from_checkpoint(config: Any, given: Mapping[str, bool], checkpoint: Che
                 "Leave the flag out."
             )
     other_data = names_setting(given, "data.dataset") or names_setting(given, "input") or verb == "predict"
+    dataset = checkpoint.data.settings.dataset
+    if not other_data and "://" in dataset:
+        # A stranger's checkpoint shall neither connect nor be shown passwords of the environment.
+        raise UserError(
+            f"{checkpoint.path} was trained on {line(dataset, 200)}, and `{verb}` connects only to what the "
+            "command names. Give --data.dataset, and for a database --data.query, as for fit."
+        )
     for name, value in checkpoint_settings(checkpoint).items():
         # A configuration may be that of another fit.
         if name == BASE and given.get(name):

@@ -6,6 +6,7 @@ python -m lit_bert audit --data.dataset reviews.csv --folds 3
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_bert import RUNS, UserError, require_package
 from lit_bert.cli.arguments import checked_configs, strip_flag
-from lit_bert.cli.lightning import CommandLine, VerbParser
+from lit_bert.cli.lightning import CommandLine, VerbParser, unparsed
 from lit_bert.cli.run_arguments import add_run_arguments, root_of_runs, settings_of_run
 from lit_bert.cli.start import prepare_process
 from lit_bert.data.writer import RowWriter
@@ -162,3 +163,6 @@ def _train_folds(settings: dict[str, Any], folds: int, folder: Path, labels: np.
         for file in (run / VALIDATED, run / TRAINED, *run.glob("*.ckpt")):
             file.unlink(missing_ok=True)
     return predictions
+
+
+PARSERS = {"audit": partial(unparsed, AUDIT)}

@@ -5,7 +5,9 @@ python -m lit_bert test --ckpt_path best
 
 from __future__ import annotations
 
-from lit_bert.cli.lightning import NO_FILES, VerbParser, command_with_checkpoint
+from functools import partial
+
+from lit_bert.cli.lightning import NO_FILES, VerbParser, command_with_checkpoint, unparsed
 from lit_bert.cli.start import prepare_process
 from lit_bert.evaluate.announce import announce, checkpoint_sources
 from lit_bert.evaluate.prediction_collector import PredictionCollector
@@ -54,3 +56,6 @@ def _score(verb: VerbParser, arguments: list[str]) -> int:
         sources = [*checkpoint_sources(checkpoint), ("scored on", data.source)]
         record_scores(checkpoint, verb.name, split, outputs.predictions, sources, trained)
     return 0
+
+
+PARSERS = {"validate": partial(unparsed, VALIDATE), "test": partial(unparsed, TEST)}

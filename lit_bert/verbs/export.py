@@ -28,12 +28,7 @@ from lit_bert.sources.checkpoint import Checkpoint, find
 from lit_bert.train.settings import BASE
 
 
-def export(arguments: list[str]) -> int:
-    """The exit code of `export`.
-
-    Returns:
-        1 where the exact file has another label than the checkpoint for a row.
-    """
+def _parser() -> Parser:
     lossy = [each.file for each in FORMATS if not each.is_exact]
     parser = Parser(
         "python -m lit_bert export",
@@ -68,6 +63,16 @@ def export(arguments: list[str]) -> int:
         "--push", metavar="OWNER/NAME", help="then upload the folder to this model on the Hub"
     )
     parser.add_argument("--private", action="store_true", help="with --push: make it a private one")
+    return parser
+
+
+def export(arguments: list[str]) -> int:
+    """The exit code of `export`.
+
+    Returns:
+        1 where the exact file has another label than the checkpoint for a row.
+    """
+    parser = _parser()
     args = parser.parse_args(arguments)
     if args.int8_loss is not None:
         print("note       --int8_loss is now --max_f1_loss; the old name will go", file=sys.stderr)
@@ -108,3 +113,6 @@ def shown(arguments: Sequence[str]) -> str:
         for flag, equals, value in parts
     )
     return shlex.join(["python", "-m", "lit_bert", "export", *names])
+
+
+PARSERS = {"export": _parser}

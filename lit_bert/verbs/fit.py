@@ -14,13 +14,18 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_bert import UserError
 from lit_bert.cli.arguments import checked_configs, strip_flag
-from lit_bert.cli.lightning import CommandLine, VerbParser
+from lit_bert.cli.lightning import CommandLine, VerbParser, unparsed
 from lit_bert.cli.run_arguments import add_run_arguments, root_of_runs, settings_of_run
 from lit_bert.cli.start import prepare_process
+from lit_bert.data.cache import temporary_cache
+from lit_bert.data.windows import LongTexts
+from lit_bert.evaluate.evidence import Evidence
 from lit_bert.evaluate.report import SEEDS, seeds_table
 from lit_bert.io import files
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.settings import composition
+from lit_bert.sources.weights import Weights
+from lit_bert.train.dry_run import dry_run
 from lit_bert.train.fit import run_fit
 from lit_bert.train.processes import SameCheckpoint, find_checkpoint, shared_checkpoint
 from lit_bert.train.progress import ProgressEvents
@@ -28,6 +33,9 @@ from lit_bert.train.result import EventFile, RunResult, fit_with_result
 from lit_bert.train.resume import apply_resumed_settings
 from lit_bert.train.run import FitRun, RunCallbacks
 from lit_bert.train.runs import fit_each, next_folder, runs_on_cpu
+from lit_bert.train.trackers import apply_tracker
+
+DRY_RUN = "--dry_run"
 
 
 def fit(arguments: list[str]) -> int:
@@ -36,7 +44,12 @@ def fit(arguments: list[str]) -> int:
     arguments, which = strip_flag(checked_configs(arguments), "--ckpt_path", "best, last or a file")
     arguments, seeds = strip_flag(arguments, "--seeds", "a number of seeds")
     arguments, result = strip_flag(arguments, "--result", "a folder")
-    if seeds is not None:
+    if DRY_RUN in arguments:
+        for flag, value in (("--seeds", seeds), ("--result", result), ("--ckpt_path", which)):
+            if value is not None:
+                raise UserError(f"got {DRY_RUN} and {flag}; expected one of them.")
+        _dry_run([argument for argument in arguments if argument != DRY_RUN])
+    elif seeds is not None:
         _fit_seeds(arguments, seeds, which, result)
     elif result is not None:
         fit_with_result(Path(result), partial(_fit, arguments, which))
@@ -64,6 +77,12 @@ def _add_arguments(parser: LightningArgumentParser) -> None:
         "events.jsonl (messages and validations as they come), for programs that start runs; on the command "
         "line only",
     )
+    parser.add_argument(
+        DRY_RUN,
+        action="store_true",
+        help="read the data, take a few steps and print what the run would use, how long it would take and "
+        "how much memory; nothing is written; on the command line only",
+    )
     add_run_arguments(parser)
 
 
@@ -86,10 +105,10 @@ def parsed(arguments: list[str]) -> CommandLine:
         UserError: the parser refuses them, or a configuration has what only a command line can say.
     """
     command = CommandLine(FIT, arguments)
-    for name, example in (("seeds", "5"), ("result", "results")):
-        if command.config[name] is not None:
+    for name, example in (("seeds", " 5"), ("result", " results"), ("dry_run", "")):
+        if command.config[name] not in (None, False):
             raise UserError(
-                f"{name} stands in a configuration; give it on the command line, as --{name} {example}."
+                f"{name} stands in a configuration; give it on the command line, as --{name}{example}."
             )
     return command
 
@@ -103,6 +122,11 @@ def _fit(arguments: list[str], which: str | None, events: EventFile | None = Non
         return run_fit(run)
 
 
+def _dry_run(arguments: list[str]) -> None:
+    with temporary_cache():
+        dry_run(prepared(parsed(arguments), None, []))
+
+
 def prepared(command: CommandLine, which: str | None, callbacks: list[Callback]) -> FitRun:
     """The run of a parsed command, built.
 
@@ -111,6 +135,7 @@ def prepared(command: CommandLine, which: str | None, callbacks: list[Callback])
         callbacks: further ones.
     """
     which, resumed, config = which or command.config["ckpt_path"], None, command.config
+    apply_tracker(config)
     if which is not None:
         command.checkpoint = Checkpoint.open(find_checkpoint(which))
         composed = composition(command.settings)
@@ -118,7 +143,25 @@ def prepared(command: CommandLine, which: str | None, callbacks: list[Callback])
         callbacks = [*callbacks, SameCheckpoint(command.checkpoint)]
     own = RunCallbacks(config, command.progress_bar(), callbacks)
     command.build(own.all)
-    return FitRun(command.trainer, command.model, command.datamodule, command.settings, own, resumed)
+    return FitRun(command.trainer, command.model, command.datamodule, command.settings, own, resumed, _card)
+
+
+def _card(best: Path, folder: Path) -> Path:
+    """Writes the model card of a checkpoint, as `export` does but without other files."""
+    from lit_bert.evaluate import scores
+    from lit_bert.product.card import describe
+    from lit_bert.product.export import validation_rows
+    from lit_bert.product.folder import CARD
+
+    checkpoint = Checkpoint.open(best)
+    rows = validation_rows(checkpoint)
+    found = scores.with_intervals(rows.task, rows.outputs, rows.labels)
+    evidence = Evidence.of(rows.task, rows.outputs, rows.labels, rows.evidence.used_for)
+    settings = checkpoint.data.settings
+    tokenizer = Weights(checkpoint=str(best)).tokenizer(settings.max_length)
+    long_texts = LongTexts.of_settings(tokenizer, settings)
+    describe(folder, checkpoint, long_texts, rows, found, evidence, {}, "python -m lit_bert fit", None)
+    return folder / CARD
 
 
 # --- several seeds ---
@@ -145,3 +188,6 @@ def _fit_seeds(arguments: list[str], seeds: str, which: str | None, result: str 
     fit_each(each, folder, runs_on_cpu(settings))
     files.write_text(folder / SEEDS, json.dumps(list(each)) + "\n")
     print(seeds_table(folder))
+
+
+PARSERS = {"fit": partial(unparsed, FIT)}

@@ -9,12 +9,13 @@ import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_bert import UserError
-from lit_bert.cli.lightning import NO_FILES, CommandLine, VerbParser, command_with_checkpoint
+from lit_bert.cli.lightning import NO_FILES, CommandLine, VerbParser, command_with_checkpoint, unparsed
 from lit_bert.cli.start import prepare_process
 from lit_bert.data.cells import (
     BadRow,
@@ -79,7 +80,7 @@ def _add_arguments(parser: LightningArgumentParser) -> None:
         "--input",
         type=str | None,
         default=None,
-        help="CSV, TSV, JSON Lines, Parquet or plain text file; - is standard input, a text per line "
+        help="file of any form that --data.dataset takes, or an address; - is standard input, a text a line "
         "(the default without texts)",
     )
     parser.add_argument(
@@ -106,7 +107,8 @@ def _add_arguments(parser: LightningArgumentParser) -> None:
 PREDICT = VerbParser(
     "predict",
     "[TEXT ...] [--input FILE] [--output FILE] [OPTIONS]",
-    "Label texts from the command line, standard input or a file, in their order. Each row gets "
+    "Label texts from the command line, standard input or a file, in their order; a model of pairs or of "
+    "several columns takes that many texts of the command line for a row. Each row gets "
     "predicted_label, probability and probability_<class> beside the columns it has. Exit code 1: some rows "
     "have no text or could not be read; they were reported by number, and come back in their place with an "
     "empty answer.",
@@ -261,3 +263,6 @@ class RowsWithText:
             self.bad_rows += 1
             self.kept.add_unanswered(numbered)
             log.info(f"{name}, {numbered.place}: {problem}; its answer is empty")
+
+
+PARSERS = {"predict": partial(unparsed, PREDICT)}

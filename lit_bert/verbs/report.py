@@ -22,8 +22,7 @@ from lit_bert.evaluate.report import (
 )
 
 
-def report(arguments: list[str]) -> int:
-    """The exit code of `report`."""
+def _parser() -> Parser:
     parser = Parser(
         "python -m lit_bert report",
         description="One run: an HTML page with its scores, errors and suspected label errors. Two runs: "
@@ -42,6 +41,12 @@ def report(arguments: list[str]) -> int:
         help="one run: the page (RUN/report.html); two: a CSV, TSV, JSON Lines or Parquet file of the rows "
         "that they label differently",
     )
+    return parser
+
+
+def report(arguments: list[str]) -> int:
+    """The exit code of `report`."""
+    parser = _parser()
     args = parser.parse_args(arguments)
     if len(args.runs) > 2:
         parser.error(f"got {len(args.runs)} runs; expected one or two")
@@ -66,3 +71,6 @@ def report(arguments: list[str]) -> int:
 
         print(write_page(predictions_of(runs[0], file), args.output))
     return 0
+
+
+PARSERS = {"report": _parser}

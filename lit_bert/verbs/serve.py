@@ -20,9 +20,9 @@ from lit_bert import UserError, available_cores, require_package
 from lit_bert.cli.arguments import Parser
 from lit_bert.io import escape
 from lit_bert.product import hosts
-from lit_bert.product.folder import newest, verify
+from lit_bert.product.folder import newest
 from lit_bert.product.formats import predictor_files
-from lit_bert.product.predictor import Predictor
+from lit_bert.product.models import MB, Models, check_name, name_of, parse_name
 
 TOKEN_VARIABLE = "LIT_BERT_TOKEN"
 
@@ -33,11 +33,10 @@ def serve(arguments: list[str]) -> int:
     Returns:
         0 after SIGTERM or Ctrl-C, with everything in flight answered; 1 where a worker died.
     """
-    args = _parser().parse_args(arguments)
+    args = _parser().parse_intermixed_args(arguments)
     for library in ("starlette", "uvicorn", "httptools", "prometheus_client"):
         require_package(library, "serve")
     from lit_bert.product.access import Access
-    from lit_bert.product.app import Served
     from lit_bert.product.messages import Limits
     from lit_bert.product.server import run
 
@@ -45,15 +44,33 @@ def serve(arguments: list[str]) -> int:
     token = args.token or os.environ.get(TOKEN_VARIABLE)
     if token is not None and not token.strip():
         raise UserError(f"the token is empty; give {TOKEN_VARIABLE} some characters, or unset it.")
-    folder = args.folder or newest()
-    sums = verify(folder)
-    predictor = Predictor(folder, args.file, threads=1)
+    models = _models(args)
     listener = _listen(args.host, args.port)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))  # until `run` has its own
     _allow_connections()
     access = Access(hosts.Hosts(args.host, args.allow_host), token)
-    return run(Served(predictor, sums), limits, access, args.threads, listener)
+    return run(models, limits, access, args.threads, listener)
+
+
+def _models(args: argparse.Namespace) -> Models:
+    """The models that the arguments name, each opened once.
+
+    Raises:
+        UserError: two have one name, or one cannot be served.
+    """
+    several = len(args.folders) > 1 or bool(args.models)
+    named = [(name_of(folder), folder) for folder in args.folders or ([] if args.models else [newest()])]
+    named += [parse_name(each) for each in args.models]
+    models = Models(several, None if args.memory_limit_mb is None else args.memory_limit_mb * MB)
+    for name, folder in named:
+        if name in models.by_name:
+            raise UserError(
+                f"{models.by_name[name].folder} and {folder} would both be served as "
+                f"'{escape.line(name, 80)}'. Name them with --models NAME=FOLDER."
+            )
+        models.add(check_name(name) if several else name, folder, args.file)
+    return models
 
 
 def _parser() -> Parser:
@@ -64,10 +81,21 @@ def _parser() -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "folder",
-        nargs="?",
+        "folders",
+        nargs="*",
+        metavar="folder",
         type=Path,
-        help="what `python -m lit_bert export` wrote; without it the newest below checkpoints/",
+        help="what `python -m lit_bert export` wrote; without it the newest below checkpoints/. Of several, "
+        "each answers at /models/NAME, under the name of its run, and is loaded when it is asked",
+    )
+    parser.add_argument(
+        "--models", nargs="+", default=[], metavar="NAME=FOLDER", help="folders to serve at /models/NAME"
+    )
+    parser.add_argument(
+        "--memory_limit_mb",
+        type=_count,
+        help="memory of the models that are loaded; past it, the one used least recently is unloaded "
+        "(default: no limit)",
     )
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is every network (%(default)s)"
@@ -174,3 +202,6 @@ def _allow_connections() -> None:
     wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+PARSERS = {"serve": _parser}

@@ -31,7 +31,7 @@ class ReadOptions:
     """What the user says of files; None (of `quoting`: `auto`) leaves it to the file.
 
     Attributes:
-        form: one of FORMS, whatever the name of the file ends in.
+        format: one of FORMS, whatever the name of the file ends in.
         delimiter: the character between cells.
         encoding: any that Python knows.
         header: whether the first line holds the names of the columns.
@@ -40,7 +40,7 @@ class ReadOptions:
         query: SQL that gives the rows of a database.
     """
 
-    form: str | None = None
+    format: str | None = None
     delimiter: str | None = None
     encoding: str | None = None
     header: bool | None = None
@@ -49,9 +49,9 @@ class ReadOptions:
     query: str | None = None
 
     def __post_init__(self) -> None:
-        if self.form is not None and self.form not in FORMS:
+        if self.format is not None and self.format not in FORMS:
             raise UserError(
-                f"data.form is {escape.line(self.form, 60)}; expected one of {', '.join(FORMS)}, or null."
+                f"data.format is {escape.line(self.format, 60)}; expected one of {', '.join(FORMS)}, or null."
             )
         if self.quoting not in QUOTING:
             expected = " or ".join(QUOTING)
