@@ -30,6 +30,7 @@ from lit_bert.io.texts import CONFIG_KEY, TextForm, display, shares, text_cells,
 from lit_bert.model.bert import CpuBert
 from lit_bert.model.logits import exact_logits, inputs_of
 from lit_bert.model.pretrained import load_network
+from lit_bert.task.kinds import task_of
 
 PAIR = TextForm("pair", ("premise", "hypothesis"))
 JOINED = TextForm("joined", ("title", "body", "stars"))
@@ -469,7 +470,8 @@ def test_repeated_pairs_are_those_with_both_texts_the_same(weights: Weights) -> 
     rows = [{"text": one, "text_pair": other, "label": "ab"[n % 2]} for n, (one, other) in enumerate(pairs)]
     write_csv(Path("rows.csv"), rows)
     data = EmotionDataModule("rows.csv", weights=weights)
-    found = find_dataset_issues({"train": data.splits.train_split()}, data.label_names, examples=3)
+    task = task_of("single", data.label_names)
+    found = find_dataset_issues({"train": data.splits.train_split()}, task, examples=3)
     assert found.splits["train"].repeated == 1
     assert found.consistent[0].text == ("happy", "sad")
 
