@@ -204,11 +204,7 @@ def test_what_is_wrong_is_said(settings, fitted):
             estimator.fit(X, y)
     with pytest.raises(ValueError, match="item 2 of X has no text"):
         fitted.predict(["fine", " "])
-<<<<<<< HEAD
     with pytest.raises(UserError, match=r"Did you mean --model\.learning_rate"):
-=======
-    with pytest.raises(UserError, match=r"Did you mean --model.learning_rate"):
->>>>>>> m_long
         TextClassifier(**{**settings, "settings": {"model.lerning_rate": 1}}).fit(TEXTS, LABELS)
     from sklearn.exceptions import NotFittedError
 
