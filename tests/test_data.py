@@ -1179,7 +1179,7 @@ def test_deduplicate_without_a_test_split_looks_at_validation_alone(ready, leaky
 
 
 def test_deduplicate_compares_texts_where_hashes_collide(ready, leaky, monkeypatch):
-    for place in ("cache", "tokens"):
+    for place in ("cache", "token_file"):
         monkeypatch.setattr(f"lit_bert.data.{place}.text_hash", lambda text: len(text) % 2)
     assert ready(leaky, deduplicate=True).train_rows.rows.tolist() == [*range(8), 12]
 
