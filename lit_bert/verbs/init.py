@@ -26,7 +26,9 @@ FLAGS = {  # settings of fit that say how the data is read, with what stands the
     "task": "found in the labels",
     "weight_column": "1 each",
     "group_column": "each row for itself",
-    "quoting": "found in the file",
+    **dict.fromkeys(("format", "delimiter", "encoding", "header", "quoting"), "found in the file"),
+    "sheet": "the only one of a workbook",
+    "query": "none; of a database it is needed",
     "train_split": "train",
     "val_split": "validation",
 }
@@ -44,7 +46,14 @@ def init(arguments: list[str]) -> int:
     from lit_bert.cli.start import prepare_process
 
     prepare_process()
-    given = {name: value for name in FLAGS if (value := getattr(args, f"data.{name}")) is not None}
+    given: dict[str, Any] = {
+        name: value for name in FLAGS if (value := getattr(args, f"data.{name}")) is not None
+    }
+    if "header" in given:
+        known = {"true": True, "false": False}
+        if given["header"].lower() not in known:
+            raise UserError(f"--data.header is {escape.line(given['header'], 60)}; expected true or false.")
+        given["header"] = known[given["header"].lower()]
     text = configuration(args.data, given)
     try:
         files.write_text(args.output, text)
