@@ -97,7 +97,8 @@ class TextClassifier(ClassifierMixin, TextEstimator):
                 raise ValueError(f"y has {error}; expected labels") from None
             if name is None:
                 raise ValueError("y has an empty label; expected one for each text")
-            by_name.setdefault(name, value)
+            if by_name.setdefault(name, value) != value:
+                raise ValueError(f"y has {by_name[name]!r} and {value!r}, which would be one class; use one")
         self._by_name = by_name
 
     def _use(self, checkpoint: Path) -> None:
@@ -109,8 +110,11 @@ class TextClassifier(ClassifierMixin, TextEstimator):
         return {"by_name": self._by_name, "indicator": self._is_indicator}
 
     def _restore_classes(self, stored: Any) -> None:
-        plain = isinstance(stored, dict) and isinstance(stored.get("by_name"), dict)
-        self._by_name = stored["by_name"] if plain else {}
+        by_name = stored.get("by_name") if isinstance(stored, dict) else None
+        plain = isinstance(by_name, dict) and all(
+            isinstance(each, str | int | float) for each in by_name.values()
+        )
+        self._by_name = by_name if plain else {}
         self._is_indicator = bool(plain and stored.get("indicator"))
 
     def fit(

@@ -30,6 +30,7 @@ from lit_bert.data.writer import RowWriter
 from lit_bert.evaluate.output_collector import OutputCollector
 from lit_bert.io.texts import SINGLE, TextForm
 from lit_bert.sources.checkpoint import BEST, Checkpoint
+from lit_bert.sources.schema import Plain, Text, checked
 from lit_bert.sources.weights import MINILM
 from lit_bert.task.base import Task
 from lit_bert.train.fit import run_fit
@@ -38,6 +39,18 @@ from lit_bert.verbs import export, fit, predict
 LABEL, WEIGHT, GROUP = "label", "lit_bert weight", "lit_bert group"  # columns of what is written for a fit
 FACTS = "classifier.json"  # beside a saved checkpoint
 log = logging.getLogger("lit_bert")
+
+
+class SavedParameters(Plain):
+    """The parameters of an estimator that its folder may name."""
+
+    pretrained: Text
+    max_epochs: int
+    batch_size: int
+    learning_rate: float | None = None
+    max_length: int
+    random_state: int
+    ordered: bool = False
 
 
 class TextEstimator(BaseEstimator):
@@ -106,6 +119,8 @@ class TextEstimator(BaseEstimator):
             "data.dataset": str(data),
             "data.label_column": LABEL,
             "data.task": self._kind(labels),
+            "data.missing": "refuse",  # what is skipped would go unseen
+            "weights.stand_in": "null",  # likewise
             "data.max_length": self.max_length,
             "data.batch_size": self.batch_size,
             "data.weight_column": WEIGHT if sample_weight is not None else None,
@@ -165,11 +180,17 @@ class TextEstimator(BaseEstimator):
         return folder
 
     def save(self, folder: str) -> str:
-        """Writes the checkpoint, and what `load` needs beside it. Returns the folder's path."""
+        """Writes the checkpoint, and what `load` needs beside it. Returns the folder's path.
+
+        Not kept are `run_dir`, `settings` and `verbose`: a folder of somebody else's must name none of them.
+        """
         check_is_fitted(self, "checkpoint_")
         place = _made(Path(folder))
         shutil.copy(self.checkpoint_, place / BEST)
-        facts = {"estimator": type(self).__name__, "parameters": self.get_params(), "classes": self._known()}
+        kept = {
+            name: value for name, value in self.get_params().items() if name in SavedParameters.model_fields
+        }
+        facts = {"estimator": type(self).__name__, "parameters": kept, "classes": self._known()}
         (place / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         return folder
 
@@ -184,14 +205,11 @@ class TextEstimator(BaseEstimator):
 
         facts = untrusted.read_object(Path(folder) / FACTS)
         parameters, classes = facts.get("parameters"), facts.get("classes")
-        known = set(cls._get_param_names())
-        if (
-            facts.get("estimator") != cls.__name__
-            or not isinstance(parameters, dict)
-            or set(parameters) - known
-        ):
+        if facts.get("estimator") != cls.__name__:
             raise UserError(f"{folder} holds no {cls.__name__} that `save` wrote.")
-        found = cls(**parameters)
+        plain = checked(SavedParameters, parameters, f"{FACTS} of {folder}")
+        own = plain.model_dump(include=set(cls._get_param_names()))
+        found = cls(**own)
         found._restore_classes(classes)
         found._place = None
         found._use(Path(folder) / BEST)

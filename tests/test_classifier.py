@@ -190,6 +190,22 @@ def test_it_is_saved_pickled_and_exported(fitted, tmp_path):
         TextRegressor.load(str(tmp_path / "saved"))
 
 
+def test_a_saved_folder_names_no_settings(fitted, tmp_path):
+    import json
+
+    folder = Path(fitted.save(str(tmp_path / "saved")))
+    facts = json.loads((folder / "classifier.json").read_text())
+    for name, value in (
+        ("settings", {"trainer.callbacks": "os.system"}),
+        ("run_dir", "/"),
+        ("max_epochs", "3"),
+    ):
+        changed = {**facts, "parameters": {**facts["parameters"], name: value}}
+        (folder / "classifier.json").write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=name):
+            TextClassifier.load(str(folder))
+
+
 def test_what_is_wrong_is_said(settings, fitted):
     estimator = TextClassifier(**settings)
     for X, y, expected in (
@@ -198,12 +214,18 @@ def test_what_is_wrong_is_said(settings, fitted):
         ("a text", ["a"], "expected texts"),
         ([1, 2], ["a", "b"], "item 1 is a int"),
         (TEXTS, [None] * 60, "y has an empty label"),
+        (TEXTS, [*LABELS[:-1], " joy"], "would be one class"),
+        (TEXTS, [1, "1"] * 30, "would be one class"),
         (TEXTS, [{}] * 60, "y has a value of type nested value"),
     ):
         with pytest.raises((ValueError, TypeError), match=expected):
             estimator.fit(X, y)
     with pytest.raises(ValueError, match="item 2 of X has no text"):
         fitted.predict(["fine", " "])
+    with pytest.raises(UserError, match=r"row 2 .* is without a text"):
+        estimator.fit([TEXTS[0], " ", *TEXTS[2:]], LABELS)
+    with pytest.raises(UserError, match="cannot be had"):  # no stand-in without a word
+        TextClassifier(**{**settings, "pretrained": "nobody/nothing"}).fit(TEXTS, LABELS)
     with pytest.raises(UserError, match=r"Did you mean --model\.learning_rate"):
         TextClassifier(**{**settings, "settings": {"model.lerning_rate": 1}}).fit(TEXTS, LABELS)
     from sklearn.exceptions import NotFittedError
