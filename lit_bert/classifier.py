@@ -114,7 +114,7 @@ class TextClassifier(ClassifierMixin, TextEstimator):
         plain = isinstance(by_name, dict) and all(
             isinstance(each, str | int | float) for each in by_name.values()
         )
-        self._by_name = by_name if plain else {}
+        self._by_name = dict(by_name or {}) if plain else {}
         self._is_indicator = bool(plain and stored.get("indicator"))
 
     def fit(

@@ -13,6 +13,7 @@ import json
 import logging
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -53,7 +54,7 @@ class SavedParameters(Plain):
     ordered: bool = False
 
 
-class TextEstimator(BaseEstimator):
+class TextEstimator(BaseEstimator, ABC):
     """What both estimators share; each says what labels are."""
 
     def __init__(
@@ -265,20 +266,25 @@ class TextEstimator(BaseEstimator):
 
     # --- what labels are ---
 
+    @abstractmethod
     def _labels(self, y: Any) -> list[Any]:
-        raise NotImplementedError
+        """y as plain values: a label each, or a list of them."""
 
+    @abstractmethod
     def _kind(self, labels: list[Any]) -> str:
-        raise NotImplementedError
+        """The kind of task that such labels are of."""
 
+    @abstractmethod
     def _learn_classes(self, labels: list[Any]) -> None:
-        raise NotImplementedError
+        """Keeps what `predict` gives for the name of each class."""
 
+    @abstractmethod
     def _known(self) -> Any:
-        raise NotImplementedError
+        """What `_restore_classes` reads, as plain values."""
 
+    @abstractmethod
     def _restore_classes(self, stored: Any) -> None:
-        raise NotImplementedError
+        """Takes what `_known` gave, out of a file."""
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

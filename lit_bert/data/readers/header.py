@@ -11,21 +11,23 @@ The rule, for the first `SAMPLE_ROWS` rows:
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lit_bert import UserError
+from lit_bert.data.columns import LABEL_NAMES, PAIR_NAMES, TEXT_NAMES
 from lit_bert.io import escape
 
 SAMPLE_ROWS = 500
 USUAL_NAMES = frozenset(
-    "text texts sentence sentences sentence1 sentence2 premise hypothesis tweet tweets review reviews "
-    "review_text content message messages comment comments body title headline description document question "
-    "answer query utterance text_a text_b text1 text2 label labels label_text class classes category "
-    "categories target targets sentiment emotion emotions intent topic tag tags y rating ratings stars score "
-    "polarity id idx index row number date time name url source author user lang language split".split()
+    [
+        *(*TEXT_NAMES, *LABEL_NAMES, *itertools.chain(*PAIR_NAMES)),
+        *"tweets reviews messages comments title targets ratings id idx index row number date time name".split(),
+        *"url source author user lang language split".split(),
+    ]
 )
 
 
