@@ -25,8 +25,8 @@ SAMPLE_ROWS = 500
 USUAL_NAMES = frozenset(
     [
         *(*TEXT_NAMES, *LABEL_NAMES, *itertools.chain(*PAIR_NAMES)),
-        *"tweets reviews messages comments title targets ratings id idx index row number date time name".split(),
-        *"url source author user lang language split".split(),
+        *"tweets reviews messages comments title targets ratings id idx index row number".split(),
+        *"date time name url source author user lang language split".split(),
     ]
 )
 
