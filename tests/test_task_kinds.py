@@ -135,7 +135,7 @@ def test_what_training_logs_is_what_is_scored_afterwards(kind):
     task, logits, labels = rows_of(kind)
     if kind == "multi_label":  # with thresholds, too
         task = task.with_parameters(thresholds=[0.3, 0.6, 0.7, 0.2])
-    collection = MetricCollection(task.metrics(torchmetrics), compute_groups=False)
+    collection = MetricCollection(task.metrics(torchmetrics))
     for rows in np.array_split(np.arange(len(logits)), 7):
         collection.update(torch.from_numpy(logits[rows]), torch.from_numpy(labels[rows]))
     logged, by_class, counts = task.logged(collection.compute())

@@ -31,7 +31,7 @@ class SplitScores(nn.Module):
         self.rows = 0
         # By default it leaves out batches whose loss is NaN. This way it is given a loss for each row.
         self.loss, self.counted = MeanMetric(nan_strategy="disable"), SumMetric()
-        self.metrics = MetricCollection(task.metrics(torchmetrics), compute_groups=False)
+        self.metrics = MetricCollection(task.metrics(torchmetrics))
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Counts a batch: its mean loss (), logits (B, C) and labels (B,)."""
