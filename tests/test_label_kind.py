@@ -198,6 +198,16 @@ def test_flags_and_numbers_and_weights_of_a_cell():
         ),
         (with_labels(["a", "b"] * 30), ["--data.task=several"], "several"),
         (with_labels(["a", "b"] * 30), ["--data.label_separator= "], "data.label_separator is blank"),
+        (
+            with_labels(["a|b", "b"] * 30),
+            ["--data.label_separator=|", "--data.task=single"],
+            "data.label_separator is '|', and the task is single: nothing is separated",
+        ),
+        (
+            [{"text": text, "a": n % 2, "b": 1 - n % 2} for n, text in enumerate(TEXTS)],
+            ["--data.label_column=a,b", "--data.label_separator=|"],
+            "each of a, b is one label",
+        ),
         (with_labels([2.5] * 60), [], "less than two numbers are left in split train"),
         (with_labels([["a"]] * 60), [], "only the class 'a'"),
         (
@@ -324,6 +334,18 @@ def test_rows_of_a_group_are_all_in_training_or_all_in_validation(weights):
         assert validation
         assert not train & validation
         assert len(data.train_rows) + len(data.val_rows) == 60
+
+
+def test_groups_that_nothing_is_done_with_are_said(weights, caplog):
+    rows = [{"text": t, "label": "ab"[n % 2], "author": f"author {n // 4}"} for n, t in enumerate(TEXTS)]
+    Path("own").mkdir()
+    for split in ("train", "validation"):
+        write_csv(Path("own") / f"{split}.csv", rows)
+    data = module_of(Path("own"), weights, group_column="author")
+    with caplog.at_level("INFO", "lit_bert"):
+        data.prepare_data()
+        data.setup("fit")
+    assert "data.group_column changes nothing: the data has the split validation" in caplog.text
 
 
 def test_weights_have_a_mean_of_1_over_the_rows_that_are_trained_on(weights):

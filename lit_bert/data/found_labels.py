@@ -48,6 +48,17 @@ def with_names(found: Labels, given: list[str]) -> Labels:
     return found._replace(names=given)
 
 
+def check_separator(found: Labels, separator: str | None, columns: tuple[str, ...]) -> None:
+    """Raises a UserError where a separator would be ignored."""
+    if separator is None or (kind_of(found.kind).label_form == "classes" and len(columns) == 1):
+        return
+    why = f"the task is {found.kind}" if len(columns) == 1 else f"each of {listed(columns)} is one label"
+    raise UserError(
+        f"data.label_separator is '{escape.line(separator, 60)}', and {why}: nothing is separated. "
+        f"Leave it out, or set --data.task {MultiLabel.kind} and one --data.label_column."
+    )
+
+
 def scan_labels(corpus: Corpus, split: str, settings: RowSettings, wanted: str | None) -> Labels:
     """What one pass over the labels of a split finds.
 

@@ -44,6 +44,11 @@ class RunSplits:
     def train_rows(self) -> TokenizedRows:
         """The rows that a fit trains on, in the order of the data."""
         part = self.train()
+        if self.settings.group_column is not None and not self.splits_off_validation:
+            log.info(
+                f"data.group_column changes nothing: the data has the split {escape.line(self.val_name, 60)} "
+                "to validate on, whatever groups stand in it"
+            )
         rows = self._subset(part, self.settings.train_rows)
         try:
             rows = rows.scaled()

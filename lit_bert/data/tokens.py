@@ -23,7 +23,7 @@ from lit_bert.data.cells import Numbered
 from lit_bert.data.columns import Columns, check_same_form, find_columns, named_columns
 from lit_bert.data.corpus import Corpus, find_corpus
 from lit_bert.data.counts import Skipped
-from lit_bert.data.found_labels import check_enough, checked_names, scan_labels, with_names
+from lit_bert.data.found_labels import check_enough, check_separator, checked_names, scan_labels, with_names
 from lit_bert.data.label_kind import Labels
 from lit_bert.data.labels import ClassIndex, RowSettings, SplitReader, listed, refused_row
 from lit_bert.data.readers.options import ReadOptions
@@ -113,6 +113,7 @@ class TokenizedCorpus:
                 log.info(f"task: {found.note} (--data.task)")
         if given:
             found = with_names(found, given)
+        check_separator(found, settings.label_separator, self.columns.label)
         if len(found.names) < 2 and not found.parameters:
             self._readers()
             check_enough(found, self.corpus, self.split_name("train_split"), self._columns_alone)
