@@ -11,9 +11,11 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = (
     "1"  # read when the libraries are imported; tests of the Hub start new processes
@@ -24,6 +26,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny matrices: two threads on busy cores 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from serving import Start, servers
 
 from lit_bert.__main__ import main
 from lit_bert.sources import hub
@@ -220,37 +223,52 @@ def exported(able: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def exported_ugly(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported folder with a random last layer, whose classes have the names of tests/ugly.py."""
-    from transformers import BertForSequenceClassification
     from ugly import UGLY
+
+    score = {"value": 0.5, "low": 0.25, "high": 0.75}
+    by_class = {name: score if len(name) > 3 else None for name in UGLY}
+    scores = {"validation": {"macro_f1": score, "by_class": by_class}}
+    return with_head(exported, tmp_path_factory.mktemp("ugly") / "exported", UGLY, 100, {}, scores)
+
+
+def with_head(
+    exported: Path,
+    folder: Path,
+    names: list[str],
+    factor: float,
+    settings: dict[str, Any],
+    scores: dict[str, Any],
+) -> Path:
+    """A copy of an exported folder with a random last layer.
+
+    Args:
+        exported: the folder.
+        folder: where the copy goes.
+        names: of the outputs.
+        factor: of the weights of the last layer, so that texts differ in their label.
+        settings: of config.json, beside the names.
+        scores: of lit_bert.json.
+    """
+    from transformers import BertForSequenceClassification
 
     from lit_bert.product.formats import FORMATS, ONNX
     from lit_bert.product.onnx import write_onnx
 
-    folder = tmp_path_factory.mktemp("ugly") / "exported"
     shutil.copytree(exported, folder)
     for form in FORMATS:
         (folder / form.file).unlink()
     torch.manual_seed(0)
-    sizes = {"num_labels": len(UGLY), "ignore_mismatched_sizes": True}
+    sizes = {"num_labels": len(names), "ignore_mismatched_sizes": True}
     network = BertForSequenceClassification.from_pretrained(folder, **sizes)
     with torch.no_grad():
-        network.classifier.weight.mul_(100)  # so that texts differ in their label
+        network.classifier.weight.mul_(factor)
     write_onnx(network, folder / ONNX)
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    settings["id2label"] = {str(place): name for place, name in enumerate(UGLY)}
-    settings["label2id"] = {name: place for place, name in enumerate(UGLY)}
-    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     network.config.update(settings)
+    network.config.id2label = dict(enumerate(names))
+    network.config.label2id = {name: place for place, name in enumerate(names)}
     network.save_pretrained(folder)
-    score = {"value": 0.5, "low": 0.25, "high": 0.75}
     facts = json.loads((folder / "lit_bert.json").read_text(encoding="utf-8"))
-    facts["labels"] = UGLY
-    facts["scores"] = {
-        "validation": {
-            "macro_f1": score,
-            "by_class": {name: score if len(name) > 3 else None for name in UGLY},
-        }
-    }
+    facts |= {"labels": names, "scores": scores}
     (folder / "lit_bert.json").write_text(json.dumps(facts), encoding="utf-8")
     list_files(folder)
     return folder
@@ -261,3 +279,26 @@ def list_files(folder: Path) -> None:
     names = sorted(path.name for path in folder.iterdir() if path.name not in ("README.md", "SHA256SUMS"))
     lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}" for name in names]
     (folder / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def start() -> Iterator[Start]:
+    """Starts servers, and ends those that a test left running."""
+    with servers() as call:
+        yield call
+
+
+def rendered(page: Path, address: str = "") -> str:
+    """The document that headless Chromium makes of a page.
+
+    Args:
+        page: a file.
+        address: what follows its address, such as `#cell-0-1`.
+    """
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no Chromium here")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    profile = f"--user-data-dir={page.parent / 'profile'}"
+    command = [chromium, *flags, profile, "--dump-dom", f"{page.as_uri()}{address}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout

@@ -8,24 +8,16 @@ import json
 import re
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving import JSON, Running, Start, alive, read_all, servers
+from serving import JSON, Running, Start, alive, read_all
 
 pytest.importorskip("uvicorn")
 
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
 SECONDS = 1.0  # for a head
-
-
-@pytest.fixture(scope="module")
-def start() -> Iterator[Start]:
-    """Starts servers, and ends those that a test left running."""
-    with servers() as call:
-        yield call
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from conftest import list_files
 from huggingface_hub import InferenceClient, constants
-from serving import JSON, Answer, Running, Start, alive, error_of, servers
+from serving import JSON, Answer, Running, Start, alive, error_of
 
 from lit_bert import UserError
 from lit_bert.product.folder import verify
@@ -21,12 +21,6 @@ from lit_bert.product.predictor import Predictor
 
 pytest.importorskip("uvicorn")
 NAMES = ("a", "b", "c")
-
-
-@pytest.fixture(scope="module")
-def start() -> Iterator[Start]:
-    with servers() as call:
-        yield call
 
 
 @pytest.fixture(scope="module")

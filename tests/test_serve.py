@@ -16,14 +16,14 @@ import threading
 import time
 import urllib.parse
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from conftest import CLASSES, list_files, texts_of
 from jsonschema import Draft202012Validator
-from serving import JSON, ROOT, Answer, Running, Start, alive, error_of, read_all, servers
+from serving import JSON, ROOT, Answer, Running, Start, alive, error_of, read_all
 from ugly import UGLY
 
 import lit_bert
@@ -42,13 +42,6 @@ HEAD = (
     b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
     b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 )
-
-
-@pytest.fixture(scope="module")
-def start() -> Iterator[Start]:
-    """Starts servers, and ends those that a test left running."""
-    with servers() as call:
-        yield call
 
 
 @pytest.fixture(scope="module")

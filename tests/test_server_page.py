@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
-from conftest import WORDS, list_files
+from conftest import WORDS, list_files, with_head
 from ugly import UGLY
 
 from lit_bert.io.escape import line
@@ -447,33 +447,10 @@ def test_a_line_that_the_server_refuses_does_not_spoil_the_others(visit) -> None
 
 def of_kind(exported: Path, folder: Path, kind: str, names: list[str], **parameters: list[float]) -> Path:
     """An exported folder of a kind of task, of the same encoder with a head by which texts differ."""
-    import torch
-    from transformers import BertForSequenceClassification
-
-    from lit_bert.product.formats import FORMATS, ONNX
-    from lit_bert.product.onnx import write_onnx
-
-    shutil.copytree(exported, folder)
-    for form in FORMATS:
-        (folder / form.file).unlink()
-    torch.manual_seed(0)
-    sizes = {"num_labels": len(names), "ignore_mismatched_sizes": True}
-    network = BertForSequenceClassification.from_pretrained(folder, **sizes)
-    with torch.no_grad():
-        network.classifier.weight.mul_(40)
-    write_onnx(network, folder / ONNX)
     task = task_of(kind, names, parameters)
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    settings |= {"id2label": dict(enumerate(names)), "label2id": {name: n for n, name in enumerate(names)}}
-    settings["problem_type"] = task.problem_type
-    settings |= {CONFIG_KEY: kind, PARAMETERS_KEY: parameters}
-    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
-    score = {"value": 0.512, "low": 0.25, "high": 0.75}
-    facts = json.loads((folder / "lit_bert.json").read_text(encoding="utf-8"))
-    facts |= {"labels": names, "scores": {"validation": {task.main: score}}}
-    (folder / "lit_bert.json").write_text(json.dumps(facts), encoding="utf-8")
-    list_files(folder)
-    return folder
+    settings = {"problem_type": task.problem_type, CONFIG_KEY: kind, PARAMETERS_KEY: parameters}
+    scores = {"validation": {task.main: {"value": 0.512, "low": 0.25, "high": 0.75}}}
+    return with_head(exported, folder, names, 40, settings, scores)
 
 
 KINDS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from serving import JSON, Answer, Running, Start, error_of, servers
+from serving import JSON, Answer, Running, Start, error_of
 
 from lit_bert.io.texts import SINGLE, TextForm
 from lit_bert.product import openapi, tei
@@ -37,12 +36,6 @@ LONG = "happy " * 200  # the model reads 128 tokens
 
 def check(value: Any, name: str) -> None:
     Draft202012Validator({**SCHEMA, "$ref": f"#/$defs/{name}"}).validate(value)
-
-
-@pytest.fixture(scope="module")
-def start() -> Iterator[Start]:
-    with servers() as call:
-        yield call
 
 
 @pytest.fixture(scope="module")
