@@ -62,7 +62,7 @@ def made(labels: list[str] = LABELS, used_for: list[str] | None = None, **change
         **changed,
     }
     stored = json.loads(json.dumps(facts))  # as a program would read them again
-    return card(stored, of_rows, Evidence.of(task, probs, y, used_for or ()))
+    return card(stored, task, of_rows, Evidence.of(task, probs, y, used_for or ()))
 
 
 def test_the_head_says_where_the_model_comes_from_and_what_it_scores() -> None:

@@ -135,13 +135,17 @@ def test_python() -> None:
 
 
 def test_from_checkpoint_to_product(able: Path, run: Run, capfd: pytest.CaptureFixture[str]) -> None:
-    plain, named, push, serve, several = commands_in("From checkpoint to product")
+    plain, named, push, *others, serve, several = commands_in("From checkpoint to product")
     assert push[:2] == ["export", "--push"]  # tried in test_push
     shutil.copytree(able, "checkpoints/version_0")
     for arguments in (plain, named):
         outcome = run(*arguments, "--max_f1_loss=100")
         assert outcome.code == 0, (arguments, outcome.err)
     assert Path("checkpoints/version_0/exported/model.int8.onnx").is_file()
+    Path("reviews.csv").write_text("text,label\nso glad,joy\nso sad,sadness\n")
+    for arguments in others:  # of somebody else's classifier: here a folder in the place of a Hub id
+        outcome = run(*("my-classifier" if each == "owner/name" else each for each in arguments))
+        assert outcome.code == 0, (arguments, outcome.err)
     section = README.split("## From checkpoint to product\n")[1]
     code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
     assert code

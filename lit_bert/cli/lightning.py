@@ -36,6 +36,7 @@ from lit_bert.sources.weights import Weights
 from lit_bert.train.checkpoint_io import SafeCheckpointIO
 from lit_bert.train.processes import find_checkpoint
 from lit_bert.train.progress import Progress
+from lit_bert.train.published import Asked
 from lit_bert.train.settings import BASE, fill_from_checkpoint
 
 MAX_SEED = 2**32 - 1  # that numpy takes
@@ -76,7 +77,10 @@ class VerbParser:
     name: str
     usage: str
     description: str
-    checkpoint_help: str | None = "best or last of the newest fit, or a file; without it, best"
+    checkpoint_help: str | None = (
+        "best or last of the newest fit, a file, or a classifier that somebody else trained: a folder as "
+        "transformers saves it, or its Hub id; without it, best"
+    )
     add_arguments: Callable[[LightningArgumentParser], None] = lambda parser: None
     trainer_defaults: dict[str, Any] = field(default_factory=dict)
     starts_from_base: bool = False
@@ -250,7 +254,9 @@ def command_with_checkpoint(verb: VerbParser, arguments: list[str]) -> tuple[Com
     """The parsed command with the checkpoint that it uses as it is, and the settings of both."""
     arguments, which = strip_flag(checked_configs(arguments), "--ckpt_path", "best, last or a file")
     command = CommandLine(verb, arguments)
-    checkpoint = Checkpoint.open(find_checkpoint(which or command.config["ckpt_path"]))
+    config = command.config
+    asked = Asked.of_settings(*(config[f"data.{name}"] for name in ("task", "text_column", "text_form")))
+    checkpoint = Checkpoint.open(find_checkpoint(which or config["ckpt_path"], asked))
     fill_from_checkpoint(command.config, command.given, checkpoint, verb.name)
     command.checkpoint = checkpoint
     return command, checkpoint

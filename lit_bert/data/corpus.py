@@ -69,6 +69,12 @@ class Corpus:
         return False
 
 
+def sample_texts() -> list[str]:
+    """Some hundred texts, of the packaged sample."""
+    rows = (numbered.row for numbered in _sample(Source("packaged", SAMPLE)).splits["test"]())
+    return [str(row["text"]) for row in rows if isinstance(row, dict)]
+
+
 class _Names(NamedTuple):
     """The splits of a data set under the names they have here; see Corpus."""
 

@@ -28,6 +28,7 @@ def load_network(
     label_names: list[str],
     problem_type: str = SingleLabel.problem_type,
     keeps_changes: bool = False,
+    has_head: bool = False,
 ) -> Any:
     """The network in 32 bit, with a fresh head unless a checkpoint of the same labels provides one.
 
@@ -36,6 +37,7 @@ def load_network(
     Args:
         keeps_changes: whether what a checkpoint has frozen stays so, with its changes of low rank beside it;
             else they are merged, and all of the network can train.
+        has_head: whether the folder has to have the whole classifier, so that nothing is drawn.
 
     Returns:
         A classifier of transformers, such as BertForSequenceClassification, in training mode.
@@ -71,7 +73,13 @@ def load_network(
         network, missing = _from_folder(weights, encoder, make, config, expected)
         if folder_labels != label_names and not any(encoder.in_logits(name) for name in missing):
             _fit_classes(encoder.logits_of(network), folder_labels, label_names, config.initializer_range)
-    lost = [name for name in missing if not encoder.in_head(name)]
+    lost = [name for name in missing if has_head or not encoder.in_head(name)]
+    if lost and all(map(encoder.in_head, lost)):
+        raise UserError(
+            f"{weights.source.name} is an encoder without a classifier of these classes (it has no "
+            f"{lost[0]}, for one). Train one: python -m lit_bert fit --weights.pretrained "
+            f"{escape.line(weights.request['pretrained'])}."
+        )
     if lost:
         raise UserError(
             f"{weights.source.name} lacks {len(lost)} tensors of its architecture, {lost[0]} for one: "

@@ -51,9 +51,7 @@ def describe(
     folder: Path,
     checkpoint: Checkpoint,
     long_texts: LongTexts,
-    rows: Predictions,
-    scores: Scores[Score],
-    evidence: Evidence,
+    rows: Predictions | None,
     variants: dict[str, Variant],
     command: str,
     licence: str | None,
@@ -62,8 +60,7 @@ def describe(
 
     Args:
         long_texts: what is read of them.
-        rows: the validation rows.
-        scores: of the checkpoint on these rows; `evidence` is what they rest on.
+        rows: the validation rows, with what the checkpoint says of them; None where there are none.
         variants: the ONNX files of the folder.
         command: that made it.
         licence: of the model, as the Hub names it; None is not stated.
@@ -82,21 +79,22 @@ def describe(
         **model,
         "learning_rate": checkpoint.facts.learning_rate or checkpoint.model.learning_rate,
     }
+    if checkpoint.facts.is_published:
+        recipe = {}  # that of somebody else
+    task, known = checkpoint.task, rows.facts if rows else {}
     facts = {
         "lit_bert": __version__,
-        "labels": rows.class_names,
-        "task": rows.task.kind,
-        "task_parameters": {name: list(values) for name, values in rows.task.parameters.items()},
+        "labels": list(task.class_names),
+        "task": task.kind,
+        "task_parameters": {name: list(values) for name, values in task.parameters.items()},
         "text": data_settings.texts.as_config(),
         "architecture": checkpoint.weights.architecture["model_type"],
         "max_length": data_settings.max_length,
         "long_texts": as_sentence(long_texts),
-        "split": rows.facts.get("split"),
-        "rows": len(rows.labels),
-        "scores": {rows.facts.get("split"): {**evidence.as_dict(rows.class_names), **scores_as_json(scores)}},
-        "calibration": rows.facts.get("calibration"),
-        "averaging": rows.facts.get("averaging"),
-        "choice": rows.facts.get("choice"),
+        "split": known.get("split"),
+        "rows": len(rows.labels) if rows else 0,
+        "scores": {known.get("split"): _scored(rows)} if rows else {},
+        **{name: known.get(name) for name in ("calibration", "averaging", "choice")},
         "files": {name: variant_as_json(each) for name, each in variants.items()},
         "weights": weights.as_dict(),
         "data": data.as_dict(),
@@ -110,7 +108,7 @@ def describe(
         json.dumps(facts, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8"
     )
     try:
-        text = card(facts, scores, evidence)
+        text = card(facts, task, rows.intervals if rows else None, rows.evidence if rows else None)
     except Exception as error:  # the proof is done, and the facts have it: the folder is whole without a card
         problem = f"{type(error).__name__}: {escape.line(error, 200)}"
         print(
@@ -120,6 +118,11 @@ def describe(
         text = f"# A text classifier\n\nThe model card could not be written. Scores and sources: `{FACTS}`.\n"
     (folder / CARD).write_text(text, encoding="utf-8")
     write_checksums(folder)
+
+
+def _scored(rows: Predictions) -> dict[str, Any]:
+    """The scores of rows, and what these are."""
+    return {**rows.evidence.as_dict(rows.class_names), **scores_as_json(rows.intervals)}
 
 
 def public(source: Source) -> Source:
@@ -135,25 +138,32 @@ def scores_as_json(scores: Scores[Score]) -> dict[str, Any]:
 
 def variant_as_json(variant: Variant) -> dict[str, Any]:
     """What is known of an ONNX file."""
-    return {
-        "scores": scores_as_json(variant.scores),
+    measured = {
         "agreement": variant.agreement,
         "difference": variant.difference,
         "texts_per_s": variant.texts_per_s,
         "bytes": variant.bytes,
-        "main_change": list(variant.main_change),
     }
+    if variant.scores is None or variant.main_change is None:
+        return measured
+    scored = {"scores": scores_as_json(variant.scores), "main_change": list(variant.main_change)}
+    return {**scored, **measured}
 
 
 # --- the card ---
 
 
-def card(facts: dict[str, Any], scores: Scores[Score], evidence: Evidence) -> str:
+def card(
+    facts: dict[str, Any],
+    task: Task,
+    scores: Scores[Score] | None,
+    evidence: Evidence | None,
+) -> str:
     """The model card in the Hub's format: YAML between two lines of `---`, then Markdown.
 
     Args:
         facts: as `describe` writes them.
-        scores: of the checkpoint; `evidence` is what they rest on.
+        scores: of the checkpoint, and `evidence`, what they rest on; None where nothing was scored.
     """
     weights, data = Source(**facts["weights"]), Source(**facts["data"])
     base, dataset = (escape.line(Path(source.name).name, NAME_CHARACTERS) for source in (weights, data))
@@ -164,25 +174,27 @@ def card(facts: dict[str, Any], scores: Scores[Score], evidence: Evidence) -> st
         for file, found in facts["files"].items()
         if file not in exact
     }
+    title = base if data.kind == "unknown" else f"{base} on {dataset}"
+    notes = evidence.notes(scores) if evidence else []
     return markdown_template(TEMPLATE).render(
-        head=Markup(yaml_head(facts, scores, base, dataset)),
-        title=f"{base} on {dataset}",
+        head=Markup(yaml_head(facts, scores, title, dataset)),
+        title=title,
         facts=facts,
         form=form,
         columns=[escape.line(name, NAME_CHARACTERS) for name in form.columns],
         examples={name: Markup(code) for name, code in examples(form).items()},
         names=escape.names(facts["labels"]),
-        limits=scores.task.limits(),
-        main=scores.task.main,
-        main_title=scores.task.main_title,
-        titles={each.key: each.long_title or each.title for each in scores.task.scores},
-        has_classes=bool(scores.by_class),
-        choice=scores.task.choice_note(facts["choice"]) if facts["choice"] else "",
+        limits=task.limits(),
+        main=task.main,
+        main_title=task.main_title,
+        titles={each.key: each.long_title or each.title for each in task.scores},
+        has_classes=bool(task.class_scores),
+        choice=task.choice_note(facts["choice"]) if facts["choice"] else "",
         scores=scores,
         evidence=evidence,
-        notes=[f"{note[:1].upper()}{note[1:]}." for note in evidence.notes(scores)],
+        notes=[f"{note[:1].upper()}{note[1:]}." for note in notes],
         losses=losses,
-        calibration=calibration_text(facts["calibration"], scores.task),
+        calibration=calibration_text(facts["calibration"], task),
         averaging=averaging_text(facts["averaging"]),
         weights=weights,
         data=data,
@@ -209,7 +221,7 @@ def examples(form: TextForm) -> dict[str, str]:
     return {"transformers": f"classify.tokenizer.sep_token.join([{lines}])", "predictor": f"{{{cells}}}"}
 
 
-def yaml_head(facts: dict[str, Any], scores: Scores[Score], base: str, dataset: str) -> str:
+def yaml_head(facts: dict[str, Any], scores: Scores[Score] | None, title: str, dataset: str) -> str:
     """What the Hub reads of the card: licence, origin and scores.
 
     Each text is on one line, so that none can hold the line `---` that ends the head.
@@ -224,7 +236,7 @@ def yaml_head(facts: dict[str, Any], scores: Scores[Score], base: str, dataset: 
         tags=["lit_bert", facts["architecture"], *(["onnx"] if facts["files"] else [])],
         base_model=escape.line(weights.name) if weights.kind == "hub" else None,
         datasets=[escape.line(data.name)] if data.kind == "hub" else None,
-        model_name=f"{base} on {dataset}",
+        model_name=title,
         eval_results=[
             EvalResult(
                 "text-classification",
@@ -233,10 +245,10 @@ def yaml_head(facts: dict[str, Any], scores: Scores[Score], base: str, dataset: 
                 kind,
                 score.value,
                 dataset_split=facts["split"] and escape.line(facts["split"]),
-                metric_name=title,
+                metric_name=metric,
             )
-            for title, kind, key in EVALUATED
-            if (score := scores.values.get(key))
+            for metric, kind, key in EVALUATED
+            if scores and (score := scores.values.get(key))
         ],
     ).to_yaml()
 

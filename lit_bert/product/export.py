@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 
 from lit_bert import UserError
+from lit_bert.data.corpus import sample_texts
 from lit_bert.data.windows import LongTexts, as_config
-from lit_bert.evaluate import scores
-from lit_bert.evaluate.evidence import Evidence
 from lit_bert.evaluate.predictions import VALIDATED, Predictions
 from lit_bert.io import files
 from lit_bert.io.texts import CONFIG_KEY as TEXT_KEY
@@ -34,6 +33,7 @@ from lit_bert.product.formats import FORMATS, CannotExport, Exportable, Format
 from lit_bert.product.proof import (
     MAX_DIFFERENCE,
     ProofError,
+    ProofRows,
     Variant,
     checkpoint_outputs,
     format_points,
@@ -71,6 +71,30 @@ def validation_rows(checkpoint: Checkpoint) -> Predictions:
     return rows
 
 
+def proof_rows(checkpoint: Checkpoint) -> ProofRows:
+    """Rows to prove an export on: validated ones, or of a classifier of others texts of the packaged sample.
+
+    Raises:
+        UserError: the checkpoint is our own, and its validation rows are not beside it.
+    """
+    try:
+        rows = validation_rows(checkpoint)
+        return ProofRows(rows.texts, f"{len(rows.texts):,} rows of split {rows.facts.get('split')}", rows)
+    except UserError:
+        if not checkpoint.facts.is_published:
+            raise
+    form, texts = checkpoint.data.settings.texts, sample_texts()
+    cells = (texts[start : start + len(form.columns)] for start in range(len(texts)))
+    made = [form.text_of(each) for each in cells if len(each) == len(form.columns)]
+    print(
+        "note       no labelled rows: the files are compared with the checkpoint, and nothing is scored; "
+        f"`python -m lit_bert validate --ckpt_path {checkpoint.path} --data.dataset FILE --data.val_split "
+        "train` scores it on the rows of a file",
+        file=sys.stderr,
+    )
+    return ProofRows([text for text in made if text], f"{len(made):,} texts of the packaged sample")
+
+
 def check_target(target: Path) -> None:
     """Raises a UserError where something else than an earlier export would be overwritten."""
     if target.is_dir() and any(target.iterdir()) and not (target / FACTS).is_file():
@@ -104,7 +128,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 def write(
     checkpoint: Checkpoint,
-    rows: Predictions,
+    rows: ProofRows,
     folder: Path,
     max_f1_loss: float,
     command: str,
@@ -128,7 +152,7 @@ def write(
     weights.base_at = base_at
     logging.disable_progress_bar()
     task, scale, shift = checkpoint.task.exported()
-    network = load_network(weights, rows.class_names, task.problem_type).eval()
+    network = load_network(weights, list(task.class_names), task.problem_type).eval()
     scale_logits(network, scale, shift)
     settings = checkpoint.data.settings
     tokenizer = weights.tokenizer(settings.max_length)
@@ -145,20 +169,24 @@ def write(
     every = -(-len(ids) // CALIBRATION_TEXTS)
     written = write_formats(Exportable(network, ids[::every], types if has_types else None), folder)
 
-    print(f"proof      {len(rows.texts):,} rows of split {rows.facts.get('split')}", file=sys.stderr)
+    print(f"proof      {rows.what}", file=sys.stderr)
     task = checkpoint.task  # for the units of numbers: outputs are the same
     exported = task.exported()[0]
     wanted = checkpoint_outputs(network, tokenizer, long_texts, exported, rows.texts, text_form)
-    own = scores.with_intervals(task, wanted, rows.labels)
-    evidence = Evidence.of(task, wanted, rows.labels, rows.evidence.used_for)
+    scored = None if rows.labelled is None else rows.labelled.with_outputs(wanted)
     found = {form: measure(folder, form, task, rows, wanted) for form in written}
-    print(proof_table(own, {form.file: each for form, each in found.items()}))
-    print("".join(f"{note}\n" for note in evidence.notes(own)), end="")
+    print(
+        proof_table(
+            None if scored is None else scored.intervals, {form.file: each for form, each in found.items()}
+        )
+    )
+    for note in scored.evidence.notes(scored.intervals) if scored else ():
+        print(note)
     kept = {form.file: each for form, each in found.items() if is_kept(form, each, rows, max_f1_loss)}
     for form in written:
         if form.file not in kept:
             (folder / form.file).unlink()
-    describe(folder, checkpoint, long_texts, rows, own, evidence, kept, command, licence)
+    describe(folder, checkpoint, long_texts, scored, kept, command, licence)
     return kept
 
 
@@ -203,7 +231,7 @@ def write_formats(model: Exportable, folder: Path) -> list[Format]:
     return written
 
 
-def is_kept(form: Format, found: Variant, rows: Predictions, max_f1_loss: float) -> bool:
+def is_kept(form: Format, found: Variant, rows: ProofRows, max_f1_loss: float) -> bool:
     """Whether a file is kept; prints the reason for formats that need not be exact.
 
     Raises:
@@ -217,8 +245,11 @@ def is_kept(form: Format, found: Variant, rows: Predictions, max_f1_loss: float)
                 f"and an output differs by {found.difference:.2g}. Nothing was kept."
             )
         return True
+    if found.main_change is None or rows.labelled is None:
+        print(f"\n{form.file} is left out: without labelled rows it cannot be told what it loses.")
+        return False
     lost = lost_points(found.main_change)
-    shown = format_points(lost, rows.task.main_title)
+    shown = format_points(lost, rows.labelled.task.main_title)
     if lost.high <= max_f1_loss:
         print(f"\n{form.file} loses {shown}; {max_f1_loss:g} are allowed.")
         return True

@@ -61,7 +61,10 @@ def verify(folder: str | Path) -> dict[str, str]:
         list_file = folder / CARD
         entries = _read_card_checksums(list_file)
         if not entries:
-            raise UserError(f"{folder} has no {CHECKSUMS}; expected a folder that `export` wrote.")
+            raise UserError(
+                f"{folder} has no {CHECKSUMS}; expected a folder that `export` wrote. One of transformers "
+                f"becomes that by `python -m lit_bert export --ckpt_path {escape.line(folder)}`."
+            )
     if not entries:
         raise UserError(f"{list_file} lists no files. Export again.")
     listed = {name: digest for digest, name in entries}

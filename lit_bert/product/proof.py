@@ -29,11 +29,25 @@ class ProofError(Exception):
 
 
 @dataclass(frozen=True)
-class Variant:
-    """What an ONNX file makes of the validation rows.
+class ProofRows:
+    """The texts that exported files are compared on.
 
     Attributes:
-        scores: with 95 % bootstrap intervals, 0 to 1.
+        what: they are, in words.
+        labelled: their labels, with what the checkpoint said of them; None where the texts have none.
+    """
+
+    texts: Sequence[Text]
+    what: str
+    labelled: Predictions | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What an ONNX file makes of the rows of the proof.
+
+    Attributes:
+        scores: with 95 % bootstrap intervals, 0 to 1; None without labels.
         agreement: share of the rows with the checkpoint's prediction; of numbers, one that differs by at most
             MAX_DIFFERENCE of the labels' standard deviation.
         difference: largest difference of a probability from the checkpoint's, or of a number, in units of the
@@ -41,15 +55,15 @@ class Variant:
         texts_per_s: on the machine that exported it.
         bytes: size of the file.
         main_change: the score that chooses between models, such as macro F1, less the checkpoint's on the
-            same rows, with the paired interval.
+            same rows, with the paired interval; None without labels.
     """
 
-    scores: Scores[Score]
+    scores: Scores[Score] | None
     agreement: float
     difference: float
     texts_per_s: float
     bytes: int
-    main_change: Score
+    main_change: Score | None
 
 
 def checkpoint_outputs(
@@ -85,7 +99,7 @@ def checkpoint_outputs(
     return task.outputs(logits)
 
 
-def measure(folder: Path, form: Format, task: Task, rows: Predictions, wanted: np.ndarray) -> Variant:
+def measure(folder: Path, form: Format, task: Task, rows: ProofRows, wanted: np.ndarray) -> Variant:
     """Predictions of a file of the folder, by the public way to run it, compared with the checkpoint's."""
     outputs_of = form.open(folder)
     outputs_of(rows.texts[:32])
@@ -96,13 +110,14 @@ def measure(folder: Path, form: Format, task: Task, rows: Predictions, wanted: n
     same = task.predictions(outputs) == task.predictions(wanted)
     if task.label_form == "number":
         same = differences <= MAX_DIFFERENCE
+    labels = None if rows.labelled is None else rows.labelled.labels
     return Variant(
-        scores.with_intervals(task, outputs, rows.labels),
+        None if labels is None else scores.with_intervals(task, outputs, labels),
         float(same.reshape(len(outputs), -1).all(1).mean()),
         float(differences.max()),
         len(rows.texts) / seconds,
         (folder / form.file).stat().st_size,
-        compare.main_change(task, wanted, outputs, rows.labels),
+        None if labels is None else compare.main_change(task, wanted, outputs, labels),
     )
 
 
@@ -118,15 +133,19 @@ def format_points(lost: Score, title: str) -> str:
     return f"{value:.2f} points of {title} [{low:.2f}, {high:.2f}]"
 
 
-def proof_table(own: Scores[Score], found: dict[str, Variant]) -> str:
-    """One line a file."""
-    title = own.task.main_title
+def proof_table(own: Scores[Score] | None, found: dict[str, Variant]) -> str:
+    """One line a file; without scores where there are no labels."""
+    title = own.task.main_title if own else ""
     width = max(len(title), 8)
+
+    def score(scores: Scores[Score] | None) -> str:
+        return f"{scores.chosen_by.value:{width}.4f}" if scores else " " * width
+
     lines = [f"{'':18}{title:>{width}}  same label  largest difference   texts/s       MB"]
-    lines.append(f"{'checkpoint':18}{own.chosen_by.value:{width}.4f}")
+    lines += [f"{'checkpoint':18}{score(own)}"] * bool(own)
     for name, each in found.items():
         lines.append(
-            f"{name:18}{each.scores.chosen_by.value:{width}.4f}  {each.agreement:10.4f}"
+            f"{name:18}{score(each.scores)}  {each.agreement:10.4f}"
             f"  {each.difference:18.2g}"
             f"  {each.texts_per_s:8,.0f}  {each.bytes / 1e6:7.1f}"
         )

@@ -25,7 +25,7 @@ class Source:
     """Where something really came from.
 
     Attributes:
-        kind: `hub`, `folder`, `file`, `address`, `database`, `packaged` or `checkpoint`.
+        kind: `hub`, `folder`, `file`, `address`, `database`, `packaged`, `checkpoint` or `unknown`.
         name: Hub id, absolute path, address, or name of the package.
         config_name: configuration of a data set on the Hub.
         revision: commit on the Hub, when it is known.
@@ -41,6 +41,8 @@ class Source:
     reason: str | None = None
 
     def __str__(self) -> str:
+        if self.kind == "unknown":
+            return self.name
         text = f"{self.name} ({self.kind}" + (f", revision {self.revision[:12]})" if self.revision else ")")
         return f"{text}, STANDING IN for {self.stand_in_for}: {self.reason}" if self.stand_in_for else text
 

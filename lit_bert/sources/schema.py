@@ -41,7 +41,7 @@ class Plain(BaseModel):
 class SourceFacts(Plain):
     """A `hub.Source`: shown beside scores, and compared; never opened because a checkpoint says so."""
 
-    kind: Literal["hub", "folder", "file", "address", "database", "packaged", "checkpoint"]
+    kind: Literal["hub", "folder", "file", "address", "database", "packaged", "checkpoint", "unknown"]
     name: Text
     config_name: Text | None = None
     revision: Text | None = None
@@ -301,6 +301,7 @@ class Facts(Plain):
         lightning: version that trained it.
         epoch: counted from 0.
         global_step: optimizer steps.
+        is_published: whether somebody else trained it (`train.published`): what of the run is here is none.
         devices: that shared the batches of an epoch.
         learning_rate: the highest one in use; that of `model` may be unset.
         data: None where a Trainer was given loaders.
@@ -314,6 +315,7 @@ class Facts(Plain):
     lightning: Text
     epoch: Count
     global_step: Count
+    is_published: bool = False
     model: ModelSettings
     data: DataFacts | None = None
     weights: WeightsFacts

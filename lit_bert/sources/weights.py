@@ -145,8 +145,8 @@ class Weights:
             return Source("hub", name, revision=folder.name), folder
         if stand_in is None:
             raise UserError(
-                f"{name} cannot be had: {problem}, and it is not cached. Give a local folder with "
-                f"--weights.pretrained, or --weights.stand_in {MINILM}."
+                f"{name} cannot be had: {problem}, and it is not cached. Give the path of a folder "
+                f"in its place; fit also takes --weights.stand_in {MINILM}."
             )
         if stand_in != MINILM:
             raise UserError(f"weights.stand_in is {stand_in}; expected {MINILM} or null.")

@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_bert import UserError
 from lit_bert.sources.checkpoint import Checkpoint, find
+from lit_bert.train.published import Asked, as_checkpoint, is_published
 
 RANKS = ("LOCAL_RANK", "RANK", "SLURM_PROCID")  # where Lightning, torchrun and SLURM say which process it is
 CHECKPOINT = "LIT_BERT_CHECKPOINT"  # the one that the first process found, for those that it starts
@@ -25,13 +26,20 @@ def is_first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 
-def find_checkpoint(which: str | None) -> Path:
+def find_checkpoint(which: str | None, asked: Asked | None = None) -> Path:
     """As `sources.checkpoint.find`; a process that the first one started takes what that one found.
 
     Between the two another fit may have written a newer checkpoint.
+
+    Args:
+        asked: what is said of a classifier from the Hub or a folder; None: only files will do.
     """
     found = None if is_first_process() else os.environ.get(CHECKPOINT)
-    return Path(found) if found else find(which)
+    if found:
+        return Path(found)
+    if asked is not None and which not in (None, "best", "last") and is_published(which):
+        return as_checkpoint(which, asked)
+    return find(which)
 
 
 @contextmanager

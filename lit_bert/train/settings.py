@@ -24,6 +24,7 @@ FILE_SETTINGS = {  # hold for the files that they were given with
     f"data.{name}"
     for name in ("label_names", "format", "delimiter", "encoding", "header", "quoting", "sheet", "query")
 }
+TEXT_SETTINGS = {"data.text_column", "data.text_form"}
 
 
 def names_setting(given: Iterable[str], setting: str) -> bool:
@@ -64,19 +65,29 @@ def fill_from_checkpoint(config: Any, given: Mapping[str, bool], checkpoint: Che
     for name, is_flag in given.items():
         if name == BASE and is_flag and checkpoint.model.trains_part:
             continue
-        if is_flag and (name.startswith(("model.", "weights.")) or name == "data.task"):
+        changes = name == "data.task" and not checkpoint.facts.is_published  # else it was taken
+        if is_flag and (name.startswith(("model.", "weights.")) or changes):
             raise UserError(
                 f"--{name} would change nothing: `{verb}` takes the model of {checkpoint.path} as it is. "
                 "Leave the flag out."
             )
     other_data = names_setting(given, "data.dataset") or names_setting(given, "input") or verb == "predict"
     dataset = checkpoint.data.settings.dataset
+    if not other_data and checkpoint.facts.is_published:
+        raise UserError(
+            f"{line(checkpoint.weights.source.name)} was trained elsewhere, and on what is not known. Give "
+            "labelled rows with --data.dataset."
+        )
     if not other_data and "://" in dataset:
         # A stranger's checkpoint shall neither connect nor be shown passwords of the environment.
         raise UserError(
             f"{checkpoint.path} was trained on {line(dataset, 200)}, and `{verb}` connects only to what the "
             "command names. Give --data.dataset, and for a database --data.query, as for fit."
         )
+    of_file = FILE_SETTINGS
+    if checkpoint.facts.is_published:  # no file has given its columns names, unless these are part of a text
+        joins = checkpoint.data.settings.texts.kind == "joined"
+        of_file = FILE_SETTINGS | {"data.label_column"} | (set() if joins else TEXT_SETTINGS)
     for name, value in checkpoint_settings(checkpoint).items():
         # A configuration may be that of another fit.
         if name == BASE and given.get(name):
@@ -86,5 +97,5 @@ def fill_from_checkpoint(config: Any, given: Mapping[str, bool], checkpoint: Che
                 log.info(f"{name} is that of the checkpoint, {line(value, 100)}, not of the configuration")
             config[name] = value
         # How quotes and codes were read in one file says nothing of another.
-        elif not is_given(config, given, name) and not (other_data and name in FILE_SETTINGS):
+        elif not is_given(config, given, name) and not (other_data and name in of_file):
             config[name] = value

@@ -17,14 +17,17 @@ from lit_bert.product.export import (
     MAX_F1_LOSS,
     check_target,
     new_folder,
-    validation_rows,
+    proof_rows,
     write,
 )
 from lit_bert.product.folder import EXPORTED
 from lit_bert.product.formats import FORMATS
 from lit_bert.product.proof import ProofError
 from lit_bert.product.push import check_name, push
-from lit_bert.sources.checkpoint import Checkpoint, find
+from lit_bert.sources.checkpoint import Checkpoint
+from lit_bert.task.kinds import KINDS
+from lit_bert.train.processes import find_checkpoint
+from lit_bert.train.published import Asked
 from lit_bert.train.settings import BASE
 
 
@@ -36,7 +39,17 @@ def _parser() -> Parser:
         "`lit_bert serve` and for the Hub. Each ONNX file is first scored on the validation rows.",
         allow_abbrev=False,
     )
-    parser.add_argument("--ckpt_path", help="best, last or a file (default: best of the newest fit)")
+    parser.add_argument(
+        "--ckpt_path",
+        help="best, last or a file (default: best of the newest fit); or a classifier that somebody else "
+        "trained, as a folder that transformers reads or by its Hub id",
+    )
+    parser.add_argument(
+        "--data.task", dest="task", choices=KINDS, help="of such a classifier, where it does not say"
+    )
+    parser.add_argument(
+        "--data.text_form", dest="text_form", choices=("single", "pair"), help="of its texts, likewise"
+    )
     parser.add_argument(
         "--to", type=Path, help=f"folder to write (default: {EXPORTED} in the folder of the run)"
     )
@@ -85,10 +98,15 @@ def export(arguments: list[str]) -> int:
         check_name(args.push)
     for module in sorted({package for each in FORMATS for package in each.packages}):
         require_package(module, "export")
-    checkpoint = Checkpoint.open(find(args.ckpt_path))
+    checkpoint = Checkpoint.open(find_checkpoint(args.ckpt_path, Asked(args.task, args.text_form)))
+    if (args.task or args.text_form) and not checkpoint.facts.is_published:
+        parser.error(
+            "--data.task and --data.text_form are for a classifier that somebody else trained: "
+            f"{checkpoint.path} knows both"
+        )
     if args.base_at and not checkpoint.model.trains_part:
         parser.error(f"--{BASE} would change nothing: {checkpoint.path} has all of its weights")
-    rows = validation_rows(checkpoint)
+    rows = proof_rows(checkpoint)
     target = (args.to or checkpoint.run / EXPORTED).resolve()  # `.` and links cannot be renamed
     check_target(target)
     try:

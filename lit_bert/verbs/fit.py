@@ -19,7 +19,6 @@ from lit_bert.cli.run_arguments import add_run_arguments, root_of_runs, settings
 from lit_bert.cli.start import prepare_process
 from lit_bert.data.cache import temporary_cache
 from lit_bert.data.windows import LongTexts
-from lit_bert.evaluate.evidence import Evidence
 from lit_bert.evaluate.report import SEEDS, seeds_table
 from lit_bert.io import files
 from lit_bert.sources.checkpoint import Checkpoint
@@ -148,19 +147,16 @@ def prepared(command: CommandLine, which: str | None, callbacks: list[Callback])
 
 def _card(best: Path, folder: Path) -> Path:
     """Writes the model card of a checkpoint, as `export` does but without other files."""
-    from lit_bert.evaluate import scores
     from lit_bert.product.card import describe
     from lit_bert.product.export import validation_rows
     from lit_bert.product.folder import CARD
 
     checkpoint = Checkpoint.open(best)
     rows = validation_rows(checkpoint)
-    found = scores.with_intervals(rows.task, rows.outputs, rows.labels)
-    evidence = Evidence.of(rows.task, rows.outputs, rows.labels, rows.evidence.used_for)
     settings = checkpoint.data.settings
     tokenizer = Weights(checkpoint=str(best)).tokenizer(settings.max_length)
     long_texts = LongTexts.of_settings(tokenizer, settings)
-    describe(folder, checkpoint, long_texts, rows, found, evidence, {}, "python -m lit_bert fit", None)
+    describe(folder, checkpoint, long_texts, rows, {}, "python -m lit_bert fit", None)
     return folder / CARD
 
 
