@@ -54,6 +54,7 @@ class Task(ABC):
         class_names: C of them, in the order of the network's outputs. Of a number, what it is called.
         parameters: what the task took from rows, such as thresholds, by name.
         kind: its name in `--data.task`, checkpoints and exported folders.
+        summary: what each text has, for the help of `--data.task`.
         problem_type: its name in the config.json of transformers.
         label_form: how a label is stored: the index of a `class`, int64 (); the `classes` that a text has,
             uint8 (C,), 0 or 1; a `number`, float32 ().
@@ -72,6 +73,7 @@ class Task(ABC):
     class_names: tuple[str, ...]
     parameters: Parameters = field(default_factory=dict)
     kind: ClassVar[str]
+    summary: ClassVar[str]
     problem_type: ClassVar[str]
     label_form: ClassVar[Literal["class", "classes", "number"]]
     scores: ClassVar[tuple[Score, ...]]

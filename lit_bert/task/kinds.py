@@ -19,6 +19,11 @@ PARAMETERS_KEY = "lit_bert_task_parameters"  # likewise
 LONG_TEXTS_KEY = "lit_bert_long_texts"  # of it, too: what is done with them, as data.windows has it
 
 
+def summaries() -> str:
+    """Every kind by its name, with what each text has."""
+    return "; ".join(f"`{name}`, {kind.summary}" for name, kind in KINDS.items())
+
+
 def kind_of(name: str) -> type[Task]:
     """The kind of that name.
 

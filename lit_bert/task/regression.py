@@ -42,6 +42,7 @@ class Regression(Task):
     """
 
     kind = "regression"
+    summary = "a number"
     problem_type = "regression"
     label_form = "number"
     choice_use = "the width of intervals"

@@ -42,6 +42,7 @@ class SingleLabel(Task):
     """Each text has exactly one of the classes; outputs are a softmax and sum to 1."""
 
     kind = "single"
+    summary = "one of the classes"
     problem_type = "single_label_classification"
     label_form = "class"
     scores: ClassVar[tuple[Score, ...]] = (
