@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -58,6 +59,7 @@ class Task(ABC):
         problem_type: its name in the config.json of transformers.
         label_form: how a label is stored: the index of a `class`, int64 (); the `classes` that a text has,
             uint8 (C,), 0 or 1; a `number`, float32 ().
+        label_range: the least and the greatest label, of a number.
         scores: what is computed over all rows, in the order of `scorer`.
         main: the key of the score that chooses between models.
         class_scores: what is computed for each class; () without classes.
@@ -76,6 +78,7 @@ class Task(ABC):
     summary: ClassVar[str]
     problem_type: ClassVar[str]
     label_form: ClassVar[Literal["class", "classes", "number"]]
+    label_range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     scores: ClassVar[tuple[Score, ...]]
     main: ClassVar[str] = "macro_f1"
     class_scores: ClassVar[tuple[str, ...]] = ("f1",)
