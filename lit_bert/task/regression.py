@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -61,12 +61,13 @@ class Regression(Task):
     main = "r2"
     logged_names = ("r2", "mae", "rmse", "pearson")
     logged_main = "r2"
+    parameter_sizes: ClassVar[dict[str, int]] = {SCALE: 2, INTERVAL: 1}
 
     def check_parameters(self) -> None:
-        sizes = {SCALE: 2, INTERVAL: 1}
         for name, values in self.parameters.items():
-            if len(values) != sizes.get(name) or not all(map(math.isfinite, values)):
-                raise ValueError(f"a task of kind {self.kind} has two numbers {SCALE} and one {INTERVAL}")
+            if len(values) != self.parameter_sizes.get(name) or not all(map(math.isfinite, values)):
+                wanted = " and ".join(f"{size} of {each}" for each, size in self.parameter_sizes.items())
+                raise ValueError(f"a task of kind {self.kind} has finite numbers, {wanted}")
         if self.deviation <= 0 or (self.half_width or 0) < 0 or len(self.class_names) != 1:
             raise ValueError("one number has a deviation above 0, and half an interval of 0 or more")
 
@@ -138,8 +139,10 @@ class Regression(Task):
         return Number(*self._with_interval(float(outputs[0])), truncated)
 
     def _with_interval(self, value: float) -> tuple[float, float | None, float | None]:
-        half = self.half_width
-        return (value, None, None) if half is None else (value, value - half, value + half)
+        if self.half_width is None:
+            return value, None, None
+        lowest, highest = self.label_range
+        return value, max(value - self.half_width, lowest), min(value + self.half_width, highest)
 
     def answer_schema(self) -> dict[str, Any]:
         end = {"type": ["number", "null"]}
@@ -182,6 +185,8 @@ class Regression(Task):
     def labels_of(self, cells: Sequence[Any]) -> np.ndarray:
         if not all(isinstance(cell, int | float) and math.isfinite(cell) for cell in cells):
             raise ValueError("labels that are no finite numbers")
+        if not all(self.label_range[0] <= cell <= self.label_range[1] for cell in cells):
+            raise ValueError("labels below {:g} or above {:g}".format(*self.label_range))
         return np.array(cells, dtype=np.float32)
 
     def outputs_problem(self, outputs: np.ndarray) -> str | None:
@@ -251,7 +256,7 @@ class Regression(Task):
 
     def exported(self) -> tuple[Any, float, float]:
         kept = {name: values for name, values in self.parameters.items() if name != SCALE}
-        return Regression.of(self.class_names, kept), self.deviation, self.mean
+        return self.of(self.class_names, kept), self.deviation, self.mean
 
 
 def correlation(x: np.ndarray, y: np.ndarray, times: np.ndarray) -> float:
