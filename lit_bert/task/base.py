@@ -70,6 +70,7 @@ class Task(ABC):
         is_ordered: whether the classes have an order.
         worst: what the first of `errors` are, as an adjective: "most confident" or "largest".
         worst_note: the order of `errors`, as a sentence.
+        gain_unit: what the scores of words in the report are in: logits, times `unit`.
     """
 
     class_names: tuple[str, ...]
@@ -89,6 +90,7 @@ class Task(ABC):
     is_ordered: ClassVar[bool] = False
     worst: ClassVar[str] = "most confident"
     worst_note: ClassVar[str] = "Wrong, and with the highest probability for it."
+    gain_unit: ClassVar[str] = "in logits"
 
     @property
     def main_title(self) -> str:

@@ -48,6 +48,7 @@ class Regression(Task):
     choice_use = "the width of intervals"
     worst = "largest"
     worst_note = "Furthest from the label, above or below it."
+    gain_unit = "in its unit"
     fewest_classes = 1
     class_scores = ()
     scores = (
