@@ -51,7 +51,7 @@ class Regression(Task):
     gain_unit = "in its unit"
     fewest_classes = 1
     class_scores = ()
-    scores = (
+    scores: ClassVar[tuple[Score, ...]] = (
         Score("r2", "R²", "R², share of the variance that is explained"),
         Score("mae", "MAE", "mean absolute error", is_error=True),
         Score("rmse", "RMSE", "root mean squared error", is_error=True),
@@ -176,8 +176,8 @@ class Regression(Task):
             else "It gives no interval, as there were too few validation rows."
         )
         return (
-            f"It gives a number ({self.class_names[0]}) to any text, in whatever language and about whatever "
-            f"it is. {interval}"
+            f"It gives {self.summary} ({self.class_names[0]}) to any text, in whatever language and about "
+            f"whatever it is. {interval}"
         )
 
     def stored_labels(self, labels: np.ndarray) -> list[Any]:
