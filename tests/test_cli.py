@@ -37,6 +37,7 @@ from lit_bert.evaluate.prediction_collector import PredictionCollector
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.task.classes import softmax
+from lit_bert.task.kinds import KINDS
 from lit_bert.task.scaling import temperature
 from lit_bert.train.choose import calibrate
 from lit_bert.train.fit import run_fit
@@ -211,6 +212,8 @@ def test_every_verb_of_the_trainer_has_help_with_every_default(printed, verb):
     assert len(checkpoint) == (verb in [*USING, *RESUMING])
     silent = [option for option in options if "(type: " in option and "default: " not in option]
     assert silent == []
+    (kinds,) = (option for option in options if option.startswith("--data.task "))
+    assert all(f"`{name}`, {kind.summary}" in kinds for name, kind in KINDS.items())
 
 
 # --- verbs are functions

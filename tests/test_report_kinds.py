@@ -346,8 +346,8 @@ def any_of(kind: str, names: list[str], N: int = 60) -> Predictions:
     task = task_of(kind, names if KINDS[kind].class_scores else names[:1])
     C = len(task.class_names)
     if task.label_form == "number":
-        labels = generator.normal(size=N)
-        outputs = labels[:, None] + generator.normal(size=(N, 1))
+        labels = np.clip(generator.normal(size=N), *task.label_range)
+        outputs = np.clip(labels[:, None] + generator.normal(size=(N, 1)), *task.label_range)
     elif task.label_form == "classes":
         labels, outputs = generator.integers(0, 2, (N, C)), generator.random((N, C))
     else:
@@ -363,7 +363,7 @@ def test_every_form_of_a_label_has_a_page() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_and_texts_of_every_kind_are_text(kind: str, tmp_path: Path) -> None:
-    predictions = any_of(kind, UGLY if kind != "regression" else ["<img src=x onerror=alert(1)>"])
+    predictions = any_of(kind, UGLY if KINDS[kind].class_scores else ["<img src=x onerror=alert(1)>"])
     page = written(predictions, tmp_path)
     body = re.sub(r'<script type="application/json".*?</script>', "", page.text, flags=re.S)
     assert not ACTIVE.search(body)

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from lit_bert import UserError
 from lit_bert.model.split_scores import SplitScores, class_tags
+from lit_bert.task.base import Task
 from lit_bert.task.kinds import CONFIG_KEY, KINDS, task_of, task_of_config
 from lit_bert.task.single import SingleLabel
 
@@ -25,6 +26,12 @@ LABELS = {
     ).byte(),
     "number": torch.tensor([0.5, 1, -2, 3, 2, 1, 0, 4]),
 }
+
+
+def labels_of(kind: type[Task]) -> torch.Tensor:
+    """Eight labels, as the kind stores them."""
+    labels = LABELS[kind.label_form]
+    return labels.clamp(*kind.label_range) if kind.label_form == "number" else labels
 
 
 def test_one_label_is_a_softmax_and_its_most_probable_class():
@@ -71,7 +78,7 @@ def test_a_kind_trains_scores_and_answers(name):
     task = task_of(name, NAMES if form != "number" else ["stars"])
     shape = (8, len(task.class_names))
     logits = torch.randn(shape, requires_grad=True, generator=torch.Generator().manual_seed(0))
-    labels = LABELS[form]
+    labels = labels_of(KINDS[name])
     plain = task.training_loss(functional, logits, labels)
     assert plain.shape == ()
     assert (task.training_loss(functional, logits, labels, 0.1) != plain) == (form != "number")
@@ -104,7 +111,7 @@ def test_a_split_of_one_row_has_a_score_that_chooses(name):
     kind = KINDS[name]
     task = task_of(name, NAMES if kind.label_form != "number" else ["stars"])
     scores = SplitScores(task, class_tags(list(task.class_names)) if task.class_scores else [])
-    logits, labels = torch.zeros(1, len(task.class_names)), LABELS[kind.label_form][:1]
+    logits, labels = torch.zeros(1, len(task.class_names)), labels_of(kind)[:1]
     scores.update(task.loss(functional, logits, labels), logits, labels)
     found = scores.compute()
     assert found["score"].isfinite()

@@ -29,10 +29,12 @@ NAMES = ["a", "b", "c", "d"]
 def rows_of(kind: str, N: int = 300, seed: int = 0) -> tuple[Task, np.ndarray, np.ndarray]:
     """A task, logits (N, C) that are partly right, and labels as the task stores them."""
     generator = np.random.default_rng(seed)
-    if kind == "regression":
-        labels = generator.normal(50, 10, N).astype(np.float32)
-        task = task_of(kind, ["stars"], Regression.parameters_of_labels(labels))
-        logits = (labels[:, None] - task.mean) / task.deviation + generator.normal(0, 0.5, (N, 1))
+    if KINDS[kind].label_form == "number":
+        low, high = KINDS[kind].label_range
+        labels = generator.uniform(low, high, N) if np.isfinite(high - low) else generator.normal(50, 10, N)
+        labels = labels.astype(np.float32)
+        task = task_of(kind, ["stars"], KINDS[kind].parameters_of_labels(labels))
+        logits = task.logits_of(labels[:, None]) + generator.normal(0, 0.5, (N, 1))
         return task, logits.astype(np.float32), labels
     task = task_of(kind, NAMES)
     if kind == "multi_label":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 from lit_bert import UserError
 from lit_bert.data.corpus import Corpus
@@ -88,14 +87,14 @@ def check_enough(found: Labels, corpus: Corpus, split: str, settings: RowSetting
         settings: as of `scan_labels`.
     """
     kind, where = kind_of(found.kind), f"split {split} of {corpus.source.name}"
-    if kind.label_form == "number" and not found.parameters:
+    if len(found.names) >= kind.fewest_classes:
+        return
+    if kind.label_form == "number":
         raise UserError(
             f"{where} has no numbers in column '{escape.line(settings.label_columns[0], 100)}'. Name another "
             "column with --data.label_column, or another kind of task with --data.task."
         )
-    if len(found.names) >= kind.fewest_classes:
-        return
-    for _ in SplitReader(corpus, split, replace(settings, label_form=kind.label_form)):
+    for _ in SplitReader(corpus, split, settings.of_kind(kind)):
         pass  # a cell that is no label is refused by its row
     only = f"only the class '{escape.line(found.names[0], 100)}'" if found.names else "no rows"
     raise UserError(

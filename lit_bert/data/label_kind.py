@@ -39,7 +39,7 @@ class Labels(NamedTuple):
 
     Attributes:
         kind: of task, a key of `task.kinds.KINDS`.
-        names: of the classes, sorted; of a number, that of its column.
+        names: of the classes, sorted; of a number, that of its column, or none where there is no number.
         parameters: what the task takes from the labels.
         note: why that kind was found, to be said once; "" where it is what people expect.
     """
@@ -112,7 +112,7 @@ class LabelScan:
         form = kind_of(kind).label_form
         if form == "number":
             if not self.numbers:
-                return Labels(kind, [self.columns[0]], {}, note)
+                return Labels(kind, [], {}, note)
             parameters = kind_of(kind).parameters_of_labels(np.array(self.numbers))
             plain = {name: list(values) for name, values in parameters.items()}
             return Labels(kind, [self.columns[0]], plain, note)

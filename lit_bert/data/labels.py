@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from lit_bert import UserError
@@ -27,6 +28,7 @@ from lit_bert.data.counts import Skipped
 from lit_bert.data.label_kind import is_whole_number
 from lit_bert.io import escape
 from lit_bert.io.texts import Text, TextForm
+from lit_bert.task.base import Task
 
 NO_TEXT, NO_LABEL = "without a text", "without a label"  # why a row is skipped
 FIRST_SKIPPED = 10  # rows skipped for one reason whose numbers are kept
@@ -45,6 +47,7 @@ class RowSettings:
         label_names: class names in the order of the codes 0, 1, 2, … where the user gave one.
         label_form: that of the task: a class, classes or a number; `raw` where nobody knows yet.
         label_separator: between labels in a cell; None where they are lists.
+        label_range: the least and the greatest label that is a number.
         other_columns: that a row needs beside them, by the setting that names each.
     """
 
@@ -55,7 +58,12 @@ class RowSettings:
     label_names: list[str] | None
     label_form: Literal["class", "classes", "number", "raw"] = "class"
     label_separator: str | None = None
+    label_range: tuple[float, float] = (-math.inf, math.inf)
     other_columns: dict[str, str] = field(default_factory=dict)
+
+    def of_kind(self, kind: type[Task]) -> RowSettings:
+        """The same, with labels of a kind of task."""
+        return replace(self, label_form=kind.label_form, label_range=kind.label_range)
 
     @property
     def label_column(self) -> str:
@@ -158,7 +166,7 @@ class SplitReader:
         except CellError as error:
             kinds: dict[Any, str] = {
                 label_of: "a label",
-                number_of: "a number",
+                self._number: f"a number{self._range}",
                 flag_of: "0 or 1",
                 weight_of: "a weight",
             }
@@ -180,13 +188,25 @@ class SplitReader:
         if settings.label_form == "class":
             return self._class(numbered)
         if settings.label_form == "number":
-            return self._cell(numbered, settings.label_column, number_of)
+            return self._cell(numbered, settings.label_column, self._number)
         if len(settings.label_columns) == 1:
             return self._cell(
                 numbered, settings.label_column, lambda cell: labels_of(cell, settings.label_separator)
             )
         flags = {column: self._cell(numbered, column, flag_of) for column in settings.label_columns}
         return None if None in flags.values() else [column for column, flag in flags.items() if flag]
+
+    def _number(self, value: Any) -> float | None:
+        found, (low, high) = number_of(value), self.settings.label_range
+        if found is not None and not low <= found <= high:
+            raise CellError(f"the number {found!r}")
+        return found
+
+    @property
+    def _range(self) -> str:
+        """In which numbers have to be, in words; empty where all are."""
+        low, high = self.settings.label_range
+        return f" from {low:g} to {high:g}" if math.isfinite(high - low) else ""
 
     def _class(self, numbered: Numbered) -> str | None:
         assert isinstance(numbered.row, dict)

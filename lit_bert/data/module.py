@@ -36,7 +36,7 @@ from lit_bert.io.texts import TextForm
 from lit_bert.sources.hub import Source
 from lit_bert.sources.text_settings import form_in_settings, names_as_setting
 from lit_bert.sources.weights import Weights
-from lit_bert.task.kinds import kind_of
+from lit_bert.task.kinds import kind_of, summaries
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +72,8 @@ class EmotionDataModule(LightningDataModule):
             has codes for labels: a list, or the names with commas between them (a name with a comma in
             quotes, as in CSV). null takes them from the data (its ClassLabel feature, else the sorted values
             in the training split).
-        task: kind of task: `single`, each text has one of the classes; `multi_label`, any number of them;
-            `ordinal`, one of classes in an order (that of `label_names`, or of whole numbers); `regression`,
-            a number. null finds it in the data, and says so.
+        task: kind of task, by what each text has: {kinds}. null takes the one that
+            the labels look like, and says so.
         label_separator: what stands between the labels of a text in one cell, such as |; null where a cell
             has one label or a list.
         weight_column: column with the weight of each training row, 0 or more, which its loss is multiplied
@@ -392,3 +391,7 @@ class EmotionDataModule(LightningDataModule):
         source = Source(**state_dict["source"])
         if source.address == self.source.address:
             self._restored_source = source
+
+
+if EmotionDataModule.__doc__:  # `python -OO` has none
+    EmotionDataModule.__doc__ = EmotionDataModule.__doc__.replace("{kinds}", summaries())

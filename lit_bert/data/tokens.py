@@ -114,7 +114,7 @@ class TokenizedCorpus:
         if given:
             found = with_names(found, given)
         check_separator(found, settings.label_separator, self.columns.label)
-        if len(found.names) < 2 and not found.parameters:
+        if len(found.names) < kind_of(found.kind).fewest_classes:
             self._readers()
             check_enough(found, self.corpus, self.split_name("train_split"), self._columns_alone)
         return found
@@ -179,7 +179,7 @@ class TokenizedCorpus:
 
     @property
     def _row_settings(self) -> RowSettings:
-        return replace(self._columns_alone, label_form=kind_of(self.labels.kind).label_form)
+        return self._columns_alone.of_kind(kind_of(self.labels.kind))
 
     @property
     def split_names(self) -> list[str]:
@@ -243,7 +243,8 @@ class TokenizedCorpus:
         tokenizer = self.weights.tokenizer_files["tokenizer.json"]
         segments = columns.form == "pair" and self.weights.type_vocab_size
         settings = self.settings
-        form = kind_of(labels.kind).label_form
+        kind = kind_of(labels.kind)
+        form = kind.label_form, kind.label_range  # labels beyond it are refused when they are tokenized
         columns_read = (columns.text, columns.form, columns.label, settings.label_separator)
         most = None if columns.form == "single" else settings.max_length  # single texts are kept whole
         parts = (*columns_read, labels.names, self._codes, segments, form, self._other_columns(is_train))

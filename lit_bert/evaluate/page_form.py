@@ -120,8 +120,8 @@ class PageForm(ABC):
         predictions: that the page is about.
     """
 
-    # What scores of words add up to, in words; whether texts can be opened beside those that are listed.
-    gain = "what the class gains over a text of [MASK] only, in logits less their mean,"
+    explained = "the class"  # what the scores of words are about
+    # Whether texts can be opened beside those that are listed.
     has_cells = True
 
     def __init__(self, predictions: Predictions) -> None:

@@ -20,7 +20,7 @@ SIGNIFICANT = 3  # digits of a standard deviation of the labels that are shown
 class NumberPage(PageForm):
     """Of labels that are a number."""
 
-    gain = "what the number gains over a text of [MASK] only"
+    explained = "the number"
     has_cells = False
 
     @cached_property
@@ -76,13 +76,13 @@ class NumberPage(PageForm):
         `o` is whether the label is outside the interval.
         """
         label, value = float(self.predictions.labels[index]), float(self.predictions.preds[index])
-        half, difference = self.half_width, value - label
+        answer, difference = self.task.answer(self.predictions.outputs[index], False), value - label
         row = {"y": self.shown(label), "p": self.shown(value)}
         row["d"] = f"{'+' if difference >= 0 else ''}{self.shown(difference)}"
-        if half is None:
+        if self.half_width is None:
             return row
-        ends = f"{self.shown(value - half)} – {self.shown(value + half)}"
-        return {**row, "i": ends, "o": bool(self.distance[index] > half)}
+        ends = f"{self.shown(answer.low)} – {self.shown(answer.high)}"
+        return {**row, "i": ends, "o": bool(self.distance[index] > self.half_width)}
 
     def script_values(self) -> dict[str, Any]:
         return {"form": "number", "cells": {}, "decimals": self.decimals}

@@ -34,8 +34,6 @@ class SetPage(PageForm):
     text, and one of both for texts where nothing is missed, or nothing given wrongly.
     """
 
-    gain = "what the class gains over a text of [MASK] only, in logits,"
-
     @cached_property
     def missed(self) -> np.ndarray:
         """Which classes a text has and was not given, bool (N, C)."""

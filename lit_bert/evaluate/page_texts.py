@@ -109,7 +109,8 @@ def _attribution_note(form: PageForm, texts: int, attributions: Sequence[Attribu
     half, most = np.quantile(gaps, (0.5, 0.95))
     digits = form.score_decimals
     return (
-        f"{note}, by integrated gradients: {form.gain} is shared out among the words. Of a gain of "
+        f"{note}, by integrated gradients: what {form.explained} gains over a text of [MASK] only, "
+        f"{form.task.gain_unit}, is shared out among the words. Of a gain of "
         f"{np.median(gains):.{digits - 1}f} in the median, their scores miss {half:.{digits}f} in half of "
         f"the answers and at most {most:.{digits}f} in 95 % of them."
     )

@@ -56,7 +56,7 @@ class BertClassifier(LightningModule):
         warmup_ratio: share of the optimizer steps over which the learning rate rises from 0; it then falls
             linearly to 0 at the last step.
         label_smoothing: share of each training label that is spread evenly over all classes (Szegedy et al.,
-            2016); the losses of whole splits are measured without it.
+            2016); numbers stay as they are. The losses of whole splits are measured without it.
         average_decay: decay per optimizer step of the moving average of the weights, which is what is
             validated, and kept where it is better; 0 keeps the weights as they stand.
         adversarial_norm: 2-norm of the perturbation of a batch's word embeddings along their gradient, for a

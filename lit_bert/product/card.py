@@ -256,7 +256,7 @@ def yaml_head(facts: dict[str, Any], scores: Scores[Score] | None, title: str, d
 def calibration_text(calibration: dict[str, Any] | None, task: Task) -> str:
     """Whether a calibration is folded into the classifier, and what says so, for the card."""
     if task.label_form == "number":
-        return "A number has no probability to calibrate."
+        return "The answer is a number, which is not calibrated afterwards."
     if not calibration:
         return "Nothing was fitted; the probabilities are those of the training."
     errors = f"{calibration['before']:.4f} before and {calibration['after']:.4f} after"

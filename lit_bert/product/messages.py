@@ -28,6 +28,7 @@ from pydantic_core import PydanticCustomError
 from lit_bert.io.texts import SINGLE, TextForm
 from lit_bert.product.errors import ApiError
 from lit_bert.product.refusals import refusal
+from lit_bert.task.kinds import KINDS
 
 MAX_DIGITS = 1000  # of a whole number; converting it takes time that grows with the square of its digits
 _INVISIBLE = ("Cc", "Cf")  # Unicode categories: control and format characters
@@ -201,7 +202,7 @@ class Info(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     name: str = Field(description="of the run, or of the exported folder")
-    task: str = Field(description="its kind: single, multi_label, ordinal or regression")
+    task: str = Field(description=f"its kind: {' or '.join(KINDS)}")
     label_form: str = Field(
         description="what an answer holds: class, a label; classes, labels; number, a value"
     )

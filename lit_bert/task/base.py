@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -54,9 +55,11 @@ class Task(ABC):
         class_names: C of them, in the order of the network's outputs. Of a number, what it is called.
         parameters: what the task took from rows, such as thresholds, by name.
         kind: its name in `--data.task`, checkpoints and exported folders.
+        summary: what each text has, for the help of `--data.task`.
         problem_type: its name in the config.json of transformers.
         label_form: how a label is stored: the index of a `class`, int64 (); the `classes` that a text has,
             uint8 (C,), 0 or 1; a `number`, float32 ().
+        label_range: the least and the greatest label, of a number.
         scores: what is computed over all rows, in the order of `scorer`.
         main: the key of the score that chooses between models.
         class_scores: what is computed for each class; () without classes.
@@ -67,13 +70,16 @@ class Task(ABC):
         is_ordered: whether the classes have an order.
         worst: what the first of `errors` are, as an adjective: "most confident" or "largest".
         worst_note: the order of `errors`, as a sentence.
+        gain_unit: what the scores of words in the report are in: logits, times `unit`.
     """
 
     class_names: tuple[str, ...]
     parameters: Parameters = field(default_factory=dict)
     kind: ClassVar[str]
+    summary: ClassVar[str]
     problem_type: ClassVar[str]
     label_form: ClassVar[Literal["class", "classes", "number"]]
+    label_range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     scores: ClassVar[tuple[Score, ...]]
     main: ClassVar[str] = "macro_f1"
     class_scores: ClassVar[tuple[str, ...]] = ("f1",)
@@ -84,6 +90,7 @@ class Task(ABC):
     is_ordered: ClassVar[bool] = False
     worst: ClassVar[str] = "most confident"
     worst_note: ClassVar[str] = "Wrong, and with the highest probability for it."
+    gain_unit: ClassVar[str] = "in logits"
 
     @property
     def main_title(self) -> str:

@@ -10,13 +10,21 @@ from lit_bert.io import escape
 from lit_bert.task.base import Parameters, Task
 from lit_bert.task.multi_label import MultiLabel
 from lit_bert.task.ordinal import Ordinal
+from lit_bert.task.proportion import Proportion
 from lit_bert.task.regression import Regression
 from lit_bert.task.single import SingleLabel
 
-KINDS: dict[str, type[Task]] = {each.kind: each for each in (SingleLabel, MultiLabel, Ordinal, Regression)}
+KINDS: dict[str, type[Task]] = {
+    each.kind: each for each in (SingleLabel, MultiLabel, Ordinal, Regression, Proportion)
+}
 CONFIG_KEY = "lit_bert_task"  # of an exported folder's config.json: kinds may share a problem_type
 PARAMETERS_KEY = "lit_bert_task_parameters"  # likewise
 LONG_TEXTS_KEY = "lit_bert_long_texts"  # of it, too: what is done with them, as data.windows has it
+
+
+def summaries() -> str:
+    """Every kind by its name, with what each text has."""
+    return "; ".join(f"`{name}`, {kind.summary}" for name, kind in KINDS.items())
 
 
 def kind_of(name: str) -> type[Task]:

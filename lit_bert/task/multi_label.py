@@ -41,6 +41,7 @@ class MultiLabel(Task):
     """A text has each class or not; outputs are a sigmoid each. A class has a threshold of its own."""
 
     kind = "multi_label"
+    summary = "any number of the classes"
     problem_type = "multi_label_classification"
     label_form = "classes"
     choice_use = "choosing thresholds"

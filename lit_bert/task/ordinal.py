@@ -42,6 +42,7 @@ class Ordinal(SingleLabel):
     """
 
     kind = "ordinal"
+    summary = "one of classes in an order, that of `label_names` or of whole numbers"
     scores: ClassVar[tuple[Score, ...]] = (
         Score("quadratic_kappa", "quadr. kappa", "quadratic weighted kappa"),
         Score("macro_f1", "macro F1"),

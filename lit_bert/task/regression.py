@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -42,14 +42,16 @@ class Regression(Task):
     """
 
     kind = "regression"
+    summary = "a number"
     problem_type = "regression"
     label_form = "number"
     choice_use = "the width of intervals"
     worst = "largest"
     worst_note = "Furthest from the label, above or below it."
+    gain_unit = "in its unit"
     fewest_classes = 1
     class_scores = ()
-    scores = (
+    scores: ClassVar[tuple[Score, ...]] = (
         Score("r2", "R²", "R², share of the variance that is explained"),
         Score("mae", "MAE", "mean absolute error", is_error=True),
         Score("rmse", "RMSE", "root mean squared error", is_error=True),
@@ -60,12 +62,13 @@ class Regression(Task):
     main = "r2"
     logged_names = ("r2", "mae", "rmse", "pearson")
     logged_main = "r2"
+    parameter_sizes: ClassVar[dict[str, int]] = {SCALE: 2, INTERVAL: 1}
 
     def check_parameters(self) -> None:
-        sizes = {SCALE: 2, INTERVAL: 1}
         for name, values in self.parameters.items():
-            if len(values) != sizes.get(name) or not all(map(math.isfinite, values)):
-                raise ValueError(f"a task of kind {self.kind} has two numbers {SCALE} and one {INTERVAL}")
+            if len(values) != self.parameter_sizes.get(name) or not all(map(math.isfinite, values)):
+                wanted = " and ".join(f"{size} of {each}" for each, size in self.parameter_sizes.items())
+                raise ValueError(f"a task of kind {self.kind} has finite numbers, {wanted}")
         if self.deviation <= 0 or (self.half_width or 0) < 0 or len(self.class_names) != 1:
             raise ValueError("one number has a deviation above 0, and half an interval of 0 or more")
 
@@ -137,8 +140,10 @@ class Regression(Task):
         return Number(*self._with_interval(float(outputs[0])), truncated)
 
     def _with_interval(self, value: float) -> tuple[float, float | None, float | None]:
-        half = self.half_width
-        return (value, None, None) if half is None else (value, value - half, value + half)
+        if self.half_width is None:
+            return value, None, None
+        lowest, highest = self.label_range
+        return value, max(value - self.half_width, lowest), min(value + self.half_width, highest)
 
     def answer_schema(self) -> dict[str, Any]:
         end = {"type": ["number", "null"]}
@@ -171,8 +176,8 @@ class Regression(Task):
             else "It gives no interval, as there were too few validation rows."
         )
         return (
-            f"It gives a number ({self.class_names[0]}) to any text, in whatever language and about whatever "
-            f"it is. {interval}"
+            f"It gives {self.summary} ({self.class_names[0]}) to any text, in whatever language and about "
+            f"whatever it is. {interval}"
         )
 
     def stored_labels(self, labels: np.ndarray) -> list[Any]:
@@ -181,6 +186,8 @@ class Regression(Task):
     def labels_of(self, cells: Sequence[Any]) -> np.ndarray:
         if not all(isinstance(cell, int | float) and math.isfinite(cell) for cell in cells):
             raise ValueError("labels that are no finite numbers")
+        if not all(self.label_range[0] <= cell <= self.label_range[1] for cell in cells):
+            raise ValueError("labels below {:g} or above {:g}".format(*self.label_range))
         return np.array(cells, dtype=np.float32)
 
     def outputs_problem(self, outputs: np.ndarray) -> str | None:
@@ -250,7 +257,7 @@ class Regression(Task):
 
     def exported(self) -> tuple[Any, float, float]:
         kept = {name: values for name, values in self.parameters.items() if name != SCALE}
-        return Regression.of(self.class_names, kept), self.deviation, self.mean
+        return self.of(self.class_names, kept), self.deviation, self.mean
 
 
 def correlation(x: np.ndarray, y: np.ndarray, times: np.ndarray) -> float:

@@ -42,8 +42,10 @@ class SingleLabel(Task):
     """Each text has exactly one of the classes; outputs are a softmax and sum to 1."""
 
     kind = "single"
+    summary = "one of the classes"
     problem_type = "single_label_classification"
     label_form = "class"
+    gain_unit = "in logits less their mean"
     scores: ClassVar[tuple[Score, ...]] = (
         Score("macro_f1", "macro F1"),
         Score("micro_f1", "micro F1"),  # the share of right rows, as each has one label; so is accuracy
