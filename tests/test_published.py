@@ -170,6 +170,17 @@ def test_one_output_of_no_type_is_a_question(run: Run, refused: Callable[..., st
     raw = by_transformers(theirs, TEXTS, function_to_apply="none")
     values = np.array([[each.value] for each in Predictor(tmp_path / "exported")(TEXTS)])
     assert np.abs(values - raw).max() < 1e-4
+    asked = ("--data.task=proportion", "--to", tmp_path / "shares")
+    assert run("export", "--ckpt_path", theirs, *asked).code == 0
+    values = np.array([[each.value] for each in Predictor(tmp_path / "shares")(TEXTS)])
+    assert np.abs(values - by_transformers(theirs, TEXTS)).max() < 1e-4  # which takes the sigmoid
+
+
+def test_one_label_of_several_is_a_proportion(run: Run, tmp_path: Path) -> None:
+    theirs = published(tmp_path / "theirs", names=["toxic"], problem_type="multi_label_classification")
+    assert run("export", "--ckpt_path", theirs, "--to", tmp_path / "exported").code == 0
+    values = np.array([[each.value] for each in Predictor(tmp_path / "exported")(TEXTS)])
+    assert np.abs(values - by_transformers(theirs, TEXTS)).max() < 1e-4
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])

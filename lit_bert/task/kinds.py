@@ -56,7 +56,7 @@ def task_of_config(config: Mapping[str, Any], class_names: Sequence[str]) -> Tas
     """The task of the config.json of an exported folder.
 
     One that says no kind, as older ones and those of other tools, has the first of the table with its
-    problem_type; one without that has one label a text, as for transformers.
+    problem_type and as few classes; one without that has one label a text, as for transformers.
 
     Raises:
         UserError: there is no such kind or type, or the two do not belong together.
@@ -69,7 +69,8 @@ def task_of_config(config: Mapping[str, Any], class_names: Sequence[str]) -> Tas
             f"the problem_type of config.json is '{escape.line(problem_type, 60)}'; expected "
             f"{' or '.join(known)}."
         )
-    kind = config.get(CONFIG_KEY) or next(iter(of_type))
+    fitting = (name for name, kind in of_type.items() if kind.fewest_classes <= len(class_names))
+    kind = config.get(CONFIG_KEY) or next(fitting, next(iter(of_type)))
     if not isinstance(kind, str) or kind not in of_type:
         raise UserError(
             f"the {CONFIG_KEY} of config.json is '{escape.line(kind, 60)}'; expected {' or '.join(of_type)}, "
