@@ -2,13 +2,13 @@
 
 The rule, for the first `SAMPLE_ROWS` rows:
 
-- A row with all the columns that data.text_column and data.label_column name (`predict`: the former) is one.
+- A row with all columns that data.text_column and data.label_column name is one; in `predict`, the former.
 - For a header speaks a usual name (`USUAL_NAMES`), and a name over a column of numbers alone.
 - Against it speaks a cell that comes again below, in a column where values recur; and, without a usual name,
   a number over a column of numbers.
-- Nothing but 0, 1, 2, …, which some programs write as names: the user is asked. So is he where there is
-  something for and something against a header, unless the settings name column_1, column_2, …: it is none.
-- Nothing for it, nothing against it: it is a header, and that is said; none where they name column_1, ….
+- Nothing but 0, 1, 2, …, which some programs write as names: the user is asked.
+- Both, or neither: there is none where the settings name column_1, column_2, …. Else with both the user is
+  asked, and with neither it is a header, which is said.
 """
 
 from __future__ import annotations
