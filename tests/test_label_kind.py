@@ -73,6 +73,70 @@ def test_what_was_found_is_said_once(weights, caplog):
     assert said == ["task: a number to predict (regression): column 'stars' has fractions (--data.task)"]
 
 
+@pytest.mark.parametrize(
+    ("labels", "note"),
+    [
+        ([["a"], ["b"]] * 30, "has lists, 0 of 60 with more than one label"),
+        (
+            [["a"], ["b"], ["a", "b"], []] * 15,
+            "has lists, 15 of 60 with more than one label, the first in row 3 (line 3) of split train",
+        ),
+        (
+            [*["a", "b"] * 28, ["a"], "b", ["a", "b"], ["b"]],
+            "has lists in 3 of 60 rows, the first in row 57 (line 57) of split train",
+        ),
+        (
+            [None, ["a"], "b", ["a"], " "],
+            "has lists in 2 of 3 rows, the first in row 2 (line 2) of split train",
+        ),
+    ],
+)
+def test_how_many_rows_have_lists_is_said(weights, caplog, labels, note):
+    with caplog.at_level("INFO", "lit_bert"):
+        assert module_of(with_labels(labels), weights).task == "multi_label"
+    assert (
+        f"task: several labels a text (multi_label): column 'label' {note} (--data.task)" in caplog.messages
+    )
+
+
+def test_a_line_of_fasttext_with_two_labels_is_said(weights, caplog):
+    lines = [f"__label__{'ab'[n % 2]} {text}\n" for n, text in enumerate(TEXTS)]
+    lines[6] = f"__label__b {lines[6]}"
+    Path("rows.txt").write_text("".join(lines))
+    with caplog.at_level("INFO", "lit_bert"):
+        assert module_of(Path("rows.txt"), weights).task == "multi_label"
+    assert "1 of 60 with more than one label, the first in row 7 (line 7) of split train" in caplog.text
+
+
+@pytest.mark.parametrize("label", [["a"], ["a", "b"], []])
+def test_a_list_among_labels_is_refused_unless_the_task_is_given(weights, label):
+    labels = ["a", "b"] * 30
+    labels[40] = label
+    rows = with_labels(labels)
+    expected = (
+        r"row 41 \(line 41\) of split train has a list in column 'label', as 1 of 60 rows with a label; the "
+        r"others have one label\. Correct these rows, or .*: --data.task multi_label\.$"
+    )
+    for _ in range(2):  # nothing of it is cached
+        with pytest.raises(UserError, match=expected):
+            module_of(rows, weights).prepare_data()
+    data = module_of(rows, weights, task="multi_label")
+    data.prepare_data()
+    assert data.splits.train_split().labels.sum(1).tolist() == [
+        len(label) if n == 40 else 1 for n in range(60)
+    ]
+    with pytest.raises(UserError, match=r"row 41 .* list .* in column 'label'; expected a label"):
+        module_of(rows, weights, task="single").prepare_data()
+
+
+def test_the_file_of_a_list_among_labels_is_named(weights):
+    for n in range(3):
+        labels = [*["a", "b"] * 20, ["a"] if n == 2 else "a"]
+        Path(f"part-{n}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in with_labels(labels)))
+    with pytest.raises(UserError, match=r"^row 41 \(line 41\) of .*/part-2\.jsonl of split train has a list"):
+        module_of(Path("part-*.jsonl"), weights).prepare_data()
+
+
 def test_columns_of_0_and_1_lists_separators_and_json_are_the_same_labels(weights):
     generator = random.Random(0)
     names = ["a", "b", "c"]

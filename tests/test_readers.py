@@ -232,6 +232,84 @@ def test_names_that_are_not_usual_are_said_to_be_taken_for_names():
     assert reading_notes(put("b.csv", "wording,kind\nso,1\nno,2\n")) == []  # names over numbers
 
 
+RECURS = "the label,fee\na fee,label\nmore,label\nless,fee\n"  # below `text,label`
+
+
+def named(text=None, label=None):
+    settings = {"text_column": text, "label_column": label}
+    return tuple((name, value) for name, value in settings.items() if value is not None)
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "is_header"),
+    [
+        ("text,label\n" + RECURS, named("text", "label"), True),
+        ("text,label\n" + RECURS, named("text"), True),
+        ("text,label\n" + RECURS, named(None, "label"), True),
+        ("text,label\n" + RECURS, named("column_1", "column_2"), False),
+        ("text,label\n" + RECURS, named("text", "column_2"), None),
+        ("text,label\n" + RECURS, named("wording"), None),
+        ("text,label\n" + RECURS, (), None),
+        ("text,fee\n" + RECURS, named("column_1,column_2"), False),
+        ("wording,label\n" + RECURS, named("wording", "label"), True),  # `label` recurs
+        ("words,fee\nmore,fee\nless,fee\nso,no\n,no\n", (), False),
+        ("words,fee\nmore,fee\nless,fee\nso,no\n,no\n", named("words", "fee"), True),
+        ("words,kind\nmore,a\nless,b\n", (), True),
+        ("words,kind\nmore,a\nless,b\n", named("column_1", "column_2"), False),
+        ("words,kind\nmore,a\nless,b\n", named("column_1", "column_3"), True),  # of which there is none
+        ("text,kind\nmore,a\nless,b\n", named("column_1", "column_2"), True),  # a usual name
+        ("column_1,column_2\nmore,a\nless,b\n", named("column_1", "column_2"), True),
+        ("0,1\nso it is,2\nno,3\n", named("0", "1"), True),
+        ("0,1\nso it is,2\nno,3\n", named("column_1", "column_2"), None),
+        ('"a,b",fee\nx,fee\ny,fee\nz,a\n', named("a,b", "fee"), True),  # one column, or two
+        ("a,b,fee\nx,y,fee\ny,z,fee\nz,x,a\n", named("a,b", "fee"), True),
+    ],
+)
+def test_the_columns_that_are_named_say_whether_there_is_a_header(content, columns, is_header):
+    file = put("a.csv", content)
+    if is_header is None:
+        assert "can be read in two ways" in refusal(rows_of, file, columns=columns)
+        return
+    found = rows_of(file, columns=columns)
+    assert len(found) == len(content.splitlines()) - is_header
+    assert next(iter(found[0])).startswith("column_") is (not is_header or content.startswith("column_1"))
+    assert rows_of(file, columns=columns, header=not is_header) != found  # which the flag for it overrides
+    book = openpyxl.Workbook()
+    for row in csv.reader(content.splitlines()):
+        book.active.append(row)
+    book.save("a.xlsx")
+    assert len(rows_of("a.xlsx", columns=columns)) == len(found)
+
+
+def test_named_columns_change_no_fingerprint():
+    put("a.csv", "words,kind\nmore,a\nless,b\n")
+    found = [find_corpus("a.csv", options=ReadOptions(columns=each)) for each in ((), named("words", "kind"))]
+    assert len({corpus.fingerprint("train") for corpus in found}) == 1
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_a_model_finds_the_header_that_its_training_data_had(run, tiny_bert, header):
+    """Where the rows would be read the other way: `fee` comes again below, and texts say nothing."""
+    names = ["wording", "fee"] if header else ["column_1", "column_2"]
+    rows = [(f"{text} {n}", label) for n in range(20) for text, label in (("paid", "fee"), ("cash", "debit"))]
+    first = [names] * header
+    for name, some in {"train": rows, "test": rows[:6]}.items():
+        put(f"{name}.csv", "".join(",".join(row) + "\n" for row in [*first, *some]))
+    put("texts.csv", "".join(f"{row[0]}\n" for row in [*first, *rows[:6]]))
+    assert len(rows_of("texts.csv")) == 5 + header  # the first is taken for a name
+    flags = [f"--data.text_column={names[0]}", f"--data.label_column={names[1]}", "--trainer.max_epochs=1"]
+    done = run("fit", f"--weights.pretrained={tiny_bert}", "--data.dataset=train.csv", *flags)
+    assert done.code == 0, done.err
+    done = run("test", "--data.dataset=test.csv", "--data.test_split=train")
+    assert done.code == 0, done.err
+    (record,) = Path("checkpoints").glob("*/test.json")
+    assert json.loads(record.read_text())["rows"] == 6
+    done = run("predict", "--input=texts.csv", "--output=labelled.csv")
+    assert done.code == 0, done.err
+    with open("labelled.csv", newline="") as stream:
+        assert [row[names[0]] for row in csv.DictReader(stream)] == [row[0] for row in rows[:6]]
+
+
 def test_an_empty_file_without_a_header_is_one_line():
     assert "is empty" in refusal(rows_of, put("a.csv", ""))
     assert "has no row that can be read" in refusal(rows_of, put("b.csv", ""), header=False)

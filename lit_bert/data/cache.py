@@ -44,7 +44,7 @@ def temporary_cache() -> Iterator[None]:
                 os.environ["LIT_BERT_CACHE"] = before
 
 
-CACHE_FORMAT = 6  # part of every cache key: raise it when what is written changes
+CACHE_FORMAT = 7  # part of every cache key: raise it when what is written changes
 TOKENIZE_ROWS = 1000  # rows tokenized, and held, at a time
 
 

@@ -66,7 +66,7 @@ def scan_labels(corpus: Corpus, split: str, settings: RowSettings, wanted: str |
         wanted: the kind that the user named; None is to be found.
 
     Raises:
-        UserError: words stand among numbers, or a row cannot be read.
+        UserError: a few words stand among numbers or a few lists among labels, or a row cannot be read.
     """
     columns = settings.label_columns
     codes = class_names_of(corpus, split, columns[0]) if len(columns) == 1 else []

@@ -2,7 +2,8 @@
 
 The rule, where `data.task` names no kind:
 
-1. Several columns of labels, lists in a cell, or `data.label_separator`: several labels a text.
+1. Several columns of labels, lists in a cell, or `data.label_separator`: several labels a text. A few lists
+   among other cells are an error.
 2. Numbers, some with a fraction: a number to predict. A few words among them are an error.
 3. Whole numbers without a gap, from 0 or 1, 3 to 11 of them, in a column called like a rating (`stars`,
    `rating`, …): classes in their order.
@@ -30,7 +31,7 @@ from lit_bert.task.single import SingleLabel
 
 RATINGS = ("stars", "star", "rating", "ratings", "score", "grade", "level", "star_rating", "review_score")
 GRADES = range(3, 12)  # different whole numbers of a rating
-FEW_WORDS = 0.05  # share of cells among numbers that may be mistakes
+FEW = 0.05  # share of words among numbers, or of lists among labels, that may be mistakes
 MIN_NUMBERS = 20  # cells, before others among them are taken for mistakes
 
 
@@ -68,6 +69,9 @@ class LabelScan:
     names: dict[str, None] = field(default_factory=dict)
     members: dict[str, None] = field(default_factory=dict)  # of lists and of cells with a separator
     lists: int = 0
+    first_list: str = ""
+    several: int = 0  # of the lists, those with more than one label
+    first_several: str = ""
     numbers: list[float] = field(default_factory=list)
     words: int = 0
     first_word: str = ""
@@ -81,8 +85,13 @@ class LabelScan:
         value = numbered.row.get(self.columns[0])
         try:
             if isinstance(value, list | tuple):
+                members = labels_of(value, self.separator) or []
+                self.members.update(dict.fromkeys(members))
                 self.lists += 1
-                self.members.update(dict.fromkeys(labels_of(value, self.separator) or ()))
+                self.first_list = self.first_list or place
+                if len(members) > 1:
+                    self.several += 1
+                    self.first_several = self.first_several or place
                 return
             name = label_of(value)
         except CellError:
@@ -106,7 +115,7 @@ class LabelScan:
         """What it came to.
 
         Raises:
-            UserError: words stand among numbers.
+            UserError: a few words stand among numbers, or a few lists among labels.
         """
         kind, note = (self.wanted, "") if self.wanted else self._found()
         form = kind_of(kind).label_form
@@ -126,12 +135,13 @@ class LabelScan:
         column = f"column '{escape.line(self.columns[0], 60)}'"
         if len(self.columns) > 1:
             return MultiLabel.kind, f"{several}: {len(self.columns)} columns of 0 and 1"
-        if self.lists or self.separator is not None:
-            why = "has lists" if self.lists else "is cut by data.label_separator"
-            return MultiLabel.kind, f"{several}: {column} {why}"
+        if self.separator is not None:
+            return MultiLabel.kind, f"{several}: {column} is cut by data.label_separator"
+        if self.lists:
+            return MultiLabel.kind, f"{several}: {column} {self._lists(column)}"
         if self.codes:
             return SingleLabel.kind, ""
-        few = 0 < self.words <= FEW_WORDS * len(self.numbers)
+        few = 0 < self.words <= FEW * len(self.numbers)
         if self.fractions and len(self.numbers) >= MIN_NUMBERS and few:
             raise UserError(
                 f"{self.first_word} in {column}, which has numbers elsewhere. Correct the row, or say what "
@@ -144,6 +154,24 @@ class LabelScan:
             low, high = int(min(self.numbers)), int(max(self.numbers))
             return Ordinal.kind, f"classes in an order ({Ordinal.kind}): {column} has {low} to {high}"
         return SingleLabel.kind, ""
+
+    def _lists(self, column: str) -> str:
+        """What a column with lists has.
+
+        Raises:
+            UserError: they are few among cells with one label.
+        """
+        rows = self.lists + self.words + len(self.numbers)
+        if self.lists < FEW * rows:
+            raise UserError(
+                f"{self.first_list} has a list in {column}, as {self.lists:,} of {rows:,} rows with a label; "
+                "the others have one label. Correct these rows, or say that a text may have several labels: "
+                f"--data.task {MultiLabel.kind}."
+            )
+        if self.lists < rows:
+            return f"has lists in {self.lists:,} of {rows:,} rows, the first in {self.first_list}"
+        first = f", the first in {self.first_several}" * bool(self.several)
+        return f"has lists, {self.several:,} of {rows:,} with more than one label{first}"
 
     def _is_rating(self) -> bool:
         values = set(self.numbers)

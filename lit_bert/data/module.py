@@ -88,7 +88,8 @@ class EmotionDataModule(LightningDataModule):
         encoding: of text files, by a name that Python knows; null takes UTF-8 and UTF-16, finds cp1252 where
             that is safe, and asks otherwise.
         header: whether the first line of CSV, TSV and sheets holds the names of the columns, which else are
-            called column_1, column_2, …; null finds out, and asks where the rows do not decide.
+            called column_1, column_2, …; null finds out by the columns that are named and by the rows, and
+            asks where these do not decide.
         quoting: how `"` in CSV and TSV files is taken: `csv` for cells in quotes, which may hold line ends;
             `none` for an ordinary character; `auto` reads a file in both ways to find out, and asks where
             both give rows.

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -157,13 +157,18 @@ def _given_rows(command: CommandLine, texts: list[str]) -> GivenRows:
     else:
         if file is None and sys.stdin.isatty():
             raise UserError('nothing to label; give texts, as in `predict "what a day"`, or --input FILE.')
-        options = ReadOptions.of(settings)
+        options = _options(settings)
         for note in reading_notes(file or "-", options):
             log.info(note)
         columns = column_names(file or "-", options)
         rows = read_rows(file or "-", options)
     plain = texts or is_plain(file or "-", options)
     return GivenRows(name, columns, rows, _form(command, name, columns, bool(plain)))
+
+
+def _options(settings: Any) -> ReadOptions:
+    """How the rows to label are read: they need no label."""
+    return ReadOptions.of({**settings, "label_column": None})
 
 
 def _rows(columns: list[str], texts: list[str]) -> Iterator[Numbered]:
@@ -202,7 +207,7 @@ def _form(command: CommandLine, name: str, columns: list[str], plain: bool) -> T
         return form
     found = None
     if not named and all(near_column(column, columns) is None for column in missing):
-        found = find_text(columns, read_rows(command.config["input"], ReadOptions.of(settings)), form)
+        found = find_text(columns, read_rows(command.config["input"], _options(settings)), form)
     if found is None:
         raise missing_column(missing[0], columns, "text_column", name)
     shown = ", ".join(f"'{line(column, 60)}'" for column in found)

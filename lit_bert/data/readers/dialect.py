@@ -71,7 +71,7 @@ def _dialect_of(path: Path, stamp: tuple[Path, int, int, int], form: str, option
     with open_text(path, encoding.name) as stream:
         records = itertools.islice(read_records(stream, delimiter, quoting.quoted), SAMPLE_ROWS)
         rows = [None if isinstance(record.cells, BadRow) else record.cells for record in records]
-    header, header_note = header_of(rows, path, options.header)
+    header, header_note = header_of(rows, path, options)
     notes = (encoding.note, note, quoting.note, header_note)
     return Dialect(encoding.name, delimiter, quoting.quoted, header, tuple(filter(None, notes)))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from lit_bert import UserError
@@ -38,6 +38,7 @@ class ReadOptions:
         quoting: how `"` is taken, see `dialect.dialect_of`.
         sheet: the sheet of a workbook.
         query: SQL that gives the rows of a database.
+        columns: settings that name columns which have to be there, each with its value; see `header`.
     """
 
     format: str | None = None
@@ -47,6 +48,7 @@ class ReadOptions:
     quoting: str = "auto"
     sheet: str | None = None
     query: str | None = None
+    columns: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if self.format is not None and self.format not in FORMS:
@@ -78,12 +80,15 @@ class ReadOptions:
     @classmethod
     def of(cls, settings: Any) -> ReadOptions:
         """Those among the arguments of EmotionDataModule, by attribute."""
-        return cls(**{each.name: settings[each.name] for each in fields(cls)})
+        given = {each.name: settings[each.name] for each in fields(cls) if each.name != "columns"}
+        named = [(name, settings[name]) for name in ("text_column", "label_column")]
+        return cls(**given, columns=tuple(each for each in named if each[1] is not None))
 
     @property
     def key(self) -> str:
-        """Changes with what the user says; "" where that is nothing."""
-        given = {name: value for name, value in asdict(self).items() if value != getattr(DEFAULT, name)}
+        """Changes with what the user says, but for the columns; "" where that is nothing."""
+        said = asdict(replace(self, columns=()))
+        given = {name: value for name, value in said.items() if value != getattr(DEFAULT, name)}
         return json.dumps(given, sort_keys=True) if given else ""
 
     def refuse_unused(self, form: str, place: object) -> None:

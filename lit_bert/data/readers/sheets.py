@@ -55,7 +55,7 @@ class Table:
                 f"{escape.line(path.name, 100)}: of its sheets '{escape.line(name, 100)}' alone is visible "
                 "and has rows; --data.sheet NAME takes another"
             )
-        header, note = header_of([cells for _, cells in self.rows[:SAMPLE_ROWS]], path, options.header)
+        header, note = header_of([cells for _, cells in self.rows[:SAMPLE_ROWS]], path, options)
         self.notes += [note] if note else []
         if header:
             cells = self.rows.pop(0)[1]
