@@ -185,6 +185,12 @@ def test_two_columns_of_one_name_are_refused(fitted):
             fitted.label(given)
 
 
+def test_whole_numbers_are_texts_as_in_files(fitted):
+    assert fitted.predict(pd.DataFrame({"text": [7]})) == fitted.predict(["7"])
+    with pytest.raises(ValueError, match=r"item 1 of X has a value of type float \(7.5\)"):
+        fitted.predict(pd.DataFrame({"text": [7.5]}))
+
+
 def test_a_fit_that_fails_leaves_the_last_one(settings):
     found = TextClassifier(**settings).fit(TEXTS, LABELS)
     wanted = found.predict(TEXTS)
@@ -215,8 +221,9 @@ def test_weights_groups_and_validation_rows_are_those_given(settings):
     found = TextClassifier(**settings).fit(TEXTS, LABELS, sample_weight=np.arange(60), groups=groups)
     facts = Checkpoint.open(found.checkpoint_).data.settings
     assert (facts.weight_column, facts.group_column) == ("lit_bert weight", "lit_bert group")
-    other = TextClassifier(**settings).fit(TEXTS, LABELS, validation=(TEXTS[::3], LABELS[::3]))
-    assert Checkpoint.open(other.checkpoint_).data.rows["validation"].used == 20
+    for weights in (None, np.ones(60)):
+        other = TextClassifier(**settings).fit(TEXTS, LABELS, weights, validation=(TEXTS[::3], LABELS[::3]))
+        assert Checkpoint.open(other.checkpoint_).data.rows["validation"].used == 20
 
 
 def test_frames_tables_and_data_sets_are_read_and_come_back(fitted):
@@ -333,6 +340,8 @@ def test_what_is_wrong_is_said(settings, fitted):
         TextClassifier(**{**settings, "settings": {"data.label_column": "text"}}).fit(TEXTS, LABELS)
     with pytest.raises(UserError, match="cannot be had"):  # no stand-in without a word
         TextClassifier(**{**settings, "pretrained": "nobody/nothing"}).fit(TEXTS, LABELS)
+    with pytest.raises(UserError, match="X has no column 'txt'; it has text"):
+        TextClassifier(**{**settings, "settings": {"data.text_column": "txt"}}).fit(TEXTS, LABELS)
     with pytest.raises(UserError, match=r"Did you mean --model\.learning_rate"):
         TextClassifier(**{**settings, "settings": {"model.lerning_rate": 1}}).fit(TEXTS, LABELS)
     from sklearn.exceptions import NotFittedError

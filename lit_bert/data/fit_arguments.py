@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils.validation import column_or_1d
 
-from lit_bert.data.cells import CellError, Numbered, text_in
+from lit_bert.data.cells import CellError, Numbered, missing_column, text_in
 from lit_bert.data.columns import LABEL, find_columns, stored_form
 from lit_bert.data.frames import Frame, Row
 from lit_bert.data.writer import RowWriter
@@ -83,6 +83,9 @@ class Table(NamedTuple):
         numbered = (Numbered(number, 0, row) for number, row in enumerate(self.rows, 1))
         text, form = given.get("data.text_column"), given.get("data.text_form", "auto")
         found = find_columns(numbered, text, label, form, "X")
+        for column in found.text:
+            if column not in self.columns:
+                raise missing_column(column, self.columns, "text_column", "X")
         if given.get("data.missing") != "skip":
             for number, row in enumerate(self.rows, 1):
                 check_text(row, found.text_form, number)
