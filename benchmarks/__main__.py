@@ -10,6 +10,7 @@ import sys
 
 from benchmarks import (
     encoders,
+    frames,
     kinds,
     load,
     long_texts,
@@ -44,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         partial,
         kinds,
         long_texts,
+        frames,
     )
     return max(part.main(flags) for part in parts)
 

@@ -9,14 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.metrics import accuracy_score
 
 from lit_bert.data.cells import CellError, label_of
-from lit_bert.estimator import TextEstimator, native
+from lit_bert.data.fit_arguments import Labels, list_or_array, native, one_a_text
+from lit_bert.estimator import TextEstimator
+from lit_bert.sources.schema import Plain, Text, checked
 from lit_bert.sources.weights import MINILM
+
+
+class KnownLabels(Plain):
+    """What a saved classifier knows of its labels.
+
+    Attributes:
+        by_name: each class as y had it, by its name.
+        columns: of the array of 0 and 1 that y was; 0 where it was none.
+    """
+
+    by_name: dict[Text, bool | int | float | Text]
+    columns: int
 
 
 class TextClassifier(ClassifierMixin, TextEstimator):
@@ -24,6 +39,9 @@ class TextClassifier(ClassifierMixin, TextEstimator):
 
     Labels are strings, whole numbers or booleans, one a text; or, for several a text, lists of them or an
     array of 0 and 1, (N, C). What `predict` gives is what `fit` was given.
+
+    Of scikit-learn's own checks those on the number of features do not hold, as a text has none;
+    tests/test_estimator_checks.py has all of these, with reasons.
 
     Args:
         pretrained, max_epochs, batch_size, learning_rate, max_length, random_state, run_dir, settings,
@@ -68,62 +86,86 @@ class TextClassifier(ClassifierMixin, TextEstimator):
         preds = self.task_.predictions(outputs)
         if self.task_.label_form == "class":
             return self.classes_[preds]
-        if self._is_indicator:
+        if self._known["columns"]:
             return preds.astype(int)
-        return [[self.classes_[index] for index in np.flatnonzero(row)] for row in preds]
+        names = self.classes_.tolist()
+        return [[names[index] for index in np.flatnonzero(row)] for row in preds]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities, float32 (N, C), in the order of `classes_`."""
         return self._outputs(X)[1]
 
-    def _labels(self, y: Any) -> list[Any]:
-        values = list(y.to_list() if hasattr(y, "to_list") else y)
-        if getattr(y, "ndim", 1) == 2:
-            return [[str(index) for index in np.flatnonzero(row)] for row in values]
-        return [[native(each) for each in value] if _is_list(value) else native(value) for value in values]
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of texts with the right label; of several a text, with all of them and no other."""
+        found = self.predict(X)
+        if isinstance(found, list):
+            wanted = self._labels(y).values
+            if len(wanted) != len(found):
+                raise ValueError(f"X has {len(found)} texts, and y {len(wanted)} values; expected one each")
+            hits = [_names(one) == _names(other) for one, other in zip(found, wanted, strict=True)]
+            return float(np.average(hits, weights=sample_weight))
+        return float(accuracy_score(y, found, sample_weight=sample_weight))
 
-    def _kind(self, labels: list[Any]) -> str:
-        if any(isinstance(each, list) for each in labels):
-            return "multi_label"
-        return "ordinal" if self.ordered else "single"
+    def _labels(self, y: Any) -> Labels:
+        values = list_or_array(y, "y")
+        if not isinstance(values, np.ndarray):
+            return Labels([_distinct(value) if _is_list(value) else value for value in values])
+        if not np.isin(values, (0, 1)).all():
+            raise ValueError(
+                "y is an array (N, C) with values beside 0 and 1; expected these, or labels (N,)"
+            )
+        return Labels([np.flatnonzero(row).tolist() for row in values], values.shape[1])
 
-    def _learn_classes(self, labels: list[Any]) -> None:
-        flat = [each for label in labels for each in (label if isinstance(label, list) else [label])]
-        by_name: dict[str, Any] = {}
-        for value in flat:
+    def _learn(self, labels: Labels, others: Labels | None) -> tuple[Any, dict[str, Any]]:
+        by_name = self._by_name(labels)
+        is_multi = labels.columns or any(isinstance(each, list) for each in labels.values)
+        if not is_multi and len(by_name) < 2:
+            raise ValueError(f"y has one class ({labels.values[0]!r}); expected at least two classes")
+        if others and (unknown := self._by_name(others).keys() - by_name.keys()):
+            raise ValueError(f"y of validation has {min(unknown)!r}, which y lacks; expected its classes")
+        task: dict[str, Any] = {
+            "data.task": "multi_label" if is_multi else "ordinal" if self.ordered else "single"
+        }
+        if labels.columns or (self.ordered and not any(isinstance(each, str) for each in by_name.values())):
+            task["data.label_names"] = list(by_name)
+        return {"by_name": by_name, "columns": labels.columns}, task
+
+    def _by_name(self, labels: Labels) -> dict[str, Any]:
+        """Each class by its name, numbers in their order."""
+        flat = [each for label in labels.values for each in (label if isinstance(label, list) else [label])]
+        found: dict[str, Any] = {}
+        for value in [*range(labels.columns), *flat]:
+            if isinstance(value, complex):
+                raise ValueError(f"Complex data not supported: y has {value}; expected labels")
+            if isinstance(value, float) and value % 1 and not self.ordered:  # words as of scikit-learn
+                raise ValueError(
+                    f"Unknown label type: continuous. y has {value}; expected strings, whole numbers or "
+                    "booleans, or any numbers with ordered=True. TextRegressor takes numbers."
+                )
             try:
                 name = label_of(value)
             except CellError as error:
                 raise ValueError(f"y has {error}; expected labels") from None
             if name is None:
                 raise ValueError("y has an empty label; expected one for each text")
-            if by_name.setdefault(name, value) != value:
-                raise ValueError(f"y has {by_name[name]!r} and {value!r}, which would be one class; use one")
-        self._by_name = by_name
+            if found.setdefault(name, value) != value:
+                raise ValueError(f"y has {found[name]!r} and {value!r}, which would be one class; use one")
+        are_numbers = all(isinstance(value, int | float) for value in found.values())
+        return dict(sorted(found.items(), key=lambda item: item[1])) if are_numbers else found
 
     def _use(self, checkpoint: Path) -> None:
         super()._use(checkpoint)
-        names = list(self.task_.class_names)
-        self.classes_ = np.array([self._by_name.get(name, name) for name in names])
+        values = [self._known["by_name"].get(name, name) for name in self.task_.class_names]
+        kinds = {float if type(value) is int else type(value) for value in values}
+        self.classes_ = np.array(values, dtype=object if len(kinds) > 1 else None)
 
-    def _known(self) -> Any:
-        return {"by_name": self._by_name, "indicator": self._is_indicator}
+    def _checked_known(self, stored: Any) -> Any:
+        return checked(KnownLabels, stored, "classes").model_dump()
 
-    def _restore_classes(self, stored: Any) -> None:
-        by_name = stored.get("by_name") if isinstance(stored, dict) else None
-        plain = isinstance(by_name, dict) and all(
-            isinstance(each, str | int | float) for each in by_name.values()
-        )
-        self._by_name = dict(by_name or {}) if plain else {}
-        self._is_indicator = bool(plain and stored.get("indicator"))
-
-    def fit(
-        self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None, validation: Any = None
-    ) -> Self:
-        self._is_indicator = getattr(y, "ndim", 1) == 2
-        return super().fit(X, y, sample_weight, groups, validation)
-
-    fit.__doc__ = TextEstimator.fit.__doc__
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = tags.target_tags.multi_output = True
+        return tags
 
 
 class TextRegressor(RegressorMixin, TextEstimator):
@@ -150,22 +192,46 @@ class TextRegressor(RegressorMixin, TextEstimator):
         """The numbers of texts, float32 (N,)."""
         return self._outputs(X)[1][:, 0]
 
-    def _labels(self, y: Any) -> list[Any]:
-        return [float(value) for value in y]
+    def _labels(self, y: Any) -> Labels:
+        return Labels([_number(value) for value in one_a_text(y, "y")])
 
-    def _kind(self, labels: list[Any]) -> str:
-        return "regression"
-
-    def _learn_classes(self, labels: list[Any]) -> None:
-        if not np.isfinite(labels).all():
+    def _learn(self, labels: Labels, others: Labels | None) -> tuple[Any, dict[str, Any]]:
+        if not np.isfinite([*labels.values, *(others.values if others else ())]).all():
             raise ValueError("y has a value that is not finite; expected numbers")
+        if len(labels.values) < 2:
+            raise ValueError("there is 1 sample; expected at least a few")
+        return None, {"data.task": "regression"}
 
-    def _known(self) -> Any:
+    def _checked_known(self, stored: Any) -> None:
         return None
-
-    def _restore_classes(self, stored: Any) -> None:
-        pass
 
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple | set | np.ndarray)
+
+
+def _distinct(labels: Any) -> list[Any]:
+    """The labels of a text.
+
+    Raises:
+        ValueError: one comes twice, as in a row of 0 and 1 that is no label.
+    """
+    found = [native(each) for each in labels]
+    if len(set(map(repr, found))) < len(found):
+        raise ValueError(
+            f"y has {found}, with a label twice; expected each once, or an array (N, C) of 0 and 1"
+        )
+    return found
+
+
+def _names(labels: Any) -> set[str | None]:
+    return {label_of(each) for each in (labels if isinstance(labels, list) else [labels])}
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, complex):
+        raise ValueError(f"Complex data not supported: y has {value}; expected numbers")
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"y has {value!r}; expected numbers") from None

@@ -16,7 +16,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -26,8 +26,8 @@ from lit_bert import UserError
 from lit_bert.cli.arguments import checked_configs
 from lit_bert.cli.lightning import command_with_checkpoint
 from lit_bert.data.cells import Numbered
+from lit_bert.data.fit_arguments import COLUMNS, Labels, Table, check_text, one_a_text, weights_of
 from lit_bert.data.frames import Frame, frame_of, text_in
-from lit_bert.data.writer import RowWriter
 from lit_bert.evaluate.output_collector import OutputCollector
 from lit_bert.io.texts import SINGLE, TextForm
 from lit_bert.sources.checkpoint import BEST, Checkpoint
@@ -37,7 +37,6 @@ from lit_bert.task.base import Task
 from lit_bert.train.fit import run_fit
 from lit_bert.verbs import export, fit, predict
 
-LABEL, WEIGHT, GROUP = "label", "lit_bert weight", "lit_bert group"  # columns of what is written for a fit
 FACTS = "classifier.json"  # beside a saved checkpoint
 log = logging.getLogger("lit_bert")
 
@@ -93,39 +92,28 @@ class TextEstimator(BaseEstimator, ABC):
             X: N texts: strings, pairs of strings or mappings from columns to strings, in a list or a
                 generator; or a frame of pandas or polars, an Arrow table or a Dataset.
             y: their N labels.
-            sample_weight: (N,), 0 or more.
+            sample_weight: (N,), 0 or more, one above.
             groups: (N,); rows of a group are all trained on or all validated on.
             validation: texts and labels to validate on; None takes a tenth of the rows.
 
         Raises:
-            ValueError: X and y differ in length, or a label is none.
+            ValueError: X and y differ in length, a label is none, or there is one class.
             UserError: a setting or the data is refused, as by `fit`.
         """
-        frame = frame_of(X)
-        rows, labels = [dict(row) for row in frame.rows], self._labels(y)
-        if not rows:
-            raise ValueError("there are no texts; expected at least a few of each class")
-        self._place = tempfile.TemporaryDirectory(prefix="lit_bert-") if self.run_dir is None else None
-        root = Path(self._place.name if self._place else str(self.run_dir))
+        given = self._read(X, y, sample_weight, groups, validation)
+        place = tempfile.TemporaryDirectory(prefix="lit_bert-") if self.run_dir is None else None
+        root = Path(place.name if place else str(self.run_dir))
         data = Path(tempfile.mkdtemp(prefix="data-", dir=_made(root)))
-        self._learn_classes(labels)
-        more = {WEIGHT: sample_weight, GROUP: groups}
-        columns = {name: list(values) for name, values in more.items() if values is not None}
-        self._write(data / "train.jsonl", rows, labels, columns)
-        if validation is not None:
-            others = [dict(row) for row in frame_of(validation[0]).rows]
-            self._write(data / "validation.jsonl", others, self._labels(validation[1]), {})
+        for split, table in given.tables.items():
+            table.write(data / f"{split}.jsonl", given.names)
         settings = {
             "weights.pretrained": self.pretrained,
             "data.dataset": str(data),
-            "data.label_column": LABEL,
-            "data.task": self._kind(labels),
+            **given.settings,
             "data.missing": "refuse",  # what is skipped would go unseen
             "weights.stand_in": "null",  # likewise
             "data.max_length": self.max_length,
             "data.batch_size": self.batch_size,
-            "data.weight_column": WEIGHT if sample_weight is not None else None,
-            "data.group_column": GROUP if groups is not None else None,
             "model.learning_rate": self.learning_rate,
             "trainer.max_epochs": self.max_epochs,
             "trainer.logger.init_args.save_dir": str(root),
@@ -133,36 +121,50 @@ class TextEstimator(BaseEstimator, ABC):
             **(self.settings or {}),
         }
         flags = [f"--{name}={_flag(value)}" for name, value in settings.items() if value is not None]
-        with self._quiet():
+        with quiet(self.verbose):
             result = run_fit(fit.prepared(fit.parsed(checked_configs(flags)), None, []))
         if result is None or result.checkpoint is None:
             raise UserError("the fit kept no checkpoint: checkpoint.monitor is null. Leave it as it is.")
+        self._place, self._known = place, given.known  # not before: after an error the last fit holds
         self._use(Path(result.checkpoint))
         self.scores_ = dict(result.scores)
         return self
 
+    def _read(self, X: Any, y: Any, sample_weight: Any, groups: Any, validation: Any) -> _FitData:
+        """The arguments of `fit`, checked."""
+        frame = frame_of(X)
+        if y is None:
+            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
+        labels, other_labels = self._labels(y), None
+        columns = {"y": labels.values}
+        if sample_weight is not None:
+            columns["sample_weight"] = weights_of(sample_weight)
+        if groups is not None:
+            columns["groups"] = one_a_text(groups, "groups")
+        tables = {"train": Table.of(frame, columns)}
+        if validation is not None:
+            other_labels = self._labels(validation[1])
+            tables["validation"] = Table.of(frame_of(validation[0]), {"y": other_labels.values})
+        known, settings = self._learn(labels, other_labels)
+        names = tables["train"].names({name for table in tables.values() for name in table.columns})
+        settings |= {COLUMNS[argument][0]: name for argument, name in names.items()}
+        own = self.settings or {}
+        if clash := own.keys() & {"data.dataset", *(COLUMNS[argument][0] for argument in columns)}:
+            raise ValueError(f"settings have {min(clash)}, which the arguments of fit say; leave it out")
+        settings |= tables["train"].text_settings(own, names["y"])
+        return _FitData(tables, names, settings, known)
+
     def _use(self, checkpoint: Path) -> None:
         self.checkpoint_ = checkpoint
         self.task_: Task = Checkpoint.open(checkpoint).task
-        self._command: Any = None
+        self._labeller = _Labeller(checkpoint)
 
     def _outputs(self, X: Any) -> tuple[Frame, np.ndarray]:
         """The rows of X and what the task says of them, float32 (N, C)."""
         check_is_fitted(self, "checkpoint_")
         frame = frame_of(X)
-        if self._command is None:
-            with self._quiet():
-                flags = [f"--ckpt_path={self.checkpoint_}"]
-                self._command, _ = command_with_checkpoint(predict.PREDICT, flags)
-                self._command.build([OutputCollector()])
-        command = self._command
-        (collector,) = (each for each in command.trainer.callbacks if isinstance(each, OutputCollector))
-        collector.start(len(self.task_.class_names))
-        form = command.datamodule.weights.text_form or SINGLE
-        command.datamodule.predict_from(_numbered(frame, form), form)
-        with self._quiet():
-            command.trainer.predict(command.model, datamodule=command.datamodule, return_predictions=False)
-        return frame, collector.outputs
+        with quiet(self.verbose):
+            return frame, self._labeller.outputs(frame)
 
     def label(self, X: Any) -> Any:
         """X with the columns that the verb `predict` adds, as the kind of object that came in."""
@@ -175,7 +177,7 @@ class TextEstimator(BaseEstimator, ABC):
     def export(self, folder: str) -> str:
         """Writes the folder that `export` writes: for transformers, ONNX, the server. Returns its path."""
         check_is_fitted(self, "checkpoint_")
-        with self._quiet():
+        with quiet(self.verbose):
             if export.export([f"--ckpt_path={self.checkpoint_}", f"--to={folder}"]):
                 raise UserError(f"{folder} was not written: its files are not the model that was trained.")
         return folder
@@ -191,7 +193,7 @@ class TextEstimator(BaseEstimator, ABC):
         kept = {
             name: value for name, value in self.get_params().items() if name in SavedParameters.model_fields
         }
-        facts = {"estimator": type(self).__name__, "parameters": kept, "classes": self._known()}
+        facts = {"estimator": type(self).__name__, "parameters": kept, "classes": self._known}
         (place / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         return folder
 
@@ -211,7 +213,7 @@ class TextEstimator(BaseEstimator, ABC):
         plain = checked(SavedParameters, parameters, f"{FACTS} of {folder}")
         own = plain.model_dump(include=set(cls._get_param_names()))
         found = cls(**own)
-        found._restore_classes(classes)
+        found._known = found._checked_known(classes)
         found._place = None
         found._use(Path(folder) / BEST)
         return found
@@ -219,7 +221,7 @@ class TextEstimator(BaseEstimator, ABC):
     def __getstate__(self) -> dict[str, Any]:
         """Holds the checkpoint itself, so that another process or machine can use it."""
         state = super().__getstate__()
-        kept = {name: value for name, value in state.items() if name not in ("_place", "_command", "task_")}
+        kept = {name: value for name, value in state.items() if name not in ("_place", "_labeller", "task_")}
         if "checkpoint_" in state:
             kept["checkpoint_"] = Path(state["checkpoint_"]).read_bytes()
         return kept
@@ -233,58 +235,23 @@ class TextEstimator(BaseEstimator, ABC):
             file.write_bytes(content)
             self._use(file)
 
-    @contextlib.contextmanager
-    def _quiet(self) -> Iterator[None]:
-        """Keeps what verbs say off the screen, unless it is asked for."""
-        level = log.level
-        said = contextlib.nullcontext() if self.verbose else contextlib.redirect_stdout(io.StringIO())
-        errors = contextlib.nullcontext() if self.verbose else contextlib.redirect_stderr(io.StringIO())
-        log.setLevel(logging.INFO if self.verbose else logging.ERROR)
-        try:
-            with said, errors:
-                yield
-        finally:
-            log.setLevel(level)
-
-    def _write(self, file: Path, rows: list[dict[str, Any]], labels: list[Any], more: dict[str, Any]) -> None:
-        sizes = {"y": len(labels), **{name: len(values) for name, values in more.items()}}
-        for name, size in sizes.items():
-            if size != len(rows):
-                raise ValueError(f"X has {len(rows)} texts, and {name} {size} values; expected one each")
-        clash = {LABEL, *more} & set(rows[0])
-        if clash:
-            rows = [{key: value for key, value in row.items() if key not in clash} for row in rows]
-        with RowWriter(file) as writer:
-            writer.write(
-                {
-                    **row,
-                    LABEL: labels[place],
-                    **{name: native(values[place]) for name, values in more.items()},
-                }
-                for place, row in enumerate(rows)
-            )
-
     # --- what labels are ---
 
     @abstractmethod
-    def _labels(self, y: Any) -> list[Any]:
-        """y as plain values: a label each, or a list of them."""
+    def _labels(self, y: Any) -> Labels:
+        """y as plain values."""
 
     @abstractmethod
-    def _kind(self, labels: list[Any]) -> str:
-        """The kind of task that such labels are of."""
+    def _learn(self, labels: Labels, others: Labels | None) -> tuple[Any, dict[str, Any]]:
+        """What `predict` needs to know of labels, as plain values, and the settings of their task.
+
+        Args:
+            others: those of validation rows that were given.
+        """
 
     @abstractmethod
-    def _learn_classes(self, labels: list[Any]) -> None:
-        """Keeps what `predict` gives for the name of each class."""
-
-    @abstractmethod
-    def _known(self) -> Any:
-        """What `_restore_classes` reads, as plain values."""
-
-    @abstractmethod
-    def _restore_classes(self, stored: Any) -> None:
-        """Takes what `_known` gave, out of a file."""
+    def _checked_known(self, stored: Any) -> Any:
+        """What `_learn` gave, out of a file."""
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -292,6 +259,58 @@ class TextEstimator(BaseEstimator, ABC):
         tags.target_tags.required = True
         tags.non_deterministic = False
         return tags
+
+
+class _FitData(NamedTuple):
+    """What a fit reads.
+
+    Attributes:
+        tables: by split.
+        names: of the columns that are written for arguments.
+        settings: of `fit` that belong to them.
+        known: of the labels, for `predict`.
+    """
+
+    tables: dict[str, Table]
+    names: dict[str, str]
+    settings: dict[str, Any]
+    known: Any
+
+
+class _Labeller:
+    """What the model of a checkpoint says of rows; it is loaded when they come first."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self._checkpoint = checkpoint
+        self._command: Any = None
+
+    def outputs(self, frame: Frame) -> np.ndarray:
+        """float32 (N, C)."""
+        if self._command is None:
+            command, _ = command_with_checkpoint(predict.PREDICT, [f"--ckpt_path={self._checkpoint}"])
+            self._collector = OutputCollector()
+            command.build([self._collector])
+            self._command = command
+        command = self._command
+        self._collector.start(len(command.model.task.class_names))
+        form = command.datamodule.weights.text_form or SINGLE
+        command.datamodule.predict_from(_numbered(frame, form), form)
+        command.trainer.predict(command.model, datamodule=command.datamodule, return_predictions=False)
+        return self._collector.outputs
+
+
+@contextlib.contextmanager
+def quiet(verbose: bool) -> Iterator[None]:
+    """Keeps what verbs say off the screen, unless it is asked for."""
+    level = log.level
+    said = contextlib.nullcontext() if verbose else contextlib.redirect_stdout(io.StringIO())
+    errors = contextlib.nullcontext() if verbose else contextlib.redirect_stderr(io.StringIO())
+    log.setLevel(logging.INFO if verbose else logging.ERROR)
+    try:
+        with said, errors:
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _numbered(frame: Frame, form: TextForm) -> Iterator[Numbered]:
@@ -303,16 +322,9 @@ def _numbered(frame: Frame, form: TextForm) -> Iterator[Numbered]:
     for number, row in enumerate(frame.rows, 1):
         text = text_in(row, form.kind, form.columns)
         cells = [text] if form.kind == "single" else list(text.values() if isinstance(text, dict) else text)
-        is_text = [isinstance(cell, str) and bool(cell.strip()) for cell in cells]
-        if not (any(is_text) if form.kind == "joined" else all(is_text)):
-            names = ", ".join(form.columns)
-            raise ValueError(f"item {number} of X has no text ({names}); expected a string")
-        yield Numbered(number, 0, dict(zip(form.columns, cells, strict=True)))
-
-
-def native(value: Any) -> Any:
-    """A value of numpy as Python has it."""
-    return value.item() if isinstance(value, np.generic) else value
+        named = dict(zip(form.columns, cells, strict=True))
+        check_text(named, form, number)
+        yield Numbered(number, 0, named)
 
 
 def _flag(value: Any) -> str:

@@ -20,6 +20,7 @@ import torch
 
 from benchmarks import (
     encoders,
+    frames,
     generator,
     harness,
     hf,
@@ -283,6 +284,33 @@ def test_rates_of_predict_leave_the_start_out() -> None:
     (speed, *_), same = predict.checks(runs, [0.9995]), predict.checks(runs, [0.9995])[3]
     assert list(speed.values) == [2]
     assert same.reached
+
+
+def test_rates_of_frames_leave_the_start_out() -> None:
+    runs = [
+        Run("predict csv", 1, {"wall_s": 15.0}),
+        Run("predict, one text", 1, {"wall_s": 5.0}),
+        Run("pandas", 1, {"wall_s": 20.0, "call_s": 12.5}),
+    ]
+    frames.add_rates(runs, texts=1001)
+    assert runs[0].figures["texts_per_s"] == 100
+    assert runs[2].figures["texts_per_s"] == 1001 / 12.5
+    first, *_, last = frames.checks(runs, [1.0, 0.99])
+    assert (list(first.values), first.reached) == ([0.8008], False)
+    assert not last.reached
+
+
+def test_frames_hold_the_texts_of_the_files(tmp_path: Path) -> None:
+    args = argparse.Namespace(place=tmp_path, texts=12, quick=True)
+    frames.files(args)
+    for kind in frames.FRAMES:
+        args.contestant = kind
+        assert frames.predict(args)["call_s"] > 0
+        assert len(frames.read(kind, tmp_path / "texts.parquet")) == 12
+    found = [file.read_text() for file in tmp_path.glob("labels-*.json")]
+    assert len(found) == len(frames.FRAMES)
+    assert len(set(found)) == 1
+    assert len(set(frames.different_texts(3000))) == 3000
 
 
 def test_scale_makes_a_cache_and_starts_from_it(tmp_path: Path) -> None:

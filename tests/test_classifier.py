@@ -13,7 +13,9 @@ import pytest
 import torch
 from conftest import CLASSES, Run, texts_of, write_csv
 from datasets import Dataset
+from scipy.sparse import csr_array
 from sklearn.base import clone
+from sklearn.exceptions import DataConversionWarning
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -103,6 +105,102 @@ def test_several_labels_come_back_as_lists_or_as_an_array(settings):
     assert set(np.unique(again.predict(TEXTS))) <= {0, 1}
 
 
+def test_an_array_has_a_class_a_column_whatever_is_in_it(settings, tmp_path):
+    array = np.zeros((60, 12), dtype=int)
+    array[np.arange(60), np.arange(60) % 11] = 1  # no text has the last, and 10 comes after 9
+    for y in (array, pd.DataFrame(array), csr_array(array)):
+        found = TextClassifier(**settings).fit(TEXTS, y)
+        assert found.classes_.tolist() == list(range(12))
+        assert found.predict(TEXTS[:5]).shape == found.predict_proba(TEXTS[:5]).shape == (5, 12)
+    assert 0 <= found.score(TEXTS, array) <= 1
+    again = TextClassifier.load(found.save(str(tmp_path / "saved")))
+    assert (again.predict(TEXTS) == found.predict(TEXTS)).all()
+    with pytest.raises(ValueError, match="values beside 0 and 1"):
+        TextClassifier(**settings).fit(TEXTS, 2 * array)
+
+
+def test_several_labels_are_right_where_all_are(fitted, settings):
+    sets = [[label, "all"] for label in LABELS]
+    longer = {**settings, "max_epochs": 30, "settings": fitted.settings}
+    found = TextClassifier(**longer).fit(TEXTS, sets)
+    hits = [set(one) == set(other) for one, other in zip(found.predict(TEXTS), sets, strict=True)]
+    assert found.score(TEXTS, sets) == np.mean(hits) > 0.3
+    assert found.score(TEXTS, sets, sample_weight=hits) == 1
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        pd.Series(LABELS, dtype="category"),
+        pa.array(LABELS),
+        pa.chunked_array([LABELS]),
+        np.array(LABELS, dtype=object),
+        iter(LABELS),
+    ],
+    ids=lambda y: type(y).__name__,
+)
+def test_labels_come_in_any_column(settings, y):
+    found = TextClassifier(**settings).fit(TEXTS, y)
+    assert found.classes_.tolist() == sorted(CLASSES)
+
+
+def test_a_column_of_labels_is_told(settings):
+    with pytest.warns(DataConversionWarning):
+        found = TextClassifier(**settings).fit(TEXTS, np.array(LABELS)[:, None])
+    assert found.predict(TEXTS[:2]).shape == (2,)
+    with pytest.warns(DataConversionWarning):
+        TextRegressor(**settings).fit(TEXTS, pd.DataFrame({"value": np.arange(60) / 8}))
+
+
+def test_no_column_of_X_is_lost_to_ours(settings):
+    """What is called as ours are is a text, or a setting of the user, as any other column."""
+    named = pd.DataFrame({"label": TEXTS, "id": range(60)})
+    wanted = TextClassifier(**settings).fit(TEXTS, LABELS).predict_proba(TEXTS)
+    found = TextClassifier(**settings).fit(named, LABELS)
+    assert (found.predict_proba(named) == wanted).all()
+    beside = named.rename(columns={"label": "text", "id": "label"})
+    assert (TextClassifier(**settings).fit(beside, LABELS).predict_proba(beside) == wanted).all()
+    own = {**QUICK, "data.group_column": "lit_bert group", "data.text_column": "label"}
+    authors = named.assign(**{"lit_bert group": [f"author {n // 5}" for n in range(60)], "label_": "x"})
+    grouped = TextClassifier(**{**settings, "settings": own}).fit(authors, LABELS, sample_weight=np.ones(60))
+    facts = Checkpoint.open(grouped.checkpoint_).data.settings
+    assert (facts.label_column, facts.group_column) == ("label__", "lit_bert group")
+    assert grouped.predict(authors[:2]).tolist() == grouped.predict(TEXTS[:2]).tolist()
+    groups = [f"a long name of the author {n}" for n in range(60)]
+    short = pd.DataFrame({"word": [text.split()[-1] for text in TEXTS]})
+    with pytest.raises(UserError, match="X: which column is the text"):  # not the groups
+        TextClassifier(**settings).fit(short, LABELS, groups=groups)
+
+
+def test_two_columns_of_one_name_are_refused(fitted):
+    twice = pd.DataFrame([["a", "b"]], columns=["text", "text"])
+    for given in (twice, pa.table([["a"], ["b"]], names=["text", "text"])):
+        with pytest.raises(ValueError, match="several columns are called 'text'"):
+            fitted.predict(given)
+    for given in (
+        pd.DataFrame({"text": TEXTS[:1], "probability": [0]}),
+        [{"text": TEXTS[0], "probability": 0}],
+    ):
+        with pytest.raises(ValueError, match="a column 'probability' already"):
+            fitted.label(given)
+
+
+def test_whole_numbers_are_texts_as_in_files(fitted):
+    assert fitted.predict(pd.DataFrame({"text": [7]})) == fitted.predict(["7"])
+    with pytest.raises(ValueError, match=r"item 1 of X has a value of type float \(7.5\)"):
+        fitted.predict(pd.DataFrame({"text": [7.5]}))
+
+
+def test_a_fit_that_fails_leaves_the_last_one(settings):
+    found = TextClassifier(**settings).fit(TEXTS, LABELS)
+    wanted = found.predict(TEXTS)
+    with pytest.raises(ValueError, match="a label twice"):
+        found.fit(TEXTS, [[0, 1, 0]] * 60)
+    with pytest.raises(UserError):
+        found.set_params(settings={"model.lerning_rate": 1}).fit(TEXTS, range(60))
+    assert (found.predict(TEXTS) == wanted).all()
+
+
 def test_numbers_and_ordered_classes(settings):
     values = [{"joy": 2.5, "sadness": -1.0, "anger": 0.25}[label] for label in LABELS]
     number = TextRegressor(**settings).fit(TEXTS, values)
@@ -113,6 +211,9 @@ def test_numbers_and_ordered_classes(settings):
     )
     assert stars.task_.kind == "ordinal"
     assert set(stars.predict(TEXTS)) <= {1, 2, 3}
+    values = {"joy": 10, "sadness": 2.5, "anger": 9.5}
+    halves = TextClassifier(**settings, ordered=True).fit(TEXTS, [values[each] for each in LABELS])
+    assert halves.classes_.tolist() == [2.5, 9.5, 10]
 
 
 def test_weights_groups_and_validation_rows_are_those_given(settings):
@@ -120,8 +221,9 @@ def test_weights_groups_and_validation_rows_are_those_given(settings):
     found = TextClassifier(**settings).fit(TEXTS, LABELS, sample_weight=np.arange(60), groups=groups)
     facts = Checkpoint.open(found.checkpoint_).data.settings
     assert (facts.weight_column, facts.group_column) == ("lit_bert weight", "lit_bert group")
-    other = TextClassifier(**settings).fit(TEXTS, LABELS, validation=(TEXTS[::3], LABELS[::3]))
-    assert Checkpoint.open(other.checkpoint_).data.rows["validation"].used == 20
+    for weights in (None, np.ones(60)):
+        other = TextClassifier(**settings).fit(TEXTS, LABELS, weights, validation=(TEXTS[::3], LABELS[::3]))
+        assert Checkpoint.open(other.checkpoint_).data.rows["validation"].used == 20
 
 
 def test_frames_tables_and_data_sets_are_read_and_come_back(fitted):
@@ -217,15 +319,29 @@ def test_what_is_wrong_is_said(settings, fitted):
         (TEXTS, [*LABELS[:-1], " joy"], "would be one class"),
         (TEXTS, [1, "1"] * 30, "would be one class"),
         (TEXTS, [{}] * 60, "y has a value of type nested value"),
+        (TEXTS, None, "y to be passed, but the target y is None"),
+        (TEXTS, "ab" * 30, "y is a str"),
+        (TEXTS, ["joy"] * 60, "y has one class"),
+        (TEXTS, np.arange(60) / 8, "Unknown label type: continuous"),
+        (csr_array(np.eye(60)), LABELS, "got a sparse csr_array"),
     ):
         with pytest.raises((ValueError, TypeError), match=expected):
             estimator.fit(X, y)
     with pytest.raises(ValueError, match="item 2 of X has no text"):
         fitted.predict(["fine", " "])
-    with pytest.raises(UserError, match=r"row 2 .* is without a text"):
+    with pytest.raises(ValueError, match=r"item 2 of X has no text \(text\)"):
         estimator.fit([TEXTS[0], " ", *TEXTS[2:]], LABELS)
+    for weights in ([-1, *[1] * 59], [0] * 60, [np.nan, *[1] * 59], np.ones((60, 2)), [1] * 59):
+        with pytest.raises(ValueError, match="sample_weight"):
+            estimator.fit(TEXTS, LABELS, sample_weight=weights)
+    with pytest.raises(ValueError, match="y of validation has 'other', which y lacks"):
+        estimator.fit(TEXTS, LABELS, validation=(TEXTS[:2], ["joy", "other"]))
+    with pytest.raises(ValueError, match=r"settings have data\.label_column"):
+        TextClassifier(**{**settings, "settings": {"data.label_column": "text"}}).fit(TEXTS, LABELS)
     with pytest.raises(UserError, match="cannot be had"):  # no stand-in without a word
         TextClassifier(**{**settings, "pretrained": "nobody/nothing"}).fit(TEXTS, LABELS)
+    with pytest.raises(UserError, match="X has no column 'txt'; it has text"):
+        TextClassifier(**{**settings, "settings": {"data.text_column": "txt"}}).fit(TEXTS, LABELS)
     with pytest.raises(UserError, match=r"Did you mean --model\.learning_rate"):
         TextClassifier(**{**settings, "settings": {"model.lerning_rate": 1}}).fit(TEXTS, LABELS)
     from sklearn.exceptions import NotFittedError

@@ -6,6 +6,7 @@ has it installed. numpy only, as the predictor reads them, too.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ class Frame(NamedTuple):
         columns: their names.
         rows: by column; a stream where the object is one.
         with_columns: from names and values of new columns to the same kind of object, with them beside its
-            own.
+            own; a ValueError where it has one of that name.
     """
 
     columns: list[str]
@@ -37,7 +38,21 @@ def frame_of(given: Any) -> Frame:
 
     Raises:
         TypeError: it is one string, or something else.
+        ValueError: two columns have one name.
     """
+    frame = _read(given)
+    if twice := [name for name, count in Counter(frame.columns).items() if count > 1]:
+        raise ValueError(f"several columns are called {twice[0]!r}; rename all but one of them")
+
+    def with_columns(new: Mapping[str, Sequence[Any]]) -> Any:
+        if clash := [name for name in new if name in frame.columns]:
+            raise ValueError(f"there is a column {clash[0]!r} already; rename it, or leave it out")
+        return frame.with_columns(new)
+
+    return frame._replace(with_columns=with_columns)
+
+
+def _read(given: Any) -> Frame:
     library = type(given).__module__.partition(".")[0]
     name = type(given).__name__
     if library == "pandas" and name == "DataFrame":
@@ -50,8 +65,15 @@ def frame_of(given: Any) -> Frame:
         return _of_arrow(given)
     if library == "datasets" and name == "Dataset":
         return _of_dataset(given)
-    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
-        raise TypeError(f"got a {name}; expected texts: a list of strings, a frame, a table or a Dataset")
+    if (
+        isinstance(given, str | bytes | Mapping)
+        or not isinstance(given, Iterable)
+        or hasattr(given, "toarray")
+    ):
+        sparse = "sparse " if hasattr(given, "toarray") else ""
+        raise TypeError(
+            f"got a {sparse}{name}; expected texts: a list of strings, a frame, a table or a Dataset"
+        )
     return _of_iterable(given)
 
 
