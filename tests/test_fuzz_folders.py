@@ -18,7 +18,9 @@ from lit_bert.product.folder import facts, verify
 from lit_bert.product.formats import ONNX, ONNX_INT8
 from lit_bert.product.predictor import Predictor
 from lit_bert.sources import architecture
+from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.weights import Weights
+from lit_bert.train.published import Asked, as_checkpoint
 
 TEXTS = ["i am so happy today", "sad", "", "the dog is mad but glad " * 30]
 SECONDS = 20  # that one folder may take; a thousandth of it is usual
@@ -179,6 +181,33 @@ def test_an_edited_folder_of_weights_is_a_whole_network_or_one_line(
         assert "panicked" not in capfd.readouterr().err  # of Rust, with its stack
     finally:
         shutil.rmtree(folder.parent)
+
+
+@pytest.mark.fuzz
+@given(data=st.data())
+def test_an_edited_classifier_of_others_becomes_a_checkpoint_or_one_line(
+    exported, tmp_path_factory, monkeypatch, capfd, data
+):
+    place = tmp_path_factory.mktemp("fuzz")
+    folder = shutil.copytree(exported, place / "theirs")
+    architecture._said.clear()
+    kept = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    try:
+        with monkeypatch.context() as patch, limited():
+            patch.chdir(place)
+            edit(data, folder, kept)
+            file = one_line(lambda: as_checkpoint("theirs", Asked()))
+            if file is None:
+                assert not (place / "checkpoints").exists()
+            else:
+                checkpoint = Checkpoint.open(file)
+                weights = Weights(checkpoint=str(file))
+                network = load_network(weights, list(checkpoint.task.class_names), has_head=True)
+                assert all(value.isfinite().all() for value in network.parameters())
+                assert weights.tokenizer(checkpoint.data.settings.max_length).encode("a").ids
+        assert "panicked" not in capfd.readouterr().err  # of Rust, with its stack
+    finally:
+        shutil.rmtree(place)
 
 
 def one_line(call):
