@@ -761,3 +761,19 @@ def test_csv_written_by_other_programs_is_read_back():
         writer.writeheader()
         writer.writerows(ROWS)
     assert rows_of("a.csv") == ROWS
+
+
+def test_a_parquet_file_is_read_in_little_memory_even_where_it_is_one_row_group(tmp_path: Path) -> None:
+    texts = [f"{row:06} " + "a long text " * 100 for row in range(20_000)]  # 24 MB
+    file = tmp_path / "rows.parquet"
+    table = pa.table({"text": texts, "label": ["joy"] * len(texts)})
+    parquet.write_table(table, file, compression="none", use_dictionary=False)
+    assert parquet.ParquetFile(file).num_row_groups == 1
+    del table
+    before, most, rows = pa.total_allocated_bytes(), 0, 0
+    for _ in read_rows(file):
+        rows += 1
+        if rows % 1000 == 0:
+            most = max(most, pa.total_allocated_bytes() - before)
+    assert rows == len(texts)
+    assert most < 8e6

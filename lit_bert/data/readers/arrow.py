@@ -13,6 +13,7 @@ from lit_bert.data.cells import BadRow, Numbered, Row, refuse_repeated_columns
 from lit_bert.io import escape
 
 PARQUET_ROWS = 1024  # rows held in memory at a time
+READ_BYTES = 1 << 20  # of a column at a time
 
 
 def read_arrow(path: Path, form: str) -> Iterator[Numbered]:
@@ -83,7 +84,9 @@ def _open(path: Path, form: str) -> Iterator[tuple[Any, Iterator[Any]]]:
     with contextlib.ExitStack() as stack:
         try:
             if form == "parquet":
-                file = stack.enter_context(pyarrow.parquet.ParquetFile(path))
+                # By default it keeps all that it has read (pre_buffer), and a column of a row group.
+                streamed: Any = {"pre_buffer": False, "buffer_size": READ_BYTES}
+                file = stack.enter_context(pyarrow.parquet.ParquetFile(path, **streamed))
                 schema, batches = file.schema_arrow, file.iter_batches(batch_size=PARQUET_ROWS)
             else:
                 schema, batches = _open_ipc(path, stack)
