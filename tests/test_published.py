@@ -176,6 +176,17 @@ def test_one_output_of_no_type_is_a_question(run: Run, refused: Callable[..., st
     assert np.abs(values - by_transformers(theirs, TEXTS)).max() < 1e-4  # which takes the sigmoid
 
 
+def test_classes_without_names_are_called_as_transformers_calls_them(run: Run, tmp_path: Path) -> None:
+    theirs = published(tmp_path / "theirs", names=["LABEL_0", "LABEL_1"])
+    config = json.loads((theirs / "config.json").read_text())
+    kept = {name: value for name, value in config.items() if name not in ("id2label", "label2id")}
+    (theirs / "config.json").write_text(json.dumps(kept))
+    assert run("export", "--ckpt_path", theirs, "--to", tmp_path / "exported").code == 0
+    assert Predictor(tmp_path / "exported").labels == ["LABEL_0", "LABEL_1"]
+    wanted = by_transformers(theirs, TEXTS)
+    assert np.abs(by_predictor(tmp_path / "exported", TEXTS) - wanted).max() < 1e-4
+
+
 def test_one_label_of_several_is_a_proportion(run: Run, tmp_path: Path) -> None:
     theirs = published(tmp_path / "theirs", names=["toxic"], problem_type="multi_label_classification")
     assert run("export", "--ckpt_path", theirs, "--to", tmp_path / "exported").code == 0
@@ -235,6 +246,8 @@ def broken(change: str, folder: Path) -> None:
             return
         case "names twice":
             config["id2label"] = {"0": "sad", "1": "sad", "2": "cross"}
+        case "a blank name":
+            config["id2label"]["1"], config["label2id"] = " ", {"sad": 0, " ": 1, "cross": 2}
         case "another number of classes":
             config["id2label"]["3"] = "calm"
             config["label2id"]["calm"] = 3
@@ -259,6 +272,7 @@ def broken(change: str, folder: Path) -> None:
     [
         ("an encoder alone", "is an encoder without a classifier"),
         ("names twice", "names two classes"),
+        ("a blank name", "none may be blank"),
         ("another number of classes", "without a classifier of these classes"),
         ("a type of no task", "problem_type of config.json is 'clustering'"),
         ("a number of three outputs", "the parameters of the task do not fit"),

@@ -37,7 +37,8 @@ def load_network(
     Args:
         keeps_changes: whether what a checkpoint has frozen stays so, with its changes of low rank beside it;
             else they are merged, and all of the network can train.
-        has_head: whether the folder has to have the whole classifier, so that nothing is drawn.
+        has_head: whether the folder has to have the whole classifier, of these classes in their order, so
+            that nothing is drawn.
 
     Returns:
         A classifier of transformers, such as BertForSequenceClassification, in training mode.
@@ -71,7 +72,8 @@ def load_network(
     else:
         folder_labels = weights.folder_labels
         network, missing = _from_folder(weights, encoder, make, config, expected)
-        if folder_labels != label_names and not any(encoder.in_logits(name) for name in missing):
+        has_logits = not any(encoder.in_logits(name) for name in missing)
+        if has_logits and not has_head and folder_labels != label_names:
             _fit_classes(encoder.logits_of(network), folder_labels, label_names, config.initializer_range)
     lost = [name for name in missing if has_head or not encoder.in_head(name)]
     if lost and all(map(encoder.in_head, lost)):

@@ -28,15 +28,7 @@ from lit_bert.io.texts import TextForm
 from lit_bert.io.untrusted import MAX_CLASSES
 from lit_bert.model.pretrained import load_network
 from lit_bert.sources.checkpoint import Checkpoint
-from lit_bert.sources.schema import (
-    DataFacts,
-    DataSettings,
-    Facts,
-    ModelSettings,
-    SourceFacts,
-    WeightsFacts,
-    WeightsRequest,
-)
+from lit_bert.sources.schema import Facts, checked
 from lit_bert.sources.text_settings import form_of, names_as_setting, parse_names
 from lit_bert.sources.weights import Weights
 from lit_bert.task.base import Task
@@ -97,31 +89,28 @@ def as_checkpoint(place: str, asked: Asked) -> Path:
     task = _task(config, what, asked)
     network = load_network(weights, list(task.class_names), task.problem_type, has_head=True)
     values = {f"network.{name}": value.contiguous() for name, value in network.state_dict().items()}
-    checkpoint = Checkpoint(
-        Path(FILE),
-        Facts(
-            lightning=lightning.__version__,
-            epoch=0,
-            global_step=0,
-            is_published=True,
-            model=ModelSettings(
-                label_names=list(task.class_names),
-                task=task.kind,
-                task_parameters={name: list(each) for name, each in task.parameters.items()},
-            ),
-            data=DataFacts(
-                source=SourceFacts(kind="unknown", name="unknown"),
-                settings=_data_settings(weights, config, task, asked),
-            ),
-            weights=WeightsFacts(
-                request=WeightsRequest(pretrained=source.address),
-                architecture=weights.architecture,
-                source=SourceFacts(**source.as_dict()),
-            ),
-        ),
-        values,
-        tokenizer=weights.tokenizer_files,
-    )
+    facts = {
+        "lightning": lightning.__version__,
+        "epoch": 0,
+        "global_step": 0,
+        "is_published": True,
+        "model": {
+            "label_names": list(task.class_names),
+            "task": task.kind,
+            "task_parameters": {name: list(each) for name, each in task.parameters.items()},
+        },
+        "data": {
+            "source": {"kind": "unknown", "name": "unknown"},
+            "settings": _data_settings(weights, config, task, asked),
+        },
+        "weights": {
+            "request": {"pretrained": source.address},
+            "architecture": weights.architecture,
+            "source": source.as_dict(),
+        },
+    }
+    found = checked(Facts, facts, f"what {what} says")
+    checkpoint = Checkpoint(Path(FILE), found, values, tokenizer=weights.tokenizer_files)
     name = source.name if source.kind == "hub" else Path(source.name).name
     slug = re.sub(r"[^\w.-]+", "--", name).strip(".-")[-80:]
     known = hashlib.sha256(source.address.encode()).hexdigest()[:8]
@@ -151,8 +140,8 @@ def _task(config: Mapping[str, Any], what: str, asked: Asked) -> Task:
         raise UserError(f"{what}: {error}") from None
 
 
-def _data_settings(weights: Weights, config: Mapping[str, Any], task: Task, asked: Asked) -> DataSettings:
-    """How texts are read: as a folder of `export` says, else as transformers reads them, cut at their end."""
+def _data_settings(weights: Weights, config: Mapping[str, Any], task: Task, asked: Asked) -> dict[str, Any]:
+    """`DataSettings`: as a folder of `export` says, else texts are cut at their end, as of transformers."""
     files = json.loads(weights.tokenizer_files["tokenizer_config.json"])
     if files.get("truncation_side") == "left":
         raise UserError(
@@ -164,16 +153,13 @@ def _data_settings(weights: Weights, config: Mapping[str, Any], task: Task, aske
     form = TextForm.from_config(config)
     if asked.text_form == "pair" and TEXT_KEY not in config:
         form = PAIR
-    reading: Any = {
+    return {
+        "dataset": "",
+        "text_column": names_as_setting(form.columns),
+        "text_form": "auto" if form.kind == "single" else form.kind,
+        "task": task.kind,
+        "max_length": max_length,
         "long_texts": long_texts.mode,
         "window_overlap": long_texts.overlap if long_texts.mode == "windows" else None,
         "window_pooling": long_texts.pooling,
     }
-    return DataSettings(
-        dataset="",
-        text_column=names_as_setting(form.columns),
-        text_form="auto" if form.kind == "single" else form.kind,
-        task=task.kind,
-        max_length=max_length,
-        **reading,
-    )
