@@ -204,6 +204,10 @@ def write_for_transformers(
         setattr(network.config, LONG_TEXTS_KEY, as_config(long_texts))
     network.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if "id2label" not in config:  # where classes are called as transformers calls them, it leaves them out
+        config |= {"id2label": network.config.id2label, "label2id": network.config.label2id}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     tokenizer.save(str(folder / "tokenizer.json"))
     tokenizer_files = checked_tokenizer_files(checkpoint.tokenizer, str(checkpoint.path))
     settings = json.loads(tokenizer_files["tokenizer_config.json"])
