@@ -28,7 +28,7 @@ NOISE = 0.3  # standard deviation
 ENDS = (2.5, 4.0, 5.5, 7.0)  # of the five ordered classes
 MAIN = {"multi_label": "macro_f1", "regression": "r2", "ordinal": "quadratic_kappa", "pairs": "macro_f1"}
 PROBLEMS = {"multi_label": "multi_label_classification", "regression": "regression"}
-RATES = {"script": (2e-5,), "tuned": (5e-5, 2e-4, 5e-4)}
+RATES = {"script": (2e-5,), "tuned": (5e-5, 2e-4)}
 PEERS = ("hf_script", "hf_tuned", "tfidf")
 TUNED_NOTE = (
     "bf16, texts grouped by length, fused AdamW, a tenth of the steps to warm up, and the learning rate of "
