@@ -146,7 +146,7 @@ class Weights:
         if stand_in is None:
             raise UserError(
                 f"{name} cannot be had: {problem}, and it is not cached. Give the path of a folder "
-                f"in its place; fit also takes --weights.stand_in {MINILM}."
+                f"in its place (fit: --weights.pretrained FOLDER, or --weights.stand_in {MINILM})."
             )
         if stand_in != MINILM:
             raise UserError(f"weights.stand_in is {stand_in}; expected {MINILM} or null.")
