@@ -73,6 +73,12 @@ def test_what_was_found_is_said_once(weights, caplog):
     assert said == ["task: a number to predict (regression): column 'stars' has fractions (--data.task)"]
 
 
+def test_numbers_from_0_to_1_are_said_to_fit_another_kind(weights, caplog):
+    with caplog.at_level("INFO", "lit_bert"):
+        assert module_of(with_labels([0.25, 0.5, 1.0] * 20), weights).task == "regression"
+    assert "all from 0 to 1, as proportion keeps its answers (--data.task)" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("labels", "note"),
     [

@@ -26,6 +26,7 @@ from lit_bert.io import escape
 from lit_bert.task.kinds import kind_of
 from lit_bert.task.multi_label import MultiLabel
 from lit_bert.task.ordinal import Ordinal
+from lit_bert.task.proportion import Proportion
 from lit_bert.task.regression import Regression
 from lit_bert.task.single import SingleLabel
 
@@ -149,7 +150,10 @@ class LabelScan:
                 "(classes)."
             )
         if self.fractions and not self.words:
-            return Regression.kind, f"a number to predict ({Regression.kind}): {column} has fractions"
+            low, high = Proportion.label_range
+            within = low <= min(self.numbers) and max(self.numbers) <= high
+            shares = f", all from {low:g} to {high:g}, as {Proportion.kind} keeps its answers" * within
+            return Regression.kind, f"a number to predict ({Regression.kind}): {column} has fractions{shares}"
         if not self.words and self._is_rating():
             low, high = int(min(self.numbers)), int(max(self.numbers))
             return Ordinal.kind, f"classes in an order ({Ordinal.kind}): {column} has {low} to {high}"
