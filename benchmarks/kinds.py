@@ -2,7 +2,8 @@
 
 Texts are made of those of the packaged sample, each of which has one of six emotions: several labels are
 those of two or three texts joined; a number is the mean of what each emotion of three texts counts, with
-noise; ordered classes are its ranges; a pair has the same emotion or not.
+noise; ordered classes are its ranges; the second text of a pair has words of the first, or of another text of
+its emotion, in a random order.
 
     python -m benchmarks.kinds
 """
@@ -25,6 +26,7 @@ SAMPLE = Path(__file__).parent.parent / "lit_bert" / "data" / "sample"
 ROWS = {"train": 2000, "validation": 300, "test": 500}
 VALUES = {"joy": 9.0, "love": 8.0, "surprise": 6.0, "sadness": 2.0, "fear": 2.5, "anger": 1.0}
 NOISE = 0.3  # standard deviation
+KEPT = 0.5  # of the words of a text, in the second text of a pair
 ENDS = (2.5, 4.0, 5.5, 7.0)  # of the five ordered classes
 MAIN = {"multi_label": "macro_f1", "regression": "r2", "ordinal": "quadratic_kappa", "pairs": "macro_f1"}
 PROBLEMS = {"multi_label": "multi_label_classification", "regression": "regression"}
@@ -87,11 +89,11 @@ def rows(kind: str, split: str, count: int) -> Iterator[dict[str, Any]]:
     names = sorted(texts)
     for _ in range(count):
         if kind == "pairs":
-            first = generator.choice(names)
+            one, another = generator.sample(texts[generator.choice(names)], 2)
             same = generator.random() < 0.5
-            second = first if same else generator.choice([name for name in names if name != first])
-            one, other = generator.choice(texts[first]), generator.choice(texts[second])
-            yield {"premise": one, "hypothesis": other, "label": "same" if same else "different"}
+            words = (one if same else another).split()
+            kept = generator.sample(words, max(1, round(KEPT * len(words))))
+            yield {"premise": one, "hypothesis": " ".join(kept), "label": "same" if same else "different"}
             continue
         chosen = generator.choices(names, k=generator.choice((2, 3)) if kind == "multi_label" else 3)
         text = ". ".join(generator.choice(texts[name]) for name in chosen)
