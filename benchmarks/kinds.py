@@ -60,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
         "epoch; seconds likewise.",
         "hf_script does what the example script run_classification.py of transformers does: 32 bits, texts "
         f"padded to 128 tokens, learning rate {RATES['script'][0]:g}, a label where its sigmoid is above "
-        "0.5. It has no classes in an order: they are 5 classes. Pairs are two segments, as of run_glue.py; "
+        "0.5; numbers are not scaled. It has no classes in an order: they are 5 classes. Pairs are two "
+        "segments, as of run_glue.py; "
         f"run_classification.py would join them to one text. hf_tuned: {TUNED_NOTE}.",
         "tfidf: words and pairs of words, logistic regression (numbers: ridge) of the strength that is best "
         "on the rows to choose by; seconds of all strengths.",

@@ -61,8 +61,11 @@ def by_transformers(folder: Path, texts: list[Any], **settings: Any) -> np.ndarr
 
 
 def by_predictor(folder: Path, texts: list[Any]) -> np.ndarray:
-    """The probabilities (N, C) of the exported file."""
-    return np.array([list(each.probabilities.values()) for each in Predictor(folder)(texts)])
+    """The outputs (N, C) of the exported file."""
+    predictor = Predictor(folder)
+    if predictor.task.label_form == "number":
+        return np.array([[each.value] for each in predictor(texts)])
+    return np.array([list(each.probabilities.values()) for each in predictor(texts)])
 
 
 @pytest.fixture
@@ -155,7 +158,7 @@ def test_a_task_of_several_labels_is_that_of_transformers(run: Run, tmp_path: Pa
 def test_a_number_is_that_of_transformers(run: Run, tmp_path: Path) -> None:
     theirs = published(tmp_path / "theirs", names=["price"], problem_type="regression")
     assert run("export", "--ckpt_path", theirs, "--to", tmp_path / "exported").code == 0
-    values = np.array([[each.value] for each in Predictor(tmp_path / "exported")(TEXTS)])
+    values = by_predictor(tmp_path / "exported", TEXTS)
     assert np.abs(values - by_transformers(theirs, TEXTS)).max() < 1e-4
 
 
@@ -168,11 +171,11 @@ def test_one_output_of_no_type_is_a_question(run: Run, refused: Callable[..., st
     asked = ("--data.task=regression", "--to", tmp_path / "exported")
     assert run("export", "--ckpt_path", theirs, *asked).code == 0
     raw = by_transformers(theirs, TEXTS, function_to_apply="none")
-    values = np.array([[each.value] for each in Predictor(tmp_path / "exported")(TEXTS)])
+    values = by_predictor(tmp_path / "exported", TEXTS)
     assert np.abs(values - raw).max() < 1e-4
     asked = ("--data.task=proportion", "--to", tmp_path / "shares")
     assert run("export", "--ckpt_path", theirs, *asked).code == 0
-    values = np.array([[each.value] for each in Predictor(tmp_path / "shares")(TEXTS)])
+    values = by_predictor(tmp_path / "shares", TEXTS)
     assert np.abs(values - by_transformers(theirs, TEXTS)).max() < 1e-4  # which takes the sigmoid
 
 
@@ -190,7 +193,7 @@ def test_classes_without_names_are_called_as_transformers_calls_them(run: Run, t
 def test_one_label_of_several_is_a_proportion(run: Run, tmp_path: Path) -> None:
     theirs = published(tmp_path / "theirs", names=["toxic"], problem_type="multi_label_classification")
     assert run("export", "--ckpt_path", theirs, "--to", tmp_path / "exported").code == 0
-    values = np.array([[each.value] for each in Predictor(tmp_path / "exported")(TEXTS)])
+    values = by_predictor(tmp_path / "exported", TEXTS)
     assert np.abs(values - by_transformers(theirs, TEXTS)).max() < 1e-4
 
 
@@ -213,6 +216,25 @@ def test_a_folder_of_ours_keeps_what_it_knows(run: Run, exported: Path, tmp_path
     assert np.abs(by_predictor(again, TEXTS) - by_predictor(exported, TEXTS)).max() < 0.5  # 8 and 32 bits
     first, second = (json.loads((each / "config.json").read_text()) for each in (exported, again))
     assert first == second
+
+
+def test_what_a_folder_of_ours_says_is_not_overruled(
+    run: Run, refused: Callable[..., str], exported: Path, tmp_path: Path
+) -> None:
+    asked = ("export", "--ckpt_path", exported)
+    assert "says that its task is single, and data.task is ordinal" in refused(*asked, "--data.task=ordinal")
+    assert "was trained on" in refused(*asked, "--data.text_form=pair")
+    outcome = run(*asked, "--data.task=single", "--data.text_form=single", "--to", tmp_path / "again")
+    assert outcome.code == 0, outcome
+
+
+def test_rows_of_another_checkpoint_prove_nothing(run: Run, theirs: Path, rows: Path) -> None:
+    flags = ("--ckpt_path", theirs, "--data.dataset", rows, "--data.val_split=train")
+    assert run("validate", *flags).code == 0
+    published(theirs, names=["calm", "cheerful", "cross"])
+    outcome = run("export", "--ckpt_path", theirs)
+    assert outcome.code == 2
+    assert "is of another checkpoint" in outcome.err
 
 
 def test_a_classifier_on_the_hub(theirs: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,19 +75,16 @@ def proof_rows(checkpoint: Checkpoint) -> ProofRows:
     """Rows to prove an export on: validated ones, or of a classifier of others texts of the packaged sample.
 
     Raises:
-        UserError: the checkpoint is our own, and its validation rows are not beside it.
+        UserError: the validation rows are of another checkpoint, or those of one of our own are not there.
     """
-    try:
+    if not checkpoint.facts.is_published or (checkpoint.run / VALIDATED).exists():
         rows = validation_rows(checkpoint)
         return ProofRows(rows.texts, f"{len(rows.texts):,} rows of split {rows.facts.get('split')}", rows)
-    except UserError:
-        if not checkpoint.facts.is_published:
-            raise
     form, texts = checkpoint.data.settings.texts, sample_texts()
     cells = (texts[start : start + len(form.columns)] for start in range(len(texts)))
     made = [form.text_of(each) for each in cells if len(each) == len(form.columns)]
     print(
-        "note       no labelled rows: the files are compared with the checkpoint, and nothing is scored; "
+        "note       no labelled rows: nothing is scored, and there is no file that may lose something; "
         f"`python -m lit_bert validate --ckpt_path {checkpoint.path} --data.dataset FILE --data.val_split "
         "train` scores it on the rows of a file",
         file=sys.stderr,
@@ -167,7 +164,8 @@ def write(
         ids += [part.tolist() for part in long_texts.parts(np.array(each.ids))]
         types.append(each.type_ids)
     every = -(-len(ids) // CALIBRATION_TEXTS)
-    written = write_formats(Exportable(network, ids[::every], types if has_types else None), folder)
+    forms = [form for form in FORMATS if form.is_exact or rows.labelled]
+    written = write_formats(Exportable(network, ids[::every], types if has_types else None), forms, folder)
 
     print(f"proof      {rows.what}", file=sys.stderr)
     task = checkpoint.task  # for the units of numbers: outputs are the same
@@ -215,10 +213,10 @@ def write_for_transformers(
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def write_formats(model: Exportable, folder: Path) -> list[Format]:
-    """Writes a file of each format that the network has, and says which it has not."""
+def write_formats(model: Exportable, forms: Sequence[Format], folder: Path) -> list[Format]:
+    """Writes a file of each of the formats that the network has, and says which it has not."""
     written, reasons = [], {}
-    for form in FORMATS:
+    for form in forms:
         try:
             form.write(model, folder)
             written.append(form)
@@ -249,9 +247,8 @@ def is_kept(form: Format, found: Variant, rows: ProofRows, max_f1_loss: float) -
                 f"and an output differs by {found.difference:.2g}. Nothing was kept."
             )
         return True
-    if found.main_change is None or rows.labelled is None:
-        print(f"\n{form.file} is left out: without labelled rows it cannot be told what it loses.")
-        return False
+    assert found.main_change
+    assert rows.labelled  # or it would not have been written
     lost = lost_points(found.main_change)
     shown = format_points(lost, rows.labelled.task.main_title)
     if lost.high <= max_f1_loss:

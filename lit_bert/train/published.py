@@ -127,6 +127,11 @@ def _task(config: Mapping[str, Any], what: str, asked: Asked) -> Task:
     said = dict(config)
     if asked.task is not None:
         kind = kind_of(asked.task)
+        if config.get(CONFIG_KEY) not in (None, kind.kind):
+            raise UserError(
+                f"{what} says that its task is {line(config[CONFIG_KEY], 60)}, and data.task is {kind.kind}. "
+                "Leave --data.task out."
+            )
         said |= {"problem_type": config.get("problem_type") or kind.problem_type, CONFIG_KEY: kind.kind}
     elif len(names) == 1 and not config.get("problem_type"):
         kinds = [name for name, kind in KINDS.items() if kind.fewest_classes == 1]
@@ -151,7 +156,13 @@ def _data_settings(weights: Weights, config: Mapping[str, Any], task: Task, aske
     max_length = int(min(files.get("model_max_length", weights.described.limit), weights.described.limit))
     long_texts = of_config(config.get(LONG_TEXTS_KEY), weights.tokenizer(max_length), max_length)
     form = TextForm.from_config(config)
-    if asked.text_form == "pair" and TEXT_KEY not in config:
+    if CONFIG_KEY in config or TEXT_KEY in config:  # of `export`: it would say so if it were another form
+        if asked.text_form not in (None, form.kind):
+            raise UserError(
+                f"{line(weights.source.name)} was trained on {form.described}, and data.text_form is "
+                f"{asked.text_form}. Leave it out, and name columns of that kind with --data.text_column."
+            )
+    elif asked.text_form == "pair":
         form = PAIR
     return {
         "dataset": "",
