@@ -6,9 +6,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
+
+from lit_bert.task.guarantee import ACCURACY, Accuracy, Labelled, Promise, promises_of
 
 Parameters = Mapping[str, tuple[float, ...]]
 Scorer = Callable[[np.ndarray], np.ndarray]
@@ -71,6 +74,7 @@ class Task(ABC):
         worst: what the first of `errors` are, as an adjective: "most confident" or "largest".
         worst_note: the order of `errors`, as a sentence.
         gain_unit: what the scores of words in the report are in: logits, times `unit`.
+        guarantees: names of `task.guarantee` that it can give.
     """
 
     class_names: tuple[str, ...]
@@ -91,6 +95,7 @@ class Task(ABC):
     worst: ClassVar[str] = "most confident"
     worst_note: ClassVar[str] = "Wrong, and with the highest probability for it."
     gain_unit: ClassVar[str] = "in logits"
+    guarantees: ClassVar[tuple[str, ...]] = ()
 
     @property
     def main_title(self) -> str:
@@ -107,12 +112,19 @@ class Task(ABC):
         """
         found = {name: tuple(values) for name, values in (parameters or {}).items()}
         task = cls(tuple(class_names), found)
+        if refused := task.promises.keys() - set(cls.guarantees):
+            raise ValueError(f"a task of kind {cls.kind} gives no guarantee of {min(refused)}")
         task.check_parameters()
         return task
 
+    @property
+    def own_parameters(self) -> Parameters:
+        """Those that are no guarantees."""
+        return {name: values for name, values in self.parameters.items() if name not in self.guarantees}
+
     def check_parameters(self) -> None:
-        """Raises a ValueError where the parameters are none of this kind; by default there are none."""
-        if self.parameters:
+        """Raises a ValueError where `own_parameters` are none of this kind; by default there are none."""
+        if self.own_parameters:
             raise ValueError(f"a task of kind {self.kind} has no parameters")
 
     def with_parameters(self, **parameters: Sequence[float]) -> Self:
@@ -330,6 +342,38 @@ class Task(ABC):
     def choice_note(self, fact: dict[str, Any]) -> str:
         """A line that says what `choose` came to, of its fact."""
         return ""
+
+    # --- guarantees, on rows that serve nothing else
+
+    @cached_property
+    def promises(self) -> dict[str, Promise]:
+        """What is promised of the answers, by name."""
+        return promises_of(self.parameters)
+
+    def guarantee(self, name: str, rate: float, rows: Labelled, validated: Labelled) -> Promise | None:
+        """A guarantee by rows, calibrated; None where they do not give it.
+
+        Args:
+            name: one of `guarantees`.
+            rate: that is to hold.
+            validated: other rows, which may have served the model.
+        """
+        raise NotImplementedError(f"a task of kind {self.kind} gives no guarantees")
+
+    def answered(self, outputs: np.ndarray) -> np.ndarray:
+        """Which rows get an answer, bool (N,), of outputs (N, C): all without a guarantee of accuracy."""
+        found = self.promises.get(ACCURACY)
+        if not isinstance(found, Accuracy):
+            return np.ones(len(outputs), bool)
+        return self.confidence(outputs) >= found.threshold
+
+    def without_guarantees(self) -> Self:
+        """The same task, which promises nothing."""
+        return replace(self, parameters=dict(self.own_parameters))
+
+    def held(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """The share of each row's labels that its set or interval holds, float (N,)."""
+        raise NotImplementedError(f"a task of kind {self.kind} gives no guarantees")
 
     # --- the network that is exported
 

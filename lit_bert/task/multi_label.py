@@ -8,18 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_bert.task.base import Choice, Score, Scorer, Task
-from lit_bert.task.classes import (
-    BINS,
-    DECIMALS,
-    by_class_schema,
-    confidence_bins,
-    f1_of_counts,
-)
+from lit_bert.task.classes import BINS, DECIMALS, by_class_schema, confidence_bins, f1_of_counts
+from lit_bert.task.guarantee import COVERAGE, Coverage, Labelled, Promise, label_sets
 from lit_bert.task.scaling import platt_scaling
 
 THRESHOLD = 0.5  # of a class, until one was chosen
 THRESHOLDS = "thresholds"
 FEWEST_POSITIVES = 5  # rows of a class that a threshold is chosen for
+SET = "classes that hold the guaranteed share of the right ones, on average over texts"
 SEPARATOR = ", "  # between the names of labels, in words
 
 
@@ -37,6 +33,15 @@ class Labels(NamedTuple):
     truncated: bool
 
 
+class LabelSets(NamedTuple):
+    """The answer of a model with a guarantee: `Labels`, and the set that it is about."""
+
+    labels: list[str]
+    probabilities: dict[str, float]
+    label_set: list[str]
+    truncated: bool
+
+
 class MultiLabel(Task):
     """A text has each class or not; outputs are a sigmoid each. A class has a threshold of its own."""
 
@@ -45,6 +50,9 @@ class MultiLabel(Task):
     problem_type = "multi_label_classification"
     label_form = "classes"
     choice_use = "choosing thresholds"
+    guarantees = (COVERAGE,)
+    set_words = "the set of classes of a text holds {rate} of the right ones on average"
+    size_words = "there are {size:.2f} classes in a set on average"
     worst_note = "A label is missed or wrongly given, and the least sure class is surer than elsewhere."
     scores = (
         Score("macro_f1", "macro F1"),
@@ -59,7 +67,7 @@ class MultiLabel(Task):
     class_scores = ("f1", "average_precision")
 
     def check_parameters(self) -> None:
-        if self.parameters.keys() - {THRESHOLDS}:
+        if self.own_parameters.keys() - {THRESHOLDS}:
             raise ValueError(f"a task of kind {self.kind} has the parameter {THRESHOLDS} alone")
         found = self.parameters.get(THRESHOLDS)
         if found is not None and (len(found) != len(self.class_names) or not all(0 < x < 1 for x in found)):
@@ -117,24 +125,33 @@ class MultiLabel(Task):
 
     def answer(self, outputs: np.ndarray, truncated: bool) -> Any:
         by_class = dict(zip(self.class_names, outputs.tolist(), strict=True))
-        return Labels(self._names(outputs), by_class, truncated)
+        names = self._names(outputs, outputs > self.thresholds)
+        if not self.promises:
+            return Labels(names, by_class, truncated)
+        return LabelSets(names, by_class, self._names(outputs, self.sets(outputs)), truncated)
 
-    def _names(self, outputs: np.ndarray) -> list[str]:
-        """The classes of a text, the most probable first, of its outputs (C,)."""
-        given = np.flatnonzero(self.predictions(outputs[None])[0])
+    def sets(self, outputs: np.ndarray) -> np.ndarray:
+        """Which classes are in the set of a text, bool, of outputs (C,) or (N, C)."""
+        promised = self.promises[COVERAGE]
+        assert isinstance(promised, Coverage)
+        return outputs >= np.array(promised.thresholds)
+
+    def _names(self, outputs: np.ndarray, is_given: np.ndarray) -> list[str]:
+        """The classes that a text is given, the most probable first, of outputs (C,)."""
+        given = np.flatnonzero(is_given)
         order = given[np.argsort(-outputs[given], kind="stable")]
         return [self.class_names[index] for index in order.tolist()]
 
     def answer_schema(self) -> dict[str, Any]:
         names = list(self.class_names)
+        listed = {"type": "array", "items": {"type": "string", "enum": names}, "uniqueItems": True}
         return {
             "labels": {
-                "type": "array",
-                "items": {"type": "string", "enum": names},
-                "uniqueItems": True,
+                **listed,
                 "description": "the classes that the text has, the most probable first; there may be none",
             },
             "probabilities": by_class_schema(names, "of every class, each for itself"),
+            **({"label_set": {**listed, "description": SET}} if self.promises else {}),
         }
 
     def explained_class(self, outputs: np.ndarray) -> int:
@@ -151,10 +168,13 @@ class MultiLabel(Task):
         return {"explained_label": {"type": "string", "enum": names, "description": what}}
 
     def columns(self) -> list[str]:
-        return ["predicted_labels", *(f"probability_{name}" for name in self.class_names)]
+        more = ["label_set"] * bool(self.promises)
+        return ["predicted_labels", *more, *(f"probability_{name}" for name in self.class_names)]
 
     def cells(self, outputs: np.ndarray) -> list[Any]:
-        return [self._names(outputs), *(round(value, DECIMALS) for value in outputs.tolist())]
+        more = [self._names(outputs, self.sets(outputs))] if self.promises else []
+        values = (round(value, DECIMALS) for value in outputs.tolist())
+        return [self._names(outputs, outputs > self.thresholds), *more, *values]
 
     def shown(self, label: Any) -> str:
         return SEPARATOR.join(self.class_names[index] for index in np.flatnonzero(label)) or "no label"
@@ -265,6 +285,13 @@ class MultiLabel(Task):
         task = self.with_parameters(thresholds=chosen.tolist() if kept else [THRESHOLD] * C)
         found = {"kept": kept, "chosen": chosen.tolist(), "f1_before": before, "f1_after": after}
         return Choice(task, found)
+
+    def guarantee(self, name: str, rate: float, rows: Labelled, validated: Labelled) -> Promise | None:
+        return label_sets(rate, rows)
+
+    def held(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        found = (labels * self.sets(outputs)).sum(1) / np.maximum(labels.sum(1), 1)
+        return np.where(labels.any(1), found, 1.0)
 
     def choice_note(self, fact: dict[str, Any]) -> str:
         scores = f"macro F1 {fact['f1_before']:.4f} with 0.5, {fact['f1_after']:.4f} with chosen ones"

@@ -6,10 +6,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from lit_bert.task import guarantee
 from lit_bert.task.base import Score, Scorer, Task
-from lit_bert.task.classes import PROBABILITY, by_class_schema
+from lit_bert.task.classes import DECIMALS, PROBABILITY, by_class_schema
+from lit_bert.task.decisions import decided
+from lit_bert.task.guarantee import ACCURACY
 from lit_bert.task.regression import WeightedSpearman
-from lit_bert.task.single import SingleLabel
+from lit_bert.task.single import SingleLabel, guaranteed_schema
 
 COVERED = 0.9  # of the probability, by the interval of an answer
 
@@ -20,7 +23,8 @@ class Grade(NamedTuple):
     Attributes:
         label: the median of the classes, by their probabilities.
         probability: of that class, 0 to 1.
-        low, high: the classes between which the text is with a probability of at least 0.9, both included.
+        low, high: the classes between which the text is with a probability of at least 0.9, or at the rate
+            that is guaranteed; both included.
         probabilities: of each class, in their order; they sum to 1.
         truncated: whether the end of the text was not read, as it has more tokens than the model takes.
     """
@@ -30,6 +34,18 @@ class Grade(NamedTuple):
     low: str
     high: str
     probabilities: dict[str, float]
+    truncated: bool
+
+
+class GuaranteedGrade(NamedTuple):
+    """The answer of a model with a guarantee of accuracy: a `Grade` whose label may be None, for a reason."""
+
+    label: str | None
+    probability: float
+    low: str
+    high: str
+    probabilities: dict[str, float]
+    reason: str | None
     truncated: bool
 
 
@@ -57,6 +73,9 @@ class Ordinal(SingleLabel):
     logged_names = ("kappa", "f1", "f1_micro", "accuracy", "mae")
     logged_main = "kappa"
     is_ordered = True
+    may_want = False
+    set_words = "the classes from low to high hold the right one at a rate of {rate}"
+    size_words = "before what lies between is added, there are {size:.2f} classes on average"
     worst = "largest"
     worst_note = "Off by the most classes, and of these with the highest probability."
     main_scorer = Task.main_scorer  # not of macro F1
@@ -79,52 +98,78 @@ class Ordinal(SingleLabel):
         classification, C = torchmetrics.classification, len(self.class_names)
         size: Any = {"num_classes": C, "validate_args": False}
         kinds = {
-            **super().metrics(torchmetrics),
+            **self._class_metrics(torchmetrics),
             "kappa": classification.MulticlassCohenKappa(**size, weights="quadratic"),
         }
         wrap = torchmetrics.wrappers.LambdaInputTransformer
-        found = {name: wrap(metric, _medians) for name, metric in kinds.items()}
+        found = {name: wrap(metric, self._decided) for name, metric in kinds.items()}
         found["mae"] = wrap(
             torchmetrics.MeanAbsoluteError(),
-            lambda logits: _medians(logits).float(),
+            lambda logits: self._decided(logits).float(),
             lambda labels: labels.float(),
         )
         return found
 
     def predictions(self, outputs: np.ndarray) -> np.ndarray:
-        return _quantiles(outputs, 0.5)
+        return decided(self.own_parameters, outputs, _quantiles(outputs, 0.5))
+
+    def _decided(self, logits: Any) -> Any:
+        probs = logits.double().softmax(1)
+        return decided(self.own_parameters, probs, (probs.cumsum(1) < 0.5 - 1e-9).sum(1))
 
     def answer(self, outputs: np.ndarray, truncated: bool) -> Any:
         by_class = dict(zip(self.class_names, outputs.tolist(), strict=True))
-        median = int(self.predictions(outputs[None])[0])
+        answer = int(self.predictions(outputs[None])[0])
+        label, probability = self.class_names[answer], float(outputs[answer])
         low, high = (self.class_names[index] for index in self._interval(outputs))
-        return Grade(self.class_names[median], float(outputs[median]), low, high, by_class, truncated)
+        if ACCURACY not in self.promises:
+            return Grade(label, probability, low, high, by_class, truncated)
+        reason = self.reason(outputs)
+        shown = None if reason else label
+        return GuaranteedGrade(shown, probability, low, high, by_class, reason, truncated)
 
     def _interval(self, outputs: np.ndarray) -> tuple[int, int]:
         """The lowest and the highest class of an answer's interval, of its outputs (C,)."""
+        if self.coverage:
+            held = np.flatnonzero(self.sets(outputs[None])[0])
+            return int(held[0]), int(held[-1])
         left = (1 - COVERED) / 2
         return int(_quantiles(outputs[None], left)[0]), int(_quantiles(outputs[None], 1 - left)[0])
 
+    def sets(self, outputs: np.ndarray) -> np.ndarray:
+        """As of classes without an order, and the classes between two of them."""
+        found = super().sets(outputs)
+        return np.maximum.accumulate(found, 1) & np.maximum.accumulate(found[:, ::-1], 1)[:, ::-1]
+
     def answer_schema(self) -> dict[str, Any]:
         names = list(self.class_names)
-        return {
-            "label": {"type": "string", "enum": names, "description": "the median of the classes"},
+        how = "the class that costs decide for" if self.own_parameters else "the median of the classes"
+        share = (
+            guarantee.percent(self.coverage.rate) if self.coverage else f"{COVERED:.0%}".replace("%", " %")
+        )
+        schema: dict[str, Any] = {
+            "label": {"type": "string", "enum": names, "description": how},
             "probability": {**PROBABILITY, "description": "of that class"},
-            "low": {"type": "string", "enum": names, "description": "the lowest class of a 90 % interval"},
+            "low": {
+                "type": "string",
+                "enum": names,
+                "description": f"the lowest class of a {share} interval",
+            },
             "high": {"type": "string", "enum": names, "description": "the highest class of it"},
             "probabilities": by_class_schema(names, "of every class; they sum to 1"),
         }
+        return schema | (guaranteed_schema(names, how) if ACCURACY in self.promises else {})
 
     def columns(self) -> list[str]:
-        return ["predicted_label", "probability", "low", "high", *super().columns()[2:]]
+        more = ["reason"] * (ACCURACY in self.promises)
+        names = (f"probability_{name}" for name in self.class_names)
+        return ["predicted_label", "probability", *more, "low", "high", *names]
 
     def cells(self, outputs: np.ndarray) -> list[Any]:
-        label, probability, *others = super().cells(outputs)
-        low, high = (self.class_names[index] for index in self._interval(outputs))
-        return [label, probability, low, high, *others]
-
-    def explained_class(self, outputs: np.ndarray) -> int:
-        return int(self.predictions(outputs[None])[0])
+        found = self.answer(outputs, False)
+        values = [round(value, DECIMALS) for value in outputs.tolist()]
+        more = [found.reason] if ACCURACY in self.promises else []
+        return [found.label, round(found.probability, DECIMALS), *more, found.low, found.high, *values]
 
     def limits(self) -> str:
         return (
@@ -132,9 +177,6 @@ class Ordinal(SingleLabel):
             "one of them to any text, in whatever language and about whatever it is: the median of their "
             "probabilities, which need not be the most probable one."
         )
-
-    def confidence(self, outputs: np.ndarray) -> np.ndarray:
-        return outputs[np.arange(len(outputs)), self.predictions(outputs)]
 
     def errors(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Indices of the wrong rows, int64, the furthest off first, and of these the surest."""
@@ -164,8 +206,3 @@ def _quantiles(outputs: np.ndarray, share: float) -> np.ndarray:
     """The lowest class at which a share of the probability is reached, int64 (N,), of outputs (N, C)."""
     sums = np.cumsum(outputs.astype(np.float64), axis=1)
     return (sums < share * sums[:, -1:] - 1e-9).sum(1)
-
-
-def _medians(logits: Any) -> Any:
-    """What `_quantiles` gives for 0.5, of logits (N, C)."""
-    return (logits.double().softmax(1).cumsum(1) < 0.5 - 1e-9).sum(1)

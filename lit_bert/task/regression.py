@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from lit_bert.task.base import Choice, Score, Scorer, Task
+from lit_bert.task.guarantee import COVERAGE, Coverage, Labelled, Promise, interval, percent
 
 SCALE, INTERVAL = "scale", "interval"  # parameters: mean and deviation of the labels; half an interval
 COVERED = 0.9  # of the numbers, by the interval of an answer
@@ -49,6 +50,9 @@ class Regression(Task):
     worst = "largest"
     worst_note = "Furthest from the label, above or below it."
     gain_unit = "in its unit"
+    guarantees = (COVERAGE,)
+    set_words: ClassVar[str] = "the interval of a text holds its number at a rate of {rate}"
+    size_words: ClassVar[str] = "it is the value ± {size:.4g}"
     fewest_classes = 1
     class_scores = ()
     scores: ClassVar[tuple[Score, ...]] = (
@@ -65,7 +69,7 @@ class Regression(Task):
     parameter_sizes: ClassVar[dict[str, int]] = {SCALE: 2, INTERVAL: 1}
 
     def check_parameters(self) -> None:
-        for name, values in self.parameters.items():
+        for name, values in self.own_parameters.items():
             if len(values) != self.parameter_sizes.get(name) or not all(map(math.isfinite, values)):
                 wanted = " and ".join(f"{size} of {each}" for each, size in self.parameter_sizes.items())
                 raise ValueError(f"a task of kind {self.kind} has finite numbers, {wanted}")
@@ -89,8 +93,16 @@ class Regression(Task):
     @property
     def half_width(self) -> float | None:
         """Half the width of an interval, in the unit of the labels; None where it is not known."""
+        promised = self.promises.get(COVERAGE)
+        if isinstance(promised, Coverage):
+            return promised.size
         found = self.parameters.get(INTERVAL)
         return found[0] if found else None
+
+    @property
+    def covered(self) -> str:
+        """Of the numbers, by an interval."""
+        return percent(self.promises[COVERAGE].rate if self.promises else COVERED)
 
     @classmethod
     def parameters_of_labels(cls, labels: np.ndarray) -> dict[str, tuple[float, ...]]:
@@ -149,7 +161,10 @@ class Regression(Task):
         end = {"type": ["number", "null"]}
         return {
             "value": {"type": "number", "description": "the expected number"},
-            "low": {**end, "description": "the lower end of a 90 % interval; null where it is not known"},
+            "low": {
+                **end,
+                "description": f"the lower end of a {self.covered} interval; null where it is not known",
+            },
             "high": {**end, "description": "the upper end of it"},
         }
 
@@ -171,7 +186,7 @@ class Regression(Task):
 
     def limits(self) -> str:
         interval = (
-            "The interval around it held the number of 9 in 10 validation rows."
+            f"The interval around it is for {self.covered} of the numbers."
             if self.half_width is not None
             else "It gives no interval, as there were too few validation rows."
         )
@@ -233,6 +248,12 @@ class Regression(Task):
 
     def label_counts(self, labels: np.ndarray) -> list[int]:
         return []
+
+    def guarantee(self, name: str, rate: float, rows: Labelled, validated: Labelled) -> Promise | None:
+        return interval(rate, rows.outputs[:, 0], rows.labels)
+
+    def held(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return (np.abs(outputs[:, 0].astype(np.float64) - labels) <= self.half_width).astype(np.float64)
 
     def logits_of(self, outputs: np.ndarray) -> np.ndarray:
         return (outputs.astype(np.float64) - self.mean) / self.deviation

@@ -1,0 +1,120 @@
+"""Which class is the answer where it is not simply the most probable one: by costs, or by a wanted rate.
+
+python -m lit_bert fit --costs costs.csv
+python -m lit_bert fit --want spam:precision=0.95
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+COSTS, WANTED = (
+    "costs",
+    "wanted",
+)  # parameters of a task: C * C costs; class, threshold, rate, whether a recall
+MOST_CLASSES = 300  # with costs, which are as many as their square
+
+
+class Wanted(NamedTuple):
+    """A class that is the answer from a probability on, and otherwise never.
+
+    Attributes:
+        place: of the class.
+        threshold: of its probability.
+        rate: that was wanted on validation rows.
+        is_recall: whether of recall; else of precision.
+    """
+
+    place: int
+    threshold: float
+    rate: float
+    is_recall: bool
+
+
+def wanted_of(parameters: Mapping[str, tuple[float, ...]]) -> Wanted | None:
+    """What a task has of a wanted rate."""
+    found = parameters.get(WANTED)
+    return Wanted(int(found[0]), found[1], found[2], bool(found[3])) if found else None
+
+
+def costs_of(parameters: Mapping[str, tuple[float, ...]], classes: int) -> np.ndarray | None:
+    """The costs of a task, float64 (C, C): of each true class, a row, by the answer."""
+    found = parameters.get(COSTS)
+    return None if found is None else np.array(found).reshape(classes, classes)
+
+
+def check(parameters: Mapping[str, tuple[float, ...]], classes: int, may_want: bool) -> None:
+    """Raises a ValueError where parameters are not costs or a wanted rate of these classes."""
+    if parameters.keys() - ({COSTS, WANTED} if may_want else {COSTS}) or len(parameters) > 1:
+        raise ValueError(f"parameters are {COSTS}{f' or {WANTED}' * may_want}, one of them")
+    costs, wanted = parameters.get(COSTS), parameters.get(WANTED)
+    if costs is not None and not (len(costs) == classes**2 and np.isfinite(costs).all() and min(costs) >= 0):
+        raise ValueError(f"{COSTS} are {classes**2} numbers of 0 or more, a row for each class")
+    if wanted is not None and not (
+        len(wanted) == 4
+        and wanted[0] in range(classes)
+        and 0 <= wanted[1] <= 1
+        and 0 < wanted[2] < 1
+        and wanted[3] in (0, 1)
+    ):
+        raise ValueError(f"{WANTED} is a class, its threshold, a rate, and whether that is a recall")
+
+
+def decided(parameters: Mapping[str, tuple[float, ...]], probs: Any, plain: Any) -> Any:
+    """The class of each row, (N,), of probabilities (N, C); arrays of numpy, or tensors in their place.
+
+    Args:
+        plain: what rows are taken for where nothing is decided, (N,).
+    """
+    if (costs := costs_of(parameters, probs.shape[1])) is not None:
+        if not isinstance(probs, np.ndarray):
+            costs = probs.new_tensor(costs)
+        return (probs @ costs).argmin(1)  # of equal costs the first class
+    if (wanted := wanted_of(parameters)) is not None:
+        given = probs[:, wanted.place] >= wanted.threshold
+        others = probs + 0
+        others[:, wanted.place] = -1.0
+        best = others.argmax(1)
+        best[given] = wanted.place
+        return best
+    return plain
+
+
+class Point(NamedTuple):
+    """A threshold and what it comes to.
+
+    Attributes:
+        threshold: of the probability of the class.
+        precision: of the rows that are given the class, the share that has it; NaN where none is.
+        recall: of the rows that have the class, the share that is given it.
+    """
+
+    threshold: float
+    precision: float
+    recall: float
+
+
+def curve(scores: np.ndarray, has: np.ndarray) -> list[Point]:
+    """Precision and recall of each threshold that tells rows apart, the strictest first.
+
+    Args:
+        scores: probability of a class, (N,).
+        has: whether rows have it, bool (N,).
+    """
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
+    hits = np.cumsum(has[order])[ends]
+    precision, recall = hits / (ends + 1), hits / max(int(has.sum()), 1)
+    thresholds = scores[order][ends].tolist()
+    return [Point(*each) for each in zip(thresholds, precision.tolist(), recall.tolist(), strict=True)]
+
+
+def chosen_point(rate: float, is_recall: bool, scores: np.ndarray, has: np.ndarray) -> Point | None:
+    """The threshold with the wanted recall and the most precision, or the reverse; None if there is none."""
+    fitting = [each for each in curve(scores, has) if (each.recall if is_recall else each.precision) >= rate]
+    if is_recall:
+        return max(fitting, key=lambda each: (each.precision, each.threshold), default=None)
+    return max(fitting, key=lambda each: (each.recall, each.threshold), default=None)
