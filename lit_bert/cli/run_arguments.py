@@ -26,6 +26,28 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
         "where rows that it was not fitted on show that it helps",
     )
     parser.add_argument(
+        "--guarantee",
+        type=str | None,
+        default=None,
+        help="rates to hold on new texts, as in accuracy=0.98 (below the threshold that gives it there is no "
+        "answer), coverage=0.95 (sets of classes, or intervals, that hold the right one) or "
+        "coverage_by_class=0.95, one or two with a comma between them; found on rows that serve nothing else",
+    )
+    parser.add_argument(
+        "--want",
+        type=str | None,
+        default=None,
+        help="a class, and the precision or recall that it is to have, as in spam:precision=0.95; the "
+        "threshold of its probability is chosen on the validation split",
+    )
+    parser.add_argument(
+        "--costs",
+        type=dict[str, dict[str, float]] | str | None,
+        default=None,
+        help="CSV file of what it costs to answer the class of a column where that of the row is right; the "
+        "answer is then the class of the least expected cost",
+    )
+    parser.add_argument(
         "--tracker",
         type=Literal[TRACKERS] | None,
         default=None,

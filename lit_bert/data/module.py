@@ -18,15 +18,11 @@ from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from lit_bert import UserError
 from lit_bert.data.batches import LengthGroupedSampler, PredictionBatches, TrainingLoader, collate
-from lit_bert.data.cache import (
-    TokenizedRows,
-)
+from lit_bert.data.cache import TokenizedRows
 from lit_bert.data.cells import Numbered
 from lit_bert.data.columns import TEXT, TEXT_FORMS, stored_form
 from lit_bert.data.corpus import SAMPLE, Corpus
-from lit_bert.data.labels import (
-    parse_class_names,
-)
+from lit_bert.data.labels import parse_class_names
 from lit_bert.data.readers.options import ReadOptions
 from lit_bert.data.splits import RunSplits
 from lit_bert.data.tokens import TokenizedCorpus
@@ -100,6 +96,9 @@ class EmotionDataModule(LightningDataModule):
         val_split: split to validate on (in the data it may also be called val, valid, dev, development or
             eval); split off the training split where the data has none.
         test_split: split that `test` scores.
+        guarantee_split: split that `--guarantee` uses, and nothing else.
+        guarantee_fraction: share of the training split, drawn at random, that only `--guarantee` uses; null
+            is 0.1 with that flag and without a `guarantee_split`.
         val_fraction: share of the training split, class by class, that becomes the validation split where the
             data has none.
         train_rows: train on that many rows only, taken after a shuffle; null takes all.
@@ -161,6 +160,8 @@ class EmotionDataModule(LightningDataModule):
         train_split: str = "train",
         val_split: str = "validation",
         test_split: str = "test",
+        guarantee_split: str | None = None,
+        guarantee_fraction: float | None = None,
         val_fraction: float = 0.1,
         train_rows: int | None = None,
         val_rows: int | None = None,
@@ -206,9 +207,7 @@ class EmotionDataModule(LightningDataModule):
         if not 0 < val_fraction < 1:
             raise UserError(f"data.val_fraction is {val_fraction}; expected a share between 0 and 1.")
         if folds is not None and folds < 2:
-            raise UserError(
-                f"data.folds is {folds}; expected at least 2 parts, or null for no cross-validation."
-            )
+            raise UserError(f"data.folds is {folds}; expected at least 2 parts, or null for none.")
         if folds is None and fold:
             raise UserError(f"data.fold is {fold}, but there are no folds; set --data.folds as well.")
         if folds is not None and not 0 <= fold < folds:
@@ -252,6 +251,8 @@ class EmotionDataModule(LightningDataModule):
             self.splits.train()
         if stage in ("fit", "validate"):
             self.splits.validation()
+        if stage == "fit" and self.splits.has_guarantee_rows:
+            self.splits.guarantee_rows()
         if stage == "test":
             self.splits.test()
 
@@ -287,10 +288,10 @@ class EmotionDataModule(LightningDataModule):
         return loader
 
     def val_dataloader(self) -> DataLoader:
-        return self._eval_loader(self.val_rows)
+        return self.eval_loader(self.val_rows)
 
     def test_dataloader(self) -> DataLoader:
-        return self._eval_loader(self.test_rows)
+        return self.eval_loader(self.test_rows)
 
     def predict_dataloader(self) -> DataLoader:
         assert self._predict_rows is not None, "call predict_from first"
@@ -318,7 +319,7 @@ class EmotionDataModule(LightningDataModule):
         self._predict_rows = rows
         self._predict_form = form or form_in_settings(settings.text_column or TEXT, settings.text_form)
 
-    def _eval_loader(self, rows: TokenizedRows) -> DataLoader:
+    def eval_loader(self, rows: TokenizedRows) -> DataLoader:
         sampler: Sampler = SequentialSampler(rows)
         trainer = self.trainer
         if trainer and trainer.world_size > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from lit_bert.data.tokens import TokenizedCorpus
 from lit_bert.io import escape
 
 log = logging.getLogger(__name__)
+KEPT_SHARE = 0.1  # of the training split, for guarantees where nothing else is said
 
 
 class RunSplits:
@@ -26,10 +28,24 @@ class RunSplits:
         tokenized: the corpus that the rows are of.
 
     Attributes:
-        counts: what became of the rows of each part (`train`, `validation`, `test`) that was asked for.
+        counts: what became of the rows of each part that was asked for: `train`, `validation`, `test`,
+            `guarantee`.
+
+    Raises:
+        UserError: the rows for guarantees would be those of another part.
     """
 
     def __init__(self, settings: Any, tokenized: TokenizedCorpus) -> None:
+        split, share = settings.guarantee_split, settings.guarantee_fraction
+        if share is not None and not 0 < share < 1:
+            raise UserError(f"data.guarantee_fraction is {share}; expected a share between 0 and 1.")
+        if share is not None and split is not None:
+            raise UserError("got data.guarantee_split and data.guarantee_fraction; expected one of them.")
+        if split in (others := (settings.train_split, settings.val_split, settings.test_split)):
+            raise UserError(
+                f"data.guarantee_split is {escape.line(split, 60)}, which serves something else; expected "
+                f"another split than {', '.join(escape.line(each, 60) for each in others)}."
+            )
         self.settings, self.tokenized = settings, tokenized
         self.counts: dict[str, RowCounts] = {}
         self._duplicates: np.ndarray | None = None
@@ -61,6 +77,7 @@ class RunSplits:
             len(self._split_off_validation()[0]) if self.splits_off_validation else len(self.train_split())
         )
         left_out = {
+            "data.guarantee_fraction": len(self._kept_apart[1]),
             self.validation_setting: len(self.train_split()) - before,
             "data.deduplicate": before - len(part),
             "data.train_rows": len(part) - len(rows),
@@ -74,6 +91,32 @@ class RunSplits:
         rows = by_length(self._subset(part, self.settings.val_rows))
         self._count_validation("validation", len(part), len(rows))
         return rows
+
+    def guarantee_rows(self) -> TokenizedRows:
+        """The rows that guarantees are given by, which nothing else sees, longest first."""
+        if self.settings.guarantee_split is None:
+            rows = self._kept_apart[1]
+            others = {"other parts": len(self.tokenized.rows("train_split")) - len(rows)}
+            self._count("guarantee", "train_split", others, len(rows))
+            return by_length(rows)
+        rows = self.tokenized.rows("guarantee_split")
+        self._count("guarantee", "guarantee_split", {}, len(rows))
+        return by_length(rows)
+
+    @cached_property
+    def _kept_apart(self) -> tuple[TokenizedRows, TokenizedRows]:
+        """The training split without the rows for guarantees, and these.
+
+        They are drawn at random and not class by class: the bounds are those of independent rows.
+        """
+        whole, share = self.tokenized.rows("train_split"), self.settings.guarantee_fraction
+        if share is None:
+            return whole, whole.view(np.arange(0))
+        order = np.random.default_rng((self.settings.subset_seed, 1)).permutation(len(whole))
+        count = round(share * len(whole))
+        rest, kept = whole.view(np.sort(order[count:])), whole.view(np.sort(order[:count]))
+        rest.skipped = whole.skipped
+        return rest, kept
 
     def test_rows(self) -> TokenizedRows:
         """The rows that `test` scores, longest first."""
@@ -172,13 +215,16 @@ class RunSplits:
                 self.val_name,
             )
             others = f"{self.val_name} or {test}" if apart else self.val_name
+            kept = self.guarantee_rows() if self.has_guarantee_rows else None
             columns = self.tokenized.columns
             parts: tuple[Any, ...] = (train.fingerprint, val.fingerprint, columns.text, columns.form)
             split = self.tokenized.split_name("test_split") if apart else ""
             parts += (self.tokenized.corpus.fingerprint(split), split) if apart else ()
+            parts += (kept.fingerprint,) if kept else ()
 
             def find() -> list[int]:
                 texts = itertools.chain(val.all_texts(), self.tokenized.texts_of(split) if apart else ())
+                texts = itertools.chain(texts, kept.all_texts() if kept else ())
                 return train.indices_of_texts(texts).tolist()
 
             note = cache_root() / "duplicates" / f"{cache_key(parts)}.json"
@@ -205,7 +251,9 @@ class RunSplits:
     def _count_validation(self, part: str, available: int, used: int) -> None:
         flag = "train_split" if self.splits_off_validation else "val_split"
         whole = self.tokenized.rows(flag)
-        left_out = {self.validation_setting: len(whole) - available, "data.val_rows": available - used}
+        kept = len(self._kept_apart[1]) if flag == "train_split" else 0
+        left_out = {"data.guarantee_fraction": kept, self.validation_setting: len(whole) - kept - available}
+        left_out |= {"data.val_rows": available - used}
         self._count(part, flag, left_out, used)
 
     @property
@@ -232,8 +280,13 @@ class RunSplits:
         return found
 
     def train_split(self) -> TokenizedRows:
-        """The training split as the data has it, which folds are cut from."""
-        return self.tokenized.rows("train_split")
+        """The training split as the data has it, less the rows for guarantees; folds are cut from it."""
+        return self._kept_apart[0]
+
+    @property
+    def has_guarantee_rows(self) -> bool:
+        """Whether some rows are for guarantees."""
+        return self.settings.guarantee_split is not None or self.settings.guarantee_fraction is not None
 
 
 def by_length(rows: TokenizedRows) -> TokenizedRows:

@@ -268,6 +268,8 @@ class TokenizedCorpus:
         wanted = {self.settings.train_split}
         if not self.settings.folds:
             wanted |= {self.settings.val_split} & set(splits)
+        if self.settings.guarantee_split is not None:
+            wanted.add(self.settings.guarantee_split)
         labels = Labels(**found)
         task = self.weights.task
         if task is not None:

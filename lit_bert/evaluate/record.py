@@ -19,6 +19,7 @@ from lit_bert.io import escape, files
 from lit_bert.io.texts import Text
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.hub import Source
+from lit_bert.task.guarantee import kept_promises, promise_lines
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ def record_scores(
     predictions = predictions.with_facts(used_for=used_for)
     evidence, found = predictions.evidence, predictions.intervals
     title = f"split {escape.line(split)}, {len(predictions.labels):,} rows"
-    print(score_table(title, found, evidence, sources, notes))
+    kept = kept_promises(predictions.task, predictions.outputs, predictions.labels)
+    print(score_table(title, found, evidence, sources, [*notes, *promise_lines(predictions.task), *kept]))
     facts = {
         **predictions.facts,
         "checkpoint": str(checkpoint.path),
@@ -72,6 +74,7 @@ def record_scores(
         **facts,
         **evidence.as_dict(names),
         "task": predictions.task.kind,
+        "promises": kept,
         "scores": found.as_dict(lambda score: score.value),
         "intervals": found.as_dict(lambda score: [score.low, score.high]),
     }

@@ -30,6 +30,7 @@ from lit_bert.sources.hub import Source
 from lit_bert.sources.schema import TrainerSettings
 from lit_bert.sources.weights import MINILM
 from lit_bert.task.base import Task
+from lit_bert.task.decisions import decision_note
 
 PLATT = "a scale and a shift of the logits of each class"
 EVALUATED = (  # for the Hub: the name of a metric, its type there, its key
@@ -94,7 +95,7 @@ def describe(
         "split": known.get("split"),
         "rows": len(rows.labels) if rows else 0,
         "scores": {known.get("split"): _scored(rows)} if rows else {},
-        **{name: known.get(name) for name in ("calibration", "averaging", "choice")},
+        **{name: known.get(name) for name in ("calibration", "averaging", "choice", "decision")},
         "files": {name: variant_as_json(each) for name, each in variants.items()},
         "weights": weights.as_dict(),
         "data": data.as_dict(),
@@ -143,6 +144,7 @@ def variant_as_json(variant: Variant) -> dict[str, Any]:
         "difference": variant.difference,
         "texts_per_s": variant.texts_per_s,
         "bytes": variant.bytes,
+        "promises": list(variant.promises),
     }
     if variant.scores is None or variant.main_change is None:
         return measured
@@ -190,6 +192,8 @@ def card(
         titles={each.key: each.long_title or each.title for each in task.scores},
         has_classes=bool(task.class_scores),
         choice=task.choice_note(facts["choice"]) if facts["choice"] else "",
+        decision=decision_note(facts["decision"]) if facts.get("decision") else "",
+        promises={name: each["promises"] for name, each in facts["files"].items() if each.get("promises")},
         scores=scores,
         evidence=evidence,
         notes=[f"{note[:1].upper()}{note[1:]}." for note in notes],

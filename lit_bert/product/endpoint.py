@@ -29,6 +29,7 @@ from lit_bert.product.metrics import Metrics
 from lit_bert.product.models import Model, Models
 from lit_bert.product.predictor import BATCH_TOKENS, Word, label_cost
 from lit_bert.product.queue import BATCH_SIZE, BatchQueue, Compute, ComputeFailed, Job, QueueFull, ShareFull
+from lit_bert.task.guarantee import promise_lines
 
 PAGE = Path(__file__).with_name("page.html")
 
@@ -284,6 +285,7 @@ def info(model: Model, limits: Limits, threads: int) -> dict[str, Any]:
         "file": model.file,
         "sha256": model.sums,
         "scores": model.scores,
+        "promises": promise_lines(model.task),
         "limits": limits._asdict(),
         "version": __version__,
         "model_id": model.name,

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,9 @@ from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.tokenizer_files import checked_tokenizer_files
 from lit_bert.sources.weights import Weights
 from lit_bert.task.base import Task
-from lit_bert.task.kinds import CONFIG_KEY, LONG_TEXTS_KEY, PARAMETERS_KEY
+from lit_bert.task.guarantee import Labelled, promise_lines
+from lit_bert.task.kinds import CONFIG_KEY, FILES_KEY, LONG_TEXTS_KEY, PARAMETERS_KEY
+from lit_bert.train.decide import GUARANTEED, guaranteed
 
 CALIBRATION_TEXTS = 256  # texts, or windows of texts, that show how large activations get
 MAX_F1_LOSS = (
@@ -180,12 +183,67 @@ def write(
     )
     for note in scored.evidence.notes(scored.intervals) if scored else ():
         print(note)
-    kept = {form.file: each for form, each in found.items() if is_kept(form, each, rows, max_f1_loss)}
+    kept = {form: each for form, each in found.items() if is_kept(form, each, rows, max_f1_loss)}
+    if checkpoint.task.promises:
+        kept = with_guarantees(checkpoint, rows, kept, folder)
     for form in written:
-        if form.file not in kept:
+        if form not in kept:
             (folder / form.file).unlink()
-    describe(folder, checkpoint, long_texts, scored, kept, command, licence)
-    return kept
+    variants = {form.file: each for form, each in kept.items()}
+    describe(folder, checkpoint, long_texts, scored, variants, command, licence)
+    return variants
+
+
+def with_guarantees(
+    checkpoint: Checkpoint, rows: ProofRows, found: dict[Format, Variant], folder: Path
+) -> dict[Format, Variant]:
+    """The files that give what the checkpoint guarantees, each by its own answers to the rows kept for that.
+
+    A file has a threshold of its own, which stands in config.json; one without is left out, as whoever runs it
+    would be promised nothing.
+
+    Raises:
+        UserError: the rows are not there.
+        ProofError: a file that has to be exact does not give it.
+    """
+    kept_apart, task = guarantee_rows(checkpoint), checkpoint.task.without_guarantees()
+    given: dict[Format, Variant] = {}
+    for form, each in found.items():
+        assert rows.labelled  # or there would be no guarantee
+        own = Labelled(form.open(folder)(kept_apart.texts), kept_apart.labels)
+        validated = Labelled(each.outputs, rows.labelled.labels)
+        try:
+            promised = guaranteed(task, kept_apart.facts["guarantee"], own, validated, f" of {form.file}")
+        except UserError as error:
+            if form.is_exact:
+                raise ProofError(str(error)) from None
+            print(f"\n{form.file} is left out: {error}")
+            continue
+        parameters = {name: promised.parameters[name] for name in promised.promises}
+        lines = promise_lines(promised)
+        given[form] = replace(each, guarantees=parameters, promises=lines)
+        print(f"\n{form.file} guarantees, by {len(own.labels):,} rows that served nothing else:")
+        print("\n".join(f"  {line}" for line in lines))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config[FILES_KEY] = {form.file: each.guarantees for form, each in given.items()}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return given
+
+
+def guarantee_rows(checkpoint: Checkpoint) -> Predictions:
+    """The rows that a fit kept for the guarantee of a checkpoint.
+
+    Raises:
+        UserError: they are not beside it, or of another one.
+    """
+    path = checkpoint.run / GUARANTEED
+    found = Predictions.read(path) if path.is_file() else None
+    if found is None or found.facts.get("sha256") != checkpoint.sha256 or "guarantee" not in found.facts:
+        raise UserError(
+            f"{checkpoint.path.name} has a guarantee, and {path} does not hold its rows, by which each exported "
+            "file is checked. Copy it from the folder of the run, or fit again with --guarantee."
+        )
+    return found
 
 
 def write_for_transformers(
@@ -193,8 +251,8 @@ def write_for_transformers(
 ) -> None:
     """Writes what transformers loads: config.json, model.safetensors and the tokenizer's files."""
     setattr(network.config, CONFIG_KEY, task.kind)
-    if task.parameters:
-        parameters = {name: list(values) for name, values in task.parameters.items()}
+    if task.own_parameters:
+        parameters = {name: list(values) for name, values in task.own_parameters.items()}
         setattr(network.config, PARAMETERS_KEY, parameters)
     if (said := checkpoint.data.settings.texts.as_config()) is not None:
         setattr(network.config, TEXT_KEY, said)

@@ -216,6 +216,7 @@ class Info(BaseModel):
     file: str = Field(description="that is run")
     sha256: dict[str, str] = Field(description="of the folder's files, by their names")
     scores: dict[str, Any] = Field(description="as lit_bert.json has them, by the name of the split")
+    promises: list[str] = Field(description="what is guaranteed of answers, a sentence each")
     limits: dict[str, float] = Field(description="of a request, and of the queue in texts")
     version: str = Field(description="of lit_bert")
     model_id: str = Field(description="the name again")

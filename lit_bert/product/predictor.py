@@ -99,7 +99,7 @@ class Predictor:
 
         config = untrusted.read_object(self.folder / "config.json")
         self.labels: list[str] = untrusted.class_names_of_config(config, "config.json")
-        self.task = task_of_config(config, self.labels)
+        self.task = task_of_config(config, self.labels, self.file)
         vocab_size, positions = (config.get(name) for name in ("vocab_size", "max_position_embeddings"))
         for name, value in (("vocab_size", vocab_size), ("max_position_embeddings", positions)):
             if value is not None and (not isinstance(value, int) or value < 1):

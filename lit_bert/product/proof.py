@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from lit_bert.evaluate.scores import Score, Scores
 from lit_bert.io.texts import SINGLE, Text, TextForm
 from lit_bert.model.windows import text_logits
 from lit_bert.product.formats import Format
-from lit_bert.task.base import Task
+from lit_bert.task.base import Parameters, Task
 
 BASELINE_BATCH = 32  # texts
 MAX_DIFFERENCE = 1e-3  # most that an output of the 32-bit file may differ by, in units of `Task.unit`
@@ -56,6 +56,9 @@ class Variant:
         bytes: size of the file.
         main_change: the score that chooses between models, such as macro F1, less the checkpoint's on the
             same rows, with the paired interval; None without labels.
+        outputs: float32 (N, C), that it gives the rows.
+        guarantees: of its answers, as parameters of the task.
+        promises: the same in words.
     """
 
     scores: Scores[Score] | None
@@ -64,6 +67,9 @@ class Variant:
     texts_per_s: float
     bytes: int
     main_change: Score | None
+    outputs: np.ndarray
+    guarantees: Parameters = field(default_factory=dict)
+    promises: Sequence[str] = ()
 
 
 def checkpoint_outputs(
@@ -118,6 +124,7 @@ def measure(folder: Path, form: Format, task: Task, rows: ProofRows, wanted: np.
         len(rows.texts) / seconds,
         (folder / form.file).stat().st_size,
         None if labels is None else compare.main_change(task, wanted, outputs, labels),
+        outputs,
     )
 
 

@@ -127,6 +127,8 @@ class DataSettings(Plain):
     train_split: Text = "train"
     val_split: Text = "validation"
     test_split: Text = "test"
+    guarantee_split: Text | None = None
+    guarantee_fraction: float | None = None
     val_fraction: float = 0.1
     train_rows: int | None = None
     val_rows: int | None = None
@@ -182,7 +184,7 @@ class DataFacts(Plain):
     source: SourceFacts
     settings: DataSettings
     fingerprint: Text | None = None
-    rows: dict[Literal["train", "validation", "test"], RowFacts] = {}
+    rows: dict[Literal["train", "validation", "test", "guarantee"], RowFacts] = {}
 
 
 class WeightsRequest(Plain):
@@ -281,6 +283,9 @@ class RunSettings(Plain):
 
     seed_everything: int | bool | None = 0
     calibrate: bool = True
+    guarantee: Text | None = None
+    want: Text | None = None
+    costs: dict[Text, dict[Text, float]] | None = None
     checkpoint: BestSettings = BestSettings()
     early_stopping: StoppingSettings = StoppingSettings()
     trainer: TrainerSettings = TrainerSettings()

@@ -35,6 +35,7 @@ NOT_STORED = {
     "checkpoint": {"verbose", "auto_insert_metric_name", "enable_version_counter"},
     "early_stopping": {"verbose", "log_rank_zero_only"},
 }
+ALONE = ("seed_everything", "calibrate", "guarantee", "want", "costs")  # settings in no section
 KEPT: dict[str, type[Plain]] = {
     "trainer": TrainerSettings,
     "checkpoint": BestSettings,
@@ -48,9 +49,7 @@ def run_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         config: sections and values as plain values, as the parser has them.
     """
-    settings: dict[str, Any] = {
-        name: config[name] for name in ("seed_everything", "calibrate") if name in config
-    }
+    settings: dict[str, Any] = {name: config[name] for name in ALONE if name in config}
     for section, model in KEPT.items():
         values = config.get(section, {})
         settings[section] = {key: values[key] for key in values if key in model.model_fields}
@@ -59,7 +58,7 @@ def run_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def flat_settings(settings: RunSettings) -> dict[str, Any]:
     """The values of a run's settings by their name on the command line, without the composition."""
-    flat: dict[str, Any] = {"seed_everything": settings.seed_everything, "calibrate": settings.calibrate}
+    flat: dict[str, Any] = {name: getattr(settings, name) for name in ALONE}
     for section in KEPT:
         values = getattr(settings, section).model_dump()
         flat |= {f"{section}.{key}": value for key, value in values.items()}

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lit_bert.io import escape
+
 COSTS, WANTED = (
     "costs",
     "wanted",
@@ -118,3 +120,27 @@ def chosen_point(rate: float, is_recall: bool, scores: np.ndarray, has: np.ndarr
     if is_recall:
         return max(fitting, key=lambda each: (each.precision, each.threshold), default=None)
     return max(fitting, key=lambda each: (each.recall, each.threshold), default=None)
+
+
+def decision_note(fact: Mapping[str, Any]) -> str:
+    """What was decided and what it comes to, as `train.decide` found it."""
+    if found := fact.get("costs"):
+        return (
+            f"answers by costs: {found['after']:.4f} a text on {found['rows']:,} validation rows, "
+            f"{found['before']:.4f} without them"
+        )
+    found = fact["wanted"]
+    chosen, other = found["chosen"], found["other_rows"]
+    shown = ", ".join(
+        f"{which} {_shown(chosen[which])}, {_shown(other[which])} with thresholds of other rows"
+        for which in ("precision", "recall")
+    )
+    return (
+        f"answers {escape.line(found['class'], 60)} from a probability of {found['threshold']:.4f} on, for a "
+        f"{found['which']} of {found['rate']:g}: on the {found['rows']:,} validation rows that chose it "
+        f"{shown}"
+    )
+
+
+def _shown(rate: list[float] | None) -> str:
+    return "unknown" if rate is None else "{:.3f} [{:.3f}, {:.3f}]".format(*rate)

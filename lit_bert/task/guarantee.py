@@ -58,11 +58,6 @@ class Accuracy(NamedTuple):
     answered: float
     wrong: float
 
-    @property
-    def share(self) -> float:
-        """Of the rows, that are answered."""
-        return self.answered / self.rows
-
 
 class Coverage(NamedTuple):
     """A set or an interval holds the label at a rate.
@@ -81,14 +76,15 @@ class Coverage(NamedTuple):
     size: float
     thresholds: tuple[float, ...] = ()
 
-    def packed(self) -> tuple[float, ...]:
-        """As a parameter of a task."""
-        return (*self[:4], *self.thresholds)
-
 
 def percent(rate: float) -> str:
     """A rate with the digits that it needs."""
     return f"{100 * rate:.6g} %"
+
+
+def tenths(rate: float) -> str:
+    """A rate to a tenth of a percent."""
+    return f"{100 * rate:.1f} %"
 
 
 # --- what is asked for
@@ -278,6 +274,11 @@ def promises_of(parameters: Mapping[str, tuple[float, ...]]) -> dict[str, Promis
     return found
 
 
+def packed(promise: Promise) -> tuple[float, ...]:
+    """A guarantee as a parameter of a task."""
+    return (*promise[:4], *promise.thresholds) if isinstance(promise, Coverage) else tuple(promise)
+
+
 def kept_promises(task: Any, outputs: np.ndarray, labels: np.ndarray) -> list[str]:
     """What became of each guarantee of a task on rows, a line each."""
     lines = []
@@ -285,10 +286,10 @@ def kept_promises(task: Any, outputs: np.ndarray, labels: np.ndarray) -> list[st
         promised = f"promised: {percent(each.rate)}"
         if isinstance(each, Accuracy):
             answered = task.answered(outputs)
-            right = f", {task.is_right(outputs, labels)[answered].mean():.1%} of them right" * bool(
+            right = f", {tenths(task.is_right(outputs, labels)[answered].mean())} of them right" * bool(
                 answered.any()
             )
-            count = f"{answered.sum():,} of {len(labels):,} rows ({answered.mean():.1%})"
+            count = f"{answered.sum():,} of {len(labels):,} rows ({tenths(answered.mean())})"
             lines.append(f"answered   {count}{right}; {promised}")
         else:
             what = "of each class, the least" if name == BY_CLASS else "on average"
@@ -296,7 +297,7 @@ def kept_promises(task: Any, outputs: np.ndarray, labels: np.ndarray) -> list[st
             rate = held.mean()
             if name == BY_CLASS:
                 rate = min(held[labels == each].mean() for each in np.unique(labels))
-            lines.append(f"held       by sets or intervals: {rate:.1%} of labels, {what}; {promised}")
+            lines.append(f"held       by sets or intervals: {tenths(rate)} of labels, {what}; {promised}")
     return lines
 
 
@@ -306,15 +307,16 @@ def promise_lines(task: Any) -> list[str]:
     for name, each in task.promises.items():
         if isinstance(each, Accuracy):
             lines.append(
-                f"at least {percent(each.rate)} of the answers are right, with {CONFIDENCE:.0%} confidence: "
+                f"at least {percent(each.rate)} of the answers are right, with {percent(CONFIDENCE)} confidence: "
                 f"a text is answered where the answer has a probability of {each.threshold:.4f} or more, as "
-                f"{each.answered / each.rows:.1%} of {each.rows:,.0f} rows had that served nothing else, and "
+                f"{tenths(each.answered / each.rows)} of {each.rows:,.0f} rows had that served nothing else, and "
                 f"{each.wrong:,.0f} of these {each.answered:,.0f} were wrong"
             )
             continue
         of_class = " of each class" * (name == BY_CLASS)
-        bound = f"; in this model, with {CONFIDENCE:.0%} confidence, at least {each.bound:.1%}" * bool(
-            each.bound
+        bound = (
+            f"; in this model, with {percent(CONFIDENCE)} confidence, at least {tenths(each.bound)}"
+            * bool(each.bound)
         )
         lines.append(
             f"{task.set_words.format(rate=percent(each.rate))}{of_class}, by {each.rows:,.0f} rows{of_class} "

@@ -19,6 +19,7 @@ KINDS: dict[str, type[Task]] = {
 }
 CONFIG_KEY = "lit_bert_task"  # of an exported folder's config.json: kinds may share a problem_type
 PARAMETERS_KEY = "lit_bert_task_parameters"  # likewise
+FILES_KEY = "lit_bert_file_parameters"  # of it, too: what each file guarantees, by its name
 LONG_TEXTS_KEY = "lit_bert_long_texts"  # of it, too: what is done with them, as data.windows has it
 
 
@@ -52,11 +53,14 @@ def task_of(kind: str, class_names: Sequence[str], parameters: Parameters | None
         raise UserError(f"the parameters of the task do not fit: {error}.") from None
 
 
-def task_of_config(config: Mapping[str, Any], class_names: Sequence[str]) -> Task:
+def task_of_config(config: Mapping[str, Any], class_names: Sequence[str], file: str | None = None) -> Task:
     """The task of the config.json of an exported folder.
 
     One that says no kind, as older ones and those of other tools, has the first of the table with its
     problem_type and as few classes; one without that has one label a text, as for transformers.
+
+    Args:
+        file: that is run: what it guarantees belongs to its own outputs alone.
 
     Raises:
         UserError: there is no such kind or type, or the two do not belong together.
@@ -76,7 +80,13 @@ def task_of_config(config: Mapping[str, Any], class_names: Sequence[str]) -> Tas
             f"the {CONFIG_KEY} of config.json is '{escape.line(kind, 60)}'; expected {' or '.join(of_type)}, "
             f"as its problem_type is '{problem_type}'."
         )
-    return task_of_plain(kind, class_names, config.get(PARAMETERS_KEY) or {})
+    parameters, by_file = config.get(PARAMETERS_KEY) or {}, config.get(FILES_KEY)
+    if file is None or by_file is None:
+        return task_of_plain(kind, class_names, parameters)
+    own = by_file.get(file) if isinstance(by_file, dict) else None
+    if not isinstance(own, dict) or not isinstance(parameters, dict):
+        raise UserError(f"the {FILES_KEY} of config.json do not say what {file} guarantees.")
+    return task_of_plain(kind, class_names, {**parameters, **own})
 
 
 def task_of_plain(kind: str, class_names: Sequence[str], parameters: Any) -> Task:

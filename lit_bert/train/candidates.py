@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from lit_bert.data.cache import TokenizedRows
 from lit_bert.evaluate.prediction_collector import PredictionCollector
 from lit_bert.evaluate.predictions import VALIDATED, Predictions
 from lit_bert.model.split_scores import MAIN
@@ -92,12 +93,12 @@ def _trained_candidate(
     trainer, record = run.trainer, run.callbacks.record
     at_best = (checkpoint.facts.epoch, checkpoint.facts.global_step) if checkpoint else (0, 0)
     epoch, step = trainer.strategy.broadcast(at_best)
-    found = _Candidate(trained, *_predictions_with(run, trained), epoch, step)
+    found = _Candidate(trained, *predictions_with(run, trained), epoch, step)
     last = run.model.last_weights
     if last is None or step == trainer.global_step or record.monitor not in found.scores:
         return found
     at_end = _Candidate(
-        last, *_predictions_with(run, last), max(trainer.current_epoch - 1, 0), trainer.global_step
+        last, *predictions_with(run, last), max(trainer.current_epoch - 1, 0), trainer.global_step
     )
 
     def rank(candidate: _Candidate) -> tuple[float, float]:
@@ -107,16 +108,23 @@ def _trained_candidate(
     return at_end if rank(at_end) > rank(found) else found
 
 
-def _predictions_with(
-    run: FitRun, weights: dict[str, torch.Tensor]
+def predictions_with(
+    run: FitRun, weights: dict[str, torch.Tensor], rows: TokenizedRows | None = None
 ) -> tuple[Predictions | None, dict[str, float]]:
-    """What other weights make of the validation rows (None but on the first device), and their scores."""
+    """What other weights make of rows (None but on the first device), and their scores.
+
+    Args:
+        rows: None are those of validation.
+    """
     trainer, model, outputs, loggers = run.trainer, run.model, PredictionCollector(), run.trainer.loggers
     own = {name: parameter.detach().clone() for name, parameter in model.trained.items()}
     model.load_state_dict(weights, strict=False)
     trainer.loggers = []  # it is no validation of the run
     trainer.callbacks.append(outputs)  # type: ignore[attr-defined]
-    trainer.validate(model, datamodule=run.data, verbose=False)
+    if rows is None:
+        trainer.validate(model, datamodule=run.data, verbose=False)
+    else:
+        trainer.validate(model, run.data.eval_loader(rows), verbose=False)
     trainer.callbacks.remove(outputs)  # type: ignore[attr-defined]
     trainer.loggers = loggers
     model.load_state_dict(own, strict=False)

@@ -11,6 +11,7 @@ from lit_bert.evaluate import compare
 from lit_bert.evaluate.calibration import cross_fitted
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.sources.checkpoint import Checkpoint
+from lit_bert.task.decisions import decision_note
 from lit_bert.train.checkpoint_io import apply_calibration, set_task_parameters
 
 
@@ -85,7 +86,8 @@ def used_by_choices(predictions: Predictions) -> list[str]:
         "calibration": "fitting the temperature" if _is_temperature(predictions.facts) else "calibrating",
         "choice": predictions.task.choice_use,
     }
-    return [use for fact, use in uses.items() if predictions.facts.get(fact)]
+    found = [use for fact, use in uses.items() if predictions.facts.get(fact)]
+    return found + ["choosing a threshold"] * ("wanted" in (predictions.facts.get("decision") or {}))
 
 
 def _is_temperature(facts: dict[str, Any]) -> bool:
@@ -154,6 +156,8 @@ def choice_notes(predictions: Predictions) -> list[str]:
             lines.append(f"calibration not kept: {which}{_shown_change(found, title)}; {errors}")
     if found := facts.get("choice"):
         lines.append(predictions.task.choice_note(found))
+    if found := facts.get("decision"):
+        lines.append(decision_note(found))
     return lines
 
 

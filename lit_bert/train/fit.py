@@ -28,6 +28,7 @@ from lit_bert.io import escape
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.train.candidates import keep_better_weights
 from lit_bert.train.choose import calibrate, choice_notes, choose_parameters, used_by_choices
+from lit_bert.train.decide import check_decisions, decide
 from lit_bert.train.keep import KeepBest
 from lit_bert.train.result import RunResult, storable
 from lit_bert.train.resume import check_finite, check_resumed
@@ -80,6 +81,7 @@ def check_run(run: FitRun) -> None:
             _check_monitor(run, section, monitor)
     run.model.configure_model()  # what is wrong with weights or rows shows before anything is written
     run.data.setup("fit")
+    check_decisions(run)
     check_trainer_limits(run)
     if run.resumed:
         check_resumed(run.resumed, trainer, run.model, run.data)
@@ -309,10 +311,14 @@ def _score(run: FitRun, best: Checkpoint, predictions: Predictions) -> Scores[Sc
         if run.settings["calibrate"] or best.facts.temperature or best.facts.calibration:
             best, predictions = calibrate(best, predictions)
         best, predictions = choose_parameters(best, predictions)
+    best, predictions, refused = decide(run, best, predictions)
     predictions = _with_usage(run, predictions, predictions.facts.get("used_for") if scored else None)
     split, notes = run.data.splits.val_name, choice_notes(predictions)
     trained = read_hashes(best.run / TRAINED)
-    return record_scores(best, "validate", split, predictions, run.sources, trained, notes)
+    found = record_scores(best, "validate", split, predictions, run.sources, trained, notes)
+    if refused is not None:
+        raise refused
+    return found
 
 
 def _with_usage(run: FitRun, predictions: Predictions, earlier: list[str] | None) -> Predictions:

@@ -27,8 +27,8 @@ from lit_bert.train.checkpoint_io import check_progress
 from lit_bert.train.settings import BASE, checkpoint_settings, is_given, names_setting
 
 # What a resumed run may change of its data: where the rows are, if they are the same ones, and how many are
-# evaluated at a time.
-CHANGEABLE_DATA = {"data.dataset", "data.stand_in", "data.eval_batch_size"}
+# evaluated at a time; a split of others for a guarantee.
+CHANGEABLE_DATA = {"data.dataset", "data.stand_in", "data.eval_batch_size", "data.guarantee_split"}
 
 
 @dataclass

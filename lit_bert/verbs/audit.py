@@ -127,6 +127,11 @@ def _parsed(arguments: list[str]) -> CommandLine:
         raise UserError(f"--folds is {folds}; expected at least 2, or 0 to train nothing.")
     if config["examples"] < 0:
         raise UserError(f"--examples is {config['examples']}; expected at least 0.")
+    for name in ("guarantee", "want", "costs"):
+        if config[name] is not None:
+            raise UserError(
+                f"--{name} is for the answers of a model that `fit` keeps; leave it out of an audit."
+            )
     if folds and config["reuse"]:
         raise UserError("got --folds and --reuse; expected one of them.")
     if config["reuse"] and not (Path(config["reuse"]) / OUT_OF_FOLD).is_file():

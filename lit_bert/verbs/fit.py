@@ -24,6 +24,7 @@ from lit_bert.io import files
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.settings import composition
 from lit_bert.sources.weights import Weights
+from lit_bert.train.decide import apply_decisions
 from lit_bert.train.dry_run import dry_run
 from lit_bert.train.fit import run_fit
 from lit_bert.train.processes import SameCheckpoint, find_checkpoint, shared_checkpoint
@@ -140,6 +141,7 @@ def prepared(command: CommandLine, which: str | None, callbacks: list[Callback])
         composed = composition(command.settings)
         resumed = apply_resumed_settings(config, command.given, composed, command.checkpoint)
         callbacks = [*callbacks, SameCheckpoint(command.checkpoint)]
+    apply_decisions(config, resumed is not None)
     own = RunCallbacks(config, command.progress_bar(), callbacks)
     command.build(own.all)
     return FitRun(command.trainer, command.model, command.datamodule, command.settings, own, resumed, _card)
