@@ -199,8 +199,8 @@ def with_guarantees(
 ) -> dict[Format, Variant]:
     """The files that give what the checkpoint guarantees, each by its own answers to the rows kept for that.
 
-    A file has a threshold of its own, which stands in config.json; one without is left out, as whoever runs it
-    would be promised nothing.
+    A file has a threshold of its own, which stands in config.json; one without is left out, as whoever runs
+    it would be promised nothing.
 
     Raises:
         UserError: the rows are not there.
@@ -240,8 +240,8 @@ def guarantee_rows(checkpoint: Checkpoint) -> Predictions:
     found = Predictions.read(path) if path.is_file() else None
     if found is None or found.facts.get("sha256") != checkpoint.sha256 or "guarantee" not in found.facts:
         raise UserError(
-            f"{checkpoint.path.name} has a guarantee, and {path} does not hold its rows, by which each exported "
-            "file is checked. Copy it from the folder of the run, or fit again with --guarantee."
+            f"{checkpoint.path.name} has a guarantee, and {path} does not hold its rows, by which each "
+            "exported file is checked. Copy it from the folder of the run, or fit again with --guarantee."
         )
     return found
 
