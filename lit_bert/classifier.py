@@ -20,6 +20,7 @@ from lit_bert.data.fit_arguments import Labels, list_or_array, native, one_a_tex
 from lit_bert.estimator import TextEstimator
 from lit_bert.sources.schema import Plain, Text, checked
 from lit_bert.sources.weights import MINILM
+from lit_bert.task.guarantee import ACCURACY
 
 
 class KnownLabels(Plain):
@@ -81,11 +82,17 @@ class TextClassifier(ClassifierMixin, TextEstimator):
         self.ordered = ordered
 
     def predict(self, X: Any) -> Any:
-        """Labels of texts: an array (N,); of several labels a text lists, or an array (N, C) as it came."""
+        """Labels of texts: an array (N,); of several labels a text lists, or an array (N, C) as it came.
+
+        Where accuracy is guaranteed (`settings={"guarantee": "accuracy=0.98"}`), None stands for no answer.
+        """
         outputs = self._outputs(X)[1]
         preds = self.task_.predictions(outputs)
         if self.task_.label_form == "class":
-            return self.classes_[preds]
+            found, answered = self.classes_[preds], self.task_.answered(outputs)
+            return (
+                np.where(answered, found.astype(object), None) if ACCURACY in self.task_.promises else found
+            )
         if self._known["columns"]:
             return preds.astype(int)
         names = self.classes_.tolist()
@@ -104,6 +111,8 @@ class TextClassifier(ClassifierMixin, TextEstimator):
                 raise ValueError(f"X has {len(found)} texts, and y {len(wanted)} values; expected one each")
             hits = [_names(one) == _names(other) for one, other in zip(found, wanted, strict=True)]
             return float(np.average(hits, weights=sample_weight))
+        if ACCURACY in self.task_.promises:  # None is no label of scikit-learn's
+            return float(np.average(found == np.asarray(y, dtype=object), weights=sample_weight))
         return float(accuracy_score(y, found, sample_weight=sample_weight))
 
     def _labels(self, y: Any) -> Labels:

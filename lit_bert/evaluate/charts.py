@@ -17,6 +17,8 @@ from lit_bert.evaluate.evidence import counted
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import wilson
 from lit_bert.task.classes import BINS, confidence_bins
+from lit_bert.task.decisions import wanted_of
+from lit_bert.task.guarantee import ACCURACY, Accuracy, percent
 
 CURVE_POINTS = 200  # at most, of accuracy against coverage
 TARGET_PRECISIONS = (0.8, 0.9, 0.95, 0.99)  # whose recall is looked up
@@ -88,6 +90,10 @@ class Axes:
     def line(self, xs: Iterable[float], ys: Iterable[float]) -> str:
         """The straight lines through some points, for the `d` of a path that starts with M."""
         return "L".join(f"{self.x(x):.1f} {self.y(y):.1f}" for x, y in zip(xs, ys, strict=True))
+
+    def whisker(self, share: float) -> str:
+        """A line all the way up at a share of the horizontal axis."""
+        return f"M{self.x(share):.1f} {self.bottom}V{self.top}"
 
     @property
     def x_ticks(self) -> list[Tick]:
@@ -211,28 +217,41 @@ def coverage_chart(predictions: Predictions) -> Chart:
         covered = counts[last] / N
         title = f"{target:.0%} right: {covered:.1%} of the texts"
         axes.points.append(Point(title, axes.x(covered), axes.y(accuracy[last])))
-        rows.append(
-            [
-                f"≥ {target:.0%}",
-                *(f"{covered:.1%}", f"{confidence[order[last]]:.3f}", f"{low[last]:.1%} – {high[last]:.1%}"),
-            ]
-        )
+        ends_of = f"{low[last]:.1%} – {high[last]:.1%}"
+        rows.append([f"≥ {target:.0%}", f"{covered:.1%}", f"{confidence[order[last]]:.3f}", ends_of])
+    promised = predictions.task.promises.get(ACCURACY)
+    if isinstance(promised, Accuracy) and (count := int((confidence >= promised.threshold).sum())):
+        covered, right = count / N, accuracy[count - 1]
+        title = f"guaranteed {percent(promised.rate)}: {right:.1%} right, {covered:.1%} of the texts"
+        axes.points.append(Point(title, axes.x(covered), axes.y(right), axes.whisker(covered)))
+        ends_of = f"{low[count - 1]:.1%} – {high[count - 1]:.1%}"
+        cells = [f"{covered:.1%}", f"{promised.threshold:.3f}", f"{ends_of}, here {right:.1%}"]
+        rows.append([f"guaranteed: {percent(promised.rate)}", *cells])
     heads = ("right", "of the texts", "confidence from", "95 % interval")
     description = "Accuracy against the share of texts that are answered; some points are in the table below"
     return Chart(description, axes, Table(heads, rows, is_open=True))
 
 
 def precision_recall_chart(predictions: Predictions) -> Chart:
-    """Precision against recall of all decisions on texts and classes, with one threshold for all classes.
+    """Precision against recall of all decisions on texts and classes, with one threshold for all classes."""
+    has_class, given = (each.ravel() == 1 for each in (predictions.labels, predictions.preds))
+    return _precision_recall(predictions.outputs.ravel(), has_class, given)
 
-    With the thresholds of the task as a dot, and the thresholds that give the best F1 or some precisions.
-    """
-    probs, has_class = predictions.outputs.ravel(), predictions.labels.ravel() == 1
+
+def wanted_chart(predictions: Predictions) -> Chart:
+    """Precision against recall of the class that a rate is wanted of."""
+    wanted = wanted_of(predictions.task.parameters)
+    assert wanted
+    has_class, given = (each == wanted.place for each in (predictions.labels, predictions.preds))
+    return _precision_recall(predictions.outputs[:, wanted.place], has_class, given)
+
+
+def _precision_recall(probs: np.ndarray, has_class: np.ndarray, given: np.ndarray) -> Chart:
+    """With what is given as a dot, and the thresholds that give the best F1 or some precisions."""
     axes = Axes(0.0, "recall: share of the labels that are given", "precision: share of what is given")
     heads = ("", "precision", "recall", "F1", "threshold")
     description = "Precision against recall; some points are in the table below"
     positives = int(has_class.sum())
-    given = predictions.preds.ravel() == 1
     hits, count = int((given & has_class).sum()), int(given.sum())
     rows = [["as given", *_precision_cells(hits, count, positives), "its own"]]
     if positives and count:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,8 @@ from lit_bert.evaluate.scores import Score, Scores
 from lit_bert.io import escape, files
 from lit_bert.io.templates import html_template, json_in_html
 from lit_bert.task.base import Task
+from lit_bert.task.decisions import described
+from lit_bert.task.guarantee import kept_promises, promise_lines
 
 PAGE = "report.html"
 TEMPLATE, STYLE, SCRIPT = (Path(__file__).with_suffix(suffix) for suffix in (".jinja", ".css", ".js"))
@@ -57,6 +60,7 @@ FACTS_IN_WORDS = {
     "averaging",
     "calibration",
     "choice",
+    "decision",
     "row_counts",
     "used_for",
     "fit",
@@ -139,7 +143,7 @@ def render(
         score_cards=score_cards(form, with_intervals),
         score_note=score_note(task),
         notes=[_sentence(note) for note in evidence.notes(with_intervals)],
-        facts=listed_facts(facts, task),
+        facts=listed_facts(facts, task, kept_promises(task, predictions.outputs, predictions.labels)),
         embedded_note=form.embedded_note(embedded),
         explained_note=explanations.note,
         has_attributions=bool(explanations.attributions),
@@ -205,8 +209,12 @@ class Fact(NamedTuple):
     is_stand_in: bool = False
 
 
-def listed_facts(facts: dict[str, Any], task: Task) -> list[Fact]:
-    """What the predictions say of their origin, well-known facts first."""
+def listed_facts(facts: dict[str, Any], task: Task, kept: Sequence[str] = ()) -> list[Fact]:
+    """What the predictions say of their origin, well-known facts first.
+
+    Args:
+        kept: what became of guarantees.
+    """
     order = [*FACT_NAMES, *(name for name in facts if name not in FACT_NAMES.keys() | FACTS_IN_WORDS)]
     rows = []
     for name in order:
@@ -219,6 +227,9 @@ def listed_facts(facts: dict[str, Any], task: Task) -> list[Fact]:
         ("weights kept", _averaging_text(facts.get("averaging"))),
         ("calibration", _calibration_text(facts.get("calibration"))),
         ("chosen", _choice_text(facts.get("choice"), task)),
+        ("decides", described(task.parameters, task.class_names)),
+        ("guaranteed", "; ".join(promise_lines(task))),
+        ("on these rows", "; ".join(kept)),
     ):
         if text:
             rows.append(Fact(name, text))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_bert.evaluate.charts import coverage_chart, reliability_chart
+from lit_bert.evaluate.charts import coverage_chart, reliability_chart, wanted_chart
 from lit_bert.evaluate.evidence import counted
 from lit_bert.evaluate.page_form import (
     MANY_CLASSES,
@@ -21,6 +21,7 @@ from lit_bert.evaluate.page_form import (
     likeliest,
 )
 from lit_bert.evaluate.scores import Score, Scores
+from lit_bert.task.decisions import wanted_of
 
 
 class ClassPage(PageForm):
@@ -87,8 +88,17 @@ class ClassPage(PageForm):
                     "person instead.",
                     coverage_chart(self.predictions),
                 ),
+                *self._wanted_figure(),
             ],
         }
+
+    def _wanted_figure(self) -> list[Figure]:
+        """Of the class that a rate is wanted of, if there is one."""
+        wanted = wanted_of(self.task.parameters)
+        if wanted is None:
+            return []
+        said = f"Of {self.names[wanted.place]} against the other classes; the dot is the threshold in use."
+        return [Figure("Precision against recall", said, wanted_chart(self.predictions))]
 
 
 def confusion_matrix(names: list[str], counts: np.ndarray) -> Matrix:

@@ -30,7 +30,7 @@ from lit_bert.sources.hub import Source
 from lit_bert.sources.schema import TrainerSettings
 from lit_bert.sources.weights import MINILM
 from lit_bert.task.base import Task
-from lit_bert.task.decisions import decision_note
+from lit_bert.task.decisions import decision_note, described
 
 PLATT = "a scale and a shift of the logits of each class"
 EVALUATED = (  # for the Hub: the name of a metric, its type there, its key
@@ -192,7 +192,8 @@ def card(
         titles={each.key: each.long_title or each.title for each in task.scores},
         has_classes=bool(task.class_scores),
         choice=task.choice_note(facts["choice"]) if facts["choice"] else "",
-        decision=decision_note(facts["decision"]) if facts.get("decision") else "",
+        decision=described(task.parameters, task.class_names),
+        decided=decision_note(facts["decision"]) if facts.get("decision") else "",
         promises={name: each["promises"] for name, each in facts["files"].items() if each.get("promises")},
         scores=scores,
         evidence=evidence,

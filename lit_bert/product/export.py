@@ -148,6 +148,7 @@ def write(
     """
     from transformers.utils import logging
 
+    kept_apart = guarantee_rows(checkpoint) if checkpoint.task.promises else None
     weights = Weights(checkpoint=str(checkpoint.path))
     weights.base_at = base_at
     logging.disable_progress_bar()
@@ -184,8 +185,8 @@ def write(
     for note in scored.evidence.notes(scored.intervals) if scored else ():
         print(note)
     kept = {form: each for form, each in found.items() if is_kept(form, each, rows, max_f1_loss)}
-    if checkpoint.task.promises:
-        kept = with_guarantees(checkpoint, rows, kept, folder)
+    if kept_apart is not None:
+        kept = with_guarantees(checkpoint, kept_apart, rows, kept, folder)
     for form in written:
         if form not in kept:
             (folder / form.file).unlink()
@@ -195,18 +196,21 @@ def write(
 
 
 def with_guarantees(
-    checkpoint: Checkpoint, rows: ProofRows, found: dict[Format, Variant], folder: Path
+    checkpoint: Checkpoint,
+    kept_apart: Predictions,
+    rows: ProofRows,
+    found: dict[Format, Variant],
+    folder: Path,
 ) -> dict[Format, Variant]:
-    """The files that give what the checkpoint guarantees, each by its own answers to the rows kept for that.
+    """The files that give what the checkpoint guarantees, by their answers to the rows kept apart for that.
 
     A file has a threshold of its own, which stands in config.json; one without is left out, as whoever runs
     it would be promised nothing.
 
     Raises:
-        UserError: the rows are not there.
         ProofError: a file that has to be exact does not give it.
     """
-    kept_apart, task = guarantee_rows(checkpoint), checkpoint.task.without_guarantees()
+    task = checkpoint.task.without_guarantees()
     given: dict[Format, Variant] = {}
     for form, each in found.items():
         assert rows.labelled  # or there would be no guarantee

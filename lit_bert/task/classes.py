@@ -23,6 +23,12 @@ def by_class_schema(class_names: Sequence[str], description: str) -> dict[str, A
     }
 
 
+def explained_schema(class_names: Sequence[str]) -> dict[str, Any]:
+    """The JSON schema of the class that an explanation is about."""
+    what = "the class that words are about, only where explain is true"
+    return {"explained_label": {"type": "string", "enum": list(class_names), "description": what}}
+
+
 def f1_of_counts(hits: np.ndarray, of_label: np.ndarray, of_pred: np.ndarray) -> tuple[float, np.ndarray]:
     """Macro F1 and the F1 of each class, float64 (C,), NaN where no row has the label.
 

@@ -6,7 +6,7 @@ python -m lit_bert fit --want spam:precision=0.95
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,7 +126,7 @@ def decision_note(fact: Mapping[str, Any]) -> str:
     """What was decided and what it comes to, as `train.decide` found it."""
     if found := fact.get("costs"):
         return (
-            f"answers by costs: {found['after']:.4f} a text on {found['rows']:,} validation rows, "
+            f"by costs: {found['after']:.4f} a text on {found['rows']:,} validation rows, "
             f"{found['before']:.4f} without them"
         )
     found = fact["wanted"]
@@ -136,10 +136,22 @@ def decision_note(fact: Mapping[str, Any]) -> str:
         for which in ("precision", "recall")
     )
     return (
-        f"answers {escape.line(found['class'], 60)} from a probability of {found['threshold']:.4f} on, for a "
+        f"{escape.line(found['class'], 60)} from a probability of {found['threshold']:.4f} on, for a "
         f"{found['which']} of {found['rate']:g}: on the {found['rows']:,} validation rows that chose it "
         f"{shown}"
     )
+
+
+def described(parameters: Mapping[str, tuple[float, ...]], class_names: Sequence[str]) -> str:
+    """How the answer is decided, in words; empty where it is the most probable class."""
+    if COSTS in parameters:
+        return "answers with the class of the least expected cost"
+    if (wanted := wanted_of(parameters)) is not None:
+        which = "recall" if wanted.is_recall else "precision"
+        name = escape.line(class_names[wanted.place], 60)
+        start = f"answers {name} from a probability of {wanted.threshold:.4f} on"
+        return f"{start}, for a {which} of {wanted.rate:g}"
+    return ""
 
 
 def _shown(rate: list[float] | None) -> str:

@@ -306,11 +306,12 @@ def promise_lines(task: Any) -> list[str]:
     lines = []
     for name, each in task.promises.items():
         if isinstance(each, Accuracy):
+            rate, share = percent(each.rate), tenths(each.answered / each.rows)
             lines.append(
-                f"at least {percent(each.rate)} of the answers are right, with {percent(CONFIDENCE)} "
-                f"confidence: a text is answered where the answer has a probability of {each.threshold:.4f} or "
-                f"more, as {tenths(each.answered / each.rows)} of {each.rows:,.0f} rows had that served nothing "
-                f"else, and {each.wrong:,.0f} of these {each.answered:,.0f} were wrong"
+                f"at least {rate} of the answers are right, with {percent(CONFIDENCE)} confidence: a text is "
+                f"answered where its answer has a probability of {each.threshold:.4f} or more, as {share} of "
+                f"{each.rows:,.0f} rows had that served nothing else, and {each.wrong:,.0f} of these "
+                f"{each.answered:,.0f} were wrong"
             )
             continue
         of_class = " of each class" * (name == BY_CLASS)

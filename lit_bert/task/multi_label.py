@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_bert.task.base import Choice, Score, Scorer, Task
-from lit_bert.task.classes import BINS, DECIMALS, by_class_schema, confidence_bins, f1_of_counts
+from lit_bert.task.classes import (
+    BINS,
+    DECIMALS,
+    by_class_schema,
+    confidence_bins,
+    explained_schema,
+    f1_of_counts,
+)
 from lit_bert.task.guarantee import COVERAGE, Coverage, Labelled, Promise, label_sets
 from lit_bert.task.scaling import platt_scaling
 
@@ -163,9 +170,7 @@ class MultiLabel(Task):
         return {"explained_label": self.class_names[self.explained_class(outputs)]}
 
     def explained_schema(self) -> dict[str, Any]:
-        names = list(self.class_names)
-        what = "the class that words are about, only where explain is true"
-        return {"explained_label": {"type": "string", "enum": names, "description": what}}
+        return explained_schema(self.class_names)
 
     def columns(self) -> list[str]:
         more = ["label_set"] * bool(self.promises)

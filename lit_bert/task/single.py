@@ -14,6 +14,7 @@ from lit_bert.task.classes import (
     PROBABILITY,
     by_class_schema,
     confidence_bins,
+    explained_schema,
     f1_of_counts,
     log_probs,
     softmax,
@@ -220,6 +221,15 @@ class SingleLabel(Task):
 
     def confidence(self, outputs: np.ndarray) -> np.ndarray:
         return outputs[np.arange(len(outputs)), self.predictions(outputs)]
+
+    def explained(self, answer: Any) -> dict[str, Any]:
+        if not self.promises:  # it is the label
+            return {}
+        outputs = np.array(list(answer.probabilities.values()), np.float32)
+        return {"explained_label": self.class_names[self.explained_class(outputs)]}
+
+    def explained_schema(self) -> dict[str, Any]:
+        return explained_schema(self.class_names) if self.promises else {}
 
     def explained_class(self, outputs: np.ndarray) -> int:
         return int(self.predictions(outputs[None])[0])

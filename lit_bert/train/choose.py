@@ -157,7 +157,7 @@ def choice_notes(predictions: Predictions) -> list[str]:
     if found := facts.get("choice"):
         lines.append(predictions.task.choice_note(found))
     if found := facts.get("decision"):
-        lines.append(decision_note(found))
+        lines.append(f"answers {decision_note(found)}")
     return lines
 
 

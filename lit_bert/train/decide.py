@@ -157,7 +157,7 @@ def check_decisions(run: FitRun) -> None:
         return
     if run.trainer.world_size > 1:
         raise UserError("--guarantee is given on one device; add --trainer.devices 1.")
-    if run.trainer.limit_val_batches != 1.0:
+    if repr(run.trainer.limit_val_batches) != "1.0":  # 1 is one batch
         raise UserError("--guarantee is by all rows kept for it; leave --trainer.limit_val_batches out.")
     if settings["checkpoint"]["monitor"] is None:
         raise UserError("--guarantee is of the best checkpoint, and checkpoint.monitor is null; set it.")
