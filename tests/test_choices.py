@@ -157,14 +157,14 @@ def test_weights_of_the_end_are_kept_where_they_score_higher_than_those_of_the_b
     run, quick, monkeypatch
 ):
     """The best epoch is that of the average, and need not be that of the weights which train."""
-    real, asked = candidates._predictions_with, []
+    real, asked = candidates.predictions_with, []
 
     def better_at_the_end(run, weights):
         predictions, found = real(run, weights)
         asked.append(weights)
         return predictions, {**found, "val/score": 0.25 * len(asked)}
 
-    monkeypatch.setattr(candidates, "_predictions_with", better_at_the_end)
+    monkeypatch.setattr(candidates, "predictions_with", better_at_the_end)
     monkeypatch.setattr(candidates, "choose_weights", lambda *pair: {**choose_weights(*pair), "kept": False})
     # The first epoch is the best one.
     monkeypatch.setattr(KeepBest, "is_best", lambda self, trainer: trainer.current_epoch == 0)

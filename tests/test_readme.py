@@ -120,6 +120,13 @@ def test_confidence_intervals_and_calibration(tiny_bert: Path, run: Run) -> None
     assert "McNemar" in outcome.out
 
 
+def test_answers_with_a_guarantee(tiny_bert: Path, run: Run) -> None:
+    for arguments in commands_in("Answers with a guarantee"):
+        outcome = run(*fewer(arguments, tiny_bert))  # whose network is a random one
+        assert outcome.code == 0 or "no threshold reaches it" in outcome.err, (arguments, outcome.err)
+        assert Path("checkpoints/version_0/best.ckpt").is_file()
+
+
 def test_auditing_a_data_set(tiny_bert: Path, run: Run) -> None:
     plain, folds, reuse = commands_in("Auditing a data set")
     assert (plain, folds[:2], reuse[:2]) == (["audit"], ["audit", "--folds"], ["audit", "--reuse"])

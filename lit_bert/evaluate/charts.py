@@ -225,8 +225,8 @@ def coverage_chart(predictions: Predictions) -> Chart:
         title = f"guaranteed {percent(promised.rate)}: {right:.1%} right, {covered:.1%} of the texts"
         axes.points.append(Point(title, axes.x(covered), axes.y(right), axes.whisker(covered)))
         ends_of = f"{low[count - 1]:.1%} – {high[count - 1]:.1%}"
-        cells = [f"{covered:.1%}", f"{promised.threshold:.3f}", f"{ends_of}, here {right:.1%}"]
-        rows.append([f"guaranteed: {percent(promised.rate)}", *cells])
+        cells = [f"{covered:.1%}", f"{promised.threshold:.3f}", ends_of]
+        rows.append([f"guaranteed {percent(promised.rate)}", *cells])
     heads = ("right", "of the texts", "confidence from", "95 % interval")
     description = "Accuracy against the share of texts that are answered; some points are in the table below"
     return Chart(description, axes, Table(heads, rows, is_open=True))

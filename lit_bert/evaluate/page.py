@@ -39,7 +39,7 @@ from lit_bert.evaluate.scores import Score, Scores
 from lit_bert.io import escape, files
 from lit_bert.io.templates import html_template, json_in_html
 from lit_bert.task.base import Task
-from lit_bert.task.decisions import described
+from lit_bert.task.decisions import decision_note, described
 from lit_bert.task.guarantee import kept_promises, promise_lines
 
 PAGE = "report.html"
@@ -228,6 +228,7 @@ def listed_facts(facts: dict[str, Any], task: Task, kept: Sequence[str] = ()) ->
         ("calibration", _calibration_text(facts.get("calibration"))),
         ("chosen", _choice_text(facts.get("choice"), task)),
         ("decides", described(task.parameters, task.class_names)),
+        ("chosen by rows", _decision_text(facts.get("decision"))),
         ("guaranteed", "; ".join(promise_lines(task))),
         ("on these rows", "; ".join(kept)),
     ):
@@ -280,6 +281,14 @@ def _choice_text(choice: Any, task: Task) -> str:
     try:
         return task.choice_note(choice) if choice else ""
     except (KeyError, TypeError, ValueError):  # of another version, or edited
+        return ""
+
+
+def _decision_text(decision: Any) -> str:
+    """What costs or a wanted rate came to; empty where that is not recorded."""
+    try:
+        return decision_note(decision) if decision else ""
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # of another version, or edited
         return ""
 
 
