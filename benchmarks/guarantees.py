@@ -63,7 +63,8 @@ def _line(
     if name == "accuracy":
         mean = f"{np.mean(kept):.1%}" if kept else "–"
         return f"{name}={rate:<6g}{given}  {broken / splits:7.1%}   {mean}"
-    return f"{name}={rate:<6g}{given}  held by {np.mean(held):.2%} of the other rows on average   {np.mean(kept):.2f}"
+    others = f"held on average: {np.mean(held):.2%} of the other rows"
+    return f"{name}={rate:<6g}{given}  {others}   {np.mean(kept):.2f}"
 
 
 if __name__ == "__main__":

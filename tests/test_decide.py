@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import CLASSES, texts_of, write_csv
+from jsonschema import Draft202012Validator
 
-from lit_bert import Predictor, UserError
+from lit_bert import Predictor, TextClassifier, UserError
 from lit_bert.__main__ import main
 from lit_bert.data.cache import text_hash
 from lit_bert.evaluate.predictions import TRAINED, VALIDATED, Predictions, read_hashes
@@ -167,6 +168,75 @@ def test_a_resumed_run_gives_its_guarantee_again(run, quick, rows):
     assert found.task.promises["coverage"].rows == 30
     assert Predictions.read(Path("checkpoints/version_0", GUARANTEED)).facts["sha256"] == found.sha256
     assert run("export", "--max_f1_loss=100").code == 0
+
+
+LABELS = {  # of each kind, by the number of the row and its class
+    "multi_label": lambda number, place: ["", "a", "a|b"][place] + "|c" * (number % 7 == 0),
+    "regression": lambda number, place: place + number % 5 / 10,
+    "ordinal": lambda number, place: 1 + place,
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_each_kind_of_task_gives_its_guarantee_from_the_fit_to_the_server(run, quick, kind):
+    texts = [(text, place) for place, name in enumerate(NAMES) for text in texts_of(name, 60)]
+    rows = [
+        {"text": f"{text} {number}", "label": LABELS[kind](number, place)}
+        for number, (text, place) in enumerate(texts)
+    ]
+    flags = [f"--data.dataset={write_csv(Path('rows.csv'), rows)}", f"--data.task={kind}"]
+    flags += ["--data.label_separator=|"] * (kind == "multi_label")
+    wanted = "coverage=0.8" + ",accuracy=0.4" * (kind == "ordinal")
+    outcome = run("fit", *quick, *flags, *LONG, f"--guarantee={wanted}", "--data.guarantee_fraction=0.3")
+    assert outcome.code == 0, outcome.err
+    assert "promised: 80 %" in outcome.out
+    assert run("export", "--max_f1_loss=100").code == 0
+    kept = Predictions.read(Path("checkpoints/version_0", GUARANTEED))
+    assert kept.task.held(kept.outputs, kept.labels).mean() >= 0.8
+    assert run("predict", "--input=rows.csv", "--output=out.csv", *(["--prefix=new_"])).code == 0
+    predictor = Predictor("checkpoints/version_0/exported")
+    held = predictor.task.held(predictor.probs(kept.texts), kept.labels)
+    assert held.mean() >= 0.8
+    schema = {**predictor.task.answer_schema(), "truncated": {"type": "boolean"}}
+    whole = {"type": "object", "properties": schema, "required": list(schema), "additionalProperties": False}
+    for answer in predictor(kept.texts):
+        assert Draft202012Validator(whole).is_valid(json.loads(json.dumps(answer._asdict())))
+    with open("out.csv", newline="") as stream:
+        columns = set(next(csv.reader(stream)))
+    added = {"regression": {"low", "high"}, "multi_label": {"label_set"}, "ordinal": {"low", "reason"}}
+    assert {f"new_{name}" for name in added[kind]} < columns
+
+
+@pytest.mark.parametrize(
+    ("kind", "flag", "said"),
+    [
+        ("regression", "--guarantee=accuracy=0.5", "the task is regression; expected coverage"),
+        ("regression", "--costs=costs.csv", "--costs is for one label a text; the task is regression"),
+        ("ordinal", "--want=1:recall=0.5", "--want is for one label a text without an order"),
+    ],
+)
+def test_what_a_kind_of_task_has_not_is_refused(refused, quick, kind, flag, said):
+    rows = [{"text": text, "label": number % 3 + 1} for number, text in enumerate(texts_of(NAMES[0], 60))]
+    Path("costs.csv").write_text(COSTS)
+    flags = [f"--data.dataset={write_csv(Path('rows.csv'), rows)}", f"--data.task={kind}"]
+    assert said in refused("fit", *quick, *flags, flag)
+
+
+def test_an_estimator_says_none_where_it_does_not_answer(tiny_bert, rows):
+    with open(rows, newline="") as stream:
+        found = list(csv.DictReader(stream))
+    texts, labels = ([row[name] for row in found] for name in ("text", "label"))
+    settings = {
+        "guarantee": "accuracy=0.4",
+        "data.guarantee_fraction": 0.4,
+        "model.average_decay": 0,
+        "early_stopping.patience": 30,
+    }
+    model = TextClassifier(str(tiny_bert), max_epochs=20, batch_size=8, learning_rate=3e-3, settings=settings)
+    predicted = model.fit(texts, labels).predict(texts)
+    answered = model.task_.answered(model.predict_proba(texts))
+    assert [each is None for each in predicted] == (~answered).tolist()
+    assert model.score(texts, labels) == np.mean(predicted == np.array(labels, object))
 
 
 # --- costs and wanted rates
