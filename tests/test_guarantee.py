@@ -10,6 +10,7 @@ from lit_bert import UserError
 from lit_bert.task import guarantee
 from lit_bert.task.classes import softmax
 from lit_bert.task.guarantee import Labelled, binomial_cdf, fewest_rows, parse, quantile, upper_bound
+from lit_bert.task.kinds import task_of_plain
 
 SPLITS = 1000
 # Outputs and labels of the validation split of dair-ai/emotion, 2,000 rows, by MiniLM after two epochs of
@@ -156,3 +157,24 @@ def test_what_is_no_guarantee_is_refused():
     for said in (*wrong, "coverage=0.9,coverage_by_class=0.9"):
         with pytest.raises(UserError, match=r"--guarantee .*expected"):
             parse(said)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters"),
+    [
+        ("single", {"accuracy": [0.9, 0.5, 100, 50]}),
+        ("single", {"accuracy": [0.9, 0.5, 100, 101, 3]}),
+        ("single", {"accuracy": [1.0, 0.5, 100, 50, 3]}),
+        ("single", {"coverage": [0.9, 100, 0.8, 1.5, 0.1, 0.2]}),
+        ("single", {"coverage": [0.9, 0, 0.8, 1.5, 0.1]}),
+        ("single", {"costs": [0, 1, 1, 0]}),
+        ("single", {"costs": [0.0] * 9, "wanted": [0, 0.5, 0.9, 1]}),
+        ("single", {"wanted": [3, 0.5, 0.9, 1]}),
+        ("ordinal", {"wanted": [0, 0.5, 0.9, 1]}),
+        ("multi_label", {"accuracy": [0.9, 0.5, 100, 50, 3]}),
+        ("multi_label", {"coverage": [0.9, 100, 0.8, 1.5]}),
+    ],
+)
+def test_parameters_that_promise_nothing_sound_are_refused(kind, parameters):
+    with pytest.raises(UserError, match="the parameters of the task"):
+        task_of_plain(kind, ["a", "b", "c"], parameters)

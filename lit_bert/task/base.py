@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 
-from lit_bert.task.guarantee import ACCURACY, Accuracy, Labelled, Promise, promises_of
+from lit_bert.task.guarantee import ACCURACY, Accuracy, Coverage, Labelled, Promise, promises_of
 
 Parameters = Mapping[str, tuple[float, ...]]
 Scorer = Callable[[np.ndarray], np.ndarray]
@@ -114,8 +114,16 @@ class Task(ABC):
         task = cls(tuple(class_names), found)
         if refused := task.promises.keys() - set(cls.guarantees):
             raise ValueError(f"a task of kind {cls.kind} gives no guarantee of {min(refused)}")
+        for each in task.promises.values():
+            if isinstance(each, Coverage) and len(each.thresholds) not in task.set_thresholds:
+                raise ValueError(f"a guarantee of sets has {len(each.thresholds)} thresholds")
         task.check_parameters()
         return task
+
+    @property
+    def set_thresholds(self) -> tuple[int, ...]:
+        """How many thresholds a guarantee of sets may have: one, or one for each class; of intervals none."""
+        return (0,) if self.label_form == "number" else (1, len(self.class_names))
 
     @property
     def own_parameters(self) -> Parameters:

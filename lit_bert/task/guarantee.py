@@ -269,8 +269,11 @@ def promises_of(parameters: Mapping[str, tuple[float, ...]]) -> dict[str, Promis
             found[name] = Accuracy(*values) if is_accuracy else Coverage(rate, rows, bound, size, values[4:])
             if not all(map(math.isfinite, values)) or min(values) < 0 or not 0 < values[0] < 1:
                 raise ValueError(f"{name} has a number that is out of range")
-            if found[name].rows < 1:
+            promise = found[name]
+            if promise.rows < 1:
                 raise ValueError(f"{name} rests on no rows")
+            if isinstance(promise, Accuracy) and not promise.wrong <= promise.answered <= promise.rows:
+                raise ValueError(f"{name} has more wrong rows than answered ones, or more of these than rows")
     return found
 
 

@@ -94,9 +94,6 @@ class SingleLabel(Task):
 
     def check_parameters(self) -> None:
         check(self.own_parameters, len(self.class_names), self.may_want)
-        for each in self.promises.values():
-            if isinstance(each, Coverage) and len(each.thresholds) not in (1, len(self.class_names)):
-                raise ValueError("sets have a threshold, or one for each class")
 
     def metrics(self, torchmetrics: Any) -> dict[str, Any]:
         found, wrap = self._class_metrics(torchmetrics), torchmetrics.wrappers.LambdaInputTransformer

@@ -187,6 +187,8 @@ def say_what_is_used(run: FitRun) -> None:
         log.info(f"numbers    {_shortened(data.label_names)}, {low} to {high} in the rows to train on")
     if trainer.is_global_zero:
         used = {data.hparams.train_split: data.train_rows, data.splits.val_name: data.val_rows}
+        if data.splits.has_guarantee_rows:
+            used["guarantee"] = data.splits.guarantee_rows()
         for finding in dataset_summary(used, run.model.task, data.hparams.deduplicate):
             log.info(f"audit      {finding}")
     if trainer.log_dir:
