@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from lit_bert import Predictor, TextClassifier, UserError
 from lit_bert.__main__ import main
 from lit_bert.data.cache import text_hash
 from lit_bert.evaluate.predictions import TRAINED, VALIDATED, Predictions, read_hashes
+from lit_bert.product.export import guarantee_rows, proof_rows, with_guarantees
+from lit_bert.product.formats import FORMATS, Format
+from lit_bert.product.proof import ProofError, measure
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.task.guarantee import Labelled
 from lit_bert.task.kinds import task_of
@@ -109,6 +113,34 @@ def test_each_exported_file_has_the_guarantee_of_its_own_answers(guaranteed):
     card = (folder / "README.md").read_text()
     assert "## Guarantees" in card
     assert "at least 80 % of the answers are right" in card
+
+
+@dataclass(frozen=True)
+class Shuffled(Format):
+    """A file that gives each class the probability of another one."""
+
+    def open(self, folder):
+        outputs_of = super().open(folder)
+        return lambda texts: outputs_of(texts)[:, [1, 2, 0]]
+
+
+def test_a_file_whose_answers_do_not_give_the_guarantee_is_left_out(guaranteed, tmp_path, capsys):
+    folder = shutil.copytree(guaranteed / "exported", tmp_path / "copy")
+    checkpoint = Checkpoint.open(guaranteed / "best.ckpt")
+    rows, kept, exact = proof_rows(checkpoint), guarantee_rows(checkpoint), FORMATS[0]
+    wanted = exact.open(folder)(rows.texts)
+
+    def given(*forms):
+        found = {form: measure(folder, form, checkpoint.task, rows, wanted) for form in forms}
+        return list(with_guarantees(checkpoint, kept, rows, found, folder))
+
+    worse = Shuffled("model.int8.onnx", "onnx:write_int8_file")
+    assert given(exact, worse) == [exact]
+    assert "model.int8.onnx is left out: --guarantee accuracy=0.8: no threshold" in capsys.readouterr().out
+    config = json.loads((folder / "config.json").read_text())
+    assert config["lit_bert_file_parameters"].keys() == {"model.onnx"}
+    with pytest.raises(ProofError, match="no threshold of model"):
+        given(Shuffled("model.onnx", "onnx:write_float32_file", is_exact=True))
 
 
 def test_a_file_without_a_word_on_its_guarantee_is_refused(guaranteed, tmp_path):

@@ -247,16 +247,15 @@ def guaranteed(task: Any, said: str, rows: Labelled, validated: Labelled, what: 
     for name, rate in guarantee.parse(said).items():
         found = task.guarantee(name, rate, rows, validated)
         if found is None:
-            right = task.is_right(rows.outputs, rows.labels)
-            reached = (
-                f"; all answered, {guarantee.tenths(right.mean())} of them are right"
-                if name == guarantee.ACCURACY
-                else ""
-            )
+            reached = ""
+            if name == guarantee.ACCURACY:
+                right = guarantee.tenths(task.is_right(rows.outputs, rows.labels).mean())
+                reached = f", of which {right} are right"
+            left = "" if what else "; the checkpoint is there, without a guarantee"
             raise UserError(
                 f"--guarantee {name}={rate:g}: no threshold{what} reaches it on the {len(rows.labels):,} "
                 f"rows kept for it{reached}. Ask for a lower rate, or keep more rows with "
-                "--data.guarantee_fraction; the checkpoint is there, without a guarantee."
+                f"--data.guarantee_fraction{left}."
             )
         parameters[name] = guarantee.packed(found)
     return task.with_parameters(**parameters)
