@@ -202,6 +202,21 @@ def test_a_resumed_run_gives_its_guarantee_again(run, quick, rows):
     assert run("export", "--max_f1_loss=100").code == 0
 
 
+def test_a_split_of_its_own_gives_a_guarantee_to_a_run_that_goes_on(run, quick, corpus):
+    data = Path(shutil.copytree(corpus, "data"))
+    shutil.copy(data / "test.csv", data / "kept.csv")
+    flags = [*quick, f"--data.dataset={data}", "--trainer.max_epochs=1"]
+    assert run("fit", *flags).code == 0
+    outcome = run("fit", "--ckpt_path=last", "--trainer.max_epochs=2", "--guarantee=coverage=0.8")
+    assert outcome.code == 2
+    assert "it kept none. Name a split of them with --data.guarantee_split" in outcome.err
+    more = ["--guarantee=coverage=0.8", "--data.guarantee_split=kept"]
+    outcome = run("fit", "--ckpt_path=last", "--trainer.max_epochs=2", *more)
+    assert outcome.code == 0, outcome.err
+    kept = Predictions.read(Path("checkpoints/version_0", GUARANTEED))
+    assert len(kept.texts) == kept.task.promises["coverage"].rows == 24
+
+
 LABELS = {  # of each kind, by the number of the row and its class
     "multi_label": lambda number, place: ["", "a", "a|b"][place] + "|c" * (number % 7 == 0),
     "regression": lambda number, place: place + number % 5 / 10,
