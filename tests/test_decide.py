@@ -15,11 +15,15 @@ from lit_bert import Predictor, TextClassifier, UserError
 from lit_bert.__main__ import main
 from lit_bert.data.cache import text_hash
 from lit_bert.evaluate.predictions import TRAINED, VALIDATED, Predictions, read_hashes
+from lit_bert.product import openapi
+from lit_bert.product.endpoint import encode, info
 from lit_bert.product.export import guarantee_rows, proof_rows, with_guarantees
 from lit_bert.product.formats import FORMATS, Format
+from lit_bert.product.messages import Info, Limits
+from lit_bert.product.models import Models
 from lit_bert.product.proof import ProofError, measure
 from lit_bert.sources.checkpoint import Checkpoint
-from lit_bert.task.guarantee import Labelled
+from lit_bert.task.guarantee import Labelled, promise_lines
 from lit_bert.task.kinds import task_of
 from lit_bert.train.decide import GUARANTEED, by_costs, by_rate, cost_matrix, parse_want, read_costs
 
@@ -141,6 +145,24 @@ def test_a_file_whose_answers_do_not_give_the_guarantee_is_left_out(guaranteed, 
     assert config["lit_bert_file_parameters"].keys() == {"model.onnx"}
     with pytest.raises(ProofError, match="no threshold of model"):
         given(Shuffled("model.onnx", "onnx:write_float32_file", is_exact=True))
+
+
+def test_the_server_documents_what_it_answers(guaranteed):
+    folder = guaranteed / "exported"
+    model, limits = Predictor(folder), Limits(10**6, 10, 10**4, 60, 100)
+    document = openapi.document(model.task, limits, token=False)
+    schema = {**document, "$ref": "#/components/schemas/Prediction"}
+    texts = [*Predictions.read(guaranteed / GUARANTEED).texts, "the"]
+    answers = model(texts)
+    for text, answer in zip(texts[-20:], answers[-20:], strict=True):
+        words = model.explain(text)
+        for content in (encode(answer), encode(answer, words, explained=model.task.explained(answer))):
+            Draft202012Validator(schema).validate(json.loads(content))
+    models = Models(several=False)
+    models.add("one", folder, None)
+    found = info(models.by_name["one"], limits, 1)
+    assert found["promises"] == promise_lines(model.task)
+    assert Info.model_validate(found)
 
 
 def test_a_file_without_a_word_on_its_guarantee_is_refused(guaranteed, tmp_path):

@@ -48,10 +48,12 @@ def costs_of(parameters: Mapping[str, tuple[float, ...]], classes: int) -> np.nd
     return None if found is None else np.array(found).reshape(classes, classes)
 
 
-def check(parameters: Mapping[str, tuple[float, ...]], classes: int, may_want: bool) -> None:
+def check(parameters: Mapping[str, tuple[float, ...]], kind: str, classes: int, may_want: bool) -> None:
     """Raises a ValueError where parameters are not costs or a wanted rate of these classes."""
     if parameters.keys() - ({COSTS, WANTED} if may_want else {COSTS}) or len(parameters) > 1:
-        raise ValueError(f"parameters are {COSTS}{f' or {WANTED}' * may_want}, one of them")
+        raise ValueError(
+            f"a task of kind {kind} has no parameters but {COSTS}{f' or {WANTED}' * may_want}, one of them"
+        )
     costs, wanted = parameters.get(COSTS), parameters.get(WANTED)
     if costs is not None and not (len(costs) == classes**2 and np.isfinite(costs).all() and min(costs) >= 0):
         raise ValueError(f"{COSTS} are {classes**2} numbers of 0 or more, a row for each class")

@@ -93,7 +93,7 @@ class SingleLabel(Task):
         return (weights * losses).mean()
 
     def check_parameters(self) -> None:
-        check(self.own_parameters, len(self.class_names), self.may_want)
+        check(self.own_parameters, self.kind, len(self.class_names), self.may_want)
 
     def metrics(self, torchmetrics: Any) -> dict[str, Any]:
         found, wrap = self._class_metrics(torchmetrics), torchmetrics.wrappers.LambdaInputTransformer
