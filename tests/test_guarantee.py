@@ -31,7 +31,7 @@ def emotion():
         return Labelled(found["outputs"], found["labels"].astype(np.int64))
 
 
-POPULATIONS = pytest.mark.parametrize("whole", [simulated(20_000), emotion()], ids=["simulated", "emotion"])
+POPULATIONS = pytest.mark.parametrize("whole", [simulated(8_000), emotion()], ids=["simulated", "emotion"])
 
 
 def draws(whole, sizes, seed=1):
@@ -101,7 +101,7 @@ def test_sets_hold_the_class_at_the_promised_rate(whole, by_class):
 @pytest.mark.parametrize("rate", [0.8, 0.95])
 def test_sets_of_several_labels_lack_no_more_than_their_share(rate):
     generator = np.random.default_rng(2)
-    logits = 2 * generator.standard_normal((40_000, 5)) - 1
+    logits = 2 * generator.standard_normal((6_000, 5)) - 1
     labels = (generator.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.uint8)
     outputs = (1 / (1 + np.exp(-1.5 * logits))).astype(np.float32)
     whole, missed = Labelled(outputs, labels), []
@@ -116,8 +116,8 @@ def test_sets_of_several_labels_lack_no_more_than_their_share(rate):
 
 def test_intervals_hold_the_number_at_the_promised_rate():
     generator = np.random.default_rng(3)
-    outputs = generator.standard_normal(50_000).astype(np.float32)
-    labels = outputs + generator.standard_t(3, 50_000).astype(np.float32)
+    outputs = generator.standard_normal(6_000).astype(np.float32)
+    labels = outputs + generator.standard_t(3, 6_000).astype(np.float32)
     held, below = [], 0
     for kept, others in draws(Labelled(outputs, labels), (200,)):
         found = guarantee.interval(0.95, *kept)

@@ -132,14 +132,15 @@ def binomial_cdf(k: int, n: int, p: float) -> float:
         return 1.0
     if k < 0 or p >= 1:
         return 0.0
-    logs, i = _log_factorials(n), np.arange(k + 1)
+    logs, i = _log_factorials(1 << n.bit_length()), np.arange(k + 1)
     each = logs[n] - logs[i] - logs[n - i] + i * math.log(p) + (n - i) * math.log1p(-p)
     most = each.max()
     return min(float(np.exp(each - most).sum()) * math.exp(most), 1.0)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4)
 def _log_factorials(n: int) -> np.ndarray:
+    """Logarithms of 0! to n!."""
     return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
 
 
