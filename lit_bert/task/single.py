@@ -17,6 +17,7 @@ from lit_bert.task.classes import (
     log_probs,
     softmax,
 )
+from lit_bert.task.losses import focal_factor
 from lit_bert.task.scaling import temperature
 
 SUM_TOLERANCE = 1e-2  # that the sum of a row's probabilities may differ from 1 by
@@ -46,6 +47,12 @@ class SingleLabel(Task):
     problem_type = "single_label_classification"
     label_form = "class"
     gain_unit = "in logits less their mean"
+    balancing: ClassVar[tuple[str, ...]] = (
+        "class_weights",
+        "focal_gamma",
+        "logit_adjustment",
+        "balanced_sampling",
+    )
     scores: ClassVar[tuple[Score, ...]] = (
         Score("macro_f1", "macro F1"),
         Score("micro_f1", "micro F1"),  # the share of right rows, as each has one label; so is accuracy
@@ -61,6 +68,34 @@ class SingleLabel(Task):
             return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
         losses = functional.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
         return (weights * losses).mean()
+
+    def training_loss(
+        self,
+        functional: Any,
+        logits: Any,
+        labels: Any,
+        label_smoothing: float = 0.0,
+        weights: Any = None,
+        class_weights: Any = None,
+        focal_gamma: float = 0.0,
+    ) -> Any:
+        """The class of a row decides its weight, and its probability the focal factor, smoothed or not."""
+        if class_weights is not None:
+            of_row = class_weights[labels]
+            weights = of_row if weights is None else weights * of_row
+        if focal_gamma:
+            probs = logits.softmax(1).gather(1, labels[:, None])[:, 0]
+            factor = focal_factor(probs, focal_gamma)
+            weights = factor if weights is None else weights * factor
+        return self.loss(functional, logits, labels, label_smoothing, weights)
+
+    def balanced_weights(self, shares: np.ndarray) -> np.ndarray:
+        """Of 1 in the mean over the rows; 1 for a class that no row has."""
+        used = shares > 0
+        return np.where(used, 1 / np.where(used, shares * used.sum(), 1), 1.0)
+
+    def log_prior(self, shares: np.ndarray) -> np.ndarray:
+        return np.log(shares)
 
     def metrics(self, torchmetrics: Any) -> dict[str, Any]:
         classification, C = torchmetrics.classification, len(self.class_names)
