@@ -338,7 +338,10 @@ def test_a_run_goes_on_exactly(run, quick, rare, without_dropout, setting):
 def test_losses_that_are_reported_know_nothing_of_class_weights(run, quick, rare):
     flags = [*quick, f"--data.dataset={rare}", "--model.learning_rate=0", "--trainer.max_epochs=1"]
     losses = []
-    for some in ([], ["--model.class_weights=[100,100]", "--model.logit_adjustment=1", "--model.focal_gamma=2"]):
+    for some in (
+        [],
+        ["--model.class_weights=[100,100]", "--model.logit_adjustment=1", "--model.focal_gamma=2"],
+    ):
         assert run("fit", *flags, *some).code == 0
         file = max(Path("checkpoints").glob("version_*/validate.json"))
         losses.append(json.loads(file.read_text())["scores"]["loss_nats"])
