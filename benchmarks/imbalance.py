@@ -24,7 +24,7 @@ from benchmarks.kinds import sample
 RARE = "fear"
 SPLITS = ("train", "validation", "test")  # of the sample, whose rows are drawn from together
 # Rows of the frequent and of the rare class: to train on, and to validate on.
-ROWS = {"1:1": ((150, 150), (40, 40)), "1:10": ((600, 60), (150, 15)), "1:100": ((600, 6), (150, 2))}
+ROWS = {"1:1": ((150, 150), (36, 36)), "1:10": ((600, 60), (150, 15)), "1:100": ((600, 6), (150, 2))}
 DECIDE, TEST = 110, 150  # rows of each class
 SETTINGS = {
     "plain": [],
@@ -45,16 +45,23 @@ T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}  # of Student's t, by
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the part, or one contestant of it."""
-    args = harness.checked_flags(harness.parser("imbalance", __doc__, rounds=5).parse_args(argv))
+    flags = harness.parser("imbalance", __doc__, rounds=5)
+    flags.add_argument(
+        "--more", action="store_true", help="add rounds to those of the table, with other rows and seeds"
+    )
+    args = harness.checked_flags(flags.parse_args(argv))
     if args.contestant:
         return harness.print_figures(contest(args))
     quick = ["--quick"] * args.quick
     names = [f"{ratio} {setting}" for ratio in ROWS for setting in SETTINGS]
-    contestants = harness.selected(
-        [module_contestant("imbalance", name, *quick, timeout_s=1200) for name in names], args.only
-    )
+    everyone = [module_contestant("imbalance", name, *quick, timeout_s=1200) for name in names]
+    contestants = harness.selected(everyone, args.only)
+    earlier = harness.runs_of("imbalance", args.results) if args.more else []
+    earlier = [each for each in earlier if not each.failure]
     with harness.scratch_folder() as place:
-        runs = harness.measure(contestants, args.rounds, place, warmup=False)
+        runs = harness.measure(contestants, args.rounds, place, warmup=False, earlier=earlier)
+    if args.more:
+        contestants = everyone
     sizes = "; ".join(
         f"{ratio}: {train[0]} and {train[1]} rows to train on, {val[0]} and {val[1]} to validate on"
         for ratio, (train, val) in ROWS.items()

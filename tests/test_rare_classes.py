@@ -350,7 +350,9 @@ def test_losses_that_are_reported_know_nothing_of_class_weights(run, quick, rare
 
 def test_other_verbs_take_the_values_of_the_checkpoint(run, quick, rare):
     flags = [*quick, f"--data.dataset={rare}", "--model.class_weights=balanced", "--trainer.max_epochs=1"]
-    assert run("fit", *flags).code == 0
+    outcome = run("fit", *flags)
+    assert outcome.code == 0
+    assert "loss of a class multiplied by 0.55 (joy) to 5.5 (sadness)" in outcome.err
     outcome = run("test", "--data.test_split=validation")
     assert outcome.code == 0, outcome.err
     outcome = run("test", "--model.class_weights=balanced")

@@ -103,6 +103,15 @@ class TrainingLoss(nn.Module):
             settings.logit_adjustment = (settings.logit_adjustment * prior).tolist()
         self._take_values()
 
+    def notes(self) -> list[str]:
+        """What the values of the classes are, a line each, from the least to the greatest."""
+        what = {"class_weights": "loss of a class multiplied by", "logit_adjustment": "added to its logits"}
+        return [
+            f"{words} {_range(self.settings[name], self.task.class_names)}"
+            for name, words in what.items()
+            if isinstance(self.settings[name], list)
+        ]
+
     def forward(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
         """Mean nats per text, (), of logits (B, C)."""
         if self.adjustment is not None:
@@ -116,6 +125,13 @@ class TrainingLoss(nn.Module):
             self.class_weights,
             self.settings.focal_gamma,
         )
+
+
+def _range(values: Sequence[float], class_names: Sequence[str]) -> str:
+    """The least and the greatest value, with the names of their classes."""
+    ends = (int(np.argmin(values)), int(np.argmax(values)))
+    low, high = (f"{values[index]:.3g} ({escape.line(class_names[index], 60)})" for index in ends)
+    return f"{low} to {high}"
 
 
 def check_values(values: Any, setting: str, class_names: Sequence[str]) -> None:

@@ -182,6 +182,8 @@ def say_what_is_used(run: FitRun) -> None:
             log.info(f"           {part}: {counts}")
     if model.task.class_scores:
         log.info(f"classes    {len(data.label_names)}: {_shortened(data.label_names)}")
+        for note in model.default_objective.notes():
+            log.info(f"           {note}")
     else:
         low, high = (f"{each:.6g}" for each in (data.train_rows.labels.min(), data.train_rows.labels.max()))
         log.info(f"numbers    {_shortened(data.label_names)}, {low} to {high} in the rows to train on")
