@@ -360,6 +360,29 @@ def test_other_verbs_take_the_values_of_the_checkpoint(run, quick, rare):
     assert "--model.class_weights would change nothing" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("column", "labels", "flags", "weights"),
+    [
+        ("label", [["a"], ["a", "b"], ["a"], []], ["--model.focal_gamma=1"], [0.25 / 0.75, 3.0]),
+        ("stars", [1, 1, 1, 2], ["--data.balanced_sampling=0.5"], None),  # of rows as they are drawn
+    ],
+)
+def test_other_kinds_with_classes_take_the_settings(run, quick, column, labels, flags, weights):
+    texts = texts_of("joy", 40) + texts_of("anger", 40)
+    rows = [{"text": text, column: labels[n % 4]} for n, text in enumerate(texts)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = [*flags, "--model.class_weights=balanced", "--model.logit_adjustment=0.5"]
+    settings = ["--data.dataset=rows.jsonl", "--data.val_fraction=0.2", "--trainer.max_epochs=1"]
+    outcome = run("fit", *quick, *settings, *flags)
+    assert outcome.code == 0, outcome.err
+    model = Checkpoint.open("checkpoints/version_0/last.ckpt").model
+    if weights is None:  # √48 : √16 rows, rounded
+        counts = np.array([41, 23])
+        weights = (64 / (2 * counts)).tolist()
+    assert model.class_weights == pytest.approx(weights, rel=0.02)
+    assert run("test", "--data.test_split=validation").code == 0
+
+
 @pytest.mark.parametrize("flag", ["--model.class_weights=balanced", "--data.balanced_sampling=1"])
 def test_numbers_have_no_rare_classes(run, quick, flag):
     rows = [{"text": text, "label": n / 7} for n, text in enumerate(texts_of("joy", 40))]
