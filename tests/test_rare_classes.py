@@ -206,6 +206,12 @@ def test_sampling_out_of_range_or_of_several_labels_is_refused(weights):
         module_of(Path("rows.jsonl"), weights, balanced_sampling=1.0)
 
 
+def test_two_corrections_for_the_same_shares_are_refused(rare, weights):
+    model = BertClassifier(["joy", "sadness"], class_weights="balanced", logit_adjustment=1.0)
+    with pytest.raises(UserError, match="correct for the same shares of the classes; expected one of them"):
+        model.default_objective.set_by_rows(module_of(rare, weights))
+
+
 def test_a_class_without_rows_has_no_logarithm_of_its_share(rare, weights):
     data = module_of(rare, weights, label_names=["joy", "sadness", "anger"])
     model = BertClassifier(["joy", "sadness", "anger"], logit_adjustment=1.0)
@@ -371,7 +377,7 @@ def test_other_kinds_with_classes_take_the_settings(run, quick, column, labels, 
     texts = texts_of("joy", 40) + texts_of("anger", 40)
     rows = [{"text": text, column: labels[n % 4]} for n, text in enumerate(texts)]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    flags = [*flags, "--model.class_weights=balanced", "--model.logit_adjustment=0.5"]
+    flags = [*flags, "--model.class_weights=balanced", "--model.logit_adjustment=[0.5,-0.5]"]
     settings = ["--data.dataset=rows.jsonl", "--data.val_fraction=0.2", "--trainer.max_epochs=1"]
     outcome = run("fit", *quick, *settings, *flags)
     assert outcome.code == 0, outcome.err

@@ -65,8 +65,9 @@ class TrainingLoss(nn.Module):
 
     def _take_values(self) -> None:
         weights, adjustment = self.settings.class_weights, self.settings.logit_adjustment
-        self.class_weights = torch.tensor(weights) if isinstance(weights, list) else None
-        self.adjustment = torch.tensor(adjustment) if isinstance(adjustment, list) else None
+        self.class_weights = torch.tensor(weights, dtype=torch.float) if isinstance(weights, list) else None
+        is_list = isinstance(adjustment, list)
+        self.adjustment = torch.tensor(adjustment, dtype=torch.float) if is_list else None
 
     def set_by_rows(self, data: Any) -> None:
         """Takes from the rows to train on what the settings leave to them; called again it changes nothing.
@@ -75,13 +76,19 @@ class TrainingLoss(nn.Module):
             data: with the `class_shares` of EmotionDataModule; None where a Trainer was given loaders.
 
         Raises:
-            UserError: nothing is known of the rows, or one of the classes is in none or all of them.
+            UserError: nothing is known of the rows, one of the classes is in none or all of them, or two
+                settings correct for the same.
         """
         settings = self.settings
         balances = settings.class_weights == BALANCED
         adjusts = bool(settings.logit_adjustment) and not isinstance(settings.logit_adjustment, list)
         if not (balances or adjusts):
             return
+        if balances and adjusts:
+            raise UserError(
+                "model.class_weights balanced and model.logit_adjustment correct for the same shares of the "
+                "classes; expected one of them. Leave the other out."
+            )
         if data is None:
             name, value = ("class_weights", BALANCED) if balances else ("logit_adjustment", "a number")
             raise UserError(
