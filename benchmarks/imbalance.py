@@ -74,6 +74,11 @@ def main(argv: list[str] | None = None) -> int:
         "and each row comes once.",
         *decisions(runs),
     ]
+    if earlier:
+        last = max(each.round for each in earlier)
+        notes.append(
+            f"The first {last} rounds ran before, at an earlier commit; runs that failed are left out."
+        )
     return harness.Report(
         "imbalance", "Rare classes", contestants, runs, FIGURES, checks(runs), notes, args.quick
     ).publish(args.results)
