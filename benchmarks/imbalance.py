@@ -76,9 +76,8 @@ def main(argv: list[str] | None = None) -> int:
     ]
     if earlier:
         last = max(each.round for each in earlier)
-        notes.append(
-            f"The first {last} rounds ran before, at an earlier commit; runs that failed are left out."
-        )
+        left_out = "runs that failed or were stopped are left out"
+        notes.append(f"The first {last} rounds ran before, at an earlier commit; {left_out}.")
     return harness.Report(
         "imbalance", "Rare classes", contestants, runs, FIGURES, checks(runs), notes, args.quick
     ).publish(args.results)
