@@ -11,6 +11,7 @@ import sys
 from benchmarks import (
     encoders,
     frames,
+    imbalance,
     kinds,
     load,
     long_texts,
@@ -44,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         encoders,
         partial,
         kinds,
+        imbalance,
         long_texts,
         frames,
     )

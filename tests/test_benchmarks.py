@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from benchmarks import (
     generator,
     harness,
     hf,
+    imbalance,
     kinds,
     load,
     long_texts,
@@ -579,6 +582,33 @@ def test_long_texts_have_their_answer_once_at_a_random_place() -> None:
     lengths = [len(row["text"].split()) for row in long_texts.texts("train", 3000, 200)]
     assert min(lengths) < 50
     assert max(lengths) > 2000
+
+
+@pytest.mark.parametrize("ratio", imbalance.ROWS)
+def test_rows_of_a_rare_class_are_in_one_part_each(ratio: str) -> None:
+    files = [Path("held_out.csv"), Path("data/train.csv"), Path("data/validation.csv")]
+    drawn = []
+    for seed in (1, 1, 2):
+        imbalance.write(ratio, seed, Path("data"))
+        parts = []
+        for file in files:
+            with file.open(newline="", encoding="utf-8") as stream:
+                parts.append([(row["text"], row["label"]) for row in csv.DictReader(stream)])
+        shutil.rmtree("data")
+        drawn.append(parts)
+    assert drawn[0] == drawn[1] != drawn[2]
+    held_out, train, validation = drawn[0]
+    labels = [[label for _, label in part].count(imbalance.RARE) for part in drawn[0]]
+    (frequent, rare), (frequent_val, rare_val) = imbalance.ROWS[ratio]
+    assert labels == [imbalance.DECIDE + imbalance.TEST, rare, rare_val]
+    assert [len(part) - count for part, count in zip(drawn[0], labels, strict=True)] == [
+        imbalance.DECIDE + imbalance.TEST,
+        frequent,
+        frequent_val,
+    ]
+    to_decide = held_out[: 2 * imbalance.DECIDE]
+    assert [label for _, label in to_decide].count(imbalance.RARE) == imbalance.DECIDE
+    assert len(set(held_out + train + validation)) == sum(map(len, drawn[0]))
 
 
 @pytest.mark.parametrize("kind", kinds.KINDS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -47,20 +47,69 @@ def collate(items: list[dict[str, Any]], pad_token_id: int = 0, pooling: str = "
     return {**batch, "text_index": torch.from_numpy(text_index), "pooling": pooling}
 
 
+class ClassQuotas(NamedTuple):
+    """How many of the rows of an epoch have each class.
+
+    Attributes:
+        labels: of the rows, int (N,).
+        counts: rows of each class, int64 (C,).
+        quotas: that an epoch has of them, int64 (C,); they sum to N.
+    """
+
+    labels: np.ndarray
+    counts: np.ndarray
+    quotas: np.ndarray
+
+    @classmethod
+    def of(cls, labels: np.ndarray, power: float) -> ClassQuotas:
+        """Quotas in proportion to counts ** (1 - power), rounded by the largest remainder."""
+        counts = np.bincount(labels)
+        wanted = np.where(counts > 0, counts.astype(np.float64) ** (1 - power), 0.0)
+        wanted *= len(labels) / wanted.sum()
+        quotas = np.floor(wanted + 1e-9).astype(np.int64)
+        most = np.argsort(quotas - wanted, kind="stable")
+        quotas[most[: len(labels) - quotas.sum()]] += 1
+        return cls(labels, counts, quotas)
+
+    @property
+    def mean_times(self) -> np.ndarray:
+        """How often a row comes in an epoch, in the mean over epochs, float64 (N,)."""
+        return (self.quotas / np.maximum(self.counts, 1))[self.labels]
+
+    def drawn(self, generator: np.random.Generator) -> np.ndarray:
+        """The indices of an epoch, int64 (N,), in random order.
+
+        Those of a class come equally often, but for the rest of the division, which is drawn.
+        """
+        if (self.quotas == self.counts).all():
+            return generator.permutation(len(self.labels))
+        found = []
+        for index in np.flatnonzero(self.counts):
+            rows = np.flatnonzero(self.labels == index)
+            whole, rest = divmod(int(self.quotas[index]), len(rows))
+            found += [np.tile(rows, whole), generator.permutation(rows)[:rest]]
+        return generator.permutation(np.concatenate(found))
+
+
 class LengthGroupedSampler(Sampler[int]):
     """Every index once per epoch; each batch holds texts of like length, and batches come in random order.
 
     Indices are shuffled, cut into groups of `GROUP_BATCHES` batches and sorted by length within each; the
-    batches are then shuffled. The order depends on (seed, epoch) alone. A short last batch stays last.
+    batches are then shuffled. The order depends on (seed, epoch) alone. A short last batch stays last. With
+    `quotas` there are as many indices, and each as often as these say.
 
     Args:
         lengths: tokens of each text, int (N,).
         batch_size: texts per batch over all devices.
         seed: with the epoch, the one source of randomness.
+        quotas: of each class; None is every index once.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int = 0) -> None:
+    def __init__(
+        self, lengths: np.ndarray, batch_size: int, seed: int = 0, quotas: ClassQuotas | None = None
+    ) -> None:
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+        self.quotas = quotas
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of each epoch."""
@@ -71,7 +120,8 @@ class LengthGroupedSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = np.random.default_rng((self.seed, self.epoch))
-        order = generator.permutation(len(self.lengths))
+        N = len(self.lengths)
+        order = generator.permutation(N) if self.quotas is None else self.quotas.drawn(generator)
         size = GROUP_BATCHES * self.batch_size
         for start in range(0, len(order), size):
             group = order[start : start + size]

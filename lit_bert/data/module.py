@@ -16,31 +16,31 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSamplerWrapper
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
-from lit_bert import UserError
-from lit_bert.data.batches import LengthGroupedSampler, PredictionBatches, TrainingLoader, collate
+from lit_bert.data.batches import (
+    ClassQuotas,
+    LengthGroupedSampler,
+    PredictionBatches,
+    TrainingLoader,
+    collate,
+)
 from lit_bert.data.cache import TokenizedRows
 from lit_bert.data.cells import Numbered
-from lit_bert.data.columns import TEXT, TEXT_FORMS, stored_form
+from lit_bert.data.columns import TEXT, stored_form
 from lit_bert.data.corpus import SAMPLE, Corpus
+from lit_bert.data.hyperparameters import check_hyperparameters
 from lit_bert.data.labels import parse_class_names
-from lit_bert.data.readers.options import ReadOptions
 from lit_bert.data.splits import RunSplits
 from lit_bert.data.tokens import TokenizedCorpus
-from lit_bert.data.windows import check_form, check_settings, draw_windows
+from lit_bert.data.windows import check_form, draw_windows
 from lit_bert.io import escape
 from lit_bert.io.texts import TextForm
 from lit_bert.sources.hub import Source
 from lit_bert.sources.text_settings import form_in_settings, names_as_setting
 from lit_bert.sources.weights import Weights
-from lit_bert.task.kinds import kind_of, summaries
+from lit_bert.task.classes import class_shares
+from lit_bert.task.kinds import check_balancing, kind_of, summaries
 
 log = logging.getLogger(__name__)
-
-MIN_VALUES = {
-    **dict.fromkeys(("batch_size", "eval_batch_size", "train_rows", "val_rows", "train_windows"), 1),
-    "subset_seed": 0,
-}
-MAX_COUNT = 2**32 - 1
 
 
 class EmotionDataModule(LightningDataModule):
@@ -112,6 +112,10 @@ class EmotionDataModule(LightningDataModule):
             one of them instead of on the validation split; null does not.
         fold: which of the folds to validate on, from 0.
         order_seed: seed of the order of training batches.
+        balanced_sampling: what an epoch, which has as many rows as there are, has of each class: a share in
+            proportion to (its rows) ** (1 - balanced_sampling). With 0 that is every row once; with 1 every
+            class equally often: rows of a rare class come several times, and of a frequent one others are
+            left out in each epoch.
         max_length: tokens that the model takes at a time, special ones included: the size of a window, or
             what is read of a text at all.
         long_texts: what is done with texts of more tokens: `windows` reads them in windows that overlap and
@@ -170,6 +174,7 @@ class EmotionDataModule(LightningDataModule):
         folds: int | None = None,
         fold: int = 0,
         order_seed: int = 0,
+        balanced_sampling: float = 0.0,
         max_length: int = 128,
         long_texts: Literal["windows", "head_tail", "cut"] | None = None,
         window_overlap: int | None = None,
@@ -185,33 +190,11 @@ class EmotionDataModule(LightningDataModule):
         self.save_hyperparameters(ignore=["weights"], logger=False)
         self.weights = weights or Weights()
         self.skip_batches = 0  # of the first epoch, that an earlier process trained on
-        ReadOptions.of(self.hparams)  # refuses what is none
+        check_hyperparameters(self.hparams)
         self.tokenized = TokenizedCorpus(self.hparams, self.weights)
         self.splits = RunSplits(self.hparams, self.tokenized)
         self._predict_rows: Iterable[Numbered] | None = None
         self._restored_source: Source | None = None
-        if task is not None:
-            kind_of(task)
-        if label_separator is not None and not label_separator.strip():
-            raise UserError("data.label_separator is blank; expected a sign such as |.")
-        for name, least in MIN_VALUES.items():
-            value = self.hparams[name]
-            if value is not None and not least <= value <= MAX_COUNT:
-                expected = f"at least {least} and at most {MAX_COUNT:,}"
-                raise UserError(f"data.{name} is {value}; expected {expected}.")
-        choices_of = {"missing": ("skip", "refuse"), "text_form": TEXT_FORMS}
-        for name, choices in choices_of.items():
-            if self.hparams[name] not in choices:
-                raise UserError(f"data.{name} is {self.hparams[name]}; expected {' or '.join(choices)}.")
-        check_settings(self.hparams)
-        if not 0 < val_fraction < 1:
-            raise UserError(f"data.val_fraction is {val_fraction}; expected a share between 0 and 1.")
-        if folds is not None and folds < 2:
-            raise UserError(f"data.folds is {folds}; expected at least 2 parts, or null for none.")
-        if folds is None and fold:
-            raise UserError(f"data.fold is {fold}, but there are no folds; set --data.folds as well.")
-        if folds is not None and not 0 <= fold < folds:
-            raise UserError(f"data.fold is {fold}; expected 0 to {folds - 1}, as data.folds is {folds}.")
 
     # --- what is known of the data ---
 
@@ -259,6 +242,8 @@ class EmotionDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Maps the splits that the stage needs, and counts what became of their rows."""
         if stage == "fit":
+            if self.hparams.balanced_sampling:
+                check_balancing(kind_of(self.task), "data.balanced_sampling")
             self.train_rows = self.splits.train_rows()
         if stage in ("fit", "validate"):
             self.val_rows = self.splits.val_rows()
@@ -278,7 +263,7 @@ class EmotionDataModule(LightningDataModule):
         trainer, batch_size = self.trainer, self.hparams.batch_size
         devices = trainer.world_size if trainer else 1
         rows, seed, most = self.train_rows, self.hparams.order_seed, self.hparams.train_windows
-        sampler = LengthGroupedSampler(rows.lengths_in(most), batch_size * devices, seed)
+        sampler = LengthGroupedSampler(rows.lengths_in(most), batch_size * devices, seed, self._quotas)
 
         def collate_drawn(items: list[dict[str, Any]]) -> dict[str, Any]:
             return self._collate(draw_windows(items, most, (seed, sampler.epoch)))
@@ -286,6 +271,25 @@ class EmotionDataModule(LightningDataModule):
         loader = TrainingLoader(rows, batch_size, sampler=sampler, collate_fn=collate_drawn)
         loader.skip = self.skip_batches
         return loader
+
+    @property
+    def _quotas(self) -> ClassQuotas | None:
+        """How often an epoch has the rows of each class; None: every row once."""
+        if not self.hparams.balanced_sampling:
+            return None
+        return ClassQuotas.of(self.train_rows.labels, self.hparams.balanced_sampling)
+
+    @property
+    def class_shares(self) -> np.ndarray:
+        """The share of each class in the weight of the rows of an epoch, float64 (C,).
+
+        With several labels a text, the share of the rows that have the class.
+        """
+        rows, times = self.train_rows, np.ones(len(self.train_rows))
+        if (quotas := self._quotas) is not None:
+            times = quotas.mean_times
+        weights = times if rows.weights is None else times * rows.weights
+        return class_shares(rows.labels, len(self.label_names), weights)
 
     def val_dataloader(self) -> DataLoader:
         return self.eval_loader(self.val_rows)

@@ -11,6 +11,7 @@ depends on how labels are stored is in page_classes.py, page_sets.py and page_nu
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ import numpy as np
 from markupsafe import Markup
 
 from lit_bert import UserError, __version__, require_package
+from lit_bert.data.readers.options import ReadOptions
 from lit_bert.evaluate import scores
 from lit_bert.evaluate.evidence import counted
 from lit_bert.evaluate.page_classes import ClassPage
@@ -36,13 +38,17 @@ from lit_bert.evaluate.page_texts import (
 )
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import Score, Scores
+from lit_bert.evaluate.slice_columns import read_columns
+from lit_bert.evaluate.slices import Slice, Slices, find_slices, slice_lines, verdict
 from lit_bert.io import escape, files
 from lit_bert.io.templates import html_template, json_in_html
+from lit_bert.io.texts import TextForm, shown
 from lit_bert.task.base import Task
 from lit_bert.task.decisions import decision_note, described
 from lit_bert.task.guarantee import kept_promises, promise_lines
 
 PAGE = "report.html"
+SLICE_CHARACTERS = 300  # of a text that are shown beside its group
 TEMPLATE, STYLE, SCRIPT = (Path(__file__).with_suffix(suffix) for suffix in (".jinja", ".css", ".js"))
 # By the form of a label, `Task.label_form`.
 FORMS: dict[str, type[PageForm]] = {"class": ClassPage, "classes": SetPage, "number": NumberPage}
@@ -67,12 +73,13 @@ FACTS_IN_WORDS = {
 }  # or elsewhere
 
 
-def write_page(predictions_file: Path, output: Path | None = None) -> str:
+def write_page(predictions_file: Path, output: Path | None = None, columns: Path | None = None) -> str:
     """Writes the page. Returns its scores, and where it is, as text for the terminal.
 
     Args:
         predictions_file: what `fit`, `validate` or `test` keep beside a checkpoint.
         output: the page; None is report.html beside the predictions.
+        columns: a file with the scored rows, whose other columns are looked at for groups of errors.
 
     Raises:
         UserError: the predictions cannot be read, the page cannot be written, or the extra is not installed.
@@ -82,13 +89,14 @@ def write_page(predictions_file: Path, output: Path | None = None) -> str:
     predictions = Predictions.read(predictions_file)
     if not len(predictions.labels):
         raise UserError(f"{predictions_file} has no rows; score a split that has some.")
+    slices = find_slices(predictions, _columns_of(columns, predictions, predictions_file))
     output = output or predictions_file.with_name(PAGE)
     form = form_of(predictions)
     suspects = scores.suspected_labels(predictions.task, predictions.outputs, predictions.labels)
     embedded = embedded_rows(form, suspects)
     explanations = explain(form, predictions_file, rows_to_explain(form, suspects, embedded))
     with_intervals = predictions.intervals
-    html = render(form, with_intervals, suspects, embedded, explanations)
+    html = render(form, with_intervals, suspects, embedded, explanations, slices)
     try:
         files.write_text(output, html)
     except OSError as error:
@@ -100,8 +108,25 @@ def write_page(predictions_file: Path, output: Path | None = None) -> str:
     lines += [scores.score_line(name, score, width) for name, score in with_intervals.titled().items()]
     lines += evidence.notes(with_intervals)
     lines.append(f"{form.found()}, {counted(len(suspects), 'suspected label error')}")
+    lines += slice_lines(predictions, slices)
     lines.append(f"page       {escape.line(output)}")
     return "\n".join(lines)
+
+
+def _columns_of(
+    file: Path | None, predictions: Predictions, predictions_file: Path
+) -> dict[str, list[Any]] | None:
+    if file is None:
+        return None
+    from lit_bert.evaluate.attribution import checkpoint_of
+
+    data = None
+    with contextlib.suppress(UserError):  # without its checkpoint the column of a text can still be found
+        data = checkpoint_of(predictions.facts, predictions_file).data
+    if data is None:
+        return read_columns(file, predictions, TextForm())
+    options = ReadOptions.of(data.settings.model_dump())
+    return read_columns(file, predictions, data.settings.texts, options)
 
 
 def form_of(predictions: Predictions) -> PageForm:
@@ -115,6 +140,7 @@ def render(
     suspects: np.ndarray,
     embedded: np.ndarray,
     explanations: Explanations,
+    slices: Slices,
 ) -> str:
     """The page as HTML.
 
@@ -150,6 +176,9 @@ def render(
         errors_title=f"{task.worst.capitalize()} errors",
         errors_lead=task.worst_note,
         error_note=form.error_note(),
+        slice_note=slices.summary,
+        slice_word=slices.word,
+        slices=[listed_slice(predictions, each) for each in slices.found],
         suspect_note=suspect_note(facts, suspects, len(predictions.labels), form.has_other_label()),
         version=__version__,
         data=json_in_html(script_data(form, suspects, embedded, explanations)),
@@ -196,6 +225,31 @@ def score_note(task: Task) -> str:
     listed = f"{', '.join(lower[:-1])} and {lower[-1]} are" if len(lower) > 1 else f"{lower[0]} is"
     macro = "Macro F1 is the mean over classes; " if task.class_scores else ""
     return _sentence(f"{macro}{listed} better when lower")
+
+
+# --- groups of errors ---
+
+
+class ListedSlice(NamedTuple):
+    """A group that is wrong more often than other texts, and for each example its row, verdict and text."""
+
+    slice: Slice
+    examples: list[tuple[int, str, str]]
+
+
+def listed_slice(predictions: Predictions, found: Slice) -> ListedSlice:
+    """As the page lists it."""
+    return ListedSlice(
+        found,
+        [
+            (
+                int(predictions.rows[index]) + 1,
+                verdict(predictions, index),
+                escape.line(shown(predictions.texts[index]), SLICE_CHARACTERS),
+            )
+            for index in found.examples
+        ],
+    )
 
 
 # --- what the scores rest on ---

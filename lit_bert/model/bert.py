@@ -340,3 +340,11 @@ def _norm_backward(
     return aten.native_layer_norm_backward(
         grad, x, norm.normalized_shape, *stats, norm.weight, norm.bias, [True] * 3
     )
+
+
+def path_of(network: Any, trainer: Any) -> str:
+    """Which code will compute a network in a run, in words."""
+    whole = trainer.precision in ("32-true", "16-mixed", "bf16-mixed")  # weights stay in 32 bits
+    if trainer.strategy.root_device.type == "cpu" and whole and CpuBert.can_run(network):
+        return "BERT on a CPU in fewer operations"
+    return "the modules of transformers"

@@ -14,6 +14,7 @@ SHARDED = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)
 SHARES = ("average_decay", "beta2", "label_smoothing", "adversarial_start")  # 0 to below 1
 # From 0 on. What trains is far below; a product of these is still a number of 32 bits, which end at 3e38.
 MAX_VALUES = {"learning_rate": 1e30, "weight_decay": 1e6, "head_rate_factor": 1e6, "adversarial_norm": 1e6}
+MAX_VALUES |= {"focal_gamma": 100, "logit_adjustment": 100}
 
 
 def check_hyperparameters(settings: Any) -> None:
@@ -24,7 +25,7 @@ def check_hyperparameters(settings: Any) -> None:
     """
     for name, most in MAX_VALUES.items():
         value = settings[name]
-        if value is not None and not 0 <= value <= most:
+        if value is not None and not isinstance(value, list) and not 0 <= value <= most:
             raise UserError(f"model.{name} is {value}; expected a number from 0 to {most:g}.")
     if settings.head_rate_factor == 0:
         raise UserError(f"model.head_rate_factor is {settings.head_rate_factor}; expected more than 0.")

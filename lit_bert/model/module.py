@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,9 +26,16 @@ from lit_bert.model.groups import default_learning_rate, parameter_groups, split
 from lit_bert.model.hyperparameters import SHARDED, check_hyperparameters, check_strategy
 from lit_bert.model.logits import exact_logits
 from lit_bert.model.loss_check import LossCheck, check_saved, refuse_scores
-from lit_bert.model.optimizer import DeferredAdamW, fused_adamw, reset_learning_rates, restore_moments_only
+from lit_bert.model.optimizer import (
+    DeferredAdamW,
+    deferred,
+    optimizer_of,
+    reset_learning_rates,
+    restore_moments_only,
+)
 from lit_bert.model.pretrained import load_trainable
 from lit_bert.model.split_scores import MAIN, SplitScores, class_tags
+from lit_bert.model.training_loss import TrainingLoss
 from lit_bert.model.windows import text_logits
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.schema import NO_LORA, Lora
@@ -57,6 +64,13 @@ class BertClassifier(LightningModule):
             linearly to 0 at the last step.
         label_smoothing: share of each training label that is spread evenly over all classes (Szegedy et al.,
             2016); numbers stay as they are. The losses of whole splits are measured without it.
+        class_weights: what the loss of the rows of a class is multiplied by in training: `balanced` for every
+            class to weigh the same, a file (JSON, CSV) of class and weight, or a list in the order of
+            `label_names`; with several labels a text, of the rows that have the class.
+        focal_gamma: focal loss (Lin et al., 2017): that of a row is multiplied by (1 - probability of its
+            label) to this power; 0 makes none.
+        logit_adjustment: times the logarithm of each class's share of the rows, added to logits in training
+            (Menon et al., 2021): with 1, answers are as of equally frequent classes; or a list of such terms.
         average_decay: decay per optimizer step of the moving average of the weights, which is what is
             validated, and kept where it is better; 0 keeps the weights as they stand.
         adversarial_norm: 2-norm of the perturbation of a batch's word embeddings along their gradient, for a
@@ -77,8 +91,8 @@ class BertClassifier(LightningModule):
             train beside their average; `fit` compares the two at its end and keeps one.
         fast_operations: whether a CPU may compute BERT and AdamW in fewer operations (`CpuBert`,
             `DeferredAdamW`); False leaves both to transformers and torch.
-        objective: mean loss of a training batch, from its logits (B, C) and the batch; None is cross-entropy
-            with `label_smoothing`. A callback may set another one in its `setup`.
+        objective: mean loss of a training batch, from its logits (B, C) and the batch; None is
+            `default_objective`. A callback may set another one in its `setup`.
         rate_factor: by the name of a parameter, what its learning rate is multiplied by, beside
             `head_rate_factor`; None is 1. A callback may set it in its `setup`.
     """
@@ -99,6 +113,9 @@ class BertClassifier(LightningModule):
         weight_decay: float = 0.01,
         warmup_ratio: float = 0.05,
         label_smoothing: float = 0.1,
+        class_weights: list[float] | str | None = None,
+        focal_gamma: float = 0.0,
+        logit_adjustment: float | list[float] = 0.0,
         average_decay: float = 0.99,
         adversarial_norm: float = 1.0,
         adversarial_start: float = 1 / 3,
@@ -116,6 +133,7 @@ class BertClassifier(LightningModule):
         if len(label_names) < self.task.fewest_classes:
             raise UserError(f"there is one class, {label_names}; a classifier needs at least two.")
         check_hyperparameters(self.hparams)
+        self.default_objective = TrainingLoss(self.task, self.hparams)
         self.weights = weights
         self.config: dict[str, Any] | None = None  # the run's settings, kept in its checkpoints
         self.network: Any = None
@@ -135,6 +153,10 @@ class BertClassifier(LightningModule):
         """What training and validation log at the end of an epoch, and so what can be monitored."""
         names = [MAIN, "loss_nats", *self.task.logged_names, *self.class_tags]
         return [f"{split}/{name}" for split in ("val", "train") for name in names]
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.default_objective.set_by_rows(getattr(self.trainer, "datamodule", None))
 
     def configure_model(self) -> None:
         """Builds the network when a run starts; `__init__` also runs when a checkpoint is read."""
@@ -170,13 +192,6 @@ class BertClassifier(LightningModule):
         """What the network's architecture says of itself."""
         return encoder_of(self.network)
 
-    def path(self, trainer: Trainer) -> str:
-        """Which code will compute the network in a run, in words."""
-        whole = trainer.precision in ("32-true", "16-mixed", "bf16-mixed")  # weights stay in 32 bits
-        if trainer.strategy.root_device.type == "cpu" and whole and CpuBert.can_run(self.network):
-            return "BERT on a CPU in fewer operations"
-        return "the modules of transformers"
-
     def _step(self, batch: Batch, split: str) -> tuple[Tensor, Tensor]:
         """Loss as it is reported (mean nats per text, unsmoothed) and logits (B, C); updates the metrics."""
         logits = text_logits(self, batch)
@@ -192,11 +207,8 @@ class BertClassifier(LightningModule):
         return self.training_loss(logits, batch)
 
     def training_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The loss that training minimises: `objective` if set, else the task's with label smoothing."""
-        if self.objective is not None:
-            return self.objective(logits, batch)
-        smoothing, weights = self.hparams.label_smoothing, batch.get("weights")
-        return self.task.training_loss(functional, logits, batch["labels"], smoothing, weights)
+        """The loss that training minimises."""
+        return (self.objective or self.default_objective)(logits, batch)
 
     def on_before_backward(self, loss: Tensor) -> None:
         """Checks the loss of each of the passes over a batch."""
@@ -245,21 +257,11 @@ class BertClassifier(LightningModule):
         if not steps < float("inf"):
             raise UserError("the run has no end; set --trainer.max_epochs or --trainer.max_steps.")
         warmup = int(self.hparams.warmup_ratio * steps)
-        optimizer = self._optimizer()
+        optimizer = optimizer_of(self, self._parameter_groups())
         if not isinstance(self.trainer.strategy, SHARDED):
             restore_moments_only(optimizer)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_and_decay(warmup, int(steps)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _optimizer(self) -> torch.optim.AdamW:
-        trainer, groups = self.trainer, self._parameter_groups()
-        by_norm = trainer.gradient_clip_algorithm in (None, "norm")
-        words = self.encoder.words_of(self.network)
-        trains = words.weight in set(self.trained.values())
-        can_defer = trainer.world_size == 1 and by_norm and DeferredAdamW.can_run(words, self.hparams.beta2)
-        if self.fast_operations and trains and can_defer:
-            return DeferredAdamW(groups, words, self.learning_rate)
-        return fused_adamw(groups, scales_loss=getattr(trainer.precision_plugin, "scaler", None) is not None)
 
     def configure_gradient_clipping(
         self,
@@ -326,16 +328,14 @@ class BertClassifier(LightningModule):
 
     def _swap_average(self) -> None:
         if self._average is not None:
-            for optimizer in self.trainer.optimizers:
-                if isinstance(optimizer, DeferredAdamW):
-                    optimizer.catch_up()
+            for optimizer in deferred(self.trainer.optimizers):
+                optimizer.catch_up()
             self._average.swap()
 
     def on_train_end(self) -> None:
         self._loss_check.check(self.trainer)
-        for optimizer in self.trainer.optimizers:
-            if isinstance(optimizer, DeferredAdamW):
-                optimizer.release()
+        for optimizer in deferred(self.trainer.optimizers):
+            optimizer.release()
         self._swap_average()
         if self._average is not None:
             self.last_weights = dict(zip(self.trained, self._average.values, strict=True))

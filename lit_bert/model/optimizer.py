@@ -200,6 +200,28 @@ def fused_adamw(groups: list[dict[str, Any]], scales_loss: bool) -> torch.optim.
     return optimizer
 
 
+def optimizer_of(model: Any, groups: list[dict[str, Any]]) -> torch.optim.AdamW:
+    """The optimizer of a run: `DeferredAdamW` where it can be.
+
+    Args:
+        model: a BertClassifier with its trainer.
+        groups: its parameter groups.
+    """
+    trainer = model.trainer
+    by_norm = trainer.gradient_clip_algorithm in (None, "norm")
+    words = model.encoder.words_of(model.network)
+    trains = words.weight in set(model.trained.values())
+    can_defer = trainer.world_size == 1 and by_norm and DeferredAdamW.can_run(words, model.hparams.beta2)
+    if model.fast_operations and trains and can_defer:
+        return DeferredAdamW(groups, words, model.learning_rate)
+    return fused_adamw(groups, scales_loss=getattr(trainer.precision_plugin, "scaler", None) is not None)
+
+
+def deferred(optimizers: Iterable[Any]) -> list[DeferredAdamW]:
+    """Those that bring rows up to date when they are read."""
+    return [each for each in optimizers if isinstance(each, DeferredAdamW)]
+
+
 def restore_moments_only(optimizer: torch.optim.Optimizer) -> None:
     """Has `load_state_dict` restore steps and moments of each parameter, and no settings."""
 

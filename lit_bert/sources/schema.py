@@ -29,6 +29,7 @@ MAX_CHARACTERS = 10_000  # of a class name, a path, an address
 Text = Annotated[str, Field(max_length=MAX_CHARACTERS)]
 Count = Annotated[int, Field(ge=0, le=2**62)]
 ClassNames = Annotated[list[Text], Field(min_length=1, max_length=MAX_CLASSES)]
+ClassValues = Annotated[list[float], Field(max_length=MAX_CLASSES)]  # one a class
 TaskParameters = dict[Text, Annotated[list[float], Field(max_length=MAX_CLASSES)]]
 
 
@@ -82,6 +83,9 @@ class ModelSettings(Plain):
     weight_decay: float = 0.01
     warmup_ratio: float = 0.05
     label_smoothing: float = 0.1
+    class_weights: ClassValues | Literal["balanced"] | None = None
+    focal_gamma: float = 0.0
+    logit_adjustment: ClassValues | float = 0.0
     average_decay: float = 0.99
     adversarial_norm: float = 1.0
     adversarial_start: float = 1 / 3
@@ -137,6 +141,7 @@ class DataSettings(Plain):
     folds: int | None = None
     fold: int = 0
     order_seed: int = 0
+    balanced_sampling: float = 0.0
     max_length: int = 128
     long_texts: Literal["windows", "head_tail", "cut"] = "cut"  # as runs did that could not choose
     window_overlap: int | None = None

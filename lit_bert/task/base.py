@@ -75,6 +75,7 @@ class Task(ABC):
         worst_note: the order of `errors`, as a sentence.
         gain_unit: what the scores of words in the report are in: logits, times `unit`.
         guarantees: names of `task.guarantee` that it can give.
+        balancing: the settings for rare classes that it can be trained with, by name.
     """
 
     class_names: tuple[str, ...]
@@ -96,6 +97,7 @@ class Task(ABC):
     worst_note: ClassVar[str] = "Wrong, and with the highest probability for it."
     gain_unit: ClassVar[str] = "in logits"
     guarantees: ClassVar[tuple[str, ...]] = ()
+    balancing: ClassVar[tuple[str, ...]] = ()
 
     @property
     def main_title(self) -> str:
@@ -163,10 +165,32 @@ class Task(ABC):
         """
 
     def training_loss(
-        self, functional: Any, logits: Any, labels: Any, label_smoothing: float = 0.0, weights: Any = None
+        self,
+        functional: Any,
+        logits: Any,
+        labels: Any,
+        label_smoothing: float = 0.0,
+        weights: Any = None,
+        class_weights: Any = None,
+        focal_gamma: float = 0.0,
     ) -> Any:
-        """What training minimises, a tensor (); by default `loss`."""
+        """What training minimises, a tensor (); by default `loss`.
+
+        Args:
+            class_weights: what the loss of a label of each class is multiplied by, float (C,); None is 1.
+            focal_gamma: power of 1 less the probability of the label, which the loss is multiplied by (Lin et
+                al., 2017, https://arxiv.org/abs/1708.02002). Both are given to kinds whose `balancing` has
+                them.
+        """
         return self.loss(functional, logits, labels, label_smoothing, weights)
+
+    def balanced_weights(self, shares: np.ndarray) -> np.ndarray:
+        """Class weights, float64 (C,), with which every class counts the same, of `class_shares`."""
+        raise NotImplementedError(f"a task of kind {self.kind} has no class weights")
+
+    def log_prior(self, shares: np.ndarray) -> np.ndarray:
+        """The logarithm of what the logits of a class are by its share alone, float64 (C,)."""
+        raise NotImplementedError(f"a task of kind {self.kind} has no classes with a share")
 
     @abstractmethod
     def metrics(self, torchmetrics: Any) -> dict[str, Any]:

@@ -46,6 +46,13 @@ def f1_of_counts(hits: np.ndarray, of_label: np.ndarray, of_pred: np.ndarray) ->
     return macro, np.where(of_label > 0, f1, np.nan)
 
 
+def class_shares(labels: np.ndarray, classes: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """The share of each class in the weight of some rows, float64 (C,), of labels (N,) or (N, C)."""
+    times = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
+    mass = times @ labels if labels.ndim == 2 else np.bincount(labels, times, minlength=classes)
+    return mass / times.sum()
+
+
 def confidence_bins(confidence: np.ndarray) -> np.ndarray:
     """The one of `BINS` equal bins, int, of confidences from 0 to 1."""
     return np.minimum((confidence.astype(np.float64) * BINS).astype(int), BINS - 1)

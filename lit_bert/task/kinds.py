@@ -41,6 +41,20 @@ def kind_of(name: str) -> type[Task]:
     return KINDS[name]
 
 
+def check_balancing(kind: type[Task], setting: str) -> None:
+    """Raises a UserError where a setting for rare classes means nothing to a kind of task.
+
+    Args:
+        setting: its flag, without the dashes.
+    """
+    name = setting.partition(".")[2]
+    if name not in kind.balancing:
+        able = [each.kind for each in KINDS.values() if name in each.balancing]
+        raise UserError(
+            f"--{setting} is set, and the task is {kind.kind}; expected {' or '.join(able)}. Leave it out."
+        )
+
+
 def task_of(kind: str, class_names: Sequence[str], parameters: Parameters | None = None) -> Task:
     """The task of a kind with these classes and parameters.
 

@@ -17,6 +17,7 @@ from lit_bert.task.classes import (
     f1_of_counts,
 )
 from lit_bert.task.guarantee import COVERAGE, Coverage, Labelled, Promise, label_sets
+from lit_bert.task.losses import label_losses, smoothed
 from lit_bert.task.scaling import platt_scaling
 
 THRESHOLD = 0.5  # of a class, until one was chosen
@@ -60,6 +61,7 @@ class MultiLabel(Task):
     guarantees = (COVERAGE,)
     set_words = "the set of classes of a text holds {rate} of the right ones on average"
     size_words = "there are {size:.2f} classes in a set on average"
+    balancing = ("class_weights", "focal_gamma", "logit_adjustment")
     worst_note = "A label is missed or wrongly given, and the least sure class is surer than elsewhere."
     scores = (
         Score("macro_f1", "macro F1"),
@@ -92,13 +94,37 @@ class MultiLabel(Task):
 
         A share of each label is spread evenly over the classes, as with one label a text.
         """
-        wanted = labels.to(logits.dtype)
-        if label_smoothing:
-            wanted = (1 - label_smoothing) * wanted + label_smoothing * wanted.mean(1, keepdim=True)
+        wanted = smoothed(labels.to(logits.dtype), label_smoothing)
         if weights is None:
             return functional.binary_cross_entropy_with_logits(logits, wanted)
         losses = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
         return (weights * losses).mean()
+
+    def training_loss(
+        self,
+        functional: Any,
+        logits: Any,
+        labels: Any,
+        label_smoothing: float = 0.0,
+        weights: Any = None,
+        class_weights: Any = None,
+        focal_gamma: float = 0.0,
+    ) -> Any:
+        if class_weights is None and not focal_gamma:
+            return self.loss(functional, logits, labels, label_smoothing, weights)
+        wanted = labels.to(logits.dtype)
+        rates: Any = (label_smoothing, class_weights, focal_gamma)
+        losses = label_losses(functional, logits, wanted, *rates).mean(1)
+        return losses.mean() if weights is None else (weights * losses).mean()
+
+    def balanced_weights(self, shares: np.ndarray) -> np.ndarray:
+        """Rows without a class for each with it; 1 for a class that none or all of the rows have."""
+        used = (shares > 0) & (shares < 1)
+        return np.where(used, (1 - shares) / np.where(used, shares, 1), 1.0)
+
+    def log_prior(self, shares: np.ndarray) -> np.ndarray:
+        """Log-odds, as a class is a question of its own."""
+        return np.log(shares) - np.log1p(-shares)
 
     def metrics(self, torchmetrics: Any) -> dict[str, Any]:
         """Counts of each class, and how many texts have all labels right."""

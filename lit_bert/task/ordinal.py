@@ -76,14 +76,25 @@ class Ordinal(SingleLabel):
     may_want = False
     set_words = "the classes from low to high hold the right one at a rate of {rate}"
     size_words = "before what lies between is added, there are {size:.2f} classes on average"
+    balancing = ("class_weights", "logit_adjustment", "balanced_sampling")
     worst = "largest"
     worst_note = "Off by the most classes, and of these with the highest probability."
     main_scorer = Task.main_scorer  # not of macro F1
 
     def training_loss(
-        self, functional: Any, logits: Any, labels: Any, label_smoothing: float = 0.0, weights: Any = None
+        self,
+        functional: Any,
+        logits: Any,
+        labels: Any,
+        label_smoothing: float = 0.0,
+        weights: Any = None,
+        class_weights: Any = None,
+        focal_gamma: float = 0.0,
     ) -> Any:
         """A share of each label is spread over the classes beside it."""
+        if class_weights is not None:
+            of_row = class_weights[labels]
+            weights = of_row if weights is None else weights * of_row
         wanted = functional.one_hot(labels, logits.shape[1]).to(logits.dtype)
         if label_smoothing:
             beside = functional.pad(wanted[:, 1:], (0, 1)) + functional.pad(wanted[:, :-1], (1, 0))

@@ -21,6 +21,7 @@ from lit_bert.task.classes import (
 )
 from lit_bert.task.decisions import check, decided
 from lit_bert.task.guarantee import ACCURACY, BY_CLASS, COVERAGE, Accuracy, Coverage, Labelled, Promise
+from lit_bert.task.losses import focal_factor
 from lit_bert.task.scaling import temperature
 
 RATES = (ACCURACY, COVERAGE, BY_CLASS)  # that can be guaranteed of one label a text
@@ -76,6 +77,12 @@ class SingleLabel(Task):
     may_want: ClassVar[bool] = True  # one class against the others
     set_words: ClassVar[str] = "the set of classes of a text holds the right one at a rate of {rate}"
     size_words: ClassVar[str] = "there are {size:.2f} classes in a set on average"
+    balancing: ClassVar[tuple[str, ...]] = (
+        "class_weights",
+        "focal_gamma",
+        "logit_adjustment",
+        "balanced_sampling",
+    )
     scores: ClassVar[tuple[Score, ...]] = (
         Score("macro_f1", "macro F1"),
         Score("micro_f1", "micro F1"),  # the share of right rows, as each has one label; so is accuracy
@@ -94,6 +101,34 @@ class SingleLabel(Task):
 
     def check_parameters(self) -> None:
         check(self.own_parameters, self.kind, len(self.class_names), self.may_want)
+
+    def training_loss(
+        self,
+        functional: Any,
+        logits: Any,
+        labels: Any,
+        label_smoothing: float = 0.0,
+        weights: Any = None,
+        class_weights: Any = None,
+        focal_gamma: float = 0.0,
+    ) -> Any:
+        """The class of a row decides its weight, and its probability the focal factor, smoothed or not."""
+        if class_weights is not None:
+            of_row = class_weights[labels]
+            weights = of_row if weights is None else weights * of_row
+        if focal_gamma:
+            probs = logits.softmax(1).gather(1, labels[:, None])[:, 0]
+            factor = focal_factor(probs, focal_gamma)
+            weights = factor if weights is None else weights * factor
+        return self.loss(functional, logits, labels, label_smoothing, weights)
+
+    def balanced_weights(self, shares: np.ndarray) -> np.ndarray:
+        """Of 1 in the mean over the rows; 1 for a class that no row has."""
+        used = shares > 0
+        return np.where(used, 1 / np.where(used, shares * used.sum(), 1), 1.0)
+
+    def log_prior(self, shares: np.ndarray) -> np.ndarray:
+        return np.log(shares)
 
     def metrics(self, torchmetrics: Any) -> dict[str, Any]:
         found, wrap = self._class_metrics(torchmetrics), torchmetrics.wrappers.LambdaInputTransformer

@@ -25,6 +25,7 @@ from lit_bert.evaluate.predictions import TRAINED, VALIDATED, Predictions, read_
 from lit_bert.evaluate.record import record_scores
 from lit_bert.evaluate.scores import Score, Scores
 from lit_bert.io import escape
+from lit_bert.model.bert import path_of
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.train.candidates import keep_better_weights
 from lit_bert.train.choose import calibrate, choice_notes, choose_parameters, used_by_choices
@@ -82,6 +83,7 @@ def check_run(run: FitRun) -> None:
     run.model.configure_model()  # what is wrong with weights or rows shows before anything is written
     run.data.setup("fit")
     check_decisions(run)
+    run.model.default_objective.set_by_rows(run.data)
     check_trainer_limits(run)
     if run.resumed:
         check_resumed(run.resumed, trainer, run.model, run.data)
@@ -172,7 +174,7 @@ def say_what_is_used(run: FitRun) -> None:
     log.info(f"model      {kind}, {size:.1f}M parameters, highest learning rate {model.learning_rate:g}")
     if model.trains_part:
         log.info(f"           trains {_millions(trained)} of {size:.1f}M parameters")
-    log.info(f"           computed by {model.path(trainer)}")
+    log.info(f"           computed by {path_of(model.network, trainer)}")
     is_split_off = data.splits.counts["validation"].split == data.splits.counts["train"].split
     split = data.splits.counts["train"]
     whole = f", of the {split.read:,} of split {escape.line(split.split)}" if is_split_off else ""
@@ -182,6 +184,8 @@ def say_what_is_used(run: FitRun) -> None:
             log.info(f"           {part}: {counts}")
     if model.task.class_scores:
         log.info(f"classes    {len(data.label_names)}: {_shortened(data.label_names)}")
+        for note in model.default_objective.notes():
+            log.info(f"           {note}")
     else:
         low, high = (f"{each:.6g}" for each in (data.train_rows.labels.min(), data.train_rows.labels.max()))
         log.info(f"numbers    {_shortened(data.label_names)}, {low} to {high} in the rows to train on")

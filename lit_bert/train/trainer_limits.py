@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lit_bert import UserError
-from lit_bert.data.module import MAX_COUNT
+from lit_bert.data.hyperparameters import MAX_COUNT
 from lit_bert.train.run import FitRun
 
 INTERVALS = ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps")

@@ -41,6 +41,12 @@ def _parser() -> Parser:
         help="one run: the page (RUN/report.html); two: a CSV, TSV, JSON Lines or Parquet file of the rows "
         "that they label differently",
     )
+    parser.add_argument(
+        "--columns",
+        type=Path,
+        help="one run: the file with the rows that were scored, whose other columns are looked at, too, for "
+        "groups of rows that are wrong more often",
+    )
     return parser
 
 
@@ -52,6 +58,8 @@ def report(arguments: list[str]) -> int:
         parser.error(f"got {len(args.runs)} runs; expected one or two")
     file = VALIDATED if args.split == "validate" else TESTED
     runs = args.runs or [newest(file)]
+    if args.columns and (len(runs) > 1 or (runs[0] / SEEDS).is_file()):
+        raise UserError("--columns is for the report of one run; name one, or leave it out.")
     seeds = [run for run in runs if (run / SEEDS).is_file()]
     if seeds and len(runs) > 1:
         raise UserError(f"{seeds[0]} holds several runs; name one of them, as in {seeds[0] / 'seed_0'}.")
@@ -69,7 +77,7 @@ def report(arguments: list[str]) -> int:
     else:
         from lit_bert.evaluate.page import write_page
 
-        print(write_page(predictions_of(runs[0], file), args.output))
+        print(write_page(predictions_of(runs[0], file), args.output, args.columns))
     return 0
 
 
