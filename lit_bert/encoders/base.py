@@ -40,6 +40,8 @@ class Encoder:
         head: in the network: the parts above the base, trained from nothing or nearly so.
         pooler: in the base: a part that counts to the head.
         logits: in the network: the last linear layer, which a temperature is folded into.
+        head_dense: in the network: the linear layer of the head before that; None where there is none.
+        head_shift: its bias where it starts near the identity, so that its activation passes it on.
         learning_rate: the upper end of what its authors fine-tune 12 layers of 768 with.
         parts: of a network, where it has BERT's structure; None where it has not.
         fast: whether `CpuBert` computes it.
@@ -59,6 +61,8 @@ class Encoder:
     head: tuple[str, ...] = ("classifier",)
     pooler: str | None = None
     logits: str = "classifier"
+    head_dense: str | None = None
+    head_shift: float = 0.0
     learning_rate: float = 5e-5
     parts: Callable[[Any, Encoder], Parts] | None = None
     fast: bool = True

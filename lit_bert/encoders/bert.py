@@ -126,14 +126,20 @@ def _parts(network: Any, encoder: Encoder) -> Parts:
 
 LIKE_ROBERTA: dict[str, Any] = {
     "logits": "classifier.out_proj",
+    "head_dense": "classifier.dense",
     "learning_rate": 3e-5,  # Liu et al. (2019), appendix C
     "mask_token": "<mask>",
 }
-BERT = Encoder(Bert, "bert", pooler="pooler", parts=_parts)
+BERT = Encoder(Bert, "bert", pooler="pooler", head_dense="bert.pooler.dense", parts=_parts)
 ROBERTA = Encoder(Roberta, "roberta", parts=_parts, **LIKE_ROBERTA)
 XLM_ROBERTA = Encoder(XlmRoberta, "roberta", parts=_parts, **LIKE_ROBERTA)
 CAMEMBERT = Encoder(Camembert, "roberta", parts=_parts, **LIKE_ROBERTA)
 DATA2VEC_TEXT = Encoder(Data2VecText, "data2vec_text", parts=_parts, **LIKE_ROBERTA)
 ELECTRA = Encoder(
-    Electra, "electra", projection="embeddings_project", logits="classifier.out_proj", parts=_parts
+    Electra,
+    "electra",
+    projection="embeddings_project",
+    logits="classifier.out_proj",
+    head_dense="classifier.dense",
+    parts=_parts,
 )

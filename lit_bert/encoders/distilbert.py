@@ -59,5 +59,7 @@ DISTILBERT = Encoder(
     blocks="transformer.layer",
     attention=("attention.q_lin", "attention.v_lin"),
     head=("pre_classifier", "classifier"),
+    head_dense="pre_classifier",
+    head_shift=1.0,  # a ReLU follows
     parts=_parts,
 )

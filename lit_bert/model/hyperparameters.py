@@ -29,6 +29,10 @@ def check_hyperparameters(settings: Any) -> None:
             raise UserError(f"model.{name} is {value}; expected a number from 0 to {most:g}.")
     if settings.head_rate_factor == 0:
         raise UserError(f"model.head_rate_factor is {settings.head_rate_factor}; expected more than 0.")
+    if not 0 < settings.layer_decay <= 1:
+        raise UserError(f"model.layer_decay is {settings.layer_decay}; expected more than 0, at most 1.")
+    if settings.pooling not in ("first", "mean"):
+        raise UserError(f"model.pooling is {settings.pooling}; expected first or mean.")
     if not 0 <= settings.warmup_ratio < 1:
         raise UserError(
             f"model.warmup_ratio is {settings.warmup_ratio}; expected a share of the steps, 0 to below 1."

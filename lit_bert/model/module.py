@@ -9,7 +9,7 @@ the loss and updates the metrics of its split; scores are computed once, over th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -22,10 +22,17 @@ from lit_bert.encoders.table import encoder_of
 from lit_bert.model.adversarial import SecondPass
 from lit_bert.model.average import WeightAverage
 from lit_bert.model.bert import CpuBert
-from lit_bert.model.groups import default_learning_rate, parameter_groups, split_by_rate, warmup_and_decay
+from lit_bert.model.groups import (
+    default_learning_rate,
+    layer_factors,
+    parameter_groups,
+    split_by_rate,
+    warmup_and_decay,
+)
 from lit_bert.model.hyperparameters import SHARDED, check_hyperparameters, check_strategy
 from lit_bert.model.logits import exact_logits
 from lit_bert.model.loss_check import LossCheck, check_saved, refuse_scores
+from lit_bert.model.mean_layer import add_mean_layer, can_add_mean_layer
 from lit_bert.model.optimizer import (
     DeferredAdamW,
     deferred,
@@ -44,6 +51,13 @@ from lit_bert.task.kinds import task_of
 
 Batch = dict[str, Any]
 SPLITS = ("train", "val", "test")
+UNSET: dict[str, Any] = {  # what null is, unless a recipe sets them (`train.recipe`)
+    "head_rate_factor": 5.0,
+    "layer_decay": 1.0,
+    "adversarial_norm": 1.0,
+    "pooling": "first",
+    "head_start": False,
+}
 
 
 class BertClassifier(LightningModule):
@@ -56,8 +70,10 @@ class BertClassifier(LightningModule):
         label_names: class names in the order of their indices.
         learning_rate: highest learning rate of AdamW; null takes what suits architecture and size: 5e-5 for
             bert-base, 3e-5 for roberta-base, 2e-4 for MiniLM.
-        head_rate_factor: learning rate of the randomly initialised classifier, and of the pooler below it, as
-            a multiple of `learning_rate`.
+        head_rate_factor: learning rate of the classifier, and of the pooler below it, as a multiple of
+            `learning_rate`; null is 5, as they are drawn at random, and 1 with `head_start`.
+        layer_decay: what learning rates are multiplied by from each layer to the one below it (Howard and
+            Ruder, 2018); null is 1.
         beta2: decay of AdamW's second moment.
         weight_decay: decay of weight matrices; biases and LayerNorm have none.
         warmup_ratio: share of the optimizer steps over which the learning rate rises from 0; it then falls
@@ -75,8 +91,12 @@ class BertClassifier(LightningModule):
             validated, and kept where it is better; 0 keeps the weights as they stand.
         adversarial_norm: 2-norm of the perturbation of a batch's word embeddings along their gradient, for a
             second (adversarial) pass whose gradient is added (Miyato et al., 2017); doubles the cost of a
-            step, 0 makes none.
+            step, 0 makes none; null is 1.
         adversarial_start: share of the optimizer steps before the first of these passes.
+        pooling: what the classifier reads of a text: the state of its `first` token, as pretraining has it,
+            or the `mean` of all tokens, by one more layer that computes it; null is `first`.
+        head_start: whether the classifier starts as the best one for the network as it is (Kumar et al.,
+            2022), and not at random; null is false.
         lora: LoRA: updates of low rank that train with the head, while the weights of the encoder are frozen.
         freeze: what does not train: embeddings (tables and their norm), layers:N (embeddings and the lowest N
             layers) or all (everything below the head); null is nothing.
@@ -89,6 +109,8 @@ class BertClassifier(LightningModule):
             hold; None before the end of a run, or where there is no average.
         keeps_training_weights: whether checkpoints without the optimizer's state, too, hold the weights that
             train beside their average; `fit` compares the two at its end and keeps one.
+        time_share: how much of the time that a run has is over, 0 to 1, where it ends by the clock.
+        method: how it is made of labelled rows, a key of `train.methods.METHODS`; None: by training.
         fast_operations: whether a CPU may compute BERT and AdamW in fewer operations (`CpuBert`,
             `DeferredAdamW`); False leaves both to transformers and torch.
         objective: mean loss of a training batch, from its logits (B, C) and the batch; None is
@@ -98,6 +120,8 @@ class BertClassifier(LightningModule):
     """
 
     keeps_training_weights = False
+    time_share: Callable[[], float] | None = None
+    method: str | None = None
     fast_operations = True
     objective: Callable[[Tensor, Batch], Tensor] | None = None
     rate_factor: Callable[[str], float] | None = None
@@ -108,7 +132,8 @@ class BertClassifier(LightningModule):
         self,
         label_names: list[str],
         learning_rate: float | None = None,
-        head_rate_factor: float = 5.0,
+        head_rate_factor: float | None = None,
+        layer_decay: float | None = None,
         beta2: float = 0.98,
         weight_decay: float = 0.01,
         warmup_ratio: float = 0.05,
@@ -117,8 +142,10 @@ class BertClassifier(LightningModule):
         focal_gamma: float = 0.0,
         logit_adjustment: float | list[float] = 0.0,
         average_decay: float = 0.99,
-        adversarial_norm: float = 1.0,
+        adversarial_norm: float | None = None,
         adversarial_start: float = 1 / 3,
+        pooling: Literal["first", "mean"] | None = None,
+        head_start: bool | None = None,
         lora: Lora = NO_LORA,
         freeze: str | None = None,
         task: str = "single",
@@ -129,6 +156,8 @@ class BertClassifier(LightningModule):
         self.save_hyperparameters(ignore=["weights", "lora", "task_parameters"])
         self.hparams.lora = lora.model_dump()
         self.hparams.task_parameters = {name: [*values] for name, values in (task_parameters or {}).items()}
+        for name, value in UNSET.items():
+            self.hparams[name] = value if self.hparams[name] is None else self.hparams[name]
         self.task = task_of(task, label_names, self.hparams.task_parameters)
         if len(label_names) < self.task.fewest_classes:
             raise UserError(f"there is one class, {label_names}; a classifier needs at least two.")
@@ -164,6 +193,22 @@ class BertClassifier(LightningModule):
             names, lora, freeze = self.hparams.label_names, Lora(**self.hparams.lora), self.hparams.freeze
             found = load_trainable(self.weights, names, self.task.problem_type, lora, freeze)
             self.network, self._base_sha256 = found
+            if self.hparams.pooling == "mean" and self.weights.checkpoint is None:  # which has it already
+                self.add_mean_layer()
+
+    def add_mean_layer(self) -> None:
+        """Has the classifier read the mean of all tokens of a text.
+
+        Raises:
+            UserError: the architecture has no such layer, or the layer would not train.
+        """
+        if self.trains_part or not can_add_mean_layer(self.network):
+            why = "with LoRA or frozen weights" if self.trains_part else f"for {self.encoder.model_type}"
+            raise UserError(
+                f"model.pooling is mean, which needs one more layer, and there is none {why}. Leave it out."
+            )
+        add_mean_layer(self.network)
+        self.hparams.pooling = "mean"
 
     @property
     def trains_part(self) -> bool:
@@ -260,7 +305,8 @@ class BertClassifier(LightningModule):
         optimizer = optimizer_of(self, self._parameter_groups())
         if not isinstance(self.trainer.strategy, SHARDED):
             restore_moments_only(optimizer)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_and_decay(warmup, int(steps)))
+        factor = warmup_and_decay(warmup, max(1, int(steps)), lambda: self.time_share)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -276,11 +322,23 @@ class BertClassifier(LightningModule):
             own.clip_norm(float(gradient_clip_val))
 
     @property
+    def second_pass_share(self) -> float:
+        """Of the optimizer steps, 0 to 1: those with a second pass."""
+        return 1 - self.hparams.adversarial_start if self._second_pass else 0.0
+
+    def leave_out_second_pass(self) -> None:
+        """Has no further step of the run make one."""
+        if self._second_pass:
+            self._second_pass.release()
+            self._second_pass = None
+
+    @property
     def learning_rate(self) -> float:
         """The highest learning rate in use; unset it is that of `default_learning_rate`."""
         if self.hparams.learning_rate is not None:
             return self.hparams.learning_rate
-        return default_learning_rate(self.network, lora=self.hparams.lora["rank"] > 0)
+        layers = self.network.config.num_hidden_layers - (self.hparams.pooling == "mean")
+        return default_learning_rate(self.network, layers, lora=self.hparams.lora["rank"] > 0)
 
     @property
     def parameters_by_group(self) -> list[list[nn.Parameter]]:
@@ -291,9 +349,10 @@ class BertClassifier(LightningModule):
         rates = self.learning_rate, self.learning_rate * self.hparams.head_rate_factor
         decays = self.hparams.weight_decay, self.hparams.beta2
         groups = parameter_groups(self.network, set(self.trained.values()), rates, *decays)
-        if self.rate_factor is None:
-            return groups
-        factors = {parameter: self.rate_factor(name) for name, parameter in self.named_parameters()}
+        factors = layer_factors(self.network, self.hparams.layer_decay)
+        if self.rate_factor is not None:
+            for name, parameter in self.named_parameters():
+                factors[parameter] *= self.rate_factor(name)
         return split_by_rate(groups, factors)
 
     def on_train_start(self) -> None:
@@ -339,9 +398,8 @@ class BertClassifier(LightningModule):
         self._swap_average()
         if self._average is not None:
             self.last_weights = dict(zip(self.trained, self._average.values, strict=True))
-        if self._second_pass:
-            self._second_pass.release()
-        self._average = self._second_pass = None
+        self.leave_out_second_pass()
+        self._average = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         assert self.weights is not None
@@ -350,7 +408,7 @@ class BertClassifier(LightningModule):
         resumed = self.weights.checkpoint if self.trainer.ckpt_path else None
         checkpoint["weights"] = {
             "request": self.weights.request,
-            "architecture": self.weights.architecture,
+            "architecture": {**self.weights.architecture, **self._layers},
             "source": resumed.weights.source.model_dump() if resumed else self.weights.source.as_dict(),
             "base_sha256": self._base_sha256,
         }
@@ -363,12 +421,20 @@ class BertClassifier(LightningModule):
             if "optimizer_states" in checkpoint or self.keeps_training_weights:
                 checkpoint["training_weights"] = dict(zip(names, others, strict=True))
         check_saved(self.trainer, checkpoint)
+        checkpoint["method"] = self.method
         checkpoint["devices"] = self.trainer.world_size  # which share the batches of an epoch
         checkpoint["learning_rate"] = self.learning_rate  # in use; the hyper-parameter may be unset
         if self.config is not None:
             checkpoint["config"] = self.config
         if (score := f"val/{MAIN}") in self.trainer.callback_metrics:
             checkpoint["val_score"] = self.trainer.callback_metrics[score].item()
+
+    @property
+    def _layers(self) -> dict[str, int]:
+        """How many layers the network has, as its config.json calls it, where one was added."""
+        config = self.network.config
+        name = config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
+        return {name: config.num_hidden_layers} if self.hparams.pooling == "mean" else {}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._training_weights = checkpoint.get("training_weights")

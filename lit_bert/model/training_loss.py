@@ -119,15 +119,20 @@ class TrainingLoss(nn.Module):
             if isinstance(self.settings[name], list)
         ]
 
-    def forward(self, logits: Tensor, batch: dict[str, Any]) -> Tensor:
-        """Mean nats per text, (), of logits (B, C)."""
+    def forward(self, logits: Tensor, batch: dict[str, Any], label_smoothing: float | None = None) -> Tensor:
+        """Mean nats per text, (), of logits (B, C).
+
+        Args:
+            label_smoothing: None is the setting's.
+        """
+        smoothing = self.settings.label_smoothing if label_smoothing is None else label_smoothing
         if self.adjustment is not None:
             logits = logits + self.adjustment
         return self.task.training_loss(
             functional,
             logits,
             batch["labels"],
-            self.settings.label_smoothing,
+            smoothing,
             batch.get("weights"),
             self.class_weights,
             self.settings.focal_gamma,

@@ -65,7 +65,11 @@ LIGHTNING = {
     "config": "settings",
     "pytorch-lightning_version": "lightning",
     **{
-        each: each for each in ("epoch", "global_step", "is_published", "weights", "learning_rate", "devices")
+        each: each
+        for each in (
+            *("epoch", "global_step", "is_published", "weights", "learning_rate", "devices"),
+            "method",
+        )
     },
     "val_f1": "val_score",  # its earlier name
     **{each: each for each in ("val_score", "temperature", "calibration")},
@@ -123,7 +127,8 @@ class Checkpoint:
                 f"{line(path)} is no checkpoint of lit_bert: it lacks its data. "
                 "Give one that `python -m lit_bert fit` wrote."
             )
-        if checkpoint.facts.global_step == 0 and not checkpoint.facts.is_published:
+        facts = checkpoint.facts
+        if facts.global_step == 0 and facts.method is None and not facts.is_published:
             raise UserError(
                 f"{line(path)} was saved before the first optimizer step: its classifier was never trained. "
                 "Run `python -m lit_bert fit` first."

@@ -79,6 +79,7 @@ class ModelSettings(Plain):
     label_names: ClassNames
     learning_rate: float | None = None
     head_rate_factor: float = 5.0
+    layer_decay: float = 1.0
     beta2: float = 0.98
     weight_decay: float = 0.01
     warmup_ratio: float = 0.05
@@ -89,6 +90,8 @@ class ModelSettings(Plain):
     average_decay: float = 0.99
     adversarial_norm: float = 1.0
     adversarial_start: float = 1 / 3
+    pooling: Literal["first", "mean"] = "first"
+    head_start: bool = False
     lora: Lora = NO_LORA
     freeze: Text | None = None
     task: Text = "single"
@@ -133,7 +136,7 @@ class DataSettings(Plain):
     test_split: Text = "test"
     guarantee_split: Text | None = None
     guarantee_fraction: float | None = None
-    val_fraction: float = 0.1
+    val_fraction: float | None = None
     train_rows: int | None = None
     val_rows: int | None = None
     subset_seed: int = 42
@@ -229,7 +232,7 @@ class StoppingSettings(Plain):
 
     monitor: Text | None = "val/score"
     min_delta: float = 0.0
-    patience: int = 3
+    patience: int | None = 3
     mode: Literal["min", "max"] = "max"
     strict: bool = True
     check_finite: bool = True
@@ -312,6 +315,7 @@ class Facts(Plain):
         epoch: counted from 0.
         global_step: optimizer steps.
         is_published: whether somebody else trained it (`train.published`): what of the run is here is none.
+        method: how it was made of labelled rows, a key of `train.methods.METHODS`; None: by training alone.
         devices: that shared the batches of an epoch.
         learning_rate: the highest one in use; that of `model` may be unset.
         data: None where a Trainer was given loaders.
@@ -326,6 +330,7 @@ class Facts(Plain):
     epoch: Count
     global_step: Count
     is_published: bool = False
+    method: Literal["finetune", "frozen", "contrastive", "zero_shot"] | None = None
     model: ModelSettings
     data: DataFacts | None = None
     weights: WeightsFacts
