@@ -12,6 +12,9 @@ __all__ = [
     *("Weights", "__version__"),
 ]
 
+COMMAND: dict[str, float | None] = {
+    "started": None
+}  # `time.monotonic()` when the command began that this process runs; None: none
 RUNS = Path("checkpoints")  # where `fit` writes and the other verbs look, below the working directory
 _HOMES = {
     "BertClassifier": "model.module",

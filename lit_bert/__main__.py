@@ -13,9 +13,10 @@ import difflib
 import errno
 import os
 import sys
+import time
 from importlib import import_module
 
-from lit_bert import UserError, __version__
+from lit_bert import COMMAND, UserError, __version__
 from lit_bert.verbs.table import VERBS
 
 HELP = """usage: python -m lit_bert VERB [OPTIONS]
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit code: 0 done; 1 predict gave rows without a text an empty answer; 2 nothing was done, and one
         line on standard error says why.
     """
-    arguments = sys.argv[1:] if argv is None else argv
+    arguments, COMMAND["started"] = sys.argv[1:] if argv is None else argv, time.monotonic()
     name = arguments[0] if arguments else "--help"
     try:
         if name in ("--help", "-h", "--version"):
@@ -57,6 +58,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of standard output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    finally:
+        COMMAND["started"] = None
 
 
 def _run(name: str, arguments: list[str]) -> int:

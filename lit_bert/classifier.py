@@ -58,8 +58,8 @@ class TextClassifier(ClassifierMixin, TextEstimator):
     def __init__(
         self,
         pretrained: str = MINILM,
-        max_epochs: int = 3,
-        batch_size: int = 32,
+        max_epochs: int | None = None,
+        batch_size: int | None = None,
         learning_rate: float | None = None,
         max_length: int = 128,
         random_state: int = 0,
@@ -182,8 +182,8 @@ class TextRegressor(RegressorMixin, TextEstimator):
 
     Args:
         pretrained: encoder, as `--weights.pretrained`.
-        max_epochs: passes over the training rows.
-        batch_size: texts per optimizer step.
+        max_epochs: passes over the training rows; None takes what suits their number (README, Few rows).
+        batch_size: texts per optimizer step; None likewise.
         learning_rate: the highest one; None takes what suits the encoder.
         max_length: tokens a text is cut at.
         random_state: seed.

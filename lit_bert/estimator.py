@@ -45,8 +45,8 @@ class SavedParameters(Plain):
     """The parameters of an estimator that its folder may name."""
 
     pretrained: Text
-    max_epochs: int
-    batch_size: int
+    max_epochs: int | None = None
+    batch_size: int | None = None
     learning_rate: float | None = None
     max_length: int
     random_state: int
@@ -59,8 +59,8 @@ class TextEstimator(BaseEstimator, ABC):
     def __init__(
         self,
         pretrained: str = MINILM,
-        max_epochs: int = 3,
-        batch_size: int = 32,
+        max_epochs: int | None = None,
+        batch_size: int | None = None,
         learning_rate: float | None = None,
         max_length: int = 128,
         random_state: int = 0,

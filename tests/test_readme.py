@@ -108,6 +108,17 @@ def test_long_texts(tiny_bert: Path, run: Run) -> None:
         assert outcome.code == 0, (arguments, outcome.err)
 
 
+def test_few_rows(tiny_bert: Path, run: Run) -> None:
+    rows = [{"text": text, "label": label} for label in CLASSES for text in texts_of(label, 6)]
+    write_csv(Path("few.csv"), rows)
+    for arguments in commands_in("Few rows"):
+        minutes = ["--minutes", "0.1"] if "--minutes" in arguments else []
+        kept = arguments[: arguments.index("--minutes")] if minutes else arguments
+        outcome = run(*kept, *minutes, f"--weights.pretrained={tiny_bert}")
+        assert outcome.code == 0, (arguments, outcome.err)
+        assert "split train, cross-validated, 18 rows" in outcome.out
+
+
 def test_confidence_intervals_and_calibration(tiny_bert: Path, run: Run) -> None:
     newest, two, seeds = commands_in("Confidence intervals and calibration")
     assert seeds == ["fit", "--seeds", "5"]  # tried in test_runs

@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_bert import UserError
 from lit_bert.train.keep import EarlyStop, KeepBest
+from lit_bert.train.methods import METHODS
 from lit_bert.train.trackers import TRACKERS
 
 OF_THE_COMMAND = ("ckpt_path", "seeds", "result", "dry_run")  # arguments that are no settings of a run
@@ -24,6 +25,29 @@ def add_run_arguments(parser: LightningArgumentParser) -> None:
         help="whether to fit a temperature on the validation split and fold it into the classifier of "
         "the best checkpoint, so that its probabilities are calibrated (Guo et al., 2017), "
         "where rows that it was not fitted on show that it helps",
+    )
+    parser.add_argument(
+        "--method",
+        type=Literal[("auto", *METHODS)],
+        default="auto",
+        help="how the classifier is made: "
+        + "; ".join(f"{name}: {method.summary}" for name, method in METHODS.items())
+        + "; auto tries frozen and finetune and keeps the one that is better on rows that it has not seen; "
+        "where trainer.max_epochs, max_steps or max_time is set, it is finetune as they are",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float | None,
+        default=None,
+        help="what the command may take, by the clock and with everything: the best model that is to be had "
+        "until then; null trains as the recipe says",
+    )
+    parser.add_argument(
+        "--descriptions",
+        type=str | None,
+        default=None,
+        help="CSV file with the columns label and text: what describes each class, in a row or several, for "
+        "--method zero_shot; null takes their names",
     )
     parser.add_argument(
         "--guarantee",

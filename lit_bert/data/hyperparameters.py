@@ -38,8 +38,7 @@ def check_hyperparameters(settings: Any) -> None:
         if settings[name] not in choices:
             raise UserError(f"data.{name} is {settings[name]}; expected {' or '.join(choices)}.")
     check_settings(settings)
-    share = settings.val_fraction
-    if not 0 < share < 1:
+    if (share := settings.val_fraction) is not None and not 0 < share < 1:
         raise UserError(f"data.val_fraction is {share}; expected a share between 0 and 1.")
     if not 0 <= settings.balanced_sampling <= 1:
         raise UserError(

@@ -42,6 +42,8 @@ from lit_bert.task.kinds import check_balancing, kind_of, summaries
 
 log = logging.getLogger(__name__)
 
+BATCH_SIZE = 32  # where it is left open: the upper end of Devlin et al. (2019)
+
 
 class EmotionDataModule(LightningDataModule):
     """Labelled text, tokenized once and cached; made for `emotion`, good for any text with one label.
@@ -100,7 +102,7 @@ class EmotionDataModule(LightningDataModule):
         guarantee_fraction: share of the training split, drawn at random, that only `--guarantee` uses; null
             is 0.1 with that flag and without a `guarantee_split`.
         val_fraction: share of the training split, class by class, that becomes the validation split where the
-            data has none.
+            data has none; null is a tenth, or none where `fit` cross-validates, as it does with few rows.
         train_rows: train on that many rows only, taken after a shuffle; null takes all.
         val_rows: validate on that many rows only, taken after a shuffle; null takes all.
         subset_seed: seed of those shuffles, of splitting off validation rows and of the folds; with 42
@@ -129,7 +131,7 @@ class EmotionDataModule(LightningDataModule):
         train_windows: windows of a text that are trained on in an epoch, drawn at random in each if it has
             more; a step takes as much memory as batch_size times so many texts of max_length. Validation,
             test and prediction read all windows, a bounded number at a time.
-        batch_size: texts per optimizer step and device.
+        batch_size: texts per optimizer step and device; null is 32, or what suits the number of rows.
         eval_batch_size: texts per batch and device in validation, test and prediction.
         weights: whose tokenizer to use.
 
@@ -166,7 +168,7 @@ class EmotionDataModule(LightningDataModule):
         test_split: str = "test",
         guarantee_split: str | None = None,
         guarantee_fraction: float | None = None,
-        val_fraction: float = 0.1,
+        val_fraction: float | None = None,
         train_rows: int | None = None,
         val_rows: int | None = None,
         subset_seed: int = 42,
@@ -180,7 +182,7 @@ class EmotionDataModule(LightningDataModule):
         window_overlap: int | None = None,
         window_pooling: Literal["mean", "max"] = "mean",
         train_windows: int = 8,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         eval_batch_size: int = 64,
         weights: Weights | None = None,
     ) -> None:
@@ -188,6 +190,7 @@ class EmotionDataModule(LightningDataModule):
         label_names = parse_class_names(label_names) if isinstance(label_names, str) else label_names
         # Not to the logger: there the model's `label_names` would meet the unset one here.
         self.save_hyperparameters(ignore=["weights"], logger=False)
+        self.hparams.batch_size = BATCH_SIZE if batch_size is None else batch_size
         self.weights = weights or Weights()
         self.skip_batches = 0  # of the first epoch, that an earlier process trained on
         check_hyperparameters(self.hparams)
@@ -324,6 +327,7 @@ class EmotionDataModule(LightningDataModule):
         self._predict_form = form or form_in_settings(settings.text_column or TEXT, settings.text_form)
 
     def eval_loader(self, rows: TokenizedRows) -> DataLoader:
+        """Batches of rows in their order, without gradients."""
         sampler: Sampler = SequentialSampler(rows)
         trainer = self.trainer
         if trainer and trainer.world_size > 1:

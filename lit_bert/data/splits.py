@@ -19,6 +19,8 @@ from lit_bert.io import escape
 log = logging.getLogger(__name__)
 KEPT_SHARE = 0.1  # of the training split, for guarantees where nothing else is said
 
+VAL_FRACTION = 0.1  # of the training split, where it is left open
+
 
 class RunSplits:
     """The training, validation and test rows of a run.
@@ -30,10 +32,14 @@ class RunSplits:
     Attributes:
         counts: what became of the rows of each part that was asked for: `train`, `validation`, `test`,
             `guarantee`.
+        fewest_to_split: rows from which on a part is split off to validate on where the data has none; of
+            fewer, all are trained on, and a fit validates on them in turn.
 
     Raises:
         UserError: the rows for guarantees would be those of another part.
     """
+
+    fewest_to_split = 0
 
     def __init__(self, settings: Any, tokenized: TokenizedCorpus) -> None:
         split, share = settings.guarantee_split, settings.guarantee_fraction
@@ -73,9 +79,8 @@ class RunSplits:
                 f"all weights in column '{escape.line(self.settings.weight_column, 100)}' of the rows to "
                 "train on are 0; expected some above. Correct them, or leave out --data.weight_column."
             ) from None
-        before = (
-            len(self._split_off_validation()[0]) if self.splits_off_validation else len(self.train_split())
-        )
+        splits = self.splits_off_validation and not self.cross_validates
+        before = len(self._split_off_validation()[0]) if splits else len(self.train_split())
         left_out = {
             "data.guarantee_fraction": len(self._kept_apart[1]),
             self.validation_setting: len(self.train_split()) - before,
@@ -88,6 +93,8 @@ class RunSplits:
     def val_rows(self) -> TokenizedRows:
         """The rows that are validated on, longest first."""
         part = self.validation()
+        if self.cross_validates:  # those that are trained on, each by a network that has not seen it
+            return by_length(self._subset(part, self.settings.train_rows))
         rows = by_length(self._subset(part, self.settings.val_rows))
         self._count_validation("validation", len(part), len(rows))
         return rows
@@ -131,7 +138,8 @@ class RunSplits:
 
     def train(self) -> TokenizedRows:
         """All rows that a fit may train on."""
-        rows = self._split_off_validation()[0] if self.splits_off_validation else self.train_split()
+        splits = self.splits_off_validation and not self.cross_validates
+        rows = self._split_off_validation()[0] if splits else self.train_split()
         if self.settings.deduplicate:
             rows = rows.view(self._not_elsewhere(rows))
         labels = rows.labels
@@ -147,9 +155,11 @@ class RunSplits:
         return rows
 
     def validation(self) -> TokenizedRows:
-        """All rows of the validation part: a split of its own, or a part of the training split."""
+        """All rows of the validation part: a split of its own, a part of the training split, or all of it."""
         if not self.splits_off_validation:
             return self.tokenized.rows("val_split")
+        if self.cross_validates:
+            return self.train()
         rows = self._split_off_validation()[1]
         if not len(rows):
             raise UserError(
@@ -157,6 +167,14 @@ class RunSplits:
                 "of each class. Add rows, or a file for --data.val_split."
             )
         return rows
+
+    @property
+    def cross_validates(self) -> bool:
+        """Whether the rows to train on are also those to validate on, in turn."""
+        settings, rows = self.settings, self.train_split
+        if not self.fewest_to_split or settings.val_fraction is not None or settings.folds:
+            return False
+        return self.splits_off_validation and len(rows()) < self.fewest_to_split
 
     @property
     def _test_is_validation(self) -> bool:
@@ -183,10 +201,10 @@ class RunSplits:
         labels, groups = rows.labels, rows.groups
         by_class = groups is None and np.issubdtype(labels.dtype, np.integer) and labels.ndim == 1
         if not folds and by_class:
-            train, val = split_off(labels, self.settings.val_fraction, seed)
+            train, val = split_off(labels, self._val_fraction, seed)
             return rows.view(train), rows.view(val)
         if not folds:
-            fraction = self.settings.val_fraction
+            fraction = self._val_fraction
             parts = assign_parts(labels, np.array([1 - fraction, fraction]), seed, groups)
             return rows.view(np.flatnonzero(parts == 0)), rows.view(np.flatnonzero(parts == 1))
         if folds > len(rows):
@@ -202,6 +220,10 @@ class RunSplits:
         is_val = fold == self.settings.fold
         return rows.view(np.flatnonzero(~is_val)), rows.view(np.flatnonzero(is_val))
 
+    @property
+    def _val_fraction(self) -> float:
+        return VAL_FRACTION if self.settings.val_fraction is None else self.settings.val_fraction
+
     def _not_elsewhere(self, train: TokenizedRows) -> np.ndarray:
         """Indices of the training rows whose text stands neither in the validation nor in the test part.
 
@@ -209,7 +231,9 @@ class RunSplits:
         decide nothing.
         """
         if self._duplicates is None:
-            val, test = self.validation(), self.settings.test_split
+            nothing = np.empty(0, dtype=np.int64)  # rows that are trained on and validated on in turn
+            val = train.view(nothing) if self.cross_validates else self.validation()
+            test = self.settings.test_split
             apart = self.tokenized.has_split("test_split") and test not in (
                 self.settings.train_split,
                 self.val_name,
@@ -265,6 +289,8 @@ class RunSplits:
     def val_name(self) -> str:
         """What the validation part is called."""
         folds, fold = self.settings.folds, self.settings.fold
+        if self.cross_validates:
+            return f"{self.settings.train_split}, cross-validated"
         return f"fold {fold} of {folds} of {self.settings.train_split}" if folds else self.settings.val_split
 
     def all_parts(self) -> dict[str, TokenizedRows]:

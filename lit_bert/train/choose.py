@@ -86,7 +86,9 @@ def used_by_choices(predictions: Predictions) -> list[str]:
         "calibration": "fitting the temperature" if _is_temperature(predictions.facts) else "calibrating",
         "choice": predictions.task.choice_use,
     }
-    found = [use for fact, use in uses.items() if predictions.facts.get(fact)]
+    tried = (predictions.facts.get("method") or {}).get("tried", [])
+    found = ["choosing the method"] * (len(tried) > 1)
+    found += [use for fact, use in uses.items() if predictions.facts.get(fact)]
     return found + ["choosing a threshold"] * ("wanted" in (predictions.facts.get("decision") or {}))
 
 

@@ -10,24 +10,19 @@ import math
 import resource
 import statistics
 import sys
-import time
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_bert import UserError
 from lit_bert.data.batches import collate
 from lit_bert.data.cache import TokenizedRows
+from lit_bert.train.clock import Clock
 from lit_bert.train.fit import check_run, say_what_is_used
-from lit_bert.train.run import FitRun
+from lit_bert.train.run import FitRun, bare_trainer
 
 BATCHES = 8  # of the first epoch that are timed, after the longest possible one
-SETTINGS = (  # of the trainer, that the time or the memory of a step depends on
-    *("accelerator", "precision", "deterministic", "benchmark"),
-    *("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
-)
 
 
 class Measured(NamedTuple):
@@ -143,18 +138,7 @@ def measure(run: FitRun) -> Measured:
     clock = Clock()
     share = model.hparams.adversarial_start
     model.hparams.adversarial_start = 0.5  # of these steps
-    settings: dict[str, Any] = {name: run.settings["trainer"][name] for name in SETTINGS}
-    trainer = Trainer(
-        **settings,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        devices=1,
-        max_epochs=1,
-        callbacks=[clock],
-        num_sanity_val_steps=0,
-    )
+    trainer = bare_trainer(run, [clock], max_epochs=1)
     try:
         trainer.fit(model, _loader(batches), _loader(validation))
     finally:
@@ -179,35 +163,3 @@ def peak_memory() -> int:
     """The most bytes that this process has had."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-class Clock(Callback):
-    """Seconds of each batch.
-
-    Attributes:
-        train, validation: of theirs, in order.
-    """
-
-    def __init__(self) -> None:
-        self.train: list[float] = []
-        self.validation: list[float] = []
-        self._start = 0.0
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        self._start = _now()
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.train.append(_now() - self._start)
-
-    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self._start = _now()
-
-    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        self.validation.append(_now() - self._start)
-
-
-def _now() -> float:
-    """The time when what was handed to the device is done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -30,7 +31,11 @@ from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.train.candidates import keep_better_weights
 from lit_bert.train.choose import calibrate, choice_notes, choose_parameters, used_by_choices
 from lit_bert.train.decide import check_decisions, decide
+from lit_bert.train.few_rows import fit_by_methods
+from lit_bert.train.frozen import MOST_ROWS, frozen_rival, keep_better_method, start_with_best_head
 from lit_bert.train.keep import KeepBest
+from lit_bert.train.methods import check_method
+from lit_bert.train.plan import apply_recipe, goes_by_methods, methods_of, uses_recipe
 from lit_bert.train.result import RunResult, storable
 from lit_bert.train.resume import check_finite, check_resumed
 from lit_bert.train.run import FitRun
@@ -39,6 +44,8 @@ from lit_bert.train.trackers import Tracker, open_tracker
 from lit_bert.train.trainer_limits import check_trainer_limits
 
 log = logging.getLogger(__name__)
+
+VALIDATION_PASSES = 3  # after the last step: that of the epoch, and those that compare weights
 
 
 def run_fit(run: FitRun) -> RunResult | None:
@@ -58,13 +65,51 @@ def run_fit(run: FitRun) -> RunResult | None:
     # Only the checkpoint of a best epoch is looked at again when the fit ends.
     run.model.keeps_training_weights = run.settings["checkpoint"]["monitor"] is not None
     start = time.perf_counter()
-    ckpt_path = str(run.resumed.checkpoint.path) if run.resumed else None
-    run.trainer.fit(run.model, datamodule=run.data, ckpt_path=ckpt_path)
-    _free_training_state(run)
-    result = _finish(run, (time.perf_counter() - start) / 60)
+    # Else rows would be validated by the network that is trained on them.
+    assert goes_by_methods(run) or not run.data.splits.cross_validates
+    checkpoint, predictions = fit_by_methods(run) if goes_by_methods(run) else _finetune(run)
+    result = _finish(run, checkpoint, predictions, (time.perf_counter() - start) / 60)
     if tracker is not None:
         _close_tracker(run, tracker, result)
     return result
+
+
+def _finetune(run: FitRun) -> tuple[Checkpoint | None, Predictions | None]:
+    """Trains with validations, and keeps the best epoch, or the frozen network where that is better.
+
+    Returns:
+        The checkpoint of what is kept, and what that says of the validation rows; None where no file is kept.
+    """
+    with run.budget.reserving(
+        VALIDATION_PASSES * len(run.data.val_rows) / (MOST_ROWS + len(run.data.val_rows))
+    ):
+        rival = frozen_rival(run) if len(run.methods) > 1 else None
+    if run.model.hparams.head_start and not run.resumed:
+        start_with_best_head(run)
+    ckpt_path = str(run.resumed.checkpoint.path) if run.resumed else None
+    run.trainer.callbacks.extend(run.budget.callbacks())  # type: ignore[attr-defined]
+    run.trainer.fit(run.model, datamodule=run.data, ckpt_path=ckpt_path)
+    _free_training_state(run)
+    checkpoint, predictions = keep_better_weights(run, *_best(run))
+    if rival is not None and checkpoint is not None and predictions is not None:
+        return keep_better_method(run, checkpoint, predictions, rival)
+    return checkpoint, predictions
+
+
+def _best(run: FitRun) -> tuple[Checkpoint | None, Predictions | None]:
+    """The best checkpoint and its predictions; None where none is kept, and on devices but the first."""
+    trainer = run.trainer
+    if run.resumed and trainer.global_step == run.resumed.checkpoint.facts.global_step:
+        log.info(
+            f"{run.resumed.checkpoint.path} stands at the end of its run already, so nothing was trained. "
+            "Give it more with --trainer.max_epochs."
+        )
+    kept = [each for each in trainer.checkpoint_callbacks if isinstance(each, KeepBest) and each.monitor]
+    best = Path(kept[0].best_model_path) if kept else None
+    if best is None or not (trainer.is_global_zero and best.is_file()):
+        return None, None
+    checkpoint = Checkpoint.open(best)
+    return checkpoint, _validated(checkpoint)
 
 
 # --- before the training ---
@@ -83,6 +128,11 @@ def check_run(run: FitRun) -> None:
     run.model.configure_model()  # what is wrong with weights or rows shows before anything is written
     run.data.setup("fit")
     check_decisions(run)
+    run.methods = methods_of(run)
+    for name in run.methods:
+        check_method(name, run)
+    if uses_recipe(run.settings, run.resumed is not None):
+        apply_recipe(run)
     run.model.default_objective.set_by_rows(run.data)
     check_trainer_limits(run)
     if run.resumed:
@@ -175,10 +225,11 @@ def say_what_is_used(run: FitRun) -> None:
     if model.trains_part:
         log.info(f"           trains {_millions(trained)} of {size:.1f}M parameters")
     log.info(f"           computed by {path_of(model.network, trainer)}")
-    is_split_off = data.splits.counts["validation"].split == data.splits.counts["train"].split
-    split = data.splits.counts["train"]
-    whole = f", of the {split.read:,} of split {escape.line(split.split)}" if is_split_off else ""
-    log.info(f"rows       {len(data.train_rows):,} to train on, {len(data.val_rows):,} to validate on{whole}")
+    split, validation = data.splits.counts["train"], data.splits.counts.get("validation")
+    whole = f", of the {split.read:,} of split {escape.line(split.split)}"
+    shown = f"{len(data.val_rows):,} to validate on" if validation else "each validated in turn"
+    of_split = whole if validation and validation.split == split.split else ""
+    log.info(f"rows       {len(data.train_rows):,} to train on, {shown}{of_split}")
     for part, counts in data.splits.counts.items():
         if counts.skipped or set(counts.left_out) - {data.splits.validation_setting}:
             log.info(f"           {part}: {counts}")
@@ -190,11 +241,15 @@ def say_what_is_used(run: FitRun) -> None:
         low, high = (f"{each:.6g}" for each in (data.train_rows.labels.min(), data.train_rows.labels.max()))
         log.info(f"numbers    {_shortened(data.label_names)}, {low} to {high} in the rows to train on")
     if trainer.is_global_zero:
-        used = {data.hparams.train_split: data.train_rows, data.splits.val_name: data.val_rows}
+        used = {data.hparams.train_split: data.train_rows}
+        if validation:
+            used[data.splits.val_name] = data.val_rows
         if data.splits.has_guarantee_rows:
             used["guarantee"] = data.splits.guarantee_rows()
         for finding in dataset_summary(used, run.model.task, data.hparams.deduplicate):
             log.info(f"audit      {finding}")
+    for place, note in enumerate(run.notes):
+        log.info(f"{'' if place else 'recipe':10} {note}")
     if trainer.log_dir:
         log.info(f"run        {Path(trainer.log_dir)}")
     for change in run.resumed.changes if run.resumed else ():
@@ -209,8 +264,8 @@ def _facts(run: FitRun) -> dict[str, Any]:
     """What the dashboard shows of a run: sources and settings."""
     settings = run.settings
     facts: dict[str, Any] = {role: str(source) for role, source in run.sources}
-    facts |= {name: settings["data"][name] for name in ("batch_size", "max_length")}
-    facts |= {name: value for name, value in settings["model"].items() if name != "learning_rate"}
+    facts |= {name: run.data.hparams[name] for name in ("batch_size", "max_length")}
+    facts |= {name: run.model.hparams[name] for name in settings["model"] if name != "learning_rate"}
     facts |= {name: settings["trainer"][name] for name in ("max_epochs", "precision")}
     return {**facts, "seed": settings["seed_everything"]}
 
@@ -237,26 +292,19 @@ def _free_training_state(run: FitRun) -> None:
     run.model.zero_grad()
 
 
-def _finish(run: FitRun, minutes: float) -> RunResult | None:
-    """Chooses weights and temperature by the validation rows, and prints and keeps the scores."""
+def _finish(
+    run: FitRun, checkpoint: Checkpoint | None, predictions: Predictions | None, minutes: float
+) -> RunResult | None:
+    """Chooses a temperature and the like by the validation rows, and prints and keeps the scores."""
     trainer = run.trainer
-    if run.resumed and trainer.global_step == run.resumed.checkpoint.facts.global_step:
-        log.info(
-            f"{run.resumed.checkpoint.path} stands at the end of its run already, so nothing was trained. "
-            "Give it more with --trainer.max_epochs."
-        )
-    kept = [each for each in trainer.checkpoint_callbacks if isinstance(each, KeepBest) and each.monitor]
-    best = Path(kept[0].best_model_path) if kept else None
-    if best is not None and not (trainer.is_global_zero and best.is_file()):
-        best = None
-    checkpoint = Checkpoint.open(best) if best else None
-    validated = _validated(checkpoint) if checkpoint else None
-    checkpoint, predictions = keep_better_weights(run, checkpoint, validated)
     if not trainer.is_global_zero:
         return None
     run.callbacks.dashboard.log_settings(trainer, run.model)
-    if best is None or checkpoint is None:
+    if checkpoint is None:
         return RunResult(status="done", steps=trainer.global_step, minutes=minutes)
+    # As the user has named the folder, which asking the trainer for would have all processes take part in.
+    folder = next(each.dirpath for each in trainer.checkpoint_callbacks if isinstance(each, KeepBest))
+    best = Path(str(folder)) / checkpoint.path.name
     found = _score(run, checkpoint, predictions) if predictions is not None else None
     print(f"took       {minutes:.1f} minutes for {trainer.global_step:,} optimizer steps")
     print(f"\nbest epoch: {best}")
@@ -320,7 +368,9 @@ def _score(run: FitRun, best: Checkpoint, predictions: Predictions) -> Scores[Sc
     best, predictions, refused = decide(run, best, predictions)
     predictions = _with_usage(run, predictions, predictions.facts.get("used_for") if scored else None)
     split, notes = run.data.splits.val_name, choice_notes(predictions)
-    trained = read_hashes(best.run / TRAINED)
+    # Where they are cross-validated, each row was scored by networks that had not seen it.
+    unseen = run.data.splits.cross_validates
+    trained = np.empty(0, np.uint64) if unseen else read_hashes(best.run / TRAINED)
     found = record_scores(best, "validate", split, predictions, run.sources, trained, notes)
     if refused is not None:
         raise refused

@@ -12,9 +12,14 @@ from torch import Tensor
 
 from lit_bert import UserError
 
+PATIENCE = 3  # where it is left open
+
 
 class EarlyStop(EarlyStopping):
     """EarlyStopping whose patience is a setting and no state: a flag overrides what a resumed run had."""
+
+    def __init__(self, monitor: str, patience: int | None = None, **kwargs: Any) -> None:
+        super().__init__(monitor=monitor, patience=PATIENCE if patience is None else patience, **kwargs)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         counts = {name: state_dict.get(name) for name in ("wait_count", "stopped_epoch")}

@@ -24,16 +24,20 @@ from lit_bert.io import files
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.settings import composition
 from lit_bert.sources.weights import Weights
+from lit_bert.train.budget import Budget
 from lit_bert.train.decide import apply_decisions
 from lit_bert.train.dry_run import dry_run
 from lit_bert.train.fit import run_fit
+from lit_bert.train.plan import trains_in_parts
 from lit_bert.train.processes import SameCheckpoint, find_checkpoint, shared_checkpoint
 from lit_bert.train.progress import ProgressEvents
+from lit_bert.train.recipe import FEW_ROWS
 from lit_bert.train.result import EventFile, RunResult, fit_with_result
 from lit_bert.train.resume import apply_resumed_settings
 from lit_bert.train.run import FitRun, RunCallbacks
 from lit_bert.train.runs import fit_each, next_folder, runs_on_cpu
 from lit_bert.train.trackers import apply_tracker
+from lit_bert.train.zero_shot import read_descriptions
 
 DRY_RUN = "--dry_run"
 
@@ -144,7 +148,24 @@ def prepared(command: CommandLine, which: str | None, callbacks: list[Callback])
     apply_decisions(config, resumed is not None)
     own = RunCallbacks(config, command.progress_bar(), callbacks)
     command.build(own.all)
-    return FitRun(command.trainer, command.model, command.datamodule, command.settings, own, resumed, _card)
+    settings = command.settings
+    in_parts = trains_in_parts(settings, resumed is not None, command.trainer.world_size)
+    if in_parts:
+        command.datamodule.splits.fewest_to_split = FEW_ROWS
+    run = FitRun(
+        command.trainer, command.model, command.datamodule, settings, own, resumed, _card, command.config
+    )
+    if settings["minutes"] is not None and (resumed or run.trainer.world_size > 1):
+        what = "a run that goes on" if resumed else "more than one device"
+        raise UserError(f"--minutes is not for {what}. Leave it out, or end the run with --trainer.max_time.")
+    run.trains_in_parts = in_parts
+    run.budget = Budget(settings["minutes"])
+    if settings["descriptions"] is not None:
+        if settings["method"] != "zero_shot":
+            raise UserError("--descriptions is for --method zero_shot. Leave it out, or choose that method.")
+        names = command.model.task.class_names
+        run.descriptions = read_descriptions(Path(settings["descriptions"]), names)
+    return run
 
 
 def _card(best: Path, folder: Path) -> Path:

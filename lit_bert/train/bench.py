@@ -1,0 +1,187 @@
+"""The network of a run, trained on some of its rows and asked about others, from the same start each time.
+
+python -m lit_bert fit --method finetune --data.dataset few.csv
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lit_bert.data.cache import TokenizedRows
+from lit_bert.data.stratify import assign_parts
+from lit_bert.model import head
+from lit_bert.model.head import Head
+from lit_bert.model.windows import pooled
+from lit_bert.train.clock import Clock
+from lit_bert.train.recipe import epochs_for
+from lit_bert.train.run import FitRun, bare_trainer
+
+TIMED_STEPS = 4
+HEAD_FOLDS = 4  # by which the strength of a head's penalty is chosen
+
+
+class Features(Callback):
+    """Keeps what the last linear layer is given of the texts that are predicted, float32 (N, F)."""
+
+    def __init__(self) -> None:
+        self._found: list[Tensor] = []
+        self._parts: list[Tensor] = []
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        logits = pl_module.encoder.logits_of(pl_module.network)  # type: ignore[operator, union-attr]
+        self._hook = logits.register_forward_pre_hook(lambda _, given: self._parts.append(given[0]))
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        found = torch.cat([each.float() for each in self._parts])
+        self._parts.clear()
+        if "text_index" in batch:
+            found = pooled(found, batch["text_index"], "mean")
+        self._found.append(found.cpu())
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._hook.remove()
+        self.values = torch.cat(self._found)
+
+
+class Bench:
+    """Trains and asks the network of a run.
+
+    Args:
+        run: its rows are known, and its network is built.
+        rows: those that methods are tried on.
+
+    Attributes:
+        labels: of the rows, as the kind of task stores them.
+        trainings_left: that share what is left of the run's time, the next one included.
+    """
+
+    trainings_left = 1
+
+    def __init__(self, run: FitRun, rows: TokenizedRows) -> None:
+        self.run, self.rows = run, rows
+        self.labels = rows.labels
+        self._start = {name: value.detach().clone() for name, value in run.model.network.state_dict().items()}
+        self._features: Tensor | None = None
+
+    @property
+    def outputs_count(self) -> int:
+        """What the network says of a text: how many values."""
+        return self.run.model.encoder.logits_of(self.run.model.network).out_features
+
+    @property
+    def features(self) -> Tensor:
+        """What the head of the network as it starts is given of each row, float32 (N, F)."""
+        if self._features is None:
+            self.reset()
+            self._features = features_of(self.run, self.rows)
+        return self._features
+
+    def reset(self) -> None:
+        """Has the network as it was."""
+        self.run.model.network.load_state_dict(self._start)
+
+    def head(self, rows: np.ndarray, features: Tensor | None = None) -> Head:
+        """The best head for some of the rows, int (M,).
+
+        Args:
+            features: of all rows, where they are not those of the network as it starts.
+        """
+        found = self.features if features is None else features
+        return best_head(self.run, self.rows.view(rows), found[torch.from_numpy(rows)])
+
+    def train(self, rows: np.ndarray, objective: Callable[..., Tensor] | None = None) -> None:
+        """Trains the network as it stands on some of the rows, int (M,), without a validation.
+
+        For as many epochs as the run, or where the recipe has chosen that, as many as suit the rows.
+
+        Args:
+            objective: what is minimised; None is the loss of the task.
+        """
+        run, data = self.run, self.run.data
+        before, run.model.objective = run.model.objective, objective or run.model.objective
+        everything, data.train_rows = data.train_rows, self.rows.view(rows)
+        try:
+            size = data.hparams.batch_size
+            epochs = epochs_for(len(rows), size) if run.chose_epochs else run.trainer.max_epochs
+            ends = run.budget.callbacks(1 / self.trainings_left)
+            trainer = bare_trainer(run, ends, max_epochs=epochs, limit_val_batches=0)
+            trainer.fit(run.model, data.train_dataloader())
+        finally:
+            data.train_rows, run.model.objective = everything, before
+
+    def step_s(self) -> float:
+        """Seconds of a training step, by a few of them, which leave the network changed."""
+        clock, data = Clock(), self.run.data
+        trainer = bare_trainer(self.run, [clock], max_steps=TIMED_STEPS, limit_val_batches=0)
+        trainer.fit(self.run.model, data.train_dataloader())
+        return float(np.median(clock.train[1:] or clock.train))
+
+    def outputs(self, rows: np.ndarray) -> np.ndarray:
+        """What the network says of some of the rows, int (M,): float32 (M, C)."""
+        return outputs_of(self.run, self.rows.view(rows))
+
+
+def features_of(run: FitRun, rows: TokenizedRows) -> Tensor:
+    """What the head of the network is given of rows, float32 (N, F)."""
+    features = Features()
+    _predict(run, rows, [features])
+    return features.values[torch.from_numpy(_unsorted(rows))]
+
+
+def outputs_of(run: FitRun, rows: TokenizedRows) -> np.ndarray:
+    """What the network says of rows, float32 (N, C)."""
+    return torch.cat(_predict(run, rows, [])).numpy()[_unsorted(rows)]
+
+
+def _predict(run: FitRun, rows: TokenizedRows, callbacks: list[Callback]) -> list[Tensor]:
+    loader = run.data.eval_loader(rows.view(_by_length(rows)))
+    return bare_trainer(run, callbacks).predict(run.model, loader)  # type: ignore[return-value]
+
+
+def _by_length(rows: TokenizedRows) -> np.ndarray:
+    return np.argsort(-rows.lengths, kind="stable")
+
+
+def _unsorted(rows: TokenizedRows) -> np.ndarray:
+    """The place of each row in `_by_length`."""
+    return np.argsort(_by_length(rows))
+
+
+def best_head(run: FitRun, rows: TokenizedRows, features: Tensor) -> Head:
+    """The head with the least loss of rows, the strength of its penalty chosen by cross-validation.
+
+    Args:
+        features: of the rows, float32 (N, F).
+    """
+    model, labels = run.model, torch.from_numpy(rows.labels)
+    weights = None if rows.weights is None else torch.from_numpy(rows.weights)
+    outputs = int(model.encoder.logits_of(model.network).out_features)
+
+    def loss(logits: Tensor, some: Tensor) -> Tensor:
+        batch = {"labels": labels[some]} | ({} if weights is None else {"weights": weights[some]})
+        return model.default_objective(logits, batch, label_smoothing=0.0)
+
+    return head.best_head(features, folds_of(run, rows, HEAD_FOLDS), outputs, loss)
+
+
+def folds_of(run: FitRun, rows: TokenizedRows, folds: int) -> np.ndarray:
+    """The fold of each row, int64 (N,), which has its share of each label; no group is split."""
+    shares = np.full(folds, 1 / folds)
+    return assign_parts(rows.labels, shares, run.data.hparams.subset_seed, rows.groups)
+
+
+def set_head(run: FitRun, head: Head) -> None:
+    """Puts a head into the network."""
+    logits = run.model.encoder.logits_of(run.model.network)
+    with torch.no_grad():
+        logits.weight.copy_(head.weight)
+        if logits.bias is not None:
+            logits.bias.copy_(head.bias)

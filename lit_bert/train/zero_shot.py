@@ -1,0 +1,94 @@
+"""A classifier of class names alone: each class is where its name, or what describes it, lies.
+
+    python -m lit_bert fit --method zero_shot --data.label_names "refund,delivery,praise"
+
+Good encoders of sentences put a text near the name of what it is about. It is the least that labels have to
+beat, and so stands beside every run with few rows.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from torch.utils.data import DataLoader
+
+from lit_bert import UserError
+from lit_bert.data.batches import collate
+from lit_bert.io.escape import line
+from lit_bert.model.head import Head
+from lit_bert.train.bench import Features
+from lit_bert.train.run import FitRun, bare_trainer
+
+SCALE = 20.0  # of cosines, as logits: those of sentences differ by a tenth or two
+MAX_BYTES = 1 << 20  # of a file of descriptions
+COLUMNS = ["label", "text"]
+
+
+def read_descriptions(path: Path, class_names: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """The texts of each class in a CSV file with the columns label and text.
+
+    Args:
+        class_names: that have to be there; None takes those of the file.
+
+    Raises:
+        UserError: it cannot be read, has other columns, an empty cell, or not the classes.
+    """
+    expected = "expected a CSV file with the columns label and text, a row for each class or several"
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"--descriptions {line(path)} has more than {MAX_BYTES:,} bytes; {expected}.")
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            header, *rows = list(csv.reader(stream, strict=True)) or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"--descriptions {line(path)}: {line(why)}; {expected}.") from None
+    if sorted(header) != COLUMNS or not all(len(row) == 2 and all(map(str.strip, row)) for row in rows):
+        raise UserError(f"--descriptions {line(path)} has other columns, or an empty cell; {expected}.")
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        cells = dict(zip(header, row, strict=True))
+        found.setdefault(cells["label"].strip(), []).append(cells["text"])
+    if class_names is not None and set(found) != set(class_names):
+        odd = sorted(set(found) ^ set(class_names))[0]
+        raise UserError(
+            f"--descriptions {line(path)} and the classes of the data differ: {line(odd)} is in one alone."
+        )
+    return found
+
+
+def class_head(run: FitRun, descriptions: Mapping[str, Sequence[str]] | None = None) -> Head:
+    """The head that gives each text the class whose texts are nearest, by the cosine.
+
+    Args:
+        descriptions: texts of each class; None takes its name.
+    """
+    names = run.model.task.class_names
+    texts = {name: list(descriptions[name]) if descriptions else [name] for name in names}
+    features = features_of_texts(run, [text for name in names for text in texts[name]])
+    parts = features.split([len(texts[name]) for name in names])
+    centres = torch.stack([normalize(each, dim=1).mean(0) for each in parts])
+    # Features of texts have nearly the same length, by which the cosine would divide.
+    weight = SCALE / features.norm(dim=1).mean() * normalize(centres - centres.mean(0), dim=1)
+    return Head(weight, torch.zeros(len(names)))
+
+
+def features_of_texts(run: FitRun, texts: Sequence[str]) -> Tensor:
+    """What the head of the network is given of texts, float32 (N, F)."""
+    tokenizer = run.data.weights.tokenizer(run.data.hparams.max_length)
+    items = [{"input_ids": np.array(each.ids), "labels": 0} for each in tokenizer.encode_batch(list(texts))]
+    size = run.data.hparams.eval_batch_size
+    batches = [
+        collate(items[start : start + size], run.data.weights.pad_token_id)
+        for start in range(0, len(items), size)
+    ]
+    features = Features()
+    loader: Any = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+    bare_trainer(run, [features]).predict(run.model, loader)
+    return features.values
