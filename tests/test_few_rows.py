@@ -349,3 +349,7 @@ def test_descriptions_are_checked(tmp_path):
 
 def test_few_rows_are_fewer_than_this():
     assert 1000 <= FEW_ROWS <= 4000
+
+
+def test_a_trial_run_of_the_trainer_is_as_long_as_it_says(fit, run):
+    assert "recipe" not in fit("--trainer.fast_dev_run=true")

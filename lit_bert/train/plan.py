@@ -21,7 +21,8 @@ AUTO, FINETUNE = "auto", "finetune"
 def has_schedule(settings: Mapping[str, Any]) -> bool:
     """Whether settings say how long a run is: then it is theirs as a whole, unless they name a method."""
     trainer = settings["trainer"]
-    return trainer["max_steps"] != -1 or any(trainer[name] is not None for name in ("max_epochs", "max_time"))
+    ends = any(trainer[name] is not None for name in ("max_epochs", "max_time"))
+    return ends or trainer["max_steps"] != -1 or bool(trainer["fast_dev_run"])
 
 
 def uses_recipe(settings: Mapping[str, Any], is_resumed: bool) -> bool:
