@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -80,9 +81,12 @@ def _finetune(run: FitRun) -> tuple[Checkpoint | None, Predictions | None]:
     Returns:
         The checkpoint of what is kept, and what that says of the validation rows; None where no file is kept.
     """
-    with run.budget.reserving(
-        VALIDATION_PASSES * len(run.data.val_rows) / (MOST_ROWS + len(run.data.val_rows))
-    ):
+    with (
+        run.budget.reserving(
+            VALIDATION_PASSES * len(run.data.val_rows) / (MOST_ROWS + len(run.data.val_rows))
+        ),
+        torch.random.fork_rng(devices=[]),
+    ):  # a run of the same seed is the same without a rival
         rival = frozen_rival(run) if len(run.methods) > 1 else None
     if run.model.hparams.head_start and not run.resumed:
         start_with_best_head(run)
