@@ -89,7 +89,7 @@ def _finetune(run: FitRun) -> tuple[Checkpoint | None, Predictions | None]:
     ):  # a run of the same seed is the same without a rival
         rival = frozen_rival(run) if len(run.methods) > 1 else None
     if run.model.hparams.head_start and not run.resumed:
-        start_with_best_head(run)
+        start_with_best_head(run, rival)
     ckpt_path = str(run.resumed.checkpoint.path) if run.resumed else None
     run.trainer.callbacks.extend(run.budget.callbacks())  # type: ignore[attr-defined]
     run.trainer.fit(run.model, datamodule=run.data, ckpt_path=ckpt_path)

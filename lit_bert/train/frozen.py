@@ -42,19 +42,23 @@ def _sample(run: FitRun, rows: TokenizedRows) -> TokenizedRows:
     return rows.view(np.sort(order[:MOST_ROWS]))
 
 
+def _head(run: FitRun) -> Head:
+    """The best one for the network as it stands, by some of the rows to train on."""
+    some = _sample(run, run.data.train_rows)
+    return best_head(run, some, features_of(run, some))
+
+
 def frozen_rival(run: FitRun) -> Rival:
     """The network as it starts, with the best head for rows to train on."""
-    some, validation = _sample(run, run.data.train_rows), run.data.val_rows
-    head = best_head(run, some, features_of(run, some))
+    head, validation = _head(run), run.data.val_rows
     order = np.argsort(validation.rows)
     logits = head.logits(features_of(run, validation.view(order)))
     return Rival(head, run.model.task.outputs(logits.numpy()))
 
 
-def start_with_best_head(run: FitRun) -> None:
-    """Has the classifier start as the best one for the network as it is."""
-    some = _sample(run, run.data.train_rows)
-    set_head(run, best_head(run, some, features_of(run, some)))
+def start_with_best_head(run: FitRun, rival: Rival | None) -> None:
+    """Has the classifier start as the best one for the network as it is, which a rival has found already."""
+    set_head(run, rival.head if rival else _head(run))
 
 
 def keep_better_method(
