@@ -1,0 +1,197 @@
+"""What one process that labels a pool does: gives texts out, keeps answers, fits a head to them.
+
+python -m lit_bert label reviews.csv
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lit_bert.io import files
+from lit_bert.labelling.choose import by_turns, least_sure, spread
+from lit_bert.labelling.estimate import Estimate, estimate, fitted, probabilities
+from lit_bert.labelling.pool import Pool
+from lit_bert.labelling.store import RANDOM, Lease, Store
+from lit_bert.model.head import Head
+
+log = logging.getLogger(__name__)
+
+RANDOM_EVERY = 5  # one text of so many is drawn at random, for an honest score
+AT_ONCE = 50  # texts chosen at a time
+REFIT = 10  # new labels after which a head is fitted, or a tenth of them all
+
+
+class Labelled(NamedTuple):
+    """The texts with a label, in the order of their answers; those of the file come first.
+
+    Attributes:
+        labels: the class of each.
+        is_scored: whether the sample drawn at random has it.
+    """
+
+    texts: np.ndarray
+    labels: np.ndarray
+    is_scored: np.ndarray
+
+
+class Progress(NamedTuple):
+    """How far a pool is.
+
+    Attributes:
+        left: texts that nobody has labelled or skipped.
+        counts: labels of each class.
+    """
+
+    labelled: int
+    skipped: int
+    left: int
+    counts: list[int]
+
+
+class Session:
+    """Gives texts of a pool out, and keeps what people say.
+
+    Args:
+        features: of the texts, float32 (N, F), of length 1.
+        by_name: the head of the class names, for the first texts; None where names say nothing.
+        seed: of what is drawn at random: the same for everybody at one pool.
+        chooses: whether texts are chosen by the classifier; else all are drawn at random.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        classes: list[str],
+        store: Store,
+        features: np.ndarray,
+        by_name: Head | None = None,
+        seed: int = 0,
+        chooses: bool = True,
+    ) -> None:
+        self.pool, self.classes, self.store, self.features = pool, classes, store, features
+        self.by_name, self.seed = by_name, seed
+        self.random_every = RANDOM_EVERY if chooses else 1
+        free = np.flatnonzero([label is None for label in pool.labels])
+        self.drawn = np.random.default_rng(seed).permutation(free).tolist()
+        self.estimate: Estimate | None = None
+        self.head: Head | None = None
+        self.queue: list[int] = []
+        self._fitted_to = -1
+        self._wakes = threading.Condition()
+        self._worker: threading.Thread | None = None
+
+    # --- texts and answers ---
+
+    def lend(self, person: str) -> Lease | None:
+        """The next text for a person; None where all have an answer or are with others."""
+        return self.store.lend(person, self.queue, self.drawn, self.random_every)
+
+    def answer(self, person: str, text: int, label: int | None) -> None:
+        """Keeps the class of a text, by its place; None skips it.
+
+        Raises:
+            Taken: the text is not with the person.
+        """
+        self.store.answer(person, text, None if label is None else self.classes[label])
+
+    def labelled(self) -> Labelled:
+        """What is labelled so far."""
+        place = {name: index for index, name in enumerate(self.classes)}
+        known = [(text, place[name], False) for text, name in enumerate(self.pool.labels) if name is not None]
+        answers = self.store.answers()
+        # The sample is all of the random order up to the last text that was drawn for it: a text of it that
+        # was chosen before its turn came belongs to it, and to leave it out would leave the easy ones.
+        asked = {answer.text for answer in answers if answer.share == RANDOM}
+        last = max((turn for turn, text in enumerate(self.drawn) if text in asked), default=-1)
+        sample = set(self.drawn[: last + 1])
+        known += [(each.text, place[each.label], each.text in sample) for each in answers if each.label]
+        columns = list(zip(*known, strict=True)) or [(), (), ()]
+        kinds = (np.int64, np.int64, bool)
+        return Labelled(*(np.array(each, dtype=kind) for each, kind in zip(columns, kinds, strict=True)))
+
+    def progress(self) -> Progress:
+        """How far the pool is."""
+        found = self.labelled()
+        skipped = sum(each.label is None for each in self.store.answers())
+        counts = np.bincount(found.labels, minlength=len(self.classes)).tolist()
+        left = len(self.pool.texts) - len(found.texts) - skipped
+        return Progress(len(found.texts), skipped, left, counts)
+
+    # --- the classifier ---
+
+    def start(self) -> None:
+        """Chooses the first texts; then has a thread that fits a head whenever there are new labels."""
+        self.choose(self.labelled())
+        self._worker = threading.Thread(target=self._work, daemon=True)
+        self._worker.start()
+        self.wake()
+
+    def wake(self) -> None:
+        """Says that there is a new answer."""
+        with self._wakes:
+            self._wakes.notify()
+
+    def _work(self) -> None:
+        while True:
+            found = self.labelled()
+            if self._is_due(len(found.texts)):
+                self.choose(found)
+                self.score(found)
+                continue
+            with self._wakes:
+                self._wakes.wait(1.0)
+
+    def _is_due(self, count: int) -> bool:
+        return abs(count - max(self._fitted_to, 0)) >= max(REFIT, count // 10) or (
+            self._fitted_to < 0 and count >= REFIT
+        )
+
+    def choose(self, found: Labelled) -> None:
+        """Fits a head to the labels, and chooses the next texts by it."""
+        self._fitted_to = len(found.texts)
+        generator = np.random.default_rng((self.seed, len(found.texts)))
+        self.head = fitted(self.features[found.texts], found.labels, len(self.classes))
+        answered = {each.text for each in self.store.answers()}
+        free = np.array(sorted(set(self.drawn) - answered), dtype=np.int64)
+        if not len(free):
+            self.queue = []
+        elif self.head is not None:
+            outputs = probabilities(self.head, self.features)
+            self.queue = least_sure(self.features, outputs, free, AT_ONCE, generator).tolist()
+        else:
+            first = spread(self.features, free, AT_ONCE, generator)
+            if self.by_name is not None:
+                guesses = probabilities(self.by_name, self.features[first]).argmax(1)
+                first = by_turns(first, guesses)
+            self.queue = first.tolist()
+
+    def score(self, found: Labelled) -> None:
+        """Estimates how good the head is."""
+        features = np.asarray(self.features[found.texts])
+        self.estimate = estimate(features, found.labels, found.is_scored, len(self.classes), self.seed)
+
+    # --- what `fit` takes ---
+
+    def write(self, path: Path) -> int:
+        """Writes the labelled texts as JSON Lines, and gives their number."""
+        found = self.labelled()
+        lines = [
+            json.dumps(
+                {
+                    "text": self.pool.texts[text],
+                    "label": self.classes[label],
+                    "row": self.pool.rows[text],
+                    "drawn_at_random": bool(drawn),
+                },
+                ensure_ascii=False,
+            )
+            for text, label, drawn in zip(*(each.tolist() for each in found), strict=True)
+        ]
+        files.write_text(path, "".join(f"{each}\n" for each in lines))
+        return len(lines)
