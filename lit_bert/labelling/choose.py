@@ -31,9 +31,7 @@ def least_sure(
     return spread(features, unsure, count, generator)
 
 
-def spread(
-    features: np.ndarray, free: np.ndarray, count: int, generator: np.random.Generator
-) -> np.ndarray:
+def spread(features: np.ndarray, free: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
     """Texts that lie apart, int64 (<= count,), by the seeding of k-means++."""
     if len(free) > MOST_DRAWN_FROM:
         free = generator.choice(free, MOST_DRAWN_FROM, replace=False)

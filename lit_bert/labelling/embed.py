@@ -20,6 +20,7 @@ from torch.nn.functional import normalize
 from lit_bert.data.cache import cache_key, cache_root, write_to_cache
 from lit_bert.data.padding import padded_inputs
 from lit_bert.encoders.table import encoder_of
+from lit_bert.labelling.pool import texts_sha256
 from lit_bert.model.pretrained import load_network
 from lit_bert.sources.weights import Weights
 
@@ -79,10 +80,7 @@ class Embedder:
 
     def cached(self, texts: Sequence[str]) -> np.ndarray:
         """float32 (N, F), from the cache where these texts were there before."""
-        digest = hashlib.sha256()
-        for text in texts:
-            digest.update(hashlib.sha256(text.encode()).digest())
-        name = cache_key(("embeddings", *self.key, digest.hexdigest()))
+        name = cache_key(("embeddings", *self.key, texts_sha256(texts)))
         file = cache_root() / "embeddings" / f"{name}.npy"
         write_to_cache(file, lambda partial: self._write(texts, partial))
         return np.load(file, mmap_mode="r")

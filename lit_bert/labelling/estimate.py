@@ -103,9 +103,7 @@ def estimate(
     if not sizes or sizes[-1] != len(labels):
         return None
     matrix = np.array(right)
-    return Estimate(
-        len(labels), len(scored), points_of(sizes, matrix), forecast(sizes, matrix, generator)
-    )
+    return Estimate(len(labels), len(scored), points_of(sizes, matrix), forecast(sizes, matrix, generator))
 
 
 def _cross_fitted(

@@ -40,6 +40,14 @@ class Pool(NamedTuple):
     left_out: int
 
 
+def texts_sha256(texts: Sequence[str]) -> str:
+    """Of all texts in their order, which other columns and ways to read a file change."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(hashlib.sha256(text.encode()).digest())
+    return digest.hexdigest()
+
+
 def read_pool(path: Path, options: ReadOptions, text: str | None, label: str | None) -> Pool:
     """Reads a pool.
 

@@ -76,6 +76,7 @@ class Session:
     ) -> None:
         self.pool, self.classes, self.store, self.features = pool, classes, store, features
         self.by_name, self.seed = by_name, seed
+        self.chooses = chooses
         self.random_every = RANDOM_EVERY if chooses else 1
         free = np.flatnonzero([label is None for label in pool.labels])
         self.drawn = np.random.default_rng(seed).permutation(free).tolist()
@@ -156,8 +157,13 @@ class Session:
         """Fits a head to the labels, and chooses the next texts by it."""
         self._fitted_to = len(found.texts)
         generator = np.random.default_rng((self.seed, len(found.texts)))
-        self.head = fitted(self.features[found.texts], found.labels, len(self.classes))
-        answered = {each.text for each in self.store.answers()}
+        answers = self.store.answers()
+        answered = {each.text for each in answers}
+        # Not to those drawn at random: fewer texts near them would be chosen then, and they would be scored
+        # as worse than a new text is.
+        drawn = [each.text for each in answers if each.share == RANDOM]
+        own = np.flatnonzero(~np.isin(found.texts, drawn)) if self.chooses else np.arange(len(found.texts))
+        self.head = fitted(self.features[found.texts[own]], found.labels[own], len(self.classes))
         free = np.array(sorted(set(self.drawn) - answered), dtype=np.int64)
         if not len(free):
             self.queue = []

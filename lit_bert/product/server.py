@@ -9,6 +9,7 @@ import logging
 import math
 import signal
 import socket
+from typing import Any
 
 import uvicorn
 
@@ -44,13 +45,21 @@ def run(models: Models, limits: Limits, access: Access, threads: int, listener: 
         died.append(1)
         server.should_exit = True
 
-    def on_signal(*_: object) -> None:
-        server.should_exit = True
-
     app = create_app(models, limits, access, threads, lambda: announce(models, access, listener), on_death)
+    server = server_of(app, limits.seconds)
+    run_server(server, listener)
+    return 1 if died else 0
+
+
+def server_of(app: Any, timeout_s: float) -> uvicorn.Server:
+    """A server of an application.
+
+    Args:
+        timeout_s: for a request.
+    """
     config = uvicorn.Config(
         connection.ReportAnswers(app),
-        http=connection.protocol(limits.seconds, connection.IDLE_TIMEOUT_S),
+        http=connection.protocol(timeout_s, connection.IDLE_TIMEOUT_S),
         ws="none",
         lifespan="on",
         access_log=False,
@@ -58,21 +67,26 @@ def run(models: Models, limits: Limits, access: Access, threads: int, listener: 
         server_header=False,
         # Longer than the limits of `connection`, as uvicorn's timer takes a head that arrives for idleness
         # where it began before the last answer.
-        timeout_keep_alive=math.ceil(connection.IDLE_TIMEOUT_S + limits.seconds) + 1,
-        timeout_graceful_shutdown=math.ceil(limits.seconds) + 2,
+        timeout_keep_alive=math.ceil(connection.IDLE_TIMEOUT_S + timeout_s) + 1,
+        timeout_graceful_shutdown=math.ceil(timeout_s) + 2,
     )
-    server = uvicorn.Server(config)
+    return uvicorn.Server(config)
+
+
+def run_server(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Answers until SIGTERM or SIGINT, or until something else ends the server."""
+
+    def on_signal(*_: object) -> None:
+        server.should_exit = True
+
     for number in (signal.SIGTERM, signal.SIGINT):
         # Of use before and after uvicorn has handlers of its own: at its end it raises anew what it caught.
         signal.signal(number, on_signal)
     server.run([listener])
-    return 1 if died else 0
 
 
 def announce(models: Models, access: Access, listener: socket.socket) -> None:
     """Prints what is served, and where."""
-    host, port = listener.getsockname()[:2]
-    host = f"[{host}]" if ":" in host else host
     if models.several:
         sizes = [f"{name} ({each.memory / MB:.0f} MB)" for name, each in models.by_name.items()]
         limit = "" if models.limit is None else f", in {models.limit / MB:.0f} MB"
@@ -81,6 +95,13 @@ def announce(models: Models, access: Access, listener: socket.socket) -> None:
         (model,) = models.by_name.values()
         names = _shortened([escape.line(name, MAX_SHOWN_CHARACTERS) for name in model.labels])
         what = f"{escape.line(model.name)} ({escape.line(model.file)}; {names})"
+    announce_address(what, access, listener)
+
+
+def announce_address(what: str, access: Access, listener: socket.socket) -> None:
+    """Prints where something is served, and which hosts are accepted where that is not this machine alone."""
+    host, port = listener.getsockname()[:2]
+    host = f"[{host}]" if ":" in host else host
     print(f"serving {what} at http://{host}:{port}", flush=True)
     if not access.hosts.loopback or access.hosts.allowed:
         print(f"accepted hosts: {access.hosts} (--allow-host)", flush=True)

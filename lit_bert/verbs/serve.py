@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lit_bert import UserError, available_cores, require_package
 from lit_bert.cli.arguments import Parser
@@ -23,6 +24,9 @@ from lit_bert.product import hosts
 from lit_bert.product.folder import newest
 from lit_bert.product.formats import predictor_files
 from lit_bert.product.models import MB, Models, check_name, name_of, parse_name
+
+if TYPE_CHECKING:
+    from lit_bert.product.access import Access
 
 TOKEN_VARIABLE = "LIT_BERT_TOKEN"
 
@@ -36,21 +40,27 @@ def serve(arguments: list[str]) -> int:
     args = _parser().parse_intermixed_args(arguments)
     for library in ("starlette", "uvicorn", "httptools", "prometheus_client"):
         require_package(library, "serve")
-    from lit_bert.product.access import Access
     from lit_bert.product.messages import Limits
     from lit_bert.product.server import run
 
     limits = Limits(args.bytes, args.texts, args.characters, args.seconds, args.queue)
-    token = args.token or os.environ.get(TOKEN_VARIABLE)
-    if token is not None and not token.strip():
-        raise UserError(f"the token is empty; give {TOKEN_VARIABLE} some characters, or unset it.")
+    access = access_of(args)
     models = _models(args)
-    listener = _listen(args.host, args.port)
+    listener = listen(args.host, args.port)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))  # until `run` has its own
     _allow_connections()
-    access = Access(hosts.Hosts(args.host, args.allow_host), token)
     return run(models, limits, access, args.threads, listener)
+
+
+def access_of(args: argparse.Namespace) -> Access:
+    """Which requests are answered, by the flags of `add_address`."""
+    from lit_bert.product.access import Access
+
+    token = args.token or os.environ.get(TOKEN_VARIABLE)
+    if token is not None and not token.strip():
+        raise UserError(f"the token is empty; give {TOKEN_VARIABLE} some characters, or unset it.")
+    return Access(hosts.Hosts(args.host, args.allow_host), token)
 
 
 def _models(args: argparse.Namespace) -> Models:
@@ -97,27 +107,9 @@ def _parser() -> Parser:
         help="memory of the models that are loaded; past it, the one used least recently is unloaded "
         "(default: no limit)",
     )
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is every network (%(default)s)"
-    )
-    parser.add_argument("--port", type=_port, default=8000, help="TCP port; 0 takes a free one (%(default)s)")
-    parser.add_argument(
-        "--allow-host",
-        type=_host_name,
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a name or address under which clients reach the server, such as that of a proxy before it; can "
-        f"be given several times, * is any (always accepted: {hosts.LOOPBACK}, --host, and the address of "
-        "this machine that a client connects to)",
-    )
+    add_address(parser)
     parser.add_argument(
         "--file", help=f"ONNX file to run; default: the first that is there of {', '.join(predictor_files())}"
-    )
-    parser.add_argument(
-        "--token",
-        help="answer only requests with this bearer token; better set the variable "
-        f"{TOKEN_VARIABLE}, as process lists show flags",
     )
     parser.add_argument(
         "--bytes", type=_count, default=2**20, help="bytes of a request's body, at most (%(default)s)"
@@ -144,6 +136,29 @@ def _parser() -> Parser:
         help="texts that are computed side by side, one core each (%(default)s)",
     )
     return parser
+
+
+def add_address(parser: Parser) -> None:
+    """Adds the flags that say where a server listens and which requests it answers."""
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 is every network (%(default)s)"
+    )
+    parser.add_argument("--port", type=_port, default=8000, help="TCP port; 0 takes a free one (%(default)s)")
+    parser.add_argument(
+        "--allow-host",
+        type=_host_name,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name or address under which clients reach the server, such as that of a proxy before it; can "
+        f"be given several times, * is any (always accepted: {hosts.LOOPBACK}, --host, and the address of "
+        "this machine that a client connects to)",
+    )
+    parser.add_argument(
+        "--token",
+        help="answer only requests with this bearer token; better set the variable "
+        f"{TOKEN_VARIABLE}, as process lists show flags",
+    )
 
 
 def _count(value: str) -> int:
@@ -178,7 +193,7 @@ def _seconds(value: str) -> float:
     return seconds
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A bound socket, not listening yet."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

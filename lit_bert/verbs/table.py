@@ -15,6 +15,9 @@ class Verb(NamedTuple):
 
 VERBS = {
     "init": Verb("init", "init", "look at labelled text and write a configuration for it, with reasons"),
+    "label": Verb(
+        "label", "label", "ask people for the labels that teach most, in the terminal or on a page"
+    ),
     "fit": Verb("fit", "fit", "train on labelled text; without --config this is configs/base.yaml"),
     "validate": Verb("evaluate", "validate", "score a checkpoint on the validation split"),
     "test": Verb("evaluate", "test", "score a checkpoint on the test split"),
