@@ -83,7 +83,6 @@ def intervals(runs: list[Run]) -> list[str]:
 def contest(way: str, quick: bool = False, split: str = "test") -> dict[str, Any]:
     """One person who labels up to 200 texts, one at a time."""
     from lit_bert.labelling.embed import Embedder
-    from lit_bert.labelling.estimate import named
     from lit_bert.labelling.pool import Pool
     from lit_bert.labelling.session import Session
     from lit_bert.labelling.store import Store
@@ -99,9 +98,8 @@ def contest(way: str, quick: bool = False, split: str = "test") -> dict[str, Any
     seed = harness.round_number()
     with tempfile.TemporaryDirectory() as place:
         store = Store(Path(place, "labels"), {})
-        by_name = named(embedder(classes))
         features = embedder.cached(texts)
-        session = Session(pool, classes, store, features, by_name, seed, chooses=way == "label")
+        session = Session(pool, classes, store, features, seed, chooses=way == "label")
         found = embedder.cached([text for text, _ in tested])
         return answered(session, truth, found, [label for _, label in tested])
 

@@ -1,9 +1,10 @@
-"""Which texts are labelled next: those that the classifier is least sure of, and that differ.
+"""Which texts are labelled next: those that stand for many texts of whose class the classifier is unsure.
 
-Of the texts with the least margin between their first two classes, as many are drawn as are wanted by the
-seeding of k-means++, so that they lie apart: the margin of Citovsky et al. (Batch Active Learning at Scale,
-2021, https://arxiv.org/abs/2107.14263) with the draw of Ash et al. (BADGE, 2020,
-https://arxiv.org/abs/1906.03671). benchmarks/labelling.py measures it.
+Each text that is chosen covers those like it, by a kernel of their distance; the next one is that which adds
+most to what is covered, where a text counts as much as the classifier is unsure of it. With few labels it is
+unsure of all, and texts are chosen that are typical and differ; later those near the borders of classes. It
+is Uncertainty Herding (Bae, Noh and Sutherland, 2024, https://arxiv.org/abs/2412.20644).
+benchmarks/labelling.py measures it.
 
     python -m benchmarks.labelling
 """
@@ -12,51 +13,54 @@ from __future__ import annotations
 
 import numpy as np
 
-LEAST_SURE = 5  # times as many texts as are wanted, to draw from
-MOST_DRAWN_FROM = 20_000  # texts, where all are
+WIDTH = 0.5  # of the kernel: squared distance at which a text is covered by 1 / e
+MOST_COVERED, MOST_CANDIDATES = 4000, 2000  # texts that are looked at, drawn at random where there are more
 
 
-def least_sure(
-    features: np.ndarray, outputs: np.ndarray, free: np.ndarray, count: int, generator: np.random.Generator
+def next_texts(
+    features: np.ndarray,
+    outputs: np.ndarray | None,
+    chosen: np.ndarray,
+    free: np.ndarray,
+    count: int,
+    generator: np.random.Generator,
 ) -> np.ndarray:
-    """Texts to label next, int64 (<= count,).
+    """Texts to label next, the best first, int64 (<= count,).
 
     Args:
         features: of all texts, float32 (N, F), of length 1.
-        outputs: probabilities of all texts, (N, C).
-        free: texts that can be chosen, int64 (M,).
+        outputs: probabilities of all texts, (N, C); None before there is a classifier.
+        chosen: texts that were chosen before, int64 (M,).
+        free: texts that can be chosen, int64 (K,).
     """
-    top = np.sort(outputs[free], axis=1)
-    unsure = free[np.argsort(top[:, -1] - top[:, -2], kind="stable")[: LEAST_SURE * count]]
-    return spread(features, unsure, count, generator)
+    covered = _some(np.arange(len(features)), MOST_COVERED, generator)
+    candidates = _some(free, MOST_CANDIDATES, generator)
+    weights = np.ones(len(covered), np.float32) if outputs is None else entropy(outputs[covered])
+    points = np.asarray(features[covered])
+    similar = _kernel(points, features[candidates])
+    cover = np.zeros(len(covered), np.float32)
+    for start in range(0, len(chosen), MOST_CANDIDATES):
+        part = _kernel(points, features[chosen[start : start + MOST_CANDIDATES]])
+        cover = np.maximum(cover, part.max(1))
+    found: list[int] = []
+    while len(found) < min(count, len(candidates)):
+        gains = weights @ np.maximum(similar - cover[:, None], 0.0)
+        gains[found] = -1.0
+        best = int(gains.argmax())
+        found.append(best)
+        cover = np.maximum(cover, similar[:, best])
+    return candidates[found]
 
 
-def spread(features: np.ndarray, free: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Texts that lie apart, int64 (<= count,), by the seeding of k-means++."""
-    if len(free) > MOST_DRAWN_FROM:
-        free = generator.choice(free, MOST_DRAWN_FROM, replace=False)
-    own = np.asarray(features[free], dtype=np.float32)
-    distance = np.full(len(free), 1.0)
-    chosen: list[int] = []
-    while len(chosen) < min(count, len(free)):
-        total = distance.sum()
-        if total <= 1e-9:  # all that are left lie where a chosen one does
-            left = np.setdiff1d(np.arange(len(free)), chosen)
-            chosen += left[: count - len(chosen)].tolist()
-            break
-        place = int(generator.choice(len(free), p=distance / total))
-        chosen.append(place)
-        near = np.maximum(2 - 2 * own @ own[place], 0.0)
-        near[near < 1e-6] = 0.0
-        distance = np.minimum(distance, near) if len(chosen) > 1 else near.astype(np.float64)
-    return free[chosen]
+def entropy(outputs: np.ndarray) -> np.ndarray:
+    """Of probabilities (N, C): nats, float32 (N,)."""
+    return -(outputs * np.log(np.maximum(outputs, 1e-12))).sum(1).astype(np.float32)
 
 
-def by_turns(texts: np.ndarray, guesses: np.ndarray) -> np.ndarray:
-    """The texts, int64 (M,), so that each class that is guessed for one of them, int (M,), comes early."""
-    seen: dict[int, int] = {}
-    turn = []
-    for guess in guesses.tolist():
-        turn.append(seen.get(guess, 0))
-        seen[guess] = turn[-1] + 1
-    return texts[np.argsort(turn, kind="stable")]
+def _some(texts: np.ndarray, most: int, generator: np.random.Generator) -> np.ndarray:
+    return texts if len(texts) <= most else np.sort(generator.choice(texts, most, replace=False))
+
+
+def _kernel(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """1 where two texts are the same, nearly 0 where they have nothing in common, float32 (N, M)."""
+    return np.exp((2 * (points @ np.asarray(others).T) - 2) / WIDTH)

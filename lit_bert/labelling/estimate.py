@@ -1,19 +1,20 @@
 """The classifier of the labels so far, a head on frozen embeddings, and how good it is.
 
 The texts that were drawn at random say how good: each is scored by a head that has not seen it, fitted to the
-other labels. As that has a fifth fewer labels, the score is rather too low than too high.
+other labels. As that has a few labels less, the score is rather too low than too high.
 
     python -m lit_bert label reviews.csv
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy
 
 from lit_bert.labelling.curve import Forecast, Point, forecast, points_of
 from lit_bert.model import head
@@ -24,7 +25,6 @@ HEAD_FOLDS = 4  # by which the penalty of a head is chosen
 FEWEST = 10  # labels that a head is fitted to
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1)  # of the labels, for the learning curve
 AT_ONCE = 16_384  # texts whose probabilities are computed
-SCALE = 20.0  # of cosines, as logits
 
 
 class Estimate(NamedTuple):
@@ -62,13 +62,6 @@ def fitted(features: np.ndarray, labels: np.ndarray, classes: int) -> Head | Non
     return head.best_head(torch.from_numpy(np.array(features)), folds, classes, loss)
 
 
-def named(features: np.ndarray) -> Head:
-    """The head that gives each text the class whose name, float32 (C, F), is nearest."""
-    centres = torch.from_numpy(features)
-    weight = SCALE * normalize(centres - centres.mean(0), dim=1)
-    return Head(weight, torch.zeros(len(centres)))
-
-
 def probabilities(found: Head, features: np.ndarray) -> np.ndarray:
     """float32 (N, C)."""
     parts = [
@@ -78,8 +71,17 @@ def probabilities(found: Head, features: np.ndarray) -> np.ndarray:
     return torch.cat(parts).numpy()
 
 
+class Stopped(Exception):
+    """Nobody waits for the estimate any more."""
+
+
 def estimate(
-    features: np.ndarray, labels: np.ndarray, is_scored: np.ndarray, classes: int, seed: int
+    features: np.ndarray,
+    labels: np.ndarray,
+    is_scored: np.ndarray,
+    classes: int,
+    seed: int,
+    stops: Callable[[], bool] = lambda: False,
 ) -> Estimate | None:
     """How good a head for these texts is; None where none was drawn at random, or there are too few.
 
@@ -87,16 +89,20 @@ def estimate(
         features: of the texts in the order in which they were labelled, float32 (N, F).
         labels: int64 (N,).
         is_scored: which were drawn at random, bool (N,).
+        stops: whether to end, which is asked every second or so.
+
+    Raises:
+        Stopped: it does.
     """
     scored = np.flatnonzero(is_scored)
     if not len(scored):
         return None
     generator = np.random.default_rng(seed)
-    folds = np.empty(len(labels), dtype=np.int64)
-    folds[generator.permutation(len(labels))] = np.arange(len(labels)) % FOLDS
+    folds = np.full(len(labels), -1)  # those that were chosen are in no fold, and always trained on
+    folds[generator.permutation(scored)] = np.arange(len(scored)) % FOLDS
     sizes, right = [], []
     for size in sorted({max(FEWEST, round(share * len(labels))) for share in SHARES}):
-        found = _cross_fitted(features, labels, scored, folds, size, classes)
+        found = _cross_fitted(features, labels, scored, folds, size, classes, stops)
         if found is not None:
             sizes.append(size)
             right.append(found == labels[scored])
@@ -107,11 +113,19 @@ def estimate(
 
 
 def _cross_fitted(
-    features: np.ndarray, labels: np.ndarray, scored: np.ndarray, folds: np.ndarray, size: int, classes: int
+    features: np.ndarray,
+    labels: np.ndarray,
+    scored: np.ndarray,
+    folds: np.ndarray,
+    size: int,
+    classes: int,
+    stops: Callable[[], bool],
 ) -> np.ndarray | None:
     """The class of each text that is scored, by a head for others of the first `size` texts."""
     answers = np.full(len(labels), -1)
     for fold in range(FOLDS):
+        if stops():
+            raise Stopped
         held = scored[folds[scored] == fold]
         if not len(held):
             continue

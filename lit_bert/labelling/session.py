@@ -5,8 +5,8 @@ python -m lit_bert label reviews.csv
 
 from __future__ import annotations
 
+import contextlib
 import json
-import logging
 import threading
 from pathlib import Path
 from typing import NamedTuple
@@ -14,16 +14,15 @@ from typing import NamedTuple
 import numpy as np
 
 from lit_bert.io import files
-from lit_bert.labelling.choose import by_turns, least_sure, spread
-from lit_bert.labelling.estimate import Estimate, estimate, fitted, probabilities
+from lit_bert.labelling.choose import next_texts
+from lit_bert.labelling.estimate import Estimate, Stopped, estimate, fitted, probabilities
 from lit_bert.labelling.pool import Pool
 from lit_bert.labelling.store import RANDOM, Lease, Store
 from lit_bert.model.head import Head
 
-log = logging.getLogger(__name__)
-
 RANDOM_EVERY = 5  # one text of so many is drawn at random, for an honest score
 AT_ONCE = 50  # texts chosen at a time
+POLL_S = 1.0
 REFIT = 10  # new labels after which a head is fitted, or a tenth of them all
 
 
@@ -59,7 +58,6 @@ class Session:
 
     Args:
         features: of the texts, float32 (N, F), of length 1.
-        by_name: the head of the class names, for the first texts; None where names say nothing.
         seed: of what is drawn at random: the same for everybody at one pool.
         chooses: whether texts are chosen by the classifier; else all are drawn at random.
     """
@@ -70,22 +68,21 @@ class Session:
         classes: list[str],
         store: Store,
         features: np.ndarray,
-        by_name: Head | None = None,
         seed: int = 0,
         chooses: bool = True,
     ) -> None:
         self.pool, self.classes, self.store, self.features = pool, classes, store, features
-        self.by_name, self.seed = by_name, seed
-        self.chooses = chooses
+        self.seed = seed
         self.random_every = RANDOM_EVERY if chooses else 1
         free = np.flatnonzero([label is None for label in pool.labels])
         self.drawn = np.random.default_rng(seed).permutation(free).tolist()
         self.estimate: Estimate | None = None
         self.head: Head | None = None
         self.queue: list[int] = []
-        self._fitted_to = -1
-        self._wakes = threading.Condition()
-        self._worker: threading.Thread | None = None
+        self._scored_at = -1  # labels
+        self._wakes = threading.Event()
+        self._stops = threading.Event()
+        self._worker = threading.Thread(target=self._work, daemon=True)
 
     # --- texts and answers ---
 
@@ -129,58 +126,54 @@ class Session:
     def start(self) -> None:
         """Chooses the first texts; then has a thread that fits a head whenever there are new labels."""
         self.choose(self.labelled())
-        self._worker = threading.Thread(target=self._work, daemon=True)
         self._worker.start()
-        self.wake()
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self._stops.set()
+        self._wakes.set()
+        if self._worker.is_alive():
+            self._worker.join()
 
     def wake(self) -> None:
         """Says that there is a new answer."""
-        with self._wakes:
-            self._wakes.notify()
+        self._wakes.set()
 
     def _work(self) -> None:
-        while True:
+        while not self._stops.is_set():
             found = self.labelled()
             if self._is_due(len(found.texts)):
                 self.choose(found)
                 self.score(found)
-                continue
-            with self._wakes:
-                self._wakes.wait(1.0)
+            else:
+                self._wakes.wait(POLL_S)  # others label, too
+                self._wakes.clear()
 
     def _is_due(self, count: int) -> bool:
-        return abs(count - max(self._fitted_to, 0)) >= max(REFIT, count // 10) or (
-            self._fitted_to < 0 and count >= REFIT
-        )
+        new = abs(count - self._scored_at)
+        return count >= REFIT and (self._scored_at < 0 or new >= max(REFIT, count // 10))
 
     def choose(self, found: Labelled) -> None:
         """Fits a head to the labels, and chooses the next texts by it."""
-        self._fitted_to = len(found.texts)
         generator = np.random.default_rng((self.seed, len(found.texts)))
         answers = self.store.answers()
-        answered = {each.text for each in answers}
-        # Not to those drawn at random: fewer texts near them would be chosen then, and they would be scored
-        # as worse than a new text is.
+        # What was drawn at random changes nothing here: fewer texts near it would be chosen then, and it would
+        # be scored as worse than a new text is.
         drawn = [each.text for each in answers if each.share == RANDOM]
-        own = np.flatnonzero(~np.isin(found.texts, drawn)) if self.chooses else np.arange(len(found.texts))
-        self.head = fitted(self.features[found.texts[own]], found.labels[own], len(self.classes))
-        free = np.array(sorted(set(self.drawn) - answered), dtype=np.int64)
-        if not len(free):
-            self.queue = []
-        elif self.head is not None:
-            outputs = probabilities(self.head, self.features)
-            self.queue = least_sure(self.features, outputs, free, AT_ONCE, generator).tolist()
-        else:
-            first = spread(self.features, free, AT_ONCE, generator)
-            if self.by_name is not None:
-                guesses = probabilities(self.by_name, self.features[first]).argmax(1)
-                first = by_turns(first, guesses)
-            self.queue = first.tolist()
+        own = ~np.isin(found.texts, drawn)
+        chosen, labels = found.texts[own], found.labels[own]
+        self.head = fitted(self.features[chosen], labels, len(self.classes))
+        outputs = None if self.head is None else probabilities(self.head, self.features)
+        free = np.array(sorted(set(self.drawn) - {each.text for each in answers}), dtype=np.int64)
+        self.queue = next_texts(self.features, outputs, chosen, free, AT_ONCE, generator).tolist()
 
     def score(self, found: Labelled) -> None:
         """Estimates how good the head is."""
+        self._scored_at = len(found.texts)
         features = np.asarray(self.features[found.texts])
-        self.estimate = estimate(features, found.labels, found.is_scored, len(self.classes), self.seed)
+        classes, stops = len(self.classes), self._stops.is_set
+        with contextlib.suppress(Stopped):
+            self.estimate = estimate(features, found.labels, found.is_scored, classes, self.seed, stops)
 
     # --- what `fit` takes ---
 

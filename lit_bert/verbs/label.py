@@ -47,11 +47,10 @@ def label(arguments: list[str]) -> int:
     prepare_process()
     session, output = _opened(args)
     session.start()
-    if args.serve:
-        _serve(args, session)
-        wants_fit = False
-    else:
-        wants_fit = _in_terminal(session)
+    try:
+        wants_fit = _serve(args, session) if args.serve else _in_terminal(session)
+    finally:
+        session.stop()
     count = session.write(output)
     print(f"{count} labelled texts in {output}")
     if not (wants_fit or for_fit):
@@ -78,7 +77,7 @@ def _in_terminal(session: Session) -> bool:
     return label_in_terminal(session, f"terminal-{uuid.uuid4().hex}", key_source(), sys.stdout)
 
 
-def _serve(args: argparse.Namespace, session: Session) -> None:
+def _serve(args: argparse.Namespace, session: Session) -> bool:
     from lit_bert.labelling.web import LIMITS, create_app
     from lit_bert.product.server import announce_address, run_server, server_of
 
@@ -86,6 +85,7 @@ def _serve(args: argparse.Namespace, session: Session) -> None:
     what = f"{line(session.pool.path)} to label"
     app = create_app(session, access, lambda: announce_address(what, access, listener))
     run_server(server_of(app, LIMITS.seconds), listener)
+    return False
 
 
 # --- what is opened
@@ -121,8 +121,7 @@ def _opened(args: argparse.Namespace) -> tuple[Session, Path]:
     classes = classes_of(pool, parse_class_names(names) if names is not None else known)
     store = Store(answers, {"pool": pool.sha256, "texts": texts_sha256(pool.texts), "classes": classes})
     _say(pool, answers)
-    features, by_name = _features(args, pool, classes)
-    return Session(pool, classes, store, features, by_name, SEED), output
+    return Session(pool, classes, store, _features(args, pool), SEED), output
 
 
 def _stem(path: Path) -> str:
@@ -139,13 +138,12 @@ def _say(pool: Pool, answers: Path) -> None:
     log.info(f"answers    {line(answers)}, after each key")
 
 
-def _features(args: argparse.Namespace, pool: Pool, classes: list[str]) -> Any:
-    """Embeddings of the texts, and the head of the class names; None where these say nothing."""
+def _features(args: argparse.Namespace, pool: Pool) -> Any:
+    """Embeddings of the texts, float32 (N, F)."""
     import torch
 
     from lit_bert.cli.lightning import native_precision
     from lit_bert.labelling.embed import Embedder
-    from lit_bert.labelling.estimate import named
     from lit_bert.sources.weights import Weights
 
     pretrained = getattr(args, "weights.pretrained")
@@ -158,8 +156,7 @@ def _features(args: argparse.Namespace, pool: Pool, classes: list[str]) -> Any:
         device,
     )
     log.info(f"weights    {line(weights.source.name)}, frozen")
-    says_something = all(any(map(str.isalpha, name)) for name in classes)
-    return embedder.cached(pool.texts), named(embedder(classes)) if says_something else None
+    return embedder.cached(pool.texts)
 
 
 # --- flags
