@@ -13,6 +13,7 @@ from benchmarks import (
     frames,
     imbalance,
     kinds,
+    labelling,
     load,
     long_texts,
     partial,
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         partial,
         kinds,
         imbalance,
+        labelling,
         long_texts,
         frames,
     )

@@ -22,8 +22,9 @@ from lit_bert.model.head import Head
 
 FOLDS = 5  # of the texts that are scored
 HEAD_FOLDS = 4  # by which the penalty of a head is chosen
+STRENGTHS = (0.1, 0.03, 0.01, 0.003, 0.001, 0.0003)  # of its penalty: those that suit some hundred labels
 FEWEST = 10  # labels that a head is fitted to
-SHARES = (1 / 8, 1 / 4, 1 / 2, 1)  # of the labels, for the learning curve
+SHARES = (1 / 4, 1 / 2, 1)  # of the labels, for the learning curve
 AT_ONCE = 16_384  # texts whose probabilities are computed
 
 
@@ -59,7 +60,7 @@ def fitted(features: np.ndarray, labels: np.ndarray, classes: int) -> Head | Non
     def loss(logits: Tensor, rows: Tensor) -> Tensor:
         return cross_entropy(logits, truth[rows])
 
-    return head.best_head(torch.from_numpy(np.array(features)), folds, classes, loss)
+    return head.best_head(torch.from_numpy(np.array(features)), folds, classes, loss, STRENGTHS)
 
 
 def probabilities(found: Head, features: np.ndarray) -> np.ndarray:

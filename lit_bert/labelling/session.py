@@ -157,8 +157,8 @@ class Session:
         """Fits a head to the labels, and chooses the next texts by it."""
         generator = np.random.default_rng((self.seed, len(found.texts)))
         answers = self.store.answers()
-        # What was drawn at random changes nothing here: fewer texts near it would be chosen then, and it would
-        # be scored as worse than a new text is.
+        # What was drawn at random changes nothing here: fewer texts near it would be chosen then, and it
+        # would be scored as worse than a new text is.
         drawn = [each.text for each in answers if each.share == RANDOM]
         own = ~np.isin(found.texts, drawn)
         chosen, labels = found.texts[own], found.labels[own]

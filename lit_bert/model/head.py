@@ -8,7 +8,7 @@ cross-entropy. The strength of the penalty is chosen by cross-validation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -85,22 +85,29 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def best_head(features: Tensor, folds: np.ndarray, outputs: int, loss: Loss) -> Head:
+def best_head(
+    features: Tensor,
+    folds: np.ndarray,
+    outputs: int,
+    loss: Loss,
+    strengths: Sequence[float] = STRENGTHS,
+) -> Head:
     """The head of the strength that has the least loss of rows that a head has not seen.
 
     Args:
         features: float32 (N, F).
         folds: the part of each row, int (N,), which is left out in turn.
         outputs: C.
+        strengths: that are tried, the strongest first, as each begins where the one before ended.
     """
     zero = Head(torch.zeros(outputs, features.shape[1]), torch.zeros(outputs))
-    logits = torch.zeros(len(STRENGTHS), len(features), outputs)
+    logits = torch.zeros(len(strengths), len(features), outputs)
     for fold in np.unique(folds):
         held, others = (torch.from_numpy(np.flatnonzero(each)) for each in (folds == fold, folds != fold))
         head = zero
-        for place, strength in enumerate(STRENGTHS):  # each from where the one before ended
+        for place, strength in enumerate(strengths):
             head = fit_head(features, others, loss, strength, head)
             logits[place, held] = head.logits(features[held])
     everything = torch.arange(len(features))
     losses = torch.stack([loss(each, everything) for each in logits])
-    return fit_head(features, everything, loss, STRENGTHS[int(losses.nan_to_num(torch.inf).argmin())], zero)
+    return fit_head(features, everything, loss, strengths[int(losses.nan_to_num(torch.inf).argmin())], zero)
