@@ -1,16 +1,20 @@
 """Drift: how often nothing raises an alarm, whether planted changes do, and how files of it are read."""
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
+import conftest
 import numpy as np
 import pytest
 
-from lit_bert import UserError
+from lit_bert import Predictor, UserError
+from lit_bert.__main__ import main
 from lit_bert.evaluate import drift
 from lit_bert.evaluate.drift import RATE, Reference, Sketch, TextFacts, compare, sketch_as_dict
 from lit_bert.evaluate.shift_tests import fisher, holm, smirnov
+from lit_bert.product.folder import verify
 from lit_bert.task.kinds import task_of
 
 OUTPUTS = np.load(Path(__file__).with_name("emotion_outputs.npz"))
@@ -182,3 +186,111 @@ def test_other_kinds_of_tasks_are_counted(kind):
     shifted = np.clip(outputs + 0.4, 0, 1)
     expected = {drift.VALUE} if kind == "regression" else {drift.CLASSES}
     assert expected <= alarms(compare(reference, reference.count(texts, shifted)))
+
+
+# --- from the command line
+
+
+@pytest.fixture(scope="module")
+def fitted(quick, tmp_path_factory):
+    """The folder of a fit with 120 validation rows and a guarantee, exported; and files of texts."""
+    folder = tmp_path_factory.mktemp("fitted")
+    rows = {name: [] for name in ("train", "validation", "like", "other")}
+    generator = np.random.default_rng(0)
+    for label in conftest.CLASSES:
+        for place, text in enumerate(conftest.texts_of(label, 200)):
+            text = f"{text} {' '.join(generator.choice(conftest.WORDS, 3))}"
+            part = "train" if place < 80 else "validation" if place < 140 else "like"
+            rows[part].append({"text": text, "label": label})
+            rows["other"].append({"text": f"le chat dort sur la chaise verte {place}", "label": label})
+    (folder / "data").mkdir()
+    for name, some in rows.items():
+        place = folder / "data" if name in ("train", "validation") else folder
+        conftest.write_csv(place / f"{name}.csv", some)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIT_BERT_CACHE", str(folder / "cache"))
+        flags = [f"--data.dataset={folder / 'data'}", "--trainer.max_epochs=20", "--model.average_decay=0"]
+        flags += ["--guarantee=accuracy=0.8", "--data.guarantee_fraction=0.3"]
+        place = f"--trainer.logger.init_args.save_dir={folder / 'checkpoints'}"
+        assert main(["fit", *quick, *flags, place]) == 0
+        run = folder / "checkpoints" / "version_0"
+        assert main(["export", f"--ckpt_path={run / 'best.ckpt'}", "--max_f1_loss=100"]) == 0
+    return folder
+
+
+def test_a_checkpoint_says_whether_texts_are_like_those_it_was_validated_on(fitted, run):
+    model = fitted / "checkpoints" / "version_0"
+    outcome = run("drift", model / "best.ckpt", fitted / "like.csv")
+    assert outcome.code == 0, outcome
+    assert "compared   180 texts with 180 of the validation split" in outcome.out
+    assert "none found" in outcome.out
+    assert "promise" not in outcome.out
+    outcome = run("drift", model, fitted / "other.csv")
+    assert outcome.code == 1, outcome
+    assert "moved      texts with a piece that the tokenizer does not know" in outcome.out
+    assert "where the network places the texts" in outcome.out
+    assert "promise    the promise accuracy=0.8 is off: the texts are not like those" in outcome.out
+    said = json.loads((model / "drift_found.json").read_text())
+    assert said["drift"]
+    assert said["texts"] == 600
+
+
+def test_an_exported_folder_does_so_too(fitted, run):
+    folder = fitted / "checkpoints" / "version_0" / "exported"
+    assert verify(folder).keys() >= {drift.REFERENCE}
+    outcome = run("drift", folder, fitted / "like.csv")
+    assert outcome.code == 0, outcome
+    assert "where the network" not in outcome.out
+    outcome = run("drift", folder, fitted / "other.csv")
+    assert outcome.code == 1, outcome
+    assert "promise accuracy=0.8 is off" in outcome.out
+    for name, reference in json.loads((folder / drift.REFERENCE).read_text())["references"].items():
+        assert name in ("model.onnx", "model.int8.onnx")
+        assert sum(reference["counts"]["confidence"]) == 180
+
+
+def test_statistics_add_up_and_hold_no_text(fitted, run, tmp_path):
+    model = fitted / "checkpoints" / "version_0"
+    flags = [f"--ckpt_path={model / 'best.ckpt'}", f"--output={tmp_path / 'out.csv'}"]
+    for _ in range(2):  # the second goes on with the file
+        outcome = run("predict", *flags, "--input", fitted / "other.csv", "--statistics", tmp_path / "a.json")
+        assert outcome.code == 0, outcome
+    run("predict", *flags, "--input", fitted / "like.csv", "--statistics", tmp_path / "b.json")
+    said = (tmp_path / "a.json").read_text()
+    assert json.loads(said)["rows"] == 1200
+    assert "chat" not in said
+    assert run("drift", model, tmp_path / "b.json").code == 0
+    outcome = run("drift", model, tmp_path / "a.json", tmp_path / "b.json")
+    assert outcome.code == 1
+    assert "compared   1,380 texts" in outcome.out
+    # They are those of the texts themselves.
+    alone = run("drift", model, fitted / "like.csv").out.splitlines()[2:]
+    assert run("drift", model, tmp_path / "b.json").out.splitlines()[2:] == alone
+
+
+def test_what_cannot_be_compared_is_refused(fitted, refused, tmp_path):
+    model = fitted / "checkpoints" / "version_0"
+    assert "got 1 of MODEL and FILE" in refused("drift", model)
+    assert "neither best.ckpt nor lit_bert.json" in refused("drift", fitted, fitted / "like.csv")
+    assert "expected one file of texts" in refused("drift", model, fitted / "like.csv", fitted / "other.csv")
+    assert "--rate is 2" in refused("drift", model, fitted / "like.csv", "--rate", "2")
+    Predictor(model / "exported").keep_statistics(tmp_path / "c.json")
+    assert "statistics of another model" in refused("drift", model, tmp_path / "c.json")
+    copy = tmp_path / "copy"
+    shutil.copytree(model, copy)
+    (copy / drift.REFERENCE).unlink()
+    assert "has no drift.json" in refused("drift", copy, fitted / "like.csv")
+
+
+def test_the_predictor_counts_what_it_is_asked(fitted, tmp_path):
+    predictor = Predictor(fitted / "checkpoints" / "version_0" / "exported")
+    statistics = predictor.keep_statistics(tmp_path / "a.json")
+    predictor(["i am happy", "i am sad today"])
+    predictor.explain("i am happy")
+    predictor.logits(["i am mad"])
+    predictor.probs(["le chat"])
+    statistics.flush()
+    said = json.loads((tmp_path / "a.json").read_text())
+    assert said["rows"] == 4
+    assert said["counts"]["unknown"] == [3, 1]
+    assert sum(said["counts"]["classes"]) == 4

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -21,12 +21,11 @@ import numpy as np
 
 from lit_bert import UserError
 from lit_bert.evaluate.shift_tests import fisher, holm, smirnov
+from lit_bert.evaluate.text_facts import TextFacts
 from lit_bert.io import escape, untrusted
-from lit_bert.io.texts import Text, display
 from lit_bert.task.base import Task
 
 REFERENCE = "drift.json"  # beside a checkpoint, and in an exported folder
-FORMAT = 1
 RATE = 0.01  # of an alarm where nothing has changed, over all tests together
 FEWEST_ROWS = 20  # to compare
 BINS = 50  # of what has an order, at most
@@ -44,51 +43,6 @@ TITLES = {
     PIECES: "tokens a word",
     EMBEDDINGS: "where the network places the texts",
 }
-
-
-# --- what is counted of a text
-
-
-class TextFacts(NamedTuple):
-    """What is counted of texts, whatever a model says of them.
-
-    Attributes:
-        length: tokens that are read, or of a text in windows all, (N,).
-        unknown: whether the tokenizer does not know a piece, bool (N,).
-        pieces: tokens a word, float (N,); NaN of texts that were cut.
-    """
-
-    length: np.ndarray
-    unknown: np.ndarray
-    pieces: np.ndarray
-
-    @classmethod
-    def of(
-        cls, texts: Sequence[Text], encodings: Iterable[Any], max_length: int, unknown: int | None
-    ) -> Self:
-        """Of texts with their encodings, which may be cut or not.
-
-        Args:
-            max_length: tokens that are read of a text.
-            unknown: the id of what the tokenizer does not know.
-        """
-        lengths, has_unknown, pieces = [], [], []
-        for text, each in zip(texts, encodings, strict=True):
-            ids = each.ids[:max_length]
-            words = len(display(text).split())
-            lengths.append(len(ids))
-            has_unknown.append(unknown is not None and unknown in ids)
-            pieces.append(len(ids) / max(words, 1) if len(ids) < max_length else np.nan)
-        return cls(np.array(lengths), np.array(has_unknown, bool), np.array(pieces, float))
-
-
-def unknown_id(tokenizer: Any) -> int | None:
-    """The id of what a tokenizer does not know; None where it knows all."""
-    model = json.loads(tokenizer.to_str())["model"]
-    if (found := model.get("unk_id")) is not None:
-        return int(found)
-    token = model.get("unk_token")
-    return None if token is None else tokenizer.token_to_id(token)
 
 
 # --- counts
@@ -190,10 +144,15 @@ class Reference:
         }
         counts = {name: each if name == EMBEDDINGS else each[0] for name, each in counts.items()}
         counts[UNKNOWN] = np.array([(~texts.unknown).sum(), texts.unknown.sum()])
-        if outputs is not None and self.task.label_form != "number":
+        if outputs is not None and CONFIDENCE in self.edges:
             found = self.task.predictions(outputs)
             counts[CLASSES] = np.array(self.task.label_counts(found), np.int64)
         return Sketch(len(texts.length), counts)
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether answers are compared, and not texts alone."""
+        return CONFIDENCE in self.edges or VALUE in self.edges
 
     @cached_property
     def key(self) -> str:

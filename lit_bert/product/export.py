@@ -24,6 +24,8 @@ import numpy as np
 from lit_bert import UserError
 from lit_bert.data.corpus import sample_texts
 from lit_bert.data.windows import LongTexts, as_config
+from lit_bert.evaluate.drift import REFERENCE, Reference
+from lit_bert.evaluate.drift_files import CHECKPOINT, read_reference, write_references
 from lit_bert.evaluate.predictions import VALIDATED, Predictions
 from lit_bert.io import files
 from lit_bert.io.texts import CONFIG_KEY as TEXT_KEY
@@ -49,6 +51,7 @@ from lit_bert.task.base import Task
 from lit_bert.task.guarantee import Labelled, promise_lines
 from lit_bert.task.kinds import CONFIG_KEY, FILES_KEY, LONG_TEXTS_KEY, PARAMETERS_KEY
 from lit_bert.train.decide import GUARANTEED, guaranteed
+from lit_bert.train.reference import text_reader
 
 CALIBRATION_TEXTS = 256  # texts, or windows of texts, that show how large activations get
 MAX_F1_LOSS = (
@@ -190,6 +193,7 @@ def write(
     for form in written:
         if form not in kept:
             (folder / form.file).unlink()
+    write_own_references(checkpoint, rows, kept, folder)
     variants = {form.file: each for form, each in kept.items()}
     describe(folder, checkpoint, long_texts, scored, variants, command, licence)
     return variants
@@ -232,6 +236,27 @@ def with_guarantees(
     config[FILES_KEY] = {form.file: each.guarantees for form, each in given.items()}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return given
+
+
+def write_own_references(
+    checkpoint: Checkpoint, rows: ProofRows, kept: dict[Format, Variant], folder: Path
+) -> None:
+    """Writes what each file says of the rows that the checkpoint was validated on, for `drift`.
+
+    There is none where these rows are not those of the fit. An exported graph has no embeddings: other
+    programs read it, and it gives logits alone.
+    """
+    if rows.labelled is None or not (checkpoint.run / REFERENCE).is_file() or not kept:
+        return
+    own = read_reference(checkpoint.run, CHECKPOINT, checkpoint.task)
+    if own.facts != {"checkpoint": checkpoint.sha256, "rows": rows.labelled.rows_sha256}:
+        print(f"note       no {REFERENCE}: the rows are not those of the fit", file=sys.stderr)
+        return
+    texts = text_reader(checkpoint).facts(rows.labelled.texts)
+    task = checkpoint.task.exported()[0]
+    answers = {form.file: each.outputs if own.has_answers else None for form, each in kept.items()}
+    found = {file: Reference.of_rows(task, texts, each, facts=own.facts) for file, each in answers.items()}
+    write_references(folder / REFERENCE, found)
 
 
 def guarantee_rows(checkpoint: Checkpoint) -> Predictions:

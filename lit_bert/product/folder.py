@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_bert import RUNS, UserError
+from lit_bert.evaluate.drift import REFERENCE
 from lit_bert.io import escape, files, untrusted
 from lit_bert.product.formats import FORMATS, predictor_files
 
@@ -15,7 +16,7 @@ EXPORTED = "exported"  # the folder in that of the run, unless another is named
 CARD, FACTS = "README.md", "lit_bert.json"  # the model card; what it says, for programs
 CHECKSUMS = "SHA256SUMS"  # of the other files but the card, which may be edited, such as on the Hub
 FILES = {  # all that `export` writes beside these two; a list that names another file is not followed
-    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", FACTS),
+    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", FACTS, REFERENCE),
     *(each.file for each in FORMATS),
 }
 MAX_FILE_BYTES = 16 << 30  # that are hashed

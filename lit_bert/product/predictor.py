@@ -23,6 +23,8 @@ from lit_bert import UserError, available_cores, require_package
 from lit_bert.data.frames import frame_of, text_in
 from lit_bert.data.padding import padded_inputs
 from lit_bert.data.windows import of_config, pooled
+from lit_bert.evaluate.drift_files import Statistics, read_reference
+from lit_bert.evaluate.text_facts import TextReader
 from lit_bert.io import escape, onnx_files, tokenizers, untrusted
 from lit_bert.io.texts import Text, TextForm
 from lit_bert.product.formats import predictor_files
@@ -77,6 +79,7 @@ class Predictor:
         kept = (each for each in known if (self.folder / each).is_file())
         self.file = file or next(kept, " or ".join(known))  # the latter for the message below
         self.threads = threads or available_cores()
+        self._statistics: Statistics | None = None
         for name in ("config.json", "tokenizer.json", self.file):
             if not (self.folder / name).is_file():
                 raise UserError(
@@ -159,7 +162,8 @@ class Predictor:
         Raises:
             TypeError: a text instead of several, or something that is no text of the model's kind.
         """
-        outputs, truncated = self._label(self._read(texts))
+        logits, truncated = self.asked_logits(self._read(texts))
+        outputs = self.task.outputs(logits)
         return [self.task.answer(row, cut) for row, cut in zip(outputs, truncated, strict=True)]
 
     def label(self, given: Any) -> Any:
@@ -178,12 +182,34 @@ class Predictor:
         frame = frame_of(given)
         columns, names = self.form.columns, self.task.columns()
         texts = [self.form.text_from(text_in(row, self.form.kind, columns)) for row in frame.rows]
-        cells = [self.task.cells(row) for row in self._label(texts)[0]]
+        cells = [self.task.cells(row) for row in self.task.outputs(self.asked_logits(texts)[0])]
         return frame.with_columns({name: [row[at] for row in cells] for at, name in enumerate(names)})
 
     def probs(self, texts: Sequence[Any]) -> np.ndarray:
         """Class probabilities, float32 (N, C), of texts; where the task is a number, the values (N, 1)."""
-        return self._label(self._read(texts))[0]
+        return self.task.outputs(self.asked_logits(self._read(texts))[0])
+
+    def keep_statistics(self, path: str | Path | None = None) -> Statistics:
+        """Counts the texts that are asked about from now on, for `python -m lit_bert drift`; keeps no text.
+
+        Args:
+            path: a file that is written every few seconds and by `flush` of what comes back; one that is
+                there goes on.
+
+        Raises:
+            UserError: the folder does not say what the model was validated on, or the file is of another one.
+        """
+        reference = read_reference(self.folder, self.file, self.task)
+        reader = TextReader(self.form, self._tokenizer, self.long_texts)
+        self._statistics = Statistics(reference, reader, Path(path) if path else None)
+        return self._statistics
+
+    def asked_logits(self, texts: Sequence[Text]) -> tuple[np.ndarray, list[bool]]:
+        """`logits` of texts as `TextForm` makes them; those that somebody asks about are counted here."""
+        logits, truncated = self._logits_of(texts)
+        if self._statistics is not None and texts:
+            self._statistics.add(texts, self.task.outputs(logits))
+        return logits, truncated
 
     def _read(self, texts: Sequence[Any]) -> list[Text]:
         if isinstance(texts, str | Mapping):
@@ -197,7 +223,7 @@ class Predictor:
 
     def logits(self, texts: Sequence[Any]) -> tuple[np.ndarray, list[bool]]:
         """What becomes outputs, float32 (N, C), and of which texts a part was not read."""
-        return self._logits_of(self._read(texts))
+        return self.asked_logits(self._read(texts))
 
     def _logits_of(self, texts: Sequence[Text]) -> tuple[np.ndarray, list[bool]]:
         windows: list[np.ndarray] = []

@@ -37,6 +37,7 @@ from lit_bert.train.frozen import MOST_ROWS, frozen_rival, keep_better_method, s
 from lit_bert.train.keep import KeepBest
 from lit_bert.train.methods import check_method
 from lit_bert.train.plan import apply_recipe, goes_by_methods, methods_of, uses_recipe
+from lit_bert.train.reference import keep_reference
 from lit_bert.train.result import RunResult, storable
 from lit_bert.train.resume import check_finite, check_resumed
 from lit_bert.train.run import FitRun
@@ -376,6 +377,7 @@ def _score(run: FitRun, best: Checkpoint, predictions: Predictions) -> Scores[Sc
     unseen = run.data.splits.cross_validates
     trained = np.empty(0, np.uint64) if unseen else read_hashes(best.run / TRAINED)
     found = record_scores(best, "validate", split, predictions, run.sources, trained, notes)
+    keep_reference(run, best, predictions)
     if refused is not None:
         raise refused
     return found

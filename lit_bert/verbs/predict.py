@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -33,7 +34,9 @@ from lit_bert.data.writer import RowWriter
 from lit_bert.evaluate.prediction_writer import PredictionWriter
 from lit_bert.io.escape import line
 from lit_bert.io.texts import SINGLE, TextForm
+from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.text_settings import form_of, parse_names
+from lit_bert.train.reference import StatisticsCollector, statistics_of
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +61,8 @@ def predict(arguments: list[str]) -> int:
             f"there are {command.trainer.world_size} devices; predict writes rows in their order from one. "
             "Leave --trainer.devices out."
         )
-    given = _given_rows(command, texts)
-    kept, bad_rows = _label(command, given)
+    given = given_rows(command, texts, command.datamodule.hparams, command.datamodule.weights.text_form)
+    kept, bad_rows = _label(command, given, checkpoint)
     if kept.truncated:
         most = command.datamodule.hparams.max_length
         lost = kept.lost / kept.tokens
@@ -102,6 +105,12 @@ def _add_arguments(parser: LightningArgumentParser) -> None:
         help="CSV and TSV cells that a spreadsheet would run as a formula: escape them with an "
         "apostrophe, or keep them as they are",
     )
+    parser.add_argument(
+        "--statistics",
+        type=str | None,
+        default=None,
+        help="JSON file of counts, without a text, to compare with `drift`; one that is there goes on",
+    )
 
 
 PREDICT = VerbParser(
@@ -132,17 +141,23 @@ class GivenRows:
     form: TextForm
 
 
-def _given_rows(command: CommandLine, texts: list[str]) -> GivenRows:
+def given_rows(
+    command: CommandLine, texts: list[str], settings: Any, text_form: TextForm | None
+) -> GivenRows:
     """The texts of the command line, or the rows of a file or of standard input.
+
+    Args:
+        settings: of the data, by attribute.
+        text_form: of the texts that the model was trained on; None is a single text.
 
     Raises:
         UserError: there are none, both, or no column with texts.
     """
-    file, settings = command.config["input"], command.datamodule.hparams
+    file = command.config["input"]
     name = "the command line" if texts else "standard input" if file in (None, "-") else line(file)
     if texts and file:
         raise UserError("got texts and --input; expected one of them.")
-    trained = command.datamodule.weights.text_form or SINGLE
+    trained = text_form or SINGLE
     if texts and trained.kind != "single":
         size, columns = len(trained.columns), list(trained.columns)
         if len(texts) % size:
@@ -163,7 +178,8 @@ def _given_rows(command: CommandLine, texts: list[str]) -> GivenRows:
         columns = column_names(file or "-", options)
         rows = read_rows(file or "-", options)
     plain = texts or is_plain(file or "-", options)
-    return GivenRows(name, columns, rows, _form(command, name, columns, bool(plain)))
+    form = _form(command, settings, trained, name, columns, bool(plain))
+    return GivenRows(name, columns, rows, form)
 
 
 def _options(settings: Any) -> ReadOptions:
@@ -179,15 +195,15 @@ def _rows(columns: list[str], texts: list[str]) -> Iterator[Numbered]:
         yield Numbered(number, 0, BadRow(problem) if problem else dict(zip(columns, cells, strict=True)))
 
 
-def _form(command: CommandLine, name: str, columns: list[str], plain: bool) -> TextForm:
+def _form(
+    command: CommandLine, settings: Any, trained: TextForm, name: str, columns: list[str], plain: bool
+) -> TextForm:
     """The columns of the texts: those of the training, named by a flag, or the only ones that can be meant.
 
     Args:
         name: what messages call the rows.
         plain: whether each is a text alone.
     """
-    settings = command.datamodule.hparams
-    trained = command.datamodule.weights.text_form or SINGLE
     if plain and trained.kind == "single":
         return TextForm()
     if plain:
@@ -215,7 +231,7 @@ def _form(command: CommandLine, name: str, columns: list[str], plain: bool) -> T
     return TextForm(form.kind, found)
 
 
-def _label(command: CommandLine, given: GivenRows) -> tuple[PredictionWriter, int]:
+def _label(command: CommandLine, given: GivenRows, checkpoint: Checkpoint) -> tuple[PredictionWriter, int]:
     """Writes every row with its answer; the writer, and how many rows have an empty one."""
     config, data, model = command.config, command.datamodule, command.model
     added = [f"{config['prefix']}{column}" for column in model.task.columns()]
@@ -224,10 +240,13 @@ def _label(command: CommandLine, given: GivenRows) -> tuple[PredictionWriter, in
             f"{given.name} has a column '{line(twins[0], 100)}' already, which the answer would "
             "overwrite. Give the columns of the answer other names with --prefix, as in --prefix new_."
         )
+    if config["statistics"] is not None:
+        statistics = statistics_of(checkpoint, Path(config["statistics"]))
+        command.trainer.callbacks.append(StatisticsCollector(statistics, given.form))  # type: ignore[attr-defined]
     with RowWriter(config["output"], [*given.columns, *added], config["formulas"]) as writer:
         kept = PredictionWriter(writer, config["prefix"])
         command.trainer.callbacks.append(kept)  # type: ignore[attr-defined]
-        labelled = RowsWithText(given, kept)
+        labelled = RowsWithText(given, kept.add_unanswered, "its answer is empty")
         data.predict_from(labelled, given.form)
         command.trainer.predict(model, datamodule=data, return_predictions=False)
         if not kept.rows:
@@ -236,14 +255,24 @@ def _label(command: CommandLine, given: GivenRows) -> tuple[PredictionWriter, in
 
 
 class RowsWithText:
-    """The rows with a text; the others are reported by number and handed on without an answer.
+    """The rows with a text; the others are reported by number and handed on.
+
+    Args:
+        given: all of them.
+        hand_on: takes those without a text.
+        consequence: what becomes of them, for messages.
 
     Attributes:
         bad_rows: how many were handed on so far.
     """
 
-    def __init__(self, given: GivenRows, kept: PredictionWriter) -> None:
-        self.given, self.kept = given, kept
+    def __init__(
+        self,
+        given: GivenRows,
+        hand_on: Callable[[Numbered], None] = lambda _: None,
+        consequence: str = "it is left out",
+    ) -> None:
+        self.given, self.hand_on, self.consequence = given, hand_on, consequence
         self.bad_rows = 0
 
     def __iter__(self) -> Iterator[Numbered]:
@@ -266,8 +295,8 @@ class RowsWithText:
                     yield numbered
                     continue
             self.bad_rows += 1
-            self.kept.add_unanswered(numbered)
-            log.info(f"{name}, {numbered.place}: {problem}; its answer is empty")
+            self.hand_on(numbered)
+            log.info(f"{name}, {numbered.place}: {problem}; {self.consequence}")
 
 
 PARSERS = {"predict": partial(unparsed, PREDICT)}

@@ -26,6 +26,7 @@ VERBS = {
     ),
     "audit": Verb("audit", "audit", "show repeated, contradictory and mislabelled rows of labelled text"),
     "predict": Verb("predict", "predict", "label texts from the command line, standard input or a file"),
+    "drift": Verb("drift", "drift", "compare new texts with those that a model was validated on"),
     "export": Verb("export", "export", "a folder for other programs: transformers, ONNX, the Hub"),
     "serve": Verb("serve", "serve", "answer over HTTP from an exported folder, with a page to try it"),
     "completion": Verb(
