@@ -1,7 +1,9 @@
 """Drift: how often nothing raises an alarm, whether planted changes do, and how files of it are read."""
 
+import csv
 import json
 import shutil
+import signal
 from itertools import pairwise
 from pathlib import Path
 
@@ -294,3 +296,37 @@ def test_the_predictor_counts_what_it_is_asked(fitted, tmp_path):
     assert said["rows"] == 4
     assert said["counts"]["unknown"] == [3, 1]
     assert sum(said["counts"]["classes"]) == 4
+
+
+def test_the_server_counts_what_it_is_asked(fitted, start, run, tmp_path):
+    model = fitted / "checkpoints" / "version_0" / "exported"
+    server = start(model, f"--statistics={tmp_path / 'a.json'}")
+    with (fitted / "other.csv").open(encoding="utf-8") as stream:
+        texts = [row["text"] for row in csv.DictReader(stream)][:60]
+    assert server.predict(texts[:30]).status == 200
+    assert server.predict(texts[30], explain=True).status == 200
+    tei = json.dumps({"inputs": texts[31:]})
+    assert server.ask("POST", "/predict", tei, {"Content-Type": "application/json"}).status == 200
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(20) == 0
+    said = (tmp_path / "a.json").read_text()
+    assert json.loads(said)["rows"] == 60
+    assert "chat" not in said
+    assert run("drift", model, tmp_path / "a.json").code == 1
+
+
+def test_statistics_of_several_models_are_refused(fitted, refused):
+    model = fitted / "checkpoints" / "version_0" / "exported"
+    flags = ["--models", f"a={model}", f"b={model}", "--statistics=a.json"]
+    assert "--statistics is of one model" in refused("serve", *flags)
+
+
+def test_a_file_that_cannot_be_written_fails_no_answer(fitted, tmp_path):
+    (tmp_path / "place").mkdir()
+    predictor = Predictor(fitted / "checkpoints" / "version_0" / "exported")
+    statistics = predictor.keep_statistics(tmp_path / "place" / "a.json")
+    shutil.rmtree(tmp_path / "place")
+    statistics._next = 0.0
+    assert len(predictor(["i am happy"])) == 1
+    with pytest.raises(UserError, match="cannot write the statistics"):
+        statistics.flush()

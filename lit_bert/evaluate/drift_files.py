@@ -9,6 +9,7 @@ has, is written whole every few seconds, and is compared by `drift` alone or wit
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -99,7 +100,8 @@ class Statistics:
             self.sketch.merge(found)
             if time.monotonic() < self._next:
                 return
-        self.flush()
+        with contextlib.suppress(UserError):  # no answer fails as the disk is full; the last write says so
+            self.flush()
 
     def flush(self) -> None:
         """Writes the file, whole or not at all.

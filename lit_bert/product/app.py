@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from lit_bert.product import openapi
 from lit_bert.product.access import Access, AccessMiddleware
-from lit_bert.product.endpoint import Endpoint, Predict, html, policy, try_again
+from lit_bert.product.endpoint import Endpoint, html, policy, try_again
 from lit_bert.product.errors import ApiError, json_response
 from lit_bert.product.messages import Limits
 from lit_bert.product.metrics import Metrics
@@ -53,7 +53,7 @@ def create_app(
     def warm_up() -> None:
         for model in models.by_name.values():
             if models.is_open(model.name):
-                Predict(models, model)([model.form.example("warm up")])
+                models.predictor(model).explain(model.form.example("warm up"))  # which no statistics count
 
     queue = BatchQueue(warm_up, limits.queue, threads, metrics.batch.observe, on_death)
     token = access.token is not None

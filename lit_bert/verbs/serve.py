@@ -46,11 +46,20 @@ def serve(arguments: list[str]) -> int:
     limits = Limits(args.bytes, args.texts, args.characters, args.seconds, args.queue)
     access = access_of(args)
     models = _models(args)
+    statistics = None
+    if args.statistics is not None:
+        if models.several:
+            raise UserError("--statistics is of one model; serve one folder, without --models.")
+        (model,) = models.by_name.values()
+        statistics = models.predictor(model).keep_statistics(args.statistics)
     listener = listen(args.host, args.port)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))  # until `run` has its own
     _allow_connections()
-    return run(models, limits, access, args.threads, listener)
+    code = run(models, limits, access, args.threads, listener)
+    if statistics is not None:
+        statistics.flush()
+    return code
 
 
 def access_of(args: argparse.Namespace) -> Access:
@@ -134,6 +143,12 @@ def _parser() -> Parser:
         type=_count,
         default=available_cores(),
         help="texts that are computed side by side, one core each (%(default)s)",
+    )
+    parser.add_argument(
+        "--statistics",
+        metavar="FILE",
+        help="JSON file of counts of what is asked, without a text, to compare with `drift`; written every few "
+        "seconds and at the end, and one that is there goes on; a file for each server of a model",
     )
     return parser
 
