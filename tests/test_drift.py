@@ -305,7 +305,7 @@ def test_the_server_counts_what_it_is_asked(fitted, start, run, tmp_path):
         texts = [row["text"] for row in csv.DictReader(stream)][:60]
     assert server.predict(texts[:30]).status == 200
     assert server.predict(texts[30], explain=True).status == 200
-    tei = json.dumps({"inputs": texts[31:]})
+    tei = json.dumps({"inputs": [[text] for text in texts[31:]]})
     assert server.ask("POST", "/predict", tei, {"Content-Type": "application/json"}).status == 200
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(20) == 0

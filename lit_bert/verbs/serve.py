@@ -147,8 +147,8 @@ def _parser() -> Parser:
     parser.add_argument(
         "--statistics",
         metavar="FILE",
-        help="JSON file of counts of what is asked, without a text, to compare with `drift`; written every few "
-        "seconds and at the end, and one that is there goes on; a file for each server of a model",
+        help="JSON file of counts of what is asked, without a text, to compare with `drift`; written every "
+        "few seconds and at the end, and one that is there goes on; a file for each server of a model",
     )
     return parser
 
