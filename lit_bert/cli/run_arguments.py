@@ -13,7 +13,13 @@ from lit_bert.train.keep import EarlyStop, KeepBest
 from lit_bert.train.methods import METHODS
 from lit_bert.train.trackers import TRACKERS
 
-OF_THE_COMMAND = ("ckpt_path", "seeds", "result", "dry_run")  # arguments that are no settings of a run
+OF_THE_COMMAND = (
+    "ckpt_path",
+    "seeds",
+    "result",
+    "dry_run",
+    "from",
+)  # arguments that are no settings of a run
 
 
 def add_run_arguments(parser: LightningArgumentParser) -> None:

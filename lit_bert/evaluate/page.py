@@ -25,6 +25,7 @@ from lit_bert import UserError, __version__, require_package
 from lit_bert.data.readers.options import ReadOptions
 from lit_bert.evaluate import scores
 from lit_bert.evaluate.evidence import counted
+from lit_bert.evaluate.page_changes import changes
 from lit_bert.evaluate.page_classes import ClassPage
 from lit_bert.evaluate.page_form import LISTED, PageForm
 from lit_bert.evaluate.page_numbers import NumberPage
@@ -96,7 +97,8 @@ def write_page(predictions_file: Path, output: Path | None = None, columns: Path
     embedded = embedded_rows(form, suspects)
     explanations = explain(form, predictions_file, rows_to_explain(form, suspects, embedded))
     with_intervals = predictions.intervals
-    html = render(form, with_intervals, suspects, embedded, explanations, slices)
+    changed = changes(predictions_file.parent, predictions.facts.get("sha256"))
+    html = render(form, with_intervals, suspects, embedded, explanations, slices, changed)
     try:
         files.write_text(output, html)
     except OSError as error:
@@ -141,6 +143,7 @@ def render(
     embedded: np.ndarray,
     explanations: Explanations,
     slices: Slices,
+    changed: dict[str, Any],
 ) -> str:
     """The page as HTML.
 
@@ -149,6 +152,7 @@ def render(
         with_intervals: as `scores.with_intervals` gives them.
         suspects: indices of rows whose label is suspect.
         embedded: indices of the rows whose texts the page holds.
+        changed: as `page_changes.changes` gives it.
     """
     predictions, task = form.predictions, form.task
     facts, evidence = predictions.facts, predictions.evidence
@@ -183,6 +187,7 @@ def render(
         version=__version__,
         data=json_in_html(script_data(form, suspects, embedded, explanations)),
         **form.content(with_intervals),
+        **changed,
     )
 
 

@@ -149,9 +149,25 @@ def _from_checkpoint(
     missing = [name for name in network.load_state_dict(found, strict=False)[0] if name in wanted]
     if known != label_names and (same_classes or checkpoint.model.trains_part):
         _fit_classes(encoder.logits_of(network), known, label_names, config.initializer_range)
+    if weights.keeps_classes and not same_classes:
+        rows = {name.rpartition(".")[2]: value for name, value in state.items() if encoder.in_logits(name)}
+        _keep_rows(encoder.logits_of(network), rows, known, label_names)
     if checkpoint.model.trains_part and not keeps_changes:
         merge(network)
     return network, missing
+
+
+def _keep_rows(logits: nn.Linear, rows: dict[str, Tensor], known: list[str], label_names: list[str]) -> None:
+    """Puts the rows of a last layer into that of other classes, by the names that both have.
+
+    Args:
+        rows: `weight` and `bias`, where it has one, for each of the classes in `known`.
+    """
+    stay = [name for name in label_names if name in known]
+    here, there = ([some.index(name) for name in stay] for some in (label_names, known))
+    with torch.no_grad():
+        for name, parameter in logits.named_parameters():
+            parameter[here] = rows[name][there].to(parameter.dtype)
 
 
 def _frozen_part(weights: Weights, encoder: Encoder, make: Any, config: Any, expected: nn.Module) -> Any:

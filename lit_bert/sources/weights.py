@@ -52,6 +52,8 @@ class Weights:
     Attributes:
         task: of a checkpoint that is used as it is, with its classes in their order.
         is_restored: whether they are those of a checkpoint as it is, and not a new start from it.
+        keeps_classes: whether a new start from a checkpoint keeps the rows of the last layer of the classes
+            that it knows, where others are new; else all rows are drawn anew then.
         base_at: where the frozen weights of a checkpoint are; None: packaged, or in the Hub's cache.
     """
 
@@ -64,7 +66,7 @@ class Weights:
         self.request = {"pretrained": pretrained, "stand_in": stand_in}
         self.task: Task | None = None
         self.base_at: str | None = None
-        self.is_restored = False
+        self.is_restored = self.keeps_classes = False
         self._checkpoint_path = checkpoint
         self._may_ask_hub = True
 

@@ -44,6 +44,7 @@ from lit_bert.train.run import FitRun
 from lit_bert.train.runs import next_folder
 from lit_bert.train.trackers import Tracker, open_tracker
 from lit_bert.train.trainer_limits import check_trainer_limits
+from lit_bert.train.update import check_update, record_update
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +133,8 @@ def check_run(run: FitRun) -> None:
             _check_monitor(run, section, monitor)
     run.model.configure_model()  # what is wrong with weights or rows shows before anything is written
     run.data.setup("fit")
+    if run.old is not None:
+        check_update(run, run.old)
     check_decisions(run)
     run.methods = methods_of(run)
     for name in run.methods:
@@ -378,6 +381,8 @@ def _score(run: FitRun, best: Checkpoint, predictions: Predictions) -> Scores[Sc
     trained = np.empty(0, np.uint64) if unseen else read_hashes(best.run / TRAINED)
     found = record_scores(best, "validate", split, predictions, run.sources, trained, notes)
     keep_reference(run, best, predictions)
+    if run.old is not None:
+        record_update(run, run.old, best, predictions)
     if refused is not None:
         raise refused
     return found

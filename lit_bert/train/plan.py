@@ -73,6 +73,8 @@ def apply_recipe(run: FitRun) -> None:
         if name == "check_val_every_n_epoch" and data.hparams.folds:  # what is held out chooses no epoch
             choice = choice._replace(value=run.trainer.max_epochs)
         value = run.settings[section][name]
+        if choice.name == "model.head_start" and run.old is not None:
+            choice = Choice(choice.name, False, "the classes that stay keep their rows")
         if value is None or (name == "check_val_every_n_epoch" and value == 1):
             _set(run, choice)
             reason = f" ({choice.reason})" if choice.reason else ""

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lit_bert.data.module import EmotionDataModule
 from lit_bert.evaluate.announce import checkpoint_sources
 from lit_bert.model.module import BertClassifier
+from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.hub import Source
 from lit_bert.train.budget import Budget
 from lit_bert.train.dashboard import Dashboard
@@ -54,6 +55,7 @@ class FitRun:
         trains_in_parts: whether, of few rows, networks of parts of them are trained beside the one of all.
         descriptions: texts of each class, for the method zero_shot; None takes their names.
         budget: the time that it may take.
+        old: the model that a new run starts from and is compared with, by `--from`.
         config: the same settings, as the parser has them and the run's folder keeps them; None without one.
         card: writes the model card of a checkpoint, for trackers, into a folder; gives its path.
     """
@@ -72,6 +74,7 @@ class FitRun:
     trains_in_parts: bool = False
     descriptions: dict[str, list[str]] | None = None
     budget: Budget = field(default_factory=lambda: Budget(None))
+    old: Checkpoint | None = None
 
     @property
     def sources(self) -> list[tuple[str, Source]]:

@@ -21,7 +21,7 @@ from lit_bert.data.cache import temporary_cache
 from lit_bert.data.windows import LongTexts
 from lit_bert.evaluate.report import SEEDS, seeds_table
 from lit_bert.io import files
-from lit_bert.sources.checkpoint import Checkpoint
+from lit_bert.sources.checkpoint import BEST, Checkpoint
 from lit_bert.sources.settings import composition
 from lit_bert.sources.weights import Weights
 from lit_bert.train.budget import Budget
@@ -31,6 +31,7 @@ from lit_bert.train.fit import run_fit
 from lit_bert.train.plan import trains_in_parts
 from lit_bert.train.processes import SameCheckpoint, find_checkpoint, shared_checkpoint
 from lit_bert.train.progress import ProgressEvents
+from lit_bert.train.published import Asked
 from lit_bert.train.recipe import FEW_ROWS
 from lit_bert.train.result import EventFile, RunResult, fit_with_result
 from lit_bert.train.resume import apply_resumed_settings
@@ -39,7 +40,7 @@ from lit_bert.train.runs import fit_each, next_folder, runs_on_cpu
 from lit_bert.train.trackers import apply_tracker
 from lit_bert.train.zero_shot import read_descriptions
 
-DRY_RUN = "--dry_run"
+DRY_RUN, FROM = "--dry_run", "--from"
 
 
 def fit(arguments: list[str]) -> int:
@@ -82,6 +83,14 @@ def _add_arguments(parser: LightningArgumentParser) -> None:
         "line only",
     )
     parser.add_argument(
+        FROM,
+        type=str | None,
+        default=None,
+        help="model to start from: a checkpoint, the folder of a run, or one that `export` wrote; classes "
+        "that stay keep their rows of the last layer, and both models are compared at the end; on the "
+        "command line only",
+    )
+    parser.add_argument(
         DRY_RUN,
         action="store_true",
         help="read the data, take a few steps and print what the run would use, how long it would take and "
@@ -109,8 +118,8 @@ def parsed(arguments: list[str]) -> CommandLine:
         UserError: the parser refuses them, or a configuration has what only a command line can say.
     """
     command = CommandLine(FIT, arguments)
-    for name, example in (("seeds", " 5"), ("result", " results"), ("dry_run", "")):
-        if command.config[name] not in (None, False):
+    for name, example in (("seeds", " 5"), ("result", " results"), ("dry_run", ""), ("from", " FILE")):
+        if command.config[name] not in (None, False) and not command.given.get(name):
             raise UserError(
                 f"{name} stands in a configuration; give it on the command line, as --{name}{example}."
             )
@@ -140,6 +149,7 @@ def prepared(command: CommandLine, which: str | None, callbacks: list[Callback])
     """
     which, resumed, config = which or command.config["ckpt_path"], None, command.config
     apply_tracker(config)
+    old = _old_model(command, which)
     if which is not None:
         command.checkpoint = Checkpoint.open(find_checkpoint(which))
         composed = composition(command.settings)
@@ -148,12 +158,15 @@ def prepared(command: CommandLine, which: str | None, callbacks: list[Callback])
     apply_decisions(config, resumed is not None)
     own = RunCallbacks(config, command.progress_bar(), callbacks)
     command.build(own.all)
+    if old is not None:
+        command.model.weights.keeps_classes = True
     settings = command.settings
     in_parts = trains_in_parts(settings, resumed is not None, command.trainer.world_size)
     if in_parts:
         command.datamodule.splits.fewest_to_split = FEW_ROWS
     run = FitRun(
-        command.trainer, command.model, command.datamodule, settings, own, resumed, _card, command.config
+        *(command.trainer, command.model, command.datamodule, settings, own, resumed, _card, command.config),
+        old=old,
     )
     if settings["minutes"] is not None and (resumed or run.trainer.world_size > 1):
         what = "a run that goes on" if resumed else "more than one device"
@@ -166,6 +179,26 @@ def prepared(command: CommandLine, which: str | None, callbacks: list[Callback])
         names = command.model.task.class_names
         run.descriptions = read_descriptions(Path(settings["descriptions"]), names)
     return run
+
+
+def _old_model(command: CommandLine, which: str | None) -> Checkpoint | None:
+    """The model that `--from` names, whose weights the run then starts from; None without the flag.
+
+    Raises:
+        UserError: there is none, or another flag says where the weights are.
+    """
+    place = command.config["from"]
+    if place is None:
+        return None
+    for name in ("weights.pretrained", "weights.checkpoint"):
+        if command.given.get(name):
+            raise UserError(f"got {FROM} and --{name}; expected one of them.")
+    if which is not None:
+        raise UserError(f"got {FROM} and --ckpt_path; a run that goes on has its weights already.")
+    best = Path(place) / BEST  # of the folder of a run
+    found = Checkpoint.open(find_checkpoint(str(best) if best.is_file() else place, Asked()))
+    command.config["weights.checkpoint"] = str(found.path)
+    return found
 
 
 def _card(best: Path, folder: Path) -> Path:
@@ -195,6 +228,8 @@ def _fit_seeds(arguments: list[str], seeds: str, which: str | None, result: str 
         raise UserError("got --seeds and --result; each of several runs has a result.json in its folder.")
     if not seeds.isdecimal() or int(seeds) < 1:
         raise UserError(f"--seeds is {seeds}; expected how many, at least 1.")
+    if command.config["from"] is not None:
+        raise UserError(f"got --seeds and {FROM}; start from the same weights with --weights.checkpoint.")
     first = command.seed_asked_for
     if type(first) is not int:
         raise UserError(f"--seed_everything is {first}; with --seeds, expected the number of the first one.")
