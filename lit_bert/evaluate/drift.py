@@ -313,7 +313,7 @@ def compare(reference: Reference, now: Sketch) -> list[Finding]:
         after = now.counts.get(name)
         if after is not None and before.sum() and after.sum():
             found.append(_finding(reference, name, (before, after), (reference.sketch.rows, now.rows)))
-    adjusted = holm([each.p_value for each in found])
+    adjusted = holm([each.p_value for each in found]).tolist()
     found = [each._replace(p_value=p) for each, p in zip(found, adjusted, strict=True)]
     return sorted(found, key=lambda each: (each.p_value, -each.distance))
 

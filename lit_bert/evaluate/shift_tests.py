@@ -55,10 +55,10 @@ def _log_choose(n: int, k: int) -> float:
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for how many there are (Holm, 1979): compared with one rate of any false alarm."""
-    order, found, most = np.argsort(p_values, kind="stable"), [1.0] * len(p_values), 0.0
-    for rank, place in enumerate(order.tolist()):
-        most = max(most, min(1.0, (len(p_values) - rank) * p_values[place]))
-        found[place] = most
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """P-values corrected for their number (Holm, 1979): compared with one rate of any false alarm."""
+    count, order = len(p_values), np.argsort(p_values, kind="stable")
+    raised = np.maximum.accumulate((count - np.arange(count)) * np.asarray(p_values)[order])
+    found = np.empty(count)
+    found[order] = np.minimum(raised, 1)
     return found

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_bert.evaluate.predictions import Predictions, label_text
+from lit_bert.evaluate.shift_tests import holm
 from lit_bert.io import escape
 from lit_bert.io.texts import display, shown
 
@@ -300,15 +301,6 @@ class FisherTest:
     def _log_choose(self, count: int, some: Any) -> Any:
         found = self._log_factorial
         return found[count] - found[some] - found[count - some]
-
-
-def holm(p_values: np.ndarray) -> np.ndarray:
-    """P-values corrected for their number (Holm, 1979): at most one in 20 models shows one by chance."""
-    count, order = len(p_values), np.argsort(p_values, kind="stable")
-    raised = np.maximum.accumulate((count - np.arange(count)) * p_values[order])
-    found = np.empty(count)
-    found[order] = np.minimum(raised, 1)
-    return found
 
 
 # --- as text

@@ -118,7 +118,7 @@ def class_changes(
     old, new = ((each > 0.5) == has for each in sides)
     places = [task.class_names.index(name) for name in names]
     gained, lost = (each.sum(0)[places].tolist() for each in (new & ~old, old & ~new))
-    p_values = holm([mcnemar(*each) for each in zip(gained, lost, strict=True)])
+    p_values = holm([mcnemar(*each) for each in zip(gained, lost, strict=True)]).tolist()
     return dict(zip(names, zip(gained, lost, p_values, strict=True), strict=True))
 
 
