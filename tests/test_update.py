@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from lit_bert.data.cache import text_hash
+from lit_bert.evaluate.predictions import TRAINED, VALIDATED, Predictions, read_hashes
 from lit_bert.evaluate.update import UPDATE, Side, compare_models, update_lines
 from lit_bert.model.pretrained import load_network
 from lit_bert.sources.checkpoint import Checkpoint
@@ -102,13 +104,12 @@ def test_a_fit_from_a_model_compares_both(able, quick, more, run):
     outcome = run("fit", *flags_of(quick, more), "--trainer.max_epochs=8", "--from", able)
     assert outcome.code == 0, outcome.err
     assert "2 classes stay: joy, sadness" in outcome.err
-    assert "1 classes are new: fear" in outcome.err
-    assert "1 classes go: anger" in outcome.err
+    assert "1 class is new: fear" in outcome.err
+    assert "1 class goes: anger" in outcome.err
     assert "rows whose classes both know: 32" in outcome.out
     assert "all rows: 48" in outcome.out
     assert "F1 fear" in outcome.out
     assert "better: " in outcome.out
-    assert "the old model: the texts were trained on" in outcome.out or "trained on" in outcome.out
     run_folder = next(conftest.Path("checkpoints").glob("version_*"))
     said = json.loads((run_folder / UPDATE).read_text())
     assert [part["rows"] for part in said["parts"]] == [32, 48]
@@ -116,6 +117,35 @@ def test_a_fit_from_a_model_compares_both(able, quick, more, run):
     assert scores["F1 joy"][0] > 0.9  # the old model is read as it labels
     checkpoint = Checkpoint.open(run_folder / "best.ckpt")
     assert checkpoint.model.label_names == ["fear", "joy", "sadness"]
+
+
+@pytest.mark.parametrize("flag", ["--from", "--weights.checkpoint"])
+def test_what_the_old_model_was_trained_on_counts_as_trained_on(able, more, run, flag):
+    """Cross-validation holds texts out of the new training alone."""
+    flags = [f"--data.dataset={more}", "--trainer.accelerator=cpu", "--method=frozen"]
+    outcome = run("fit", *flags, flag, able / "best.ckpt")
+    assert outcome.code == 0, outcome.err
+    folder = conftest.Path("checkpoints/version_0")
+    record = json.loads((folder / "validate.json").read_text())
+    assert record["split"] == "train, cross-validated"
+    before, now = (read_hashes(place / TRAINED) for place in (able, folder))
+    assert set(before) < set(now)
+    texts = Predictions.read(folder / VALIDATED).texts
+    count = sum(text_hash(text) in set(before) for text in texts)
+    assert 0 < count < len(texts)
+    assert any(f"({count} of the {len(texts)} texts)" in each for each in record["used_for"])
+
+
+def test_an_old_model_of_unknown_rows_says_so(able, more, run, tmp_path):
+    alone = tmp_path / "best.ckpt"
+    alone.write_bytes((able / "best.ckpt").read_bytes())
+    outcome = run(
+        "fit", f"--data.dataset={more}", "--method=frozen", "--trainer.accelerator=cpu", "--from", alone
+    )
+    assert outcome.code == 0, outcome.err
+    record = json.loads(conftest.Path("checkpoints/version_0/validate.json").read_text())
+    assert record["used_for"] is None
+    assert "whether the old model was trained on some of the rows is not known" in outcome.out
 
 
 def test_an_exported_folder_can_be_started_from(exported, quick, more, run):

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from lit_bert.data.cache import TokenizedRows
-from lit_bert.evaluate.predictions import TRAINED, VALIDATED, Predictions, write_hashes
+from lit_bert.evaluate.predictions import VALIDATED, Predictions
 from lit_bert.sources.checkpoint import BEST, Checkpoint
 from lit_bert.train.bench import Bench, outputs_of
 from lit_bert.train.methods import METHODS, start_finetuning
 from lit_bert.train.race import Race, corrected_score, cross_validate
 from lit_bert.train.recipe import FEW_ROWS
+from lit_bert.train.record import record_training
 from lit_bert.train.run import FitRun
 from lit_bert.train.zero_shot import class_head
 
@@ -115,7 +116,7 @@ def _kept(
     )
     run.trainer.save_checkpoint(folder / BEST, weights_only=True)
     predictions.write(folder / VALIDATED)
-    write_hashes(folder / TRAINED, bench.rows.hashes)
+    record_training(folder, bench.rows.hashes, run.model.weights)
     return Checkpoint.open(folder / BEST), predictions
 
 

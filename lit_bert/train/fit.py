@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -37,6 +36,7 @@ from lit_bert.train.frozen import MOST_ROWS, frozen_rival, keep_better_method, s
 from lit_bert.train.keep import KeepBest
 from lit_bert.train.methods import check_method
 from lit_bert.train.plan import apply_recipe, goes_by_methods, methods_of, uses_recipe
+from lit_bert.train.record import seen_before
 from lit_bert.train.reference import keep_reference
 from lit_bert.train.result import RunResult, storable
 from lit_bert.train.resume import check_finite, check_resumed
@@ -377,8 +377,9 @@ def _score(run: FitRun, best: Checkpoint, predictions: Predictions) -> Scores[Sc
     predictions = _with_usage(run, predictions, predictions.facts.get("used_for") if scored else None)
     split, notes = run.data.splits.val_name, choice_notes(predictions)
     # Where they are cross-validated, each row was scored by networks that had not seen it.
-    unseen = run.data.splits.cross_validates
-    trained = np.empty(0, np.uint64) if unseen else read_hashes(best.run / TRAINED)
+    trained = seen_before(run.model.weights)
+    if trained is not None and not run.data.splits.cross_validates:
+        trained = read_hashes(best.run / TRAINED)
     found = record_scores(best, "validate", split, predictions, run.sources, trained, notes)
     keep_reference(run, best, predictions)
     if run.old is not None:

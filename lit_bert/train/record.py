@@ -12,14 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from lit_bert import UserError
 from lit_bert.evaluate.evidence import CHOOSING, ENDING
 from lit_bert.evaluate.prediction_collector import PredictionCollector
-from lit_bert.evaluate.predictions import TRAINED, VALIDATED, write_hashes
+from lit_bert.evaluate.predictions import TRAINED, VALIDATED, read_hashes, write_hashes
 from lit_bert.io import escape
+from lit_bert.sources.weights import Weights
 from lit_bert.train.keep import EarlyStop, KeepBest, checked_number, chooses_epoch
 
 log = logging.getLogger(__name__)
@@ -91,7 +93,8 @@ class EpochRecord(PredictionCollector):
         }
         replace(self.predictions, facts=facts).write(folder / VALIDATED)
         if not self._knows_training_rows:  # the same in every epoch
-            write_hashes(folder / TRAINED, trainer.datamodule.train_rows.hashes)  # type: ignore[attr-defined]
+            weights: Any = trainer.lightning_module.weights
+            record_training(folder, trainer.datamodule.train_rows.hashes, weights)  # type: ignore[attr-defined]
             self._knows_training_rows = True
 
     def used_for(self, trainer: Trainer) -> list[str]:
@@ -115,3 +118,19 @@ class EpochRecord(PredictionCollector):
         self.best = {str(name): checked_number(value, "a best score") for name, value in best.items()}
         # Earlier versions did not count: some.
         self.validations = int(checked_number(state_dict.get("validations", 2), "the number of validations"))
+
+
+def seen_before(weights: Weights | None) -> np.ndarray | None:
+    """The hashes of the texts that weights of a checkpoint were trained on, uint64; None where not known."""
+    if weights is None or weights.checkpoint is None:
+        return np.empty(0, np.uint64)
+    found = read_hashes(weights.checkpoint.run / TRAINED)
+    if found is None and weights.source.kind != "checkpoint":  # of a run that goes on: its first validation
+        return np.empty(0, np.uint64)
+    return found
+
+
+def record_training(folder: Path, hashes: np.ndarray, weights: Weights | None) -> None:
+    """Writes the hashes of the texts that the weights of a run are trained on, by it or before it."""
+    before = seen_before(weights)
+    write_hashes(folder / TRAINED, hashes if before is None else np.union1d(hashes, before))

@@ -43,13 +43,14 @@ def check_update(run: FitRun, old: Checkpoint) -> None:
         raise UserError(f"{what} has other classes, or another order of them, than the rows; {instead}.")
     if not set(names) & set(before):
         raise UserError(f"{what} knows none of the classes of the rows; {instead}.")
-    for said, some in (
-        ("stay", [name for name in names if name in before]),
-        ("are new", [name for name in names if name not in before]),
-        ("go", [name for name in before if name not in names]),
+    for one, several, some in (
+        ("class stays", "classes stay", [name for name in names if name in before]),
+        ("class is new", "classes are new", [name for name in names if name not in before]),
+        ("class goes", "classes go", [name for name in before if name not in names]),
     ):
         if some:
-            log.info(f"from       {len(some)} classes {said}: {', '.join(escape.names(some[:10]))}")
+            said = f"{len(some)} {one if len(some) == 1 else several}"
+            log.info(f"from       {said}: {', '.join(escape.names(some[:10]))}")
 
 
 def record_update(run: FitRun, old: Checkpoint, checkpoint: Checkpoint, predictions: Predictions) -> None:
