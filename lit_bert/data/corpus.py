@@ -31,6 +31,7 @@ from lit_bert.io import escape
 from lit_bert.sources.hub import HubAddress, Source, ask_hub, failed_download, is_commit
 
 SAMPLE = "sample"  # the corpus packaged in lit_bert
+NAMES = "names"  # no rows: the names of the classes, each as a text of its class
 
 
 # --- corpora ---
@@ -67,6 +68,19 @@ class Corpus:
             if value is not None:
                 return isinstance(value, list)
         return False
+
+
+def corpus_of_names(names: list[str] | None) -> Corpus:
+    """No labelled text, only the names of classes, each as a text of its class.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not names:
+        raise UserError(f"data.dataset is {NAMES}, those of the classes; give them with --data.label_names.")
+    rows = [Numbered(number, 0, {"text": name, "label": name}) for number, name in enumerate(names, 1)]
+    key = hashlib.sha256(repr(names).encode()).hexdigest()
+    return Corpus(Source("classes", NAMES), lambda split: key, {"train": lambda: iter(rows)})
 
 
 def sample_texts() -> list[str]:

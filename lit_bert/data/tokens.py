@@ -21,7 +21,7 @@ from lit_bert import UserError
 from lit_bert.data.cache import TokenizedRows, cache_key, cache_root, cached_json, write_to_cache
 from lit_bert.data.cells import Numbered
 from lit_bert.data.columns import Columns, check_same_form, find_columns, named_columns
-from lit_bert.data.corpus import Corpus, find_corpus
+from lit_bert.data.corpus import NAMES, Corpus, corpus_of_names, find_corpus
 from lit_bert.data.counts import Skipped
 from lit_bert.data.found_labels import check_enough, check_separator, checked_names, scan_labels, with_names
 from lit_bert.data.label_kind import Labels
@@ -54,6 +54,8 @@ class TokenizedCorpus:
     def corpus(self) -> Corpus:
         """The text, found but not read."""
         settings = self.settings
+        if settings.dataset == NAMES:
+            return corpus_of_names(settings.label_names)
         return find_corpus(
             settings.dataset, settings.stand_in, self._have_fit_splits, ReadOptions.of(settings)
         )

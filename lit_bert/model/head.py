@@ -91,6 +91,7 @@ def best_head(
     outputs: int,
     loss: Loss,
     strengths: Sequence[float] = STRENGTHS,
+    prior: Head | None = None,
 ) -> Head:
     """The head of the strength that has the least loss of rows that a head has not seen.
 
@@ -99,15 +100,24 @@ def best_head(
         folds: the part of each row, int (N,), which is left out in turn.
         outputs: C.
         strengths: that are tried, the strongest first, as each begins where the one before ended.
+        prior: the head that the penalty draws to; None is zero.
     """
     zero = Head(torch.zeros(outputs, features.shape[1]), torch.zeros(outputs))
+    prior = prior or zero
+    offset = prior.logits(features)
+
+    def loss_beside(logits: Tensor, rows: Tensor) -> Tensor:
+        return loss(logits + offset[rows], rows)
+
     logits = torch.zeros(len(strengths), len(features), outputs)
     for fold in np.unique(folds):
         held, others = (torch.from_numpy(np.flatnonzero(each)) for each in (folds == fold, folds != fold))
         head = zero
         for place, strength in enumerate(strengths):
-            head = fit_head(features, others, loss, strength, head)
+            head = fit_head(features, others, loss_beside, strength, head)
             logits[place, held] = head.logits(features[held])
     everything = torch.arange(len(features))
-    losses = torch.stack([loss(each, everything) for each in logits])
-    return fit_head(features, everything, loss, strengths[int(losses.nan_to_num(torch.inf).argmin())], zero)
+    losses = torch.stack([loss_beside(each, everything) for each in logits])
+    strength = strengths[int(losses.nan_to_num(torch.inf).argmin())]
+    found = fit_head(features, everything, loss_beside, strength, zero)
+    return Head(prior.weight + found.weight, prior.bias + found.bias)

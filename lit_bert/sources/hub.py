@@ -25,7 +25,8 @@ class Source:
     """Where something really came from.
 
     Attributes:
-        kind: `hub`, `folder`, `file`, `address`, `database`, `packaged`, `checkpoint` or `unknown`.
+        kind: `hub`, `folder`, `file`, `address`, `database`, `packaged`, `classes` (their
+            names alone), `checkpoint` or `unknown`.
         name: Hub id, absolute path, address, or name of the package.
         config_name: configuration of a data set on the Hub.
         revision: commit on the Hub, when it is known.

@@ -42,7 +42,9 @@ class Plain(BaseModel):
 class SourceFacts(Plain):
     """A `hub.Source`: shown beside scores, and compared; never opened because a checkpoint says so."""
 
-    kind: Literal["hub", "folder", "file", "address", "database", "packaged", "checkpoint", "unknown"]
+    kind: Literal[
+        "hub", "folder", "file", "address", "database", "packaged", "classes", "checkpoint", "unknown"
+    ]
     name: Text
     config_name: Text | None = None
     revision: Text | None = None

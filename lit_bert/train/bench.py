@@ -6,49 +6,23 @@ python -m lit_bert fit --method finetune --data.dataset few.csv
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lit_bert.data.cache import TokenizedRows
 from lit_bert.data.stratify import assign_parts
 from lit_bert.model import head
 from lit_bert.model.head import Head
-from lit_bert.model.windows import pooled
 from lit_bert.train.clock import Clock
-from lit_bert.train.recipe import epochs_for
+from lit_bert.train.features import features_of, outputs_of
+from lit_bert.train.recipe import ROWS_A_CLASS, epochs_for
 from lit_bert.train.run import FitRun, bare_trainer
+from lit_bert.train.zero_shot import has_named_classes, name_prior
 
 TIMED_STEPS = 4
 HEAD_FOLDS = 4  # by which the strength of a head's penalty is chosen
-
-
-class Features(Callback):
-    """Keeps what the last linear layer is given of the texts that are predicted, float32 (N, F)."""
-
-    def __init__(self) -> None:
-        self._found: list[Tensor] = []
-        self._parts: list[Tensor] = []
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        logits = pl_module.encoder.logits_of(pl_module.network)  # type: ignore[operator, union-attr]
-        self._hook = logits.register_forward_pre_hook(lambda _, given: self._parts.append(given[0]))
-
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        found = torch.cat([each.float() for each in self._parts])
-        self._parts.clear()
-        if "text_index" in batch:
-            found = pooled(found, batch["text_index"], "mean")
-        self._found.append(found.cpu())
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._hook.remove()
-        self.values = torch.cat(self._found)
 
 
 class Bench:
@@ -114,6 +88,7 @@ class Bench:
             ends = run.budget.callbacks(1 / self.trainings_left)
             trainer = bare_trainer(run, ends, max_epochs=epochs, limit_val_batches=0)
             trainer.fit(run.model, data.train_dataloader())
+            run.steps_beside += trainer.global_step
         finally:
             data.train_rows, run.model.objective = everything, before
 
@@ -129,34 +104,11 @@ class Bench:
         return outputs_of(self.run, self.rows.view(rows))
 
 
-def features_of(run: FitRun, rows: TokenizedRows) -> Tensor:
-    """What the head of the network is given of rows, float32 (N, F)."""
-    features = Features()
-    _predict(run, rows, [features])
-    return features.values[torch.from_numpy(_unsorted(rows))]
-
-
-def outputs_of(run: FitRun, rows: TokenizedRows) -> np.ndarray:
-    """What the network says of rows, float32 (N, C)."""
-    return torch.cat(_predict(run, rows, [])).numpy()[_unsorted(rows)]
-
-
-def _predict(run: FitRun, rows: TokenizedRows, callbacks: list[Callback]) -> list[Tensor]:
-    loader = run.data.eval_loader(rows.view(_by_length(rows)))
-    return bare_trainer(run, callbacks).predict(run.model, loader)  # type: ignore[return-value]
-
-
-def _by_length(rows: TokenizedRows) -> np.ndarray:
-    return np.argsort(-rows.lengths, kind="stable")
-
-
-def _unsorted(rows: TokenizedRows) -> np.ndarray:
-    """The place of each row in `_by_length`."""
-    return np.argsort(_by_length(rows))
-
-
 def best_head(run: FitRun, rows: TokenizedRows, features: Tensor) -> Head:
-    """The head with the least loss of rows, the strength of its penalty chosen by cross-validation.
+    """The head with the least loss of rows for the network as it stands.
+
+    The strength of its penalty is chosen by cross-validation. With few rows a class it draws to the names of
+    the classes.
 
     Args:
         features: of the rows, float32 (N, F).
@@ -169,7 +121,9 @@ def best_head(run: FitRun, rows: TokenizedRows, features: Tensor) -> Head:
         batch = {"labels": labels[some]} | ({} if weights is None else {"weights": weights[some]})
         return model.default_objective(logits, batch, label_smoothing=0.0)
 
-    return head.best_head(features, folds_of(run, rows, HEAD_FOLDS), outputs, loss)
+    is_few = len(rows) < ROWS_A_CLASS * outputs
+    prior = name_prior(run, features, labels) if is_few and has_named_classes(run) else None
+    return head.best_head(features, folds_of(run, rows, HEAD_FOLDS), outputs, loss, prior=prior)
 
 
 def folds_of(run: FitRun, rows: TokenizedRows, folds: int) -> np.ndarray:

@@ -19,8 +19,9 @@ from lit_bert import UserError
 from lit_bert.data.batches import collate
 from lit_bert.data.cache import TokenizedRows
 from lit_bert.train.clock import Clock
-from lit_bert.train.fit import check_run, say_what_is_used
+from lit_bert.train.fit import check_run
 from lit_bert.train.run import FitRun, bare_trainer
+from lit_bert.train.summary import say_what_is_used
 
 BATCHES = 8  # of the first epoch that are timed, after the longest possible one
 

@@ -14,13 +14,14 @@ import numpy as np
 from lit_bert.data.cache import TokenizedRows
 from lit_bert.evaluate.predictions import VALIDATED, Predictions
 from lit_bert.sources.checkpoint import BEST, Checkpoint
-from lit_bert.train.bench import Bench, outputs_of
+from lit_bert.train.bench import Bench
+from lit_bert.train.features import outputs_of
 from lit_bert.train.methods import METHODS, start_finetuning
 from lit_bert.train.race import Race, corrected_score, cross_validate
 from lit_bert.train.recipe import FEW_ROWS
 from lit_bert.train.record import record_training
 from lit_bert.train.run import FitRun
-from lit_bert.train.zero_shot import class_head
+from lit_bert.train.zero_shot import class_head, has_named_classes
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +34,12 @@ def fit_by_methods(run: FitRun) -> tuple[Checkpoint | None, Predictions | None]:
 
     Returns:
         The checkpoint, and what it says of the validation rows, or where there are none, what networks that
-        had not seen them say of the rows to train on; None where no file is kept.
+        had not seen them say of the rows to train on; None where no file is kept, or there are no rows.
     """
     bench = Bench(run, run.data.train_rows)
+    if not run.has_rows:
+        _train_on_all(run, bench, Race(run.methods[0], {}, {}))
+        return _saved(run), None
     _say_baseline(run, bench)
     methods, folds = _in_time(run, bench)
     race = Race(methods[0], {}, {})
@@ -98,8 +102,12 @@ def _train_on_all(run: FitRun, bench: Bench, race: Race) -> None:
 
 def _kept(
     run: FitRun, bench: Bench, race: Race, rows: TokenizedRows, outputs: np.ndarray
-) -> tuple[Checkpoint, Predictions]:
-    """Writes the checkpoint, what is said of the rows that are scored, and the hashes of the texts."""
+) -> tuple[Checkpoint | None, Predictions]:
+    """Writes the checkpoint, what is said of the rows that are scored, and the hashes of the texts.
+
+    Args:
+        outputs: of the rows, float32 (N, C).
+    """
     folder = Path(str(run.trainer.log_dir))
     order = np.argsort(rows.rows)
     facts: dict[str, Any] = {
@@ -114,19 +122,25 @@ def _kept(
         outputs[order],
         facts,
     )
-    run.trainer.save_checkpoint(folder / BEST, weights_only=True)
     predictions.write(folder / VALIDATED)
     record_training(folder, bench.rows.hashes, run.model.weights)
-    return Checkpoint.open(folder / BEST), predictions
+    return _saved(run), predictions
+
+
+def _saved(run: FitRun) -> Checkpoint | None:
+    """The network as it stands, as the best checkpoint of the run; None where nothing is kept."""
+    if not run.trainer.log_dir:
+        return None
+    best = Path(str(run.trainer.log_dir)) / BEST
+    run.trainer.save_checkpoint(best, weights_only=True)
+    return Checkpoint.open(best)
 
 
 def _say_baseline(run: FitRun, bench: Bench) -> None:
     """Says how good the names of the classes alone are, which labels have to beat."""
-    names, task = run.model.task.class_names, run.model.task
-    is_single = run.data.tokenized.columns.form == "single"
-    are_words = all(any(map(str.isalpha, each)) for each in names)
-    if not (task.label_form == "class" and not task.is_ordered and is_single and are_words):
+    if not has_named_classes(run):
         return
+    task = run.model.task
     outputs = task.outputs(class_head(run, run.descriptions).logits(bench.features).numpy())
     score = task.main_scorer(outputs, bench.labels)(np.ones(len(bench.labels)))
     log.info(f"baseline   no training, the nearest class name: {task.main_title} {score:.4f}")

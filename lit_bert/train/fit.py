@@ -19,14 +19,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from lit_bert import UserError
-from lit_bert.evaluate.announce import announce
-from lit_bert.evaluate.audit_text import dataset_summary
 from lit_bert.evaluate.evidence import TRAINING
 from lit_bert.evaluate.predictions import TRAINED, VALIDATED, Predictions, read_hashes
 from lit_bert.evaluate.record import record_scores
 from lit_bert.evaluate.scores import Score, Scores
 from lit_bert.io import escape
-from lit_bert.model.bert import path_of
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.train.candidates import keep_better_weights
 from lit_bert.train.choose import calibrate, choice_notes, choose_parameters, used_by_choices
@@ -42,6 +39,7 @@ from lit_bert.train.result import RunResult, storable
 from lit_bert.train.resume import check_finite, check_resumed
 from lit_bert.train.run import FitRun
 from lit_bert.train.runs import next_folder
+from lit_bert.train.summary import facts, say_what_is_used, shortened
 from lit_bert.train.trackers import Tracker, open_tracker
 from lit_bert.train.trainer_limits import check_trainer_limits
 from lit_bert.train.update import check_update, record_update
@@ -64,7 +62,7 @@ def run_fit(run: FitRun) -> RunResult | None:
     _claim_folder(run.trainer, run.settings)
     tracker = _track(run)
     say_what_is_used(run)
-    run.callbacks.dashboard.facts = _facts(run)
+    run.callbacks.dashboard.facts = facts(run)
     # Only the checkpoint of a best epoch is looked at again when the fit ends.
     run.model.keeps_training_weights = run.settings["checkpoint"]["monitor"] is not None
     start = time.perf_counter()
@@ -152,7 +150,7 @@ def _check_monitor(run: FitRun, section: str, monitor: str) -> None:
     names = run.model.score_names
     if monitor not in names:
         raise UserError(
-            f"{section}.monitor is {escape.line(monitor, 100)}; expected one of {_shortened(names, 20)}."
+            f"{section}.monitor is {escape.line(monitor, 100)}; expected one of {shortened(names, 20)}."
         )
     split, _, score = monitor.partition("/")
     if split == "train" and run.settings[section].get("save_on_train_epoch_end") is False:
@@ -220,64 +218,6 @@ def _track(run: FitRun) -> Tracker | None:
     return tracker
 
 
-def say_what_is_used(run: FitRun) -> None:
-    """Logs device, sources, model, rows, classes and the folder."""
-    trainer, model, data = run.trainer, run.model, run.data
-    announce(trainer, run.sources)
-    size, trained = (
-        sum(parameter.numel() for parameter in some) / 1e6
-        for some in (model.parameters(), model.trained.values())
-    )
-    kind = model.encoder.model_type
-    log.info(f"model      {kind}, {size:.1f}M parameters, highest learning rate {model.learning_rate:g}")
-    if model.trains_part:
-        log.info(f"           trains {_millions(trained)} of {size:.1f}M parameters")
-    log.info(f"           computed by {path_of(model.network, trainer)}")
-    split, validation = data.splits.counts["train"], data.splits.counts.get("validation")
-    whole = f", of the {split.read:,} of split {escape.line(split.split)}"
-    shown = f"{len(data.val_rows):,} to validate on" if validation else "each validated in turn"
-    of_split = whole if validation and validation.split == split.split else ""
-    log.info(f"rows       {len(data.train_rows):,} to train on, {shown}{of_split}")
-    for part, counts in data.splits.counts.items():
-        if counts.skipped or set(counts.left_out) - {data.splits.validation_setting}:
-            log.info(f"           {part}: {counts}")
-    if model.task.class_scores:
-        log.info(f"classes    {len(data.label_names)}: {_shortened(data.label_names)}")
-        for note in model.default_objective.notes():
-            log.info(f"           {note}")
-    else:
-        low, high = (f"{each:.6g}" for each in (data.train_rows.labels.min(), data.train_rows.labels.max()))
-        log.info(f"numbers    {_shortened(data.label_names)}, {low} to {high} in the rows to train on")
-    if trainer.is_global_zero:
-        used = {data.hparams.train_split: data.train_rows}
-        if validation:
-            used[data.splits.val_name] = data.val_rows
-        if data.splits.has_guarantee_rows:
-            used["guarantee"] = data.splits.guarantee_rows()
-        for finding in dataset_summary(used, run.model.task, data.hparams.deduplicate):
-            log.info(f"audit      {finding}")
-    for place, note in enumerate(run.notes):
-        log.info(f"{'' if place else 'recipe':10} {note}")
-    if trainer.log_dir:
-        log.info(f"run        {Path(trainer.log_dir)}")
-    for change in run.resumed.changes if run.resumed else ():
-        log.info(f"resumed    {change}")
-
-
-def _millions(count: float) -> str:
-    return f"{count:.1f}M" if count >= 0.1 else f"{count * 1e3:.1f}k"
-
-
-def _facts(run: FitRun) -> dict[str, Any]:
-    """What the dashboard shows of a run: sources and settings."""
-    settings = run.settings
-    facts: dict[str, Any] = {role: str(source) for role, source in run.sources}
-    facts |= {name: run.data.hparams[name] for name in ("batch_size", "max_length")}
-    facts |= {name: run.model.hparams[name] for name in settings["model"] if name != "learning_rate"}
-    facts |= {name: settings["trainer"][name] for name in ("max_epochs", "precision")}
-    return {**facts, "seed": settings["seed_everything"]}
-
-
 # --- after the training ---
 
 
@@ -314,20 +254,20 @@ def _finish(
     folder = next(each.dirpath for each in trainer.checkpoint_callbacks if isinstance(each, KeepBest))
     best = Path(str(folder)) / checkpoint.path.name
     found = _score(run, checkpoint, predictions) if predictions is not None else None
-    print(f"took       {minutes:.1f} minutes for {trainer.global_step:,} optimizer steps")
-    print(f"\nbest epoch: {best}")
+    steps = trainer.global_step + run.steps_beside
+    print(f"took       {minutes:.1f} minutes for {steps:,} optimizer steps")
+    print(f"\n{'checkpoint' if goes_by_methods(run) else 'best epoch'}: {best}")
     test, splits = run.data.hparams.test_split, run.data.corpus.splits
     if splits and test not in splits:
         print("score it:   python -m lit_bert test --data.dataset FILE --data.test_split train")
         print(f"            with rows that it has not seen: the data has no split '{test}'")
     else:
         print("score it:   python -m lit_bert test")
-    print(f"its errors: python -m lit_bert report {best.parent}")
+    if found is not None:
+        print(f"its errors: python -m lit_bert report {best.parent}")
     if command := _look_at(run, best):
         print(f"look at it: {command}")
-    result = RunResult(
-        status="done", checkpoint=storable(str(best)), steps=trainer.global_step, minutes=minutes
-    )
+    result = RunResult(status="done", checkpoint=storable(str(best)), steps=steps, minutes=minutes)
     if found is not None:
         result.scores = {name: score.value for name, score in found.values.items()}
         result.main = (found.task.main_title, found.chosen_by.value)
@@ -400,7 +340,3 @@ def _with_usage(run: FitRun, predictions: Predictions, earlier: list[str] | None
     decided = [each for each in earlier or () if not each.startswith(TRAINING)]
     used_for = list(dict.fromkeys([*decided, *used_for]))
     return predictions.with_facts(used_for=used_for)
-
-
-def _shortened(names: list[str], most: int = 10) -> str:
-    return ", ".join(escape.names(names[:most])) + (", …" if len(names) > most else "")

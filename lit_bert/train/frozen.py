@@ -15,8 +15,9 @@ from lit_bert.data.cache import TokenizedRows
 from lit_bert.evaluate.predictions import VALIDATED, Predictions
 from lit_bert.model.head import Head
 from lit_bert.sources.checkpoint import Checkpoint
-from lit_bert.train.bench import best_head, features_of, set_head
+from lit_bert.train.bench import best_head, set_head
 from lit_bert.train.checkpoint_io import write_checkpoint
+from lit_bert.train.features import features_of
 from lit_bert.train.race import best_method
 from lit_bert.train.run import FitRun
 

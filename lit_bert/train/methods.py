@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lit_bert import UserError
-from lit_bert.train.bench import Bench, best_head, features_of, set_head
+from lit_bert.train.bench import Bench, best_head, set_head
+from lit_bert.train.features import features_of
 from lit_bert.train.run import FitRun
 from lit_bert.train.zero_shot import class_head
 

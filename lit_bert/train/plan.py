@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_bert.model.mean_layer import can_add_mean_layer
 from lit_bert.train.keep import EarlyStop
+from lit_bert.train.methods import METHODS
 from lit_bert.train.recipe import FEW_ROWS, Choice, recipe_for
 from lit_bert.train.run import FitRun
 
@@ -68,6 +69,7 @@ def apply_recipe(run: FitRun) -> None:
     has_mean = is_new and not model.trains_part and can_add_mean_layer(model.network)
     given = run.settings["data"]["batch_size"], run.settings["trainer"]["max_epochs"]
     said: list[str] = []
+    takes_steps = any(METHODS[name].trains for name in run.methods)
     for choice in recipe_for(len(data.train_rows), len(model.task.class_names), *given, has_mean):
         section, name = choice.name.split(".")
         if name == "check_val_every_n_epoch" and data.hparams.folds:  # what is held out chooses no epoch
@@ -78,7 +80,8 @@ def apply_recipe(run: FitRun) -> None:
         if value is None or (name == "check_val_every_n_epoch" and value == 1):
             _set(run, choice)
             reason = f" ({choice.reason})" if choice.reason else ""
-            said.append(f"{choice.name} {_shown(choice.value)}{reason}")
+            if takes_steps or choice.name == "model.pooling":
+                said.append(f"{choice.name} {_shown(choice.value)}{reason}")
     run.notes = said
 
 

@@ -22,7 +22,7 @@ from lit_bert.evaluate.text_facts import TextReader
 from lit_bert.io.texts import TextForm
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.weights import Weights
-from lit_bert.train.bench import Features, features_of
+from lit_bert.train.features import Features, features_of
 from lit_bert.train.run import FitRun
 
 log = logging.getLogger(__name__)

@@ -54,7 +54,9 @@ class FitRun:
         chose_epochs: whether the recipe has chosen how many there are.
         trains_in_parts: whether, of few rows, networks of parts of them are trained beside the one of all.
         descriptions: texts of each class, for the method zero_shot; None takes their names.
+        has_rows: whether there are labelled rows, and not the names or descriptions of the classes alone.
         budget: the time that it may take.
+        steps_beside: optimizer steps of networks beside that of the trainer.
         old: the model that a new run starts from and is compared with, by `--from`.
         config: the same settings, as the parser has them and the run's folder keeps them; None without one.
         card: writes the model card of a checkpoint, for trackers, into a folder; gives its path.
@@ -73,7 +75,9 @@ class FitRun:
     chose_epochs: bool = False
     trains_in_parts: bool = False
     descriptions: dict[str, list[str]] | None = None
+    has_rows: bool = True
     budget: Budget = field(default_factory=lambda: Budget(None))
+    steps_beside: int = 0
     old: Checkpoint | None = None
 
     @property

@@ -9,24 +9,22 @@ beat, and so stands beside every run with few rows.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
-from torch.utils.data import DataLoader
+from torch.nn.functional import cross_entropy, normalize
 
 from lit_bert import UserError
-from lit_bert.data.batches import collate
 from lit_bert.io.escape import line
 from lit_bert.model.head import Head
-from lit_bert.train.bench import Features
-from lit_bert.train.run import FitRun, bare_trainer
+from lit_bert.train.features import features_of_texts
+from lit_bert.train.run import FitRun
 
-SCALE = 20.0  # of cosines, as logits: those of sentences differ by a tenth or two
+SCALE = 8.0  # of cosines, as logits: those of sentences differ by a tenth or two
+PRIOR = 4.0  # likewise, of the head that a fitted one is drawn to
 MAX_BYTES = 1 << 20  # of a file of descriptions
 COLUMNS = ["label", "text"]
 
@@ -63,6 +61,14 @@ def read_descriptions(path: Path, class_names: Sequence[str] | None = None) -> d
     return found
 
 
+def has_named_classes(run: FitRun) -> bool:
+    """Whether there are single texts and classes, in no order, which words name."""
+    task = run.model.task
+    if task.label_form != "class" or task.is_ordered or run.data.tokenized.columns.form != "single":
+        return False
+    return all(any(map(str.isalpha, each)) for each in task.class_names)
+
+
 def class_head(run: FitRun, descriptions: Mapping[str, Sequence[str]] | None = None) -> Head:
     """The head that gives each text the class whose texts are nearest, by the cosine.
 
@@ -70,7 +76,7 @@ def class_head(run: FitRun, descriptions: Mapping[str, Sequence[str]] | None = N
         descriptions: texts of each class; None takes its name.
     """
     names = run.model.task.class_names
-    texts = {name: list(descriptions[name]) if descriptions else [name] for name in names}
+    texts = {name: list(descriptions[name]) if descriptions else [name.replace("_", " ")] for name in names}
     features = features_of_texts(run, [text for name in names for text in texts[name]])
     parts = features.split([len(texts[name]) for name in names])
     centres = torch.stack([normalize(each, dim=1).mean(0) for each in parts])
@@ -79,16 +85,20 @@ def class_head(run: FitRun, descriptions: Mapping[str, Sequence[str]] | None = N
     return Head(weight, torch.zeros(len(names)))
 
 
-def features_of_texts(run: FitRun, texts: Sequence[str]) -> Tensor:
-    """What the head of the network is given of texts, float32 (N, F)."""
-    tokenizer = run.data.weights.tokenizer(run.data.hparams.max_length)
-    items = [{"input_ids": np.array(each.ids), "labels": 0} for each in tokenizer.encode_batch(list(texts))]
-    size = run.data.hparams.eval_batch_size
-    batches = [
-        collate(items[start : start + size], run.data.weights.pad_token_id)
-        for start in range(0, len(items), size)
-    ]
-    features = Features()
-    loader: Any = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
-    bare_trainer(run, [features]).predict(run.model, loader)
-    return features.values
+def name_prior(run: FitRun, features: Tensor, labels: Tensor) -> Head | None:
+    """The head of the names of the classes, weakened, to which one that is fitted to few rows is drawn.
+
+    A label is one more thing that is known of a class: with some rows of each, answers are right more often
+    where the names are among them (Lin et al., 2023, https://arxiv.org/abs/2301.06267).
+
+    Args:
+        features: of the rows, float32 (N, F).
+        labels: int64 (N,).
+
+    Returns:
+        None where the names say less of the rows than chance does.
+    """
+    found = class_head(run)
+    weaker = Head(found.weight * (PRIOR / SCALE), found.bias)
+    loss = cross_entropy(weaker.logits(features), labels).item()
+    return weaker if loss < math.log(len(found.bias)) else None

@@ -18,6 +18,7 @@ from lit_bert.cli.lightning import CommandLine, VerbParser, unparsed
 from lit_bert.cli.run_arguments import add_run_arguments, root_of_runs, settings_of_run
 from lit_bert.cli.start import prepare_process
 from lit_bert.data.cache import temporary_cache
+from lit_bert.data.corpus import NAMES
 from lit_bert.data.windows import LongTexts
 from lit_bert.evaluate.report import SEEDS, seeds_table
 from lit_bert.io import files
@@ -150,6 +151,7 @@ def prepared(command: CommandLine, which: str | None, callbacks: list[Callback])
     which, resumed, config = which or command.config["ckpt_path"], None, command.config
     apply_tracker(config)
     old = _old_model(command, which)
+    has_rows = not _takes_names_alone(command)
     if which is not None:
         command.checkpoint = Checkpoint.open(find_checkpoint(which))
         composed = composition(command.settings)
@@ -167,6 +169,7 @@ def prepared(command: CommandLine, which: str | None, callbacks: list[Callback])
     run = FitRun(
         *(command.trainer, command.model, command.datamodule, settings, own, resumed, _card, command.config),
         old=old,
+        has_rows=has_rows,
     )
     if settings["minutes"] is not None and (resumed or run.trainer.world_size > 1):
         what = "a run that goes on" if resumed else "more than one device"
@@ -179,6 +182,25 @@ def prepared(command: CommandLine, which: str | None, callbacks: list[Callback])
         names = command.model.task.class_names
         run.descriptions = read_descriptions(Path(settings["descriptions"]), names)
     return run
+
+
+def _takes_names_alone(command: CommandLine) -> bool:
+    """Whether the method zero_shot is given names or descriptions of the classes and no rows.
+
+    Raises:
+        UserError: something is asked for that only rows can give.
+    """
+    config, given = command.config, command.given
+    named = config["descriptions"], given.get("data.label_names")
+    if config["method"] != "zero_shot" or given.get("data.dataset") or not any(named):
+        return False
+    for name in ("guarantee", "want", "costs", "from"):
+        if config[name] is not None:
+            raise UserError(
+                f"--{name} needs rows, and there are the names of classes alone; add --data.dataset."
+            )
+    config["data.dataset"] = NAMES if config["descriptions"] is None else config["descriptions"]
+    return True
 
 
 def _old_model(command: CommandLine, which: str | None) -> Checkpoint | None:
