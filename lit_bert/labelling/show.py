@@ -21,6 +21,11 @@ def shown_text(text: str) -> str:
     return "\n".join(map(line, lines)) + more
 
 
+def nothing_left(left: int) -> str:
+    """Why a person gets no text, where `left` have no answer."""
+    return "the others are shown to somebody else now" if left else "every text is labelled or skipped"
+
+
 def summary(found: Estimate | None) -> str:
     """What is known of the classifier, as a sentence or two."""
     if found is None:
