@@ -108,8 +108,8 @@ class Store:
             )
             if names[: len(before)] != before and db.execute(used, (self.clock(),)).fetchone():
                 raise UserError(
-                    f"{line(self.path)} is for the classes {line(', '.join(before), 200)}. Give these in this "
-                    "order, with new ones behind, or name another file with --labels."
+                    f"{line(self.path)} is for the classes {line(', '.join(before), 200)}. Give these in "
+                    "this order, with new ones behind, or name another file with --labels."
                 )
             db.execute("UPDATE facts SET value = ? WHERE name = 'classes'", (json.dumps(names),))
 
