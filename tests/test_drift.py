@@ -18,6 +18,7 @@ from lit_bert import Predictor, UserError
 from lit_bert.__main__ import main
 from lit_bert.evaluate import drift
 from lit_bert.evaluate.drift import RATE, Reference, Sketch, TextFacts, compare, sketch_as_dict
+from lit_bert.evaluate.drift_files import Statistics, read_statistics
 from lit_bert.evaluate.page_changes import changes
 from lit_bert.evaluate.shift_tests import fisher, holm, smirnov
 from lit_bert.product.folder import verify
@@ -354,9 +355,12 @@ def test_what_cannot_be_compared_is_refused(fitted, refused, tmp_path):
     assert "got 1 of MODEL and FILE" in refused("drift", model)
     assert "neither best.ckpt nor lit_bert.json" in refused("drift", fitted, fitted / "like.csv")
     assert "expected one file of texts" in refused("drift", model, fitted / "like.csv", fitted / "other.csv")
+    (tmp_path / "few.csv").write_text("text\ni am happy\n")
+    assert "the batch has 1 text; expected 20" in refused("drift", model, tmp_path / "few.csv")
     assert "--rate is 2" in refused("drift", model, fitted / "like.csv", "--rate", "2")
     Predictor(model / "exported").keep_statistics(tmp_path / "c.json")
     assert "statistics of another model" in refused("drift", model, tmp_path / "c.json")
+    assert "statistics twice" in refused("drift", model, tmp_path / "c.json", tmp_path / "c.json")
     copy = tmp_path / "copy"
     shutil.copytree(model, copy)
     (copy / drift.REFERENCE).unlink()
@@ -398,6 +402,53 @@ def test_statistics_of_several_models_are_refused(fitted, refused):
     model = fitted / "checkpoints" / "version_0" / "exported"
     flags = ["--models", f"a={model}", f"b={model}", "--statistics=a.json"]
     assert "--statistics is of one model" in refused("serve", *flags)
+
+
+def test_a_file_of_statistics_is_of_one_process_and_can_be_moved_away(fitted, tmp_path):
+    place = tmp_path / "a.json"
+    predictor = Predictor(fitted / "checkpoints" / "version_0" / "exported")
+    statistics = predictor.keep_statistics(place)
+    predictor(["i am happy", "i am sad"])
+    statistics.flush()
+    place.rename(tmp_path / "monday.json")
+    predictor(["i am mad"])
+    statistics.flush()
+    assert [json.loads(each.read_text())["rows"] for each in (tmp_path / "monday.json", place)] == [2, 1]
+    predictor(["i am mad"])
+    statistics.flush()
+    assert json.loads(place.read_text())["rows"] == 2
+    other = Statistics(statistics.reference, statistics.reader, place)
+    with pytest.raises(UserError, match="written by another process, too"):
+        statistics.flush()
+    other.flush()
+    assert json.loads(place.read_text())["rows"] == 2
+
+
+STATISTICS = {
+    "no JSON": ("{", "is not JSON"),
+    "no statistics": ("{}", "no file of statistics"),
+    "other rows": (lambda said: said | {"rows": 1000}, "counts of length that are not of 1000 texts"),
+    "fewer rows": (lambda said: said | {"rows": 1}, "not of 1 texts"),
+    "without counts": (lambda said: {k: v for k, v in said.items() if k != "counts"}, "is damaged"),
+    "fewer counts": (lambda said: said | {"counts": {"length": said["counts"]["length"]}}, "is damaged"),
+    "counts below 0": (lambda said: said | {"counts": said["counts"] | {"unknown": [4, -1]}}, "is damaged"),
+    "other classes": (lambda said: said | {"counts": said["counts"] | {"classes": [3, 0, 1]}}, "not of 3"),
+}
+
+
+@pytest.mark.parametrize("damage", STATISTICS)
+def test_statistics_that_are_damaged_are_refused(damage, fitted, tmp_path):
+    predictor, place = Predictor(fitted / "checkpoints" / "version_0" / "exported"), tmp_path / "a.json"
+    statistics = predictor.keep_statistics(place)
+    predictor(["i am happy", "i am sad", "i am mad"])
+    statistics.flush()
+    assert read_statistics(place, statistics.reference).rows == 3
+    change, message = STATISTICS[damage]
+    said = json.loads(place.read_text())
+    place.write_text(change if isinstance(change, str) else json.dumps(change(said)))
+    with pytest.raises(UserError, match=message) as refused:
+        Statistics(statistics.reference, statistics.reader, place)
+    assert str(place) in str(refused.value)
 
 
 def test_a_file_that_cannot_be_written_fails_no_answer(fitted, tmp_path):

@@ -23,7 +23,9 @@ def shown_text(text: str) -> str:
 
 def nothing_left(left: int) -> str:
     """Why a person gets no text, where `left` have no answer."""
-    return "the texts that are left are with somebody else now" if left else "every text is labelled or skipped"
+    return (
+        "the texts that are left are with somebody else now" if left else "every text is labelled or skipped"
+    )
 
 
 def summary(found: Estimate | None) -> str:

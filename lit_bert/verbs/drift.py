@@ -54,6 +54,8 @@ def drift(arguments: list[str]) -> int:
     stored = [is_statistics(each) for each in given]
     if len(given) > 1 and not all(stored):
         raise UserError(f"got {len(given)} files; expected one file of texts, or files of statistics.")
+    if len({each.resolve() for each in given}) < len(given):
+        raise UserError("got a file of statistics twice, whose texts would be counted twice; name it once.")
     texts = None if stored[0] else places[1]
     flags = [*rest, f"--input={texts}"] if texts else rest
     if (model / FACTS).is_file():
