@@ -353,6 +353,8 @@ def test_statistics_add_up_and_hold_no_text(fitted, run, tmp_path):
 def test_what_cannot_be_compared_is_refused(fitted, refused, tmp_path):
     model = fitted / "checkpoints" / "version_0"
     assert "got 1 of MODEL and FILE" in refused("drift", model)
+    assert "is a model; expected MODEL first" in refused("drift", fitted / "like.csv", model)
+    assert "there is no nowhere; expected a checkpoint" in refused("drift", "nowhere", fitted / "like.csv")
     assert "neither best.ckpt nor lit_bert.json" in refused("drift", fitted, fitted / "like.csv")
     assert "expected one file of texts" in refused("drift", model, fitted / "like.csv", fitted / "other.csv")
     (tmp_path / "few.csv").write_text("text\ni am happy\n")

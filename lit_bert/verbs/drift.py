@@ -49,6 +49,10 @@ def drift(arguments: list[str]) -> int:
             "of texts or files of statistics, as in `drift checkpoints/version_0/best.ckpt new.csv`."
         )
     model, given = Path(places[0]), [Path(each) for each in places[1:]]
+    if any((given[0] / name).is_file() for name in (BEST, FACTS)):
+        raise UserError(f"{line(given[0])} is a model; expected MODEL first, then FILE.")
+    if not model.exists():
+        raise UserError(f"there is no {line(model)}; expected a checkpoint or an exported folder.")
     if (model / BEST).is_file():  # the folder of a run
         model = model / BEST
     stored = [is_statistics(each) for each in given]
