@@ -22,6 +22,7 @@ from lit_bert.labelling.embed import Embedder
 from lit_bert.labelling.estimate import estimate, fitted, probabilities
 from lit_bert.labelling.pool import Pool, classes_of, read_pool
 from lit_bert.labelling.session import RANDOM_EVERY, Session
+from lit_bert.labelling.show import summary
 from lit_bert.labelling.store import LEASE_S, RANDOM, Answer, Store, Taken, stored_facts
 
 ROOT = Path(__file__).parents[1]
@@ -381,3 +382,8 @@ def test_pools_that_are_none_are_refused(tmp_path):
     )
     with pytest.raises(UserError, match="which column"):
         read_pool(columns, ReadOptions(), None, None)
+
+
+def test_why_there_is_no_score_is_said():
+    assert "it needs 10 labels" in summary(None, 9)
+    assert "it is being computed, or needs more of the texts" in summary(None, 10)

@@ -38,10 +38,10 @@ def label_in_terminal(session: Session, person: str, keys: Callable[[], str], ou
     said, wants_fit = session.estimate, False
     try:
         while lease := session.lend(person):
+            done, shown = session.progress(), names(session.classes)
             if session.estimate is not said:
                 said = session.estimate
-                say(f"\n{summary(said)}")
-            done, shown = session.progress(), names(session.classes)
+                say(f"\n{summary(said, done.labelled)}")
             known = [*KEYS[: len(shown)], SKIP, UNDO, CURVE, FIT, QUIT]
             legend = _legend([f"{key} {name}" for key, name in zip(KEYS, shown, strict=False)])
             say(f"\n── {done.labelled:,} labelled, {done.left:,} left " + "─" * 20)
@@ -62,7 +62,7 @@ def label_in_terminal(session: Session, person: str, keys: Callable[[], str], ou
                 )
             elif key == CURVE:
                 found = session.estimate
-                say("\n".join([summary(found), *(curve_lines(found) if found else [])]))
+                say("\n".join([summary(found, done.labelled), *(curve_lines(found) if found else [])]))
             else:
                 try:
                     session.answer(person, lease.text, None if key == SKIP else KEYS.index(key))

@@ -189,7 +189,7 @@ def state(session: Session) -> dict[str, Any]:
         "labelled": done.labelled,
         "skipped": done.skipped,
         "left": done.left,
-        "summary": summary(found),
+        "summary": summary(found, done.labelled),
         "curve": [point._asdict() for point in found.curve] if found else [],
         "expected": found.expected._asdict() if found and found.expected else None,
     }
