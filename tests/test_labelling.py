@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import sqlite3
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from lit_bert.labelling.pool import Pool, classes_of, read_pool
 from lit_bert.labelling.session import RANDOM_EVERY, Session
 from lit_bert.labelling.show import summary
 from lit_bert.labelling.store import LEASE_S, RANDOM, Answer, Store, Taken, stored_facts
+from lit_bert.labelling.terminal import WIDTH, label_in_terminal
 
 ROOT = Path(__file__).parents[1]
 NAMES = ",".join(CLASSES)
@@ -387,3 +389,23 @@ def test_pools_that_are_none_are_refused(tmp_path):
 def test_why_there_is_no_score_is_said():
     assert "it needs 10 labels" in summary(None, 9)
     assert "it is being computed, or needs more of the texts" in summary(None, 10)
+
+
+def test_all_35_classes_have_a_key_in_the_terminal_and_labels_of_the_file_count(tmp_path):
+    session, _ = session_of(tmp_path / "labels", count=12)
+    classes = ["x", "y", *(f"class {n}" for n in range(33))]
+    Store(session.store.path, {"pool": "a", "classes": classes})
+    labels = ["y", *[None] * 11]
+    session = Session(session.pool._replace(labels=labels), classes, session.store, session.features)
+    keys, out = iter([*"9az", "A", "-", "."]), io.StringIO()
+    assert not label_in_terminal(session, "a", lambda: next(keys), out)
+    shown = out.getvalue()
+    assert "1 x   2 y   3 class 0" in shown
+    assert "a class 7" in shown
+    assert "z class 32" in shown
+    assert all(len(each) <= WIDTH + 3 for each in shown.splitlines() if "class 1" in each)
+    assert shown.count("that is no key here") == 1
+    assert [each.label for each in session.store.answers()] == ["class 6", "class 7", "class 32", None]
+    assert session.progress()[:3] == (4, 1, 7)
+    assert session.write(tmp_path / "out.jsonl") == 4
+    assert '"label": "y"' in (tmp_path / "out.jsonl").read_text().splitlines()[0]
