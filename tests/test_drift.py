@@ -1,7 +1,10 @@
 """Drift: how often nothing raises an alarm, whether planted changes do, and how files of it are read."""
 
 import csv
+import html
 import json
+import logging
+import re
 import shutil
 import signal
 from itertools import pairwise
@@ -15,6 +18,8 @@ from lit_bert import Predictor, UserError
 from lit_bert.__main__ import main
 from lit_bert.evaluate import drift
 from lit_bert.evaluate.drift import RATE, Reference, Sketch, TextFacts, compare, sketch_as_dict
+from lit_bert.evaluate.drift_files import Statistics, read_statistics
+from lit_bert.evaluate.page_changes import changes
 from lit_bert.evaluate.shift_tests import fisher, holm, smirnov
 from lit_bert.product.folder import verify
 from lit_bert.task.kinds import task_of
@@ -237,6 +242,81 @@ def test_a_checkpoint_says_whether_texts_are_like_those_it_was_validated_on(fitt
     assert said["texts"] == 600
 
 
+def cells_of(page):
+    """The cells of the table of the section on new texts, a list each row."""
+    section = page.split('<section id="drift"')[1].split("</section>")[0]
+    rows = section.split("<tbody>")[1].split("</tbody>")[0].split("<tr>")[1:]
+    return [[html.unescape(each) for each in re.findall(r"<t[dh][^>]*>([^<]*)</t", row)] for row in rows]
+
+
+def test_the_report_shows_what_was_compared_last(fitted, run, tmp_path):
+    model = tmp_path / "run"
+    shutil.copytree(fitted / "checkpoints" / "version_0", model)
+    (model / "drift_found.json").unlink(missing_ok=True)
+    assert run("report", model).code == 0
+    page = (model / "report.html").read_text(encoding="utf-8")
+    assert 'id="drift"' not in page
+    assert 'href="#drift"' not in page
+    ugly = tmp_path / "<b>other.csv"
+    shutil.copy(fitted / "other.csv", ugly)
+    assert run("drift", model, ugly).code == 1
+    assert run("report", model).code == 0
+    page = (model / "report.html").read_text(encoding="utf-8")
+    said = json.loads((model / "drift_found.json").read_text())
+    assert cells_of(page) == [
+        [
+            drift.TITLES[each["name"]],
+            "moved" if each["p_value"] <= RATE else "same",
+            each["effect"],
+            f"{each['distance']:.2f}",
+            f"{each['p_value']:.2g}",
+        ]
+        for each in said["findings"]
+    ]
+    assert (
+        f"600 texts of {html.escape(str(ugly))}, compared with 180 of the validation split. They differ"
+        in page
+    )
+    assert "The promise accuracy=0.8 is off: the texts are not like those it was found on." in page
+    assert run("drift", model, fitted / "like.csv").code == 0
+    assert run("report", model).code == 0
+    page = (model / "report.html").read_text(encoding="utf-8")
+    assert "No difference beyond chance was found." in page
+    assert "is off" not in page
+    assert {row[1] for row in cells_of(page)} == {"same"}
+
+
+DAMAGES = {
+    "no JSON": lambda said: "[",
+    "of another checkpoint": lambda said: said | {"checkpoint": "0" * 64},
+    "without findings": lambda said: {"checkpoint": said["checkpoint"]},
+    "a finding that is none": lambda said: said | {"findings": [{"name": "shoes"}]},
+    "a distance that is none": lambda said: said | {"findings": [said["findings"][0] | {"distance": "far"}]},
+    "a p-value that is none": lambda said: said | {"findings": [said["findings"][0] | {"p_value": None}]},
+    "rows that are none": lambda said: said | {"rows": [1]},
+    "files that are none": lambda said: said | {"files": 3},
+    "a rate that is none": lambda said: said | {"rate": {}},
+    "promises that are none": lambda said: said | {"promises": [1]},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_was_compared_is_left_out_of_the_report_where_it_is_damaged(damage, tmp_path, caplog):
+    finding = {"name": "length", "p_value": 0.5, "distance": 0.1, "effect": "median 3, now 4"}
+    said = {"checkpoint": "a" * 64, "files": ["a.csv"], "texts": 30, "rows": 30, "rate": 0.01, "drift": False}
+    said |= {"findings": [finding], "promises": []}
+    place = tmp_path / "drift_found.json"
+    place.write_text(json.dumps(said))
+    assert changes(tmp_path, "a" * 64)["drift"]
+    found = DAMAGES[damage](said)
+    place.write_text(found if isinstance(found, str) else json.dumps(found))
+    with caplog.at_level(logging.INFO):
+        assert changes(tmp_path, "a" * 64) == {"update": None, "drift": None}
+    (line,) = caplog.messages
+    assert line.startswith(f"left out: {place} is ")
+    assert line.endswith("run `drift` again")
+
+
 def test_an_exported_folder_does_so_too(fitted, run):
     folder = fitted / "checkpoints" / "version_0" / "exported"
     assert verify(folder).keys() >= {drift.REFERENCE}
@@ -273,11 +353,16 @@ def test_statistics_add_up_and_hold_no_text(fitted, run, tmp_path):
 def test_what_cannot_be_compared_is_refused(fitted, refused, tmp_path):
     model = fitted / "checkpoints" / "version_0"
     assert "got 1 of MODEL and FILE" in refused("drift", model)
+    assert "is a model; expected MODEL first" in refused("drift", fitted / "like.csv", model)
+    assert "there is no nowhere; expected a checkpoint" in refused("drift", "nowhere", fitted / "like.csv")
     assert "neither best.ckpt nor lit_bert.json" in refused("drift", fitted, fitted / "like.csv")
     assert "expected one file of texts" in refused("drift", model, fitted / "like.csv", fitted / "other.csv")
+    (tmp_path / "few.csv").write_text("text\ni am happy\n")
+    assert "the batch has 1 text; expected 20" in refused("drift", model, tmp_path / "few.csv")
     assert "--rate is 2" in refused("drift", model, fitted / "like.csv", "--rate", "2")
     Predictor(model / "exported").keep_statistics(tmp_path / "c.json")
     assert "statistics of another model" in refused("drift", model, tmp_path / "c.json")
+    assert "statistics twice" in refused("drift", model, tmp_path / "c.json", tmp_path / "c.json")
     copy = tmp_path / "copy"
     shutil.copytree(model, copy)
     (copy / drift.REFERENCE).unlink()
@@ -319,6 +404,53 @@ def test_statistics_of_several_models_are_refused(fitted, refused):
     model = fitted / "checkpoints" / "version_0" / "exported"
     flags = ["--models", f"a={model}", f"b={model}", "--statistics=a.json"]
     assert "--statistics is of one model" in refused("serve", *flags)
+
+
+def test_a_file_of_statistics_is_of_one_process_and_can_be_moved_away(fitted, tmp_path):
+    place = tmp_path / "a.json"
+    predictor = Predictor(fitted / "checkpoints" / "version_0" / "exported")
+    statistics = predictor.keep_statistics(place)
+    predictor(["i am happy", "i am sad"])
+    statistics.flush()
+    place.rename(tmp_path / "monday.json")
+    predictor(["i am mad"])
+    statistics.flush()
+    assert [json.loads(each.read_text())["rows"] for each in (tmp_path / "monday.json", place)] == [2, 1]
+    predictor(["i am mad"])
+    statistics.flush()
+    assert json.loads(place.read_text())["rows"] == 2
+    other = Statistics(statistics.reference, statistics.reader, place)
+    with pytest.raises(UserError, match="written by another process, too"):
+        statistics.flush()
+    other.flush()
+    assert json.loads(place.read_text())["rows"] == 2
+
+
+STATISTICS = {
+    "no JSON": ("{", "is not JSON"),
+    "no statistics": ("{}", "no file of statistics"),
+    "other rows": (lambda said: said | {"rows": 1000}, "counts of length that are not of 1000 texts"),
+    "fewer rows": (lambda said: said | {"rows": 1}, "not of 1 texts"),
+    "without counts": (lambda said: {k: v for k, v in said.items() if k != "counts"}, "is damaged"),
+    "fewer counts": (lambda said: said | {"counts": {"length": said["counts"]["length"]}}, "is damaged"),
+    "counts below 0": (lambda said: said | {"counts": said["counts"] | {"unknown": [4, -1]}}, "is damaged"),
+    "other classes": (lambda said: said | {"counts": said["counts"] | {"classes": [3, 0, 1]}}, "not of 3"),
+}
+
+
+@pytest.mark.parametrize("damage", STATISTICS)
+def test_statistics_that_are_damaged_are_refused(damage, fitted, tmp_path):
+    predictor, place = Predictor(fitted / "checkpoints" / "version_0" / "exported"), tmp_path / "a.json"
+    statistics = predictor.keep_statistics(place)
+    predictor(["i am happy", "i am sad", "i am mad"])
+    statistics.flush()
+    assert read_statistics(place, statistics.reference).rows == 3
+    change, message = STATISTICS[damage]
+    said = json.loads(place.read_text())
+    place.write_text(change if isinstance(change, str) else json.dumps(change(said)))
+    with pytest.raises(UserError, match=message) as refused:
+        Statistics(statistics.reference, statistics.reader, place)
+    assert str(place) in str(refused.value)
 
 
 def test_a_file_that_cannot_be_written_fails_no_answer(fitted, tmp_path):

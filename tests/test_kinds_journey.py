@@ -206,6 +206,28 @@ def test_an_audit_and_a_report_know_the_labels(run: Run, place, kind):
     assert ("McNemar" in table.out) == (kind != "regression")
 
 
+@kinds
+def test_drift_compares_answers_of_the_kind(run: Run, place, kind):
+    model = "checkpoints/version_0"
+    outcome = run("drift", model, "data/test.csv")
+    assert outcome.code == 0, outcome
+    answers = {"regression": "the numbers answered"}.get(kind, "shares of the answers")
+    assert answers in outcome.out
+    rows = [{"text": f"{text} today today today zebra"} for text in texts_of("joy", 36)]
+    write_csv(Path("other.csv"), rows)
+    for _ in range(2):  # the second goes on with the file
+        flags = ["--input=other.csv", "--output=labelled.csv", "--statistics=asked.json"]
+        assert run("predict", *flags).code == 0
+    assert json.loads(Path("asked.json").read_text())["rows"] == 72
+    outcome = run("drift", model, "asked.json")
+    assert outcome.code == 1, outcome
+    assert "moved      texts with a piece that the tokenizer does not know" in outcome.out
+    assert run("report", model).code == 0
+    page = Path(model, "report.html").read_text()
+    assert "72 texts of asked.json" in page
+    assert f'<th scope="row">{answers}</th>' in page
+
+
 def test_folds_of_an_audit_find_a_wrong_number(run: Run, tiny_bert, tmp_path):
     data = corpus_of("regression", Path("numbers"))
     rows = read_csv(data / "train.csv")

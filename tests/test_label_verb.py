@@ -110,7 +110,7 @@ def test_a_second_start_goes_on_with_the_classes_of_the_first(label, pool):
 
 def test_all_texts_are_asked_once_and_the_score_is_said(label, pool):
     out = finished(label(pool, "--data.label_names", NAMES), "123" * 12)
-    assert "no text is left" in out
+    assert "every text is labelled or skipped" in out
     assert sorted(each["row"] for each in written()) == list(range(1, 37))
     assert sum(each["drawn_at_random"] for each in written()) >= 7
 
@@ -184,7 +184,11 @@ def test_fit_runs_at_the_end_with_the_settings_after_two_dashes(label, pool, tin
     ("flags", "message"),
     [
         (["missing.csv", "--data.label_names", NAMES], "no file missing.csv"),
-        (["pool.csv"], "expected 2 to 35"),
+        (["pool.csv"], "has no labels to take the classes from"),
+        (["pool.csv", "--data.label_names", NAMES, "--output", "none/out.jsonl"], "cannot be written"),
+        (["pool.csv", "--data.label_names", NAMES, "--output", "."], "cannot be written"),
+        (["pool.csv", "--data.label_names", NAMES, "--", "--bogus", "1"], "unrecognized arguments: --bogus"),
+        (["pool.csv", "--data.label_names", NAMES, "--", "--data.dataset=a.csv"], "takes the labels of this"),
         (["pool.csv", "--data.label_names", "a"], "expected 2 to 35"),
         (["pool.csv", "--data.label_names", NAMES, "--data.text_column", "txt"], "no column 'txt'"),
         (["pool.csv", "--data.label_names", NAMES, "--port", "1"], "--port is for the page"),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,9 @@ from lit_bert.labelling.embed import Embedder
 from lit_bert.labelling.estimate import estimate, fitted, probabilities
 from lit_bert.labelling.pool import Pool, classes_of, read_pool
 from lit_bert.labelling.session import RANDOM_EVERY, Session
-from lit_bert.labelling.store import LEASE_S, RANDOM, Answer, Store, Taken
+from lit_bert.labelling.show import summary
+from lit_bert.labelling.store import LEASE_S, RANDOM, Answer, Store, Taken, stored_facts
+from lit_bert.labelling.terminal import WIDTH, label_in_terminal
 
 ROOT = Path(__file__).parents[1]
 NAMES = ",".join(CLASSES)
@@ -123,15 +128,59 @@ def test_the_last_answer_of_a_person_is_taken_back_and_asked_again(tmp_path):
 
 def test_answers_for_another_pool_are_refused(tmp_path):
     store_at(tmp_path / "labels")
-    with pytest.raises(UserError, match="another pool or other classes"):
+    with pytest.raises(UserError, match="another pool"):
         Store(tmp_path / "labels", {"pool": "b", "classes": ["x", "y"]})
-    with pytest.raises(UserError, match="another pool or other classes"):
-        Store(tmp_path / "labels", {"pool": "a", "classes": ["x", "z"]})
     (tmp_path / "other").write_text("no database at all, but a text of some length\n" * 99)
     with pytest.raises(UserError, match="cannot keep answers"):
         store_at(tmp_path / "other")
     with pytest.raises(UserError, match="cannot keep answers"):
         store_at(tmp_path / "missing" / "labels")
+
+
+def test_facts_that_are_damaged_are_refused(tmp_path):
+    for name, said in (("classes", '"xy"'), ("classes", "[1, 2]"), ("format", "{"), ("classes", "[" * 9999)):
+        place = tmp_path / f"{len(said)}.sqlite"
+        store_at(place)
+        with closing(sqlite3.connect(place)) as db, db:
+            db.execute("UPDATE facts SET value = ? WHERE name = ?", (said, name))
+        with pytest.raises(UserError, match="is damaged; name another file"):
+            store_at(place)
+
+
+def test_classes_can_be_added_and_before_the_first_label_be_others(tmp_path):
+    place = tmp_path / "labels"
+    store = store_at(place)
+
+    def reopened(*names: str) -> list[str]:
+        Store(place, {"pool": "a", "classes": list(names)})
+        return stored_facts(place)["classes"]
+
+    assert reopened("u", "v") == ["u", "v"]
+    store.lend("a", (), range(9), 5)  # who is asked sees the classes
+    with pytest.raises(UserError, match=r"is for the classes u, v\. Give these in this order"):
+        reopened("x", "y")
+    store.release("a")
+    assert reopened("x", "y") == ["x", "y"]
+    give(store, "a", None)
+    assert reopened("y", "x") == ["y", "x"]
+    give(store, "a", "x")
+    for names in (["x", "y"], ["y"], ["y", "z", "x"]):
+        with pytest.raises(UserError, match="with new ones behind"):
+            reopened(*names)
+    assert reopened("y", "x", "z") == ["y", "x", "z"]
+    give(store, "a", "z")
+
+
+def test_a_session_learns_of_classes_that_another_one_adds(tmp_path):
+    session, _ = session_of(tmp_path / "labels")
+    give(session.store, "a", "x")
+    Store(session.store.path, {"pool": "a", "classes": ["x", "y", "z"]})
+    give(session.store, "b", "z")
+    assert session.labelled().labels.tolist() == [0, 2]
+    assert session.progress().counts == [1, 0, 1]
+    lease = session.lend("a")
+    session.answer("a", lease.text, 2)
+    assert session.store.answers()[-1].label == "z"
 
 
 # --- what is chosen
@@ -301,8 +350,10 @@ def test_a_pool_has_each_text_once_with_the_label_that_stands_there(tmp_path):
     [
         (["1.5", "2.25"], None, "are numbers"),
         (["a", "b"], ["a", "c"], "the pool has the label b"),
-        (["a", ""], None, "expected 2 to 35"),
-        (["a", "b"], ["a", "b", "b"], "expected 2 to 35"),
+        (["a", ""], None, "is 1; expected 2 to 35"),
+        (["", ""], None, "has no labels to take the classes from"),
+        (["a", "b"], ["a", "b", "b"], "names b twice"),
+        (["a", "b"], ["a", "b", ""], "a class without a name"),
         (["a", "b"], [f"{n}" for n in range(34)] + ["a", "b"], "expected 2 to 35"),
     ],
 )
@@ -324,9 +375,37 @@ def test_pools_that_are_none_are_refused(tmp_path):
         read_pool(several, ReadOptions(), None, None)
     with pytest.raises(UserError, match="no file"):
         read_pool(tmp_path / "missing.csv", ReadOptions(), None, None)
+    for texts, message in (([], "has no texts"), (["one text"], "has 1 text;")):
+        with pytest.raises(UserError, match=message):
+            read_pool(write_pool(tmp_path / "few.csv", texts), ReadOptions(), "text", None)
     columns = tmp_path / "c.csv"
     columns.write_text(
         "first,second\na long text of words,another long text\nand one more of it,and so on it goes\n"
     )
     with pytest.raises(UserError, match="which column"):
         read_pool(columns, ReadOptions(), None, None)
+
+
+def test_why_there_is_no_score_is_said():
+    assert "it needs 10 labels" in summary(None, 9)
+    assert "it is being computed, or needs more of the texts" in summary(None, 10)
+
+
+def test_all_35_classes_have_a_key_in_the_terminal_and_labels_of_the_file_count(tmp_path):
+    session, _ = session_of(tmp_path / "labels", count=12)
+    classes = ["x", "y", *(f"class {n}" for n in range(33))]
+    Store(session.store.path, {"pool": "a", "classes": classes})
+    labels = ["y", *[None] * 11]
+    session = Session(session.pool._replace(labels=labels), classes, session.store, session.features)
+    keys, out = iter([*"9az", "A", "-", "."]), io.StringIO()
+    assert not label_in_terminal(session, "a", lambda: next(keys), out)
+    shown = out.getvalue()
+    assert "1 x   2 y   3 class 0" in shown
+    assert "a class 7" in shown
+    assert "z class 32" in shown
+    assert all(len(each) <= WIDTH + 3 for each in shown.splitlines() if "class 1" in each)
+    assert shown.count("that is no key here") == 1
+    assert [each.label for each in session.store.answers()] == ["class 6", "class 7", "class 32", None]
+    assert session.progress()[:3] == (4, 1, 7)
+    assert session.write(tmp_path / "out.jsonl") == 4
+    assert '"label": "y"' in (tmp_path / "out.jsonl").read_text().splitlines()[0]

@@ -1,6 +1,10 @@
 """A model that goes on from an old one: rows of classes that stay, and both side by side on the same rows."""
 
+import html
 import json
+import logging
+import re
+import shutil
 
 import conftest
 import numpy as np
@@ -8,8 +12,9 @@ import pytest
 import torch
 
 from lit_bert.data.cache import text_hash
+from lit_bert.evaluate.page_changes import changes
 from lit_bert.evaluate.predictions import TRAINED, VALIDATED, Predictions, read_hashes
-from lit_bert.evaluate.update import UPDATE, Side, compare_models, update_lines
+from lit_bert.evaluate.update import UPDATE, Side, class_changes, compare_models, update_lines
 from lit_bert.model.pretrained import load_network
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.sources.weights import Weights
@@ -48,6 +53,9 @@ def test_rows_whose_classes_both_know_are_compared_apart():
     scores = {name: values for name, *values in shared["scores"]}
     assert scores["F1 b"][:2] == pytest.approx([2 / 3, 0.8])  # 20 right of 40, none wrong; 40 right, 20 wrong
     assert scores["F1 a"][:2] == pytest.approx([1, 2 / 3])
+    # Of a, b, and c and d that one of them answers for such rows: the mean is that of a and b.
+    assert scores["macro F1"][:3] == pytest.approx([5 / 6, (0.8 + 2 / 3) / 2, (0.8 + 2 / 3) / 2 - 5 / 6])
+    assert scores["macro F1"][3] < scores["macro F1"][2] < scores["macro F1"][4]
     assert "F1 c" not in scores
     assert "F1 d" not in scores
     assert shared["p_value"] == 1  # each alone has 20 rows right
@@ -67,8 +75,8 @@ def test_no_class_is_better_by_chance():
         answers = [
             np.where(generator.random(200) < 0.8, labels, generator.integers(4, size=200)) for _ in range(2)
         ]
-        found = compare_models(*(Side(task, OUTPUTS[each]) for each in answers), labels)["parts"][0]
-        alarms += bool(found["better"] or found["worse"])
+        found = class_changes(task, tuple(OUTPUTS[each] for each in answers), labels, task.class_names)
+        alarms += any(p <= 0.05 for *_, p in found.values())
     assert alarms <= 18  # of 200 at 5 %: more come up in 1 % of all simulations
 
 
@@ -117,6 +125,91 @@ def test_a_fit_from_a_model_compares_both(able, quick, more, run):
     assert scores["F1 joy"][0] > 0.9  # the old model is read as it labels
     checkpoint = Checkpoint.open(run_folder / "best.ckpt")
     assert checkpoint.model.label_names == ["fear", "joy", "sadness"]
+    assert run("report", run_folder).code == 0
+    page = (run_folder / "report.html").read_text(encoding="utf-8")
+    assert f"The run started from {able / 'best.ckpt'}" in page
+    for part in said["parts"]:
+        _, rest = page.split(f"<h3>{part['title'].capitalize()}: {part['rows']}</h3>")
+        cells = re.findall(r"<td[^>]*>([^<]*)</td>", rest.split("</table>")[0])
+        expected = [
+            (f"{old:.3f}", f"{new:.3f}", f"{change:+.3f}", f"{low:+.3f} to {high:+.3f}")
+            for _, old, new, change, low, high in part["scores"]
+        ]
+        assert cells == [cell for row in expected for cell in row]
+        assert f"equally often: p = {part['p_value']:.3g}. Better: {', '.join(part['better'])}" in rest
+    assert "The rows chose between epochs of the new model, which favours it." in page
+
+
+HOSTILE = "<script>alert(1)</script>\u202e"
+
+
+def compared(sha256):
+    """What `fit --from` keeps, with a class name that is no good for a page."""
+    old, new, labels = sides()
+    old, new = (
+        Side(task_of("single", [HOSTILE if name == "b" else name for name in task.class_names]), outputs)
+        for task, outputs in (old, new)
+    )
+    found = compare_models(old, new, labels)
+    return {**found, "old": f"{HOSTILE}.ckpt", "notes": [f"a note {HOSTILE}"], "checkpoint": sha256}
+
+
+def test_the_report_shows_names_as_text_and_has_no_section_without_a_comparison(able, run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(able, folder)
+    assert run("report", folder, "--output", tmp_path / "without.html").code == 0
+    page = (tmp_path / "without.html").read_text(encoding="utf-8")
+    assert "Old and new model" not in page
+    assert 'id="update"' not in page
+    assert "New texts" not in page
+    sha256 = Checkpoint.open(folder / "best.ckpt").sha256
+    (folder / UPDATE).write_text(json.dumps(compared(sha256)))
+    assert run("report", folder).code == 0
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    section = page.split('<section id="update"')[1].split("</section>")[0]
+    assert "<script" not in section
+    assert "\u202e" not in section
+    shown = html.unescape(section)
+    for text in ("F1 <script>alert(1)</script>\\u202e", "A note <script>", "from <script>", "Worse: a."):
+        assert text in shown
+
+
+DAMAGES = {
+    "no JSON": lambda said: "{",
+    "no object": lambda said: [],
+    "of another checkpoint": lambda said: said | {"checkpoint": "0" * 64},
+    "of none": lambda said: said | {"checkpoint": None},
+    "without parts": lambda said: {"checkpoint": said["checkpoint"]},
+    "parts of another kind": lambda said: said | {"parts": [1]},
+    "a number that is none": lambda said: said | {"parts": [said["parts"][0] | {"scores": [["a"] * 6]}]},
+    "a number that is too large": lambda said: (
+        said | {"parts": [said["parts"][0] | {"scores": [["a", *[10**38] * 5]], "rows": "many"}]}
+    ),
+    "too few numbers": lambda said: said | {"parts": [said["parts"][0] | {"scores": [["a", 1]]}]},
+    "notes that are none": lambda said: said | {"notes": [None]},
+    "classes that are none": lambda said: said | {"parts": [said["parts"][0] | {"better": 3}]},
+    "a p-value that is none": lambda said: said | {"parts": [said["parts"][0] | {"p_value": [1]}]},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_comparison_that_is_damaged_or_of_another_checkpoint_is_left_out(damage, tmp_path, caplog):
+    found = DAMAGES[damage](compared("a" * 64))
+    (tmp_path / UPDATE).write_text(found if isinstance(found, str) else json.dumps(found))
+    with caplog.at_level(logging.INFO):
+        assert changes(tmp_path, "a" * 64) == {"update": None, "drift": None}
+    (line,) = caplog.messages
+    assert line.startswith("left out: ")
+    assert str(tmp_path / UPDATE) in line
+
+
+def test_a_report_is_made_beside_a_damaged_comparison(able, run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(able, folder)
+    (folder / UPDATE).write_text("{")
+    outcome = run("report", folder)
+    assert outcome.code == 0
+    assert f"left out: {folder / UPDATE} is not JSON" in outcome.err
 
 
 @pytest.mark.parametrize("flag", ["--from", "--weights.checkpoint"])

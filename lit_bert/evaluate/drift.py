@@ -226,6 +226,11 @@ class Reference:
         answers = {CLASSES} if CONFIDENCE in self.edges else set()
         if rows and not self.edges.keys() | {UNKNOWN} | answers <= counts.keys():
             raise ValueError("counts that lack some")
+        for name, each in counts.items():
+            sums = each if name == CLASSES and self.task.label_form == "classes" else each.sum(-1)
+            is_whole = name in (UNKNOWN, LENGTH) or (name == CLASSES and self.task.label_form == "class")
+            if (sums > rows).any() or (is_whole and sums != rows):
+                raise ValueError(f"counts of {name} that are not of {rows} texts")
         return Sketch(rows, counts)
 
     def _shape(self, name: str) -> tuple[int, ...]:
@@ -306,7 +311,8 @@ def compare(reference: Reference, now: Sketch) -> list[Finding]:
     for what, sketch in (("the batch", now), ("the reference", reference.sketch)):
         if sketch.rows < FEWEST_ROWS:
             raise UserError(
-                f"{what} has {sketch.rows} texts; expected {FEWEST_ROWS} or more, as fewer show nothing."
+                f"{what} has {sketch.rows} text{'' if sketch.rows == 1 else 's'}; expected {FEWEST_ROWS} or "
+                "more, as fewer show nothing."
             )
     found = []
     for name, before in reference.sketch.counts.items():

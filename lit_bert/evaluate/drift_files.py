@@ -74,7 +74,8 @@ def read_reference(folder: Path, name: str, task: Task) -> Reference:
 class Statistics:
     """What a model was asked about, in memory and, where it has a path, in a file.
 
-    Can be added to from several threads at a time; a file belongs to one process at a time.
+    Can be added to from several threads at a time. A file belongs to one process at a time; one that somebody
+    has moved away begins anew.
 
     Args:
         reference: whose bins count.
@@ -88,8 +89,10 @@ class Statistics:
     def __init__(self, reference: Reference, reader: TextReader, path: Path | None = None) -> None:
         self.reference, self.reader, self.path = reference, reader, path
         self.sketch = Sketch()
+        self._new = Sketch()  # what the file does not have yet
         self._lock = threading.Lock()
-        if path is not None and path.exists():
+        self._written = _identity(path)
+        if path is not None and self._written:
             self.sketch = read_statistics(path, reference)
         self.flush()
 
@@ -98,6 +101,7 @@ class Statistics:
         found = self.reference.count(self.reader.facts(texts), outputs, features)
         with self._lock:
             self.sketch.merge(found)
+            self._new.merge(found)
             if time.monotonic() < self._next:
                 return
         with contextlib.suppress(UserError):  # no answer fails as the disk is full; the last write says so
@@ -113,14 +117,31 @@ class Statistics:
             self._next = time.monotonic() + FLUSH_S
             if self.path is None:
                 return
-            said = {KIND: FORMAT, "reference": self.reference.key, **sketch_as_dict(self.sketch)}
+            found = _identity(self.path)
+            if found not in (None, self._written):
+                raise UserError(
+                    f"the statistics {escape.line(self.path)} are written by another process, too; name a "
+                    "file of its own for each, and `drift` adds them up."
+                )
+            sketch = self.sketch if found else Sketch(self._new.rows, dict(self._new.counts))
+            said = {KIND: FORMAT, "reference": self.reference.key, **sketch_as_dict(sketch)}
             try:
                 files.write_text(self.path, json.dumps(said) + "\n")
+                self.sketch, self._new, self._written = sketch, Sketch(), _identity(self.path)
             except OSError as error:
                 raise UserError(
                     f"cannot write the statistics {escape.line(self.path)}: {error.strerror}. Choose another "
                     "--statistics."
                 ) from None
+
+
+def _identity(path: Path | None) -> tuple[int, int, int] | None:
+    """What changes whenever somebody writes a file; None where there is none."""
+    try:
+        found = None if path is None else path.stat()
+    except OSError:
+        return None
+    return found and (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 def is_statistics(path: Path) -> bool:

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lit_bert.evaluate.compare import compare, mcnemar
-from lit_bert.evaluate.scores import LEVEL, all_scores
+from lit_bert.evaluate.scores import LEVEL, all_scores, bootstrap, interval
 from lit_bert.evaluate.shift_tests import holm
 from lit_bert.io import escape
 from lit_bert.task.base import Task
 from lit_bert.task.kinds import task_of
 
+MOST_SHOWN = escape.NAME_WIDTH + len("F1 ")  # characters of a name of a score
 UPDATE = "update.json"  # beside a checkpoint: how it compares with the model that it was trained from
 
 
@@ -83,9 +84,10 @@ def _spread(values: np.ndarray, own: Sequence[str], names: Sequence[str]) -> np.
 def _part(title: str, task: Task, sides: tuple[np.ndarray, ...], labels: np.ndarray) -> dict[str, Any]:
     found = compare(task, sides[0], sides[1], labels)
     before, after = (all_scores(task, each, labels) for each in sides)
-    scores: list[list[Any]] = [
-        [task.main_title, before.chosen_by, after.chosen_by, *found.differences.chosen_by]
-    ]
+    main = [before.chosen_by, after.chosen_by, *found.differences.chosen_by]
+    if task.main == "macro_f1":
+        main = _mean_f1(task, sides, labels)
+    scores: list[list[Any]] = [[task.main_title, *main]]
     better, worse = [], []
     if task.label_form != "number":
         by_class = zip(
@@ -108,6 +110,25 @@ def _part(title: str, task: Task, sides: tuple[np.ndarray, ...], labels: np.ndar
     }
 
 
+def _mean_f1(task: Task, sides: tuple[np.ndarray, ...], labels: np.ndarray) -> list[float]:
+    """Mean F1 of the classes that the rows have: old, new, and the difference with its interval.
+
+    A class that one model alone knows, and answers for a row of another class, would else be one more class,
+    with F1 of 0, in the mean of that model only.
+    """
+    C, place = len(task.class_names), task.class_scores.index("f1")
+    start = len(task.scores) + C * place
+    scorers = [task.scorer(each, labels) for each in sides]
+
+    def means(times: np.ndarray) -> np.ndarray:
+        found = (score(times)[start : start + C] for score in scorers)
+        return np.array([each[~np.isnan(each)].mean() if not np.isnan(each).all() else 0.0 for each in found])
+
+    old, new = means(np.ones(len(labels))).tolist()
+    resampled = bootstrap(means, len(labels))
+    return [old, new, *interval(new - old, resampled[:, 1] - resampled[:, 0])]
+
+
 def class_changes(
     task: Task, sides: tuple[np.ndarray, ...], labels: np.ndarray, names: Sequence[str]
 ) -> dict[str, tuple[int, int, float]]:
@@ -126,7 +147,7 @@ def update_lines(said: dict[str, Any]) -> list[str]:
     """A comparison as text."""
     lines = []
     for part in said["parts"]:
-        names = escape.names([name for name, *_ in part["scores"]])
+        names = escape.names([name for name, *_ in part["scores"]], MOST_SHOWN)
         width = escape.width_of(names) + 2
         lines += ["", f"{part['title']}: {part['rows']:,}; in brackets 95 % paired bootstrap intervals"]
         lines.append(f"{'':{width}}     old     new  new less old")
@@ -141,8 +162,11 @@ def verdicts(part: dict[str, Any]) -> list[str]:
     """What a part of a comparison comes to, a sentence each."""
     if part["p_value"] is None:
         return []
-    lines = [f"the two err equally often with p = {part['p_value']:.3g} (McNemar's exact test)"]
+    lines = [f"McNemar's exact test that both err equally often: p = {part['p_value']:.3g}"]
     for which in ("better", "worse"):
-        names = ", ".join(escape.names(part[which])) or "no class beyond chance"
+        names = ", ".join(escape.names(part[which])) or "no class"
         lines.append(f"{which}: {names}")
-    return [*lines, "(McNemar's test of each class, after Holm at 5 %)"]
+    return [
+        *lines,
+        "better and worse are classes beyond chance, by McNemar's test of each, after Holm at 5 %",
+    ]

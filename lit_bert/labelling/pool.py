@@ -30,6 +30,7 @@ class Pool(NamedTuple):
         labels: of each text; None where the file has none.
         sha256: of the file.
         left_out: rows without a text, and those whose text came before.
+        column: of the texts.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Pool(NamedTuple):
     labels: list[str | None]
     sha256: str
     left_out: int
+    column: str = "text"
 
 
 def texts_sha256(texts: Sequence[str]) -> str:
@@ -62,7 +64,7 @@ def read_pool(path: Path, options: ReadOptions, text: str | None, label: str | N
     digest = _sha256(path)
     names = column_names(path, options)
     text, label = _text_column(path, options, names, text), _label_column(path, names, label)
-    pool = Pool(path, [], [], [], digest, 0)
+    pool = Pool(path, [], [], [], digest, 0, text)
     seen: dict[str, int] = {}
     left_out = 0
     for numbered in read_rows(path, options):
@@ -93,7 +95,10 @@ def read_pool(path: Path, options: ReadOptions, text: str | None, label: str | N
         pool.rows.append(numbered.number)
         pool.labels.append(name)
     if len(pool.texts) < 2:
-        raise UserError(f"{line(path)} has {len(pool.texts)} texts; expected two or more to label.")
+        raise UserError(
+            f"{line(path)} has {len(pool.texts) or 'no'} text{'' if len(pool.texts) == 1 else 's'}; expected "
+            "two or more to label."
+        )
     if _sha256(path) != digest:
         raise UserError(f"{line(path)} changed while it was read; run again when it is whole.")
     return pool._replace(left_out=left_out)
@@ -114,10 +119,18 @@ def classes_of(pool: Pool, given: Sequence[str] | None) -> list[str]:
     names = [name.strip() for name in given] if given is not None else found
     if odd := [name for name in found if name not in names]:
         raise UserError(f"the pool has the label {line(odd[0], 60)}, which --data.label_names does not name.")
-    if not 2 <= len(names) <= len(KEYS) or len(set(names)) < len(names) or not all(names):
+    if not names:
         raise UserError(
-            f"there are {len(set(names))} different classes; expected 2 to {len(KEYS)}, one key each, with a "
-            "name. Name them with --data.label_names a,b,c."
+            f"{line(pool.path)} has no labels to take the classes from; name them with --data.label_names "
+            "a,b,c."
+        )
+    if repeated := [name for place, name in enumerate(names) if name in names[:place] or not name]:
+        what = f"names {line(repeated[0], 60)} twice" if repeated[0] else "has a class without a name"
+        raise UserError(f"--data.label_names {what}; expected each class once.")
+    if not 2 <= len(names) <= len(KEYS):
+        raise UserError(
+            f"the number of classes is {len(names)}; expected 2 to {len(KEYS)}, one key each. Name them with "
+            "--data.label_names a,b,c."
         )
     return names
 

@@ -17,7 +17,7 @@ from lit_bert.io import files
 from lit_bert.labelling.choose import next_texts
 from lit_bert.labelling.estimate import Estimate, Stopped, estimate, fitted, probabilities
 from lit_bert.labelling.pool import Pool
-from lit_bert.labelling.store import RANDOM, Lease, Store
+from lit_bert.labelling.store import RANDOM, Lease, Store, stored_facts
 from lit_bert.model.head import Head
 
 RANDOM_EVERY = 5  # one text of so many is drawn at random, for an honest score
@@ -99,7 +99,8 @@ class Session:
         self.store.answer(person, text, None if label is None else self.classes[label])
 
     def labelled(self) -> Labelled:
-        """What is labelled so far."""
+        """What is labelled so far; classes that somebody has added meanwhile are classes then."""
+        self.classes = stored_facts(self.store.path).get("classes", self.classes)
         place = {name: index for index, name in enumerate(self.classes)}
         known = [(text, place[name], False) for text, name in enumerate(self.pool.labels) if name is not None]
         answers = self.store.answers()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lit_bert.io.escape import line
 from lit_bert.labelling.curve import AHEAD
-from lit_bert.labelling.estimate import Estimate
+from lit_bert.labelling.estimate import FEWEST, Estimate
 
 MOST_CHARACTERS = 20_000  # of a text that is shown
 BAR = 40  # characters of a whole bar of the curve
@@ -21,10 +21,19 @@ def shown_text(text: str) -> str:
     return "\n".join(map(line, lines)) + more
 
 
-def summary(found: Estimate | None) -> str:
-    """What is known of the classifier, as a sentence or two."""
+def nothing_left(left: int) -> str:
+    """Why a person gets no text, where `left` have no answer."""
+    return (
+        "the texts that are left are with somebody else now" if left else "every text is labelled or skipped"
+    )
+
+
+def summary(found: Estimate | None, labelled: int) -> str:
+    """What is known of the classifier, of so many labels, as a sentence or two."""
+    if found is None and labelled >= FEWEST:
+        return "no score yet: it is being computed, or needs more of the texts that are drawn at random"
     if found is None:
-        return "no score yet: it needs ten labels, and some texts that were drawn at random"
+        return f"no score yet: it needs {FEWEST} labels, and some texts that were drawn at random"
     now, ahead = found.curve[-1], found.expected
     lines = [
         f"accuracy {now.score:.3f} [{now.low:.3f}–{now.high:.3f}] on {found.scored} texts drawn at random, "

@@ -57,7 +57,7 @@ class Store:
 
     Args:
         path: of the SQLite file, made where there is none.
-        facts: what it is for; it has to hold the same.
+        facts: what it is for; it has to hold the same, but for further `classes` behind those it has.
         clock: seconds, by which leases end.
     """
 
@@ -72,11 +72,13 @@ class Store:
                 db.executemany("INSERT INTO facts VALUES (?, ?)", rows)
         found = stored_facts(path)
         for name, value in wanted.items():
-            if found.get(name) != value:
+            if name != "classes" and found.get(name) != value:
                 raise UserError(
-                    f"{line(path)} has answers for another pool or other classes ({name} differs). Give the "
-                    "same ones, or name another file with --labels."
+                    f"{line(path)} has answers for another pool ({name} differs: the file changed, or is "
+                    "read in another way). Give the same one, or name another file with --labels."
                 )
+        if found.get("classes") != wanted.get("classes"):
+            self._change_classes(wanted["classes"])
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -90,6 +92,26 @@ class Store:
                 db.execute("ROLLBACK")
                 raise
             db.execute("COMMIT")
+
+    def _change_classes(self, names: list[str]) -> None:
+        """Puts further classes behind those that there are; others in their place while nobody has answered.
+
+        Raises:
+            UserError: they are others, and have answers or are shown to somebody.
+        """
+        with self._writing() as db:
+            (said,) = db.execute("SELECT value FROM facts WHERE name = 'classes'").fetchone()
+            before = json.loads(said)
+            used = (
+                "SELECT 1 FROM answers WHERE undone = 0 AND label IS NOT NULL UNION "
+                "SELECT 1 FROM leases WHERE until >= ?"
+            )
+            if names[: len(before)] != before and db.execute(used, (self.clock(),)).fetchone():
+                raise UserError(
+                    f"{line(self.path)} is for the classes {line(', '.join(before), 200)}. Give these in "
+                    "this order, with new ones behind, or name another file with --labels."
+                )
+            db.execute("UPDATE facts SET value = ? WHERE name = 'classes'", (json.dumps(names),))
 
     def lend(
         self, person: str, chosen: Iterable[int], drawn: Iterable[int], random_every: int
@@ -164,7 +186,15 @@ def stored_facts(path: Path) -> dict[str, Any]:
         UserError: it is none.
     """
     with _connected(path) as db:
-        return {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM facts")}
+        rows = dict(db.execute("SELECT name, value FROM facts"))
+    try:
+        found = {name: json.loads(value) for name, value in rows.items()}
+    except (TypeError, ValueError, RecursionError):
+        found = {}
+    classes = found.get("classes", [])
+    if "format" not in found or not (isinstance(classes, list) and all(type(n) is str for n in classes)):
+        raise UserError(f"{line(path)} is damaged; name another file with --labels.")
+    return found
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TextIO
 from lit_bert.io.escape import names
 from lit_bert.labelling.pool import KEYS
 from lit_bert.labelling.session import Session
-from lit_bert.labelling.show import curve_lines, shown_text, summary
+from lit_bert.labelling.show import curve_lines, nothing_left, shown_text, summary
 from lit_bert.labelling.store import Taken
 
 SKIP, UNDO, CURVE, FIT, QUIT = "-", ",", "=", "+", "."
@@ -35,16 +35,15 @@ def label_in_terminal(session: Session, person: str, keys: Callable[[], str], ou
     def say(text: str) -> None:
         print(text, file=out, flush=True)
 
-    shown = names(session.classes)
-    known = [*KEYS[: len(shown)], SKIP, UNDO, CURVE, FIT, QUIT]
-    legend = _legend([f"{key} {name}" for key, name in zip(KEYS, shown, strict=False)])
     said, wants_fit = session.estimate, False
     try:
         while lease := session.lend(person):
+            done, shown = session.progress(), names(session.classes)
             if session.estimate is not said:
                 said = session.estimate
-                say(f"\n{summary(said)}")
-            done = session.progress()
+                say(f"\n{summary(said, done.labelled)}")
+            known = [*KEYS[: len(shown)], SKIP, UNDO, CURVE, FIT, QUIT]
+            legend = _legend([f"{key} {name}" for key, name in zip(KEYS, shown, strict=False)])
             say(f"\n── {done.labelled:,} labelled, {done.left:,} left " + "─" * 20)
             say(f"\n{shown_text(session.pool.texts[lease.text])}\n")
             say(f"{legend}\n{COMMANDS}")
@@ -63,7 +62,7 @@ def label_in_terminal(session: Session, person: str, keys: Callable[[], str], ou
                 )
             elif key == CURVE:
                 found = session.estimate
-                say("\n".join([summary(found), *(curve_lines(found) if found else [])]))
+                say("\n".join([summary(found, done.labelled), *(curve_lines(found) if found else [])]))
             else:
                 try:
                     session.answer(person, lease.text, None if key == SKIP else KEYS.index(key))
@@ -72,7 +71,7 @@ def label_in_terminal(session: Session, person: str, keys: Callable[[], str], ou
                     say("this text went to somebody else meanwhile; your answer was not kept")
             session.wake()
         else:
-            say("\nno text is left that is not with somebody else")
+            say(f"\n{nothing_left(session.progress().left)}")
     except KeyboardInterrupt:
         say("")
     finally:

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from lit_bert.io.escape import line
 from lit_bert.labelling.pool import KEYS
 from lit_bert.labelling.session import Session
-from lit_bert.labelling.show import shown_text, summary
+from lit_bert.labelling.show import nothing_left, shown_text, summary
 from lit_bert.labelling.store import Taken
 from lit_bert.product.access import Access, AccessMiddleware, check_content
 from lit_bert.product.body import BODY
@@ -171,7 +171,10 @@ def next_text(session: Session, person: str) -> dict[str, Any]:
     text = None
     if lease is not None:
         text = {"number": lease.text, "shown": shown_text(session.pool.texts[lease.text])}
-    return {"text": text, **state(session)}
+    found = state(session)
+    if text is None:
+        found["nothing"] = nothing_left(found["left"])
+    return {"text": text, **found}
 
 
 def state(session: Session) -> dict[str, Any]:
@@ -186,7 +189,7 @@ def state(session: Session) -> dict[str, Any]:
         "labelled": done.labelled,
         "skipped": done.skipped,
         "left": done.left,
-        "summary": summary(found),
+        "summary": summary(found, done.labelled),
         "curve": [point._asdict() for point in found.curve] if found else [],
         "expected": found.expected._asdict() if found and found.expected else None,
     }

@@ -14,6 +14,7 @@ import torch
 
 from lit_bert import UserError
 from lit_bert.data.columns import check_same_form
+from lit_bert.evaluate.evidence import CHOOSING
 from lit_bert.evaluate.predictions import TRAINED, Predictions, read_hashes
 from lit_bert.evaluate.record import trained_on
 from lit_bert.evaluate.update import UPDATE, Side, compare_models, update_lines
@@ -81,7 +82,9 @@ def _outputs(run: FitRun, old: Checkpoint, predictions: Predictions) -> np.ndarr
 
 def _notes(run: FitRun, old: Checkpoint, predictions: Predictions) -> list[str]:
     """What a reader has to know of the rows."""
-    notes = ["the rows chose between epochs of the new model, which favours it"]
+    notes = []
+    if CHOOSING in predictions.facts["used_for"]:
+        notes.append("the rows chose between epochs of the new model, which favours it")
     hashes = read_hashes(old.run / TRAINED)
     if hashes is None:
         notes.append("whether the old model was trained on some of the rows is not known")

@@ -49,11 +49,17 @@ def drift(arguments: list[str]) -> int:
             "of texts or files of statistics, as in `drift checkpoints/version_0/best.ckpt new.csv`."
         )
     model, given = Path(places[0]), [Path(each) for each in places[1:]]
+    if any((given[0] / name).is_file() for name in (BEST, FACTS)):
+        raise UserError(f"{line(given[0])} is a model; expected MODEL first, then FILE.")
+    if not model.exists():
+        raise UserError(f"there is no {line(model)}; expected a checkpoint or an exported folder.")
     if (model / BEST).is_file():  # the folder of a run
         model = model / BEST
     stored = [is_statistics(each) for each in given]
     if len(given) > 1 and not all(stored):
         raise UserError(f"got {len(given)} files; expected one file of texts, or files of statistics.")
+    if len({each.resolve() for each in given}) < len(given):
+        raise UserError("got a file of statistics twice, whose texts would be counted twice; name it once.")
     texts = None if stored[0] else places[1]
     flags = [*rest, f"--input={texts}"] if texts else rest
     if (model / FACTS).is_file():

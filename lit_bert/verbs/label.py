@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
+import shlex
 import signal
 import sys
 import uuid
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_bert import UserError, require_package
 from lit_bert.cli.arguments import Parser
+from lit_bert.evaluate.evidence import counted
 from lit_bert.io.escape import line
 from lit_bert.sources.weights import MINILM
 from lit_bert.verbs.serve import access_of, add_address, listen
@@ -45,16 +48,27 @@ def label(arguments: list[str]) -> int:
     from lit_bert.cli.start import prepare_process
 
     prepare_process()
+    if for_fit:
+        _check_settings(for_fit)
     session, output = _opened(args)
     session.start()
     try:
         wants_fit = _serve(args, session) if args.serve else _in_terminal(session)
     finally:
         session.stop()
-    count = session.write(output)
-    print(f"{count} labelled texts in {output}")
+    try:
+        count = session.write(output)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {line(output)}: {error.strerror}. The answers are kept in "
+            f"{line(session.store.path)}; run again with another --output."
+        ) from None
+    print(f"{counted(count, 'labelled text')} in {line(output)}")
+    if not count:
+        print("there is nothing to fit yet; run the same again to go on")
+        return 0
     if not (wants_fit or for_fit):
-        print(f"next: python -m lit_bert fit --data.dataset {output}")
+        print(f"next: python -m lit_bert fit --data.dataset {line(shlex.quote(str(output)))}")
         return 0
     from lit_bert.verbs.fit import fit
 
@@ -67,6 +81,20 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
         return arguments, []
     place = arguments.index("--")
     return arguments[:place], arguments[place + 1 :]
+
+
+def _check_settings(for_fit: list[str]) -> None:
+    """Has the parser of fit look at its settings before anybody labels a text.
+
+    Raises:
+        UserError: it refuses them, or they name other rows.
+    """
+    from lit_bert.cli.arguments import checked_configs
+    from lit_bert.verbs.fit import parsed
+
+    if any(each.split("=")[0] in ("--data.dataset", "--data") for each in for_fit):
+        raise UserError("got --data.dataset after --; fit takes the labels of this pool. Leave it out.")
+    parsed(checked_configs(for_fit))
 
 
 def _in_terminal(session: Session) -> bool:
@@ -116,6 +144,8 @@ def _opened(args: argparse.Namespace) -> tuple[Session, Path]:
             raise UserError(
                 f"{line(one)} would be written over; name another file with --labels or --output."
             )
+    if not os.access(output.parent, os.W_OK) or output.is_dir():
+        raise UserError(f"{line(output)} cannot be written; name another file with --output.")
     known = stored_facts(answers).get("classes") if answers.is_file() else None
     names = getattr(args, "data.label_names")
     classes = classes_of(pool, parse_class_names(names) if names is not None else known)
@@ -125,15 +155,18 @@ def _opened(args: argparse.Namespace) -> tuple[Session, Path]:
 
 
 def _stem(path: Path) -> str:
-    """The name of a file without its endings, such as .csv.gz."""
-    return path.name[: -len("".join(path.suffixes))] if path.suffixes else path.name
+    """The name of a file without its ending, such as .csv or .csv.gz."""
+    from lit_bert.data.readers.text import COMPRESSED
+
+    return Path(path.stem).stem if path.suffix in COMPRESSED else path.stem
 
 
 def _say(pool: Pool, answers: Path) -> None:
     known = sum(name is not None for name in pool.labels)
     left_out = f"; {pool.left_out:,} rows without a text or with one that came before" * bool(pool.left_out)
     log.info(
-        f"pool       {line(pool.path)}: {len(pool.texts):,} different texts, {known:,} with a label{left_out}"
+        f"pool       {line(pool.path)}: {len(pool.texts):,} different texts of the column "
+        f"{line(pool.column, 40)}, {known:,} with a label{left_out}"
     )
     log.info(f"answers    {line(answers)}, after each key")
 
