@@ -13,8 +13,9 @@ import pytest
 
 from lit_bert import UserError
 from lit_bert.cli.start import prepare_process
+from lit_bert.io.ranks import RANKS, is_first_process
 from lit_bert.sources.checkpoint import Checkpoint
-from lit_bert.train.processes import CHECKPOINT, RANKS, find_checkpoint, is_first_process, shared_checkpoint
+from lit_bert.train.processes import CHECKPOINT, find_checkpoint, shared_checkpoint
 
 
 @pytest.fixture(autouse=True)

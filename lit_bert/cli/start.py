@@ -8,7 +8,7 @@ import sys
 import threading
 import warnings
 
-from lit_bert.train.processes import is_first_process
+from lit_bert.io.ranks import is_first_process
 
 log = logging.getLogger("lit_bert")  # of the whole package: each module logs to one below it
 

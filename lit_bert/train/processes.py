@@ -1,4 +1,4 @@
-"""The processes of one run: which is the first, and that all of them use the same checkpoint.
+"""The processes of one run: that all of them use the same checkpoint.
 
 python -m lit_bert test --trainer.devices 2 --trainer.strategy ddp
 """
@@ -14,16 +14,11 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_bert import UserError
+from lit_bert.io.ranks import is_first_process
 from lit_bert.sources.checkpoint import Checkpoint, find
 from lit_bert.train.published import Asked, as_checkpoint, is_published
 
-RANKS = ("LOCAL_RANK", "RANK", "SLURM_PROCID")  # where Lightning, torchrun and SLURM say which process it is
 CHECKPOINT = "LIT_BERT_CHECKPOINT"  # the one that the first process found, for those that it starts
-
-
-def is_first_process() -> bool:
-    """Whether this is the only process of a run, or the first of several."""
-    return all(os.environ.get(name, "0") == "0" for name in RANKS)
 
 
 def find_checkpoint(which: str | None, asked: Asked | None = None) -> Path:

@@ -20,8 +20,8 @@ from pydantic import Field, TypeAdapter
 from lit_bert import UserError
 from lit_bert.io import files, untrusted
 from lit_bert.io.escape import line
+from lit_bert.io.ranks import is_first_process
 from lit_bert.sources.schema import Count, Plain, Text, checked
-from lit_bert.train.processes import is_first_process
 
 RESULT, EVENTS = "result.json", "events.jsonl"
 MAX_TEXT = 100_000  # characters of a message
