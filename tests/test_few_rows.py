@@ -25,7 +25,7 @@ from lit_bert.task.kinds import task_of
 from lit_bert.train.methods import METHODS
 from lit_bert.train.race import best_method, corrected_score
 from lit_bert.train.recipe import FEW_ROWS, STEPS, epochs_for, recipe_for
-from lit_bert.train.zero_shot import read_descriptions
+from lit_bert.train.zero_shot import PRIOR, SCALE, name_prior, read_descriptions
 
 RUN = Path("checkpoints/version_0")
 
@@ -123,6 +123,37 @@ def test_noise_gets_the_strongest_penalty_and_a_signal_a_weak_one():
 
 def choices(rows: int, classes: int, *more: object) -> dict[str, object]:
     return {each.name: each.value for each in recipe_for(rows, classes, *more)}
+
+
+def clouds(rows: int, seed: int = 0):
+    """Features around four unit vectors, which of them each row is of, and a head that knows the vectors."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.nn.functional.normalize(torch.randn(4, 64, generator=generator), dim=1)
+    labels = torch.arange(4).repeat_interleave(rows)
+    features = centres[labels] + 0.25 * torch.randn(4 * rows, 64, generator=generator)
+    return features, labels, Head(SCALE * centres, torch.zeros(4))
+
+
+def test_few_rows_say_more_beside_what_the_classes_are_called():
+    features, labels, names = clouds(53)
+    some = torch.arange(4 * 53).view(4, 53)[:, :3].flatten()
+    found = []
+    for prior in (None, name_prior(names, features[some], labels[some])):
+        head = best_head(
+            features[some],
+            np.arange(12) % 3,
+            4,
+            lambda logits, rows: torch.nn.functional.cross_entropy(logits, labels[some][rows]),
+            prior=prior,
+        )
+        found.append((head.logits(features).argmax(1) == labels).float().mean().item())
+    assert found[1] > found[0] + 0.1
+
+
+def test_names_that_say_nothing_of_the_rows_are_not_asked():
+    features, labels, names = clouds(20)
+    assert name_prior(names, features, labels).weight.norm() == pytest.approx(2 * PRIOR)  # of 4 unit vectors
+    assert name_prior(names, features, labels.roll(20)) is None  # each class under the name of another
 
 
 def test_the_recipe_counts_steps_and_not_epochs():
@@ -324,6 +355,43 @@ def test_methods_that_need_a_class_are_refused_elsewhere(refused, tiny_bert, tmp
             *(f"--method={method}", "--trainer.accelerator=cpu"),
         )
         assert "needs one class a text" in shown
+
+
+NAMES = "--data.label_names=sadness,joy_and_delight"
+
+
+def test_classes_can_be_known_by_their_names_alone(run, tiny_bert, refused, tmp_path):
+    flags = [f"--weights.pretrained={tiny_bert}", "--method=zero_shot", "--trainer.accelerator=cpu"]
+    outcome = run("fit", *flags, NAMES)
+    assert outcome.code == 0, outcome.err
+    assert "rows       none: the names of the classes alone" in outcome.err
+    assert "F1" not in outcome.out  # there is nothing to score
+    assert not [*RUN.glob("*.json"), *RUN.glob("*.parquet")]
+    answers = [json.loads(line) for line in run("predict", "joy and delight", "sadness").out.splitlines()]
+    assert [each["predicted_label"] for each in answers] == ["joy_and_delight", "sadness"]
+    rows = [
+        {"text": text, "label": label}
+        for label in ("sadness", "joy_and_delight")
+        for text in texts_of("joy", 9)
+    ]
+    file = write_csv(tmp_path / "rows.csv", rows)
+    outcome = run("test", "--data.dataset", file, "--data.test_split=train")
+    assert outcome.code == 0, outcome.err
+    assert "has no split 'test'" in refused("test")
+    for flag in ("--guarantee=accuracy=0.9", "--want=sadness:precision=0.9", f"--from={RUN / 'best.ckpt'}"):
+        assert "needs rows, and there are the names of classes alone" in refused("fit", *flags, NAMES, flag)
+    assert "data.dataset is names" in refused("fit", *flags, "--data.dataset=names")
+
+
+def test_classes_can_be_known_by_descriptions_alone(run, tiny_bert, tmp_path):
+    described = tmp_path / "classes.csv"
+    described.write_text("label,text\nup,joy and delight\ndown,sadness\nup,i am glad\n")
+    flags = [f"--weights.pretrained={tiny_bert}", "--method=zero_shot", "--trainer.accelerator=cpu"]
+    outcome = run("fit", *flags, f"--descriptions={described}")
+    assert outcome.code == 0, outcome.err
+    assert "rows       none: the descriptions of the classes alone" in outcome.err
+    answers = [json.loads(line) for line in run("predict", "sadness", "i am glad").out.splitlines()]
+    assert [each["predicted_label"] for each in answers] == ["down", "up"]
 
 
 def test_descriptions_are_checked(tmp_path):

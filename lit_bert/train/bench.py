@@ -19,7 +19,7 @@ from lit_bert.train.clock import Clock
 from lit_bert.train.features import features_of, outputs_of
 from lit_bert.train.recipe import ROWS_A_CLASS, epochs_for
 from lit_bert.train.run import FitRun, bare_trainer
-from lit_bert.train.zero_shot import has_named_classes, name_prior
+from lit_bert.train.zero_shot import class_head, has_named_classes, name_prior
 
 TIMED_STEPS = 4
 HEAD_FOLDS = 4  # by which the strength of a head's penalty is chosen
@@ -122,7 +122,7 @@ def best_head(run: FitRun, rows: TokenizedRows, features: Tensor) -> Head:
         return model.default_objective(logits, batch, label_smoothing=0.0)
 
     is_few = len(rows) < ROWS_A_CLASS * outputs
-    prior = name_prior(run, features, labels) if is_few and has_named_classes(run) else None
+    prior = name_prior(class_head(run), features, labels) if is_few and has_named_classes(run) else None
     return head.best_head(features, folds_of(run, rows, HEAD_FOLDS), outputs, loss, prior=prior)
 
 

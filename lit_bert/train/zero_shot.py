@@ -85,20 +85,20 @@ def class_head(run: FitRun, descriptions: Mapping[str, Sequence[str]] | None = N
     return Head(weight, torch.zeros(len(names)))
 
 
-def name_prior(run: FitRun, features: Tensor, labels: Tensor) -> Head | None:
+def name_prior(names: Head, features: Tensor, labels: Tensor) -> Head | None:
     """The head of the names of the classes, weakened, to which one that is fitted to few rows is drawn.
 
-    A label is one more thing that is known of a class: with some rows of each, answers are right more often
-    where the names are among them (Lin et al., 2023, https://arxiv.org/abs/2301.06267).
+    A name is one more thing that is known of a class: with some rows of each, answers are right more often
+    where names are among them (Lin et al., 2023, https://arxiv.org/abs/2301.06267).
 
     Args:
+        names: `class_head`.
         features: of the rows, float32 (N, F).
         labels: int64 (N,).
 
     Returns:
         None where the names say less of the rows than chance does.
     """
-    found = class_head(run)
-    weaker = Head(found.weight * (PRIOR / SCALE), found.bias)
+    weaker = Head(names.weight * (PRIOR / SCALE), names.bias)
     loss = cross_entropy(weaker.logits(features), labels).item()
-    return weaker if loss < math.log(len(found.bias)) else None
+    return weaker if loss < math.log(len(names.bias)) else None
