@@ -379,7 +379,9 @@ def test_classes_can_be_known_by_their_names_alone(run, tiny_bert, refused, tmp_
     assert outcome.code == 0, outcome.err
     assert "has no split 'test'" in refused("test")
     for flag in ("--guarantee=accuracy=0.9", "--want=sadness:precision=0.9", f"--from={RUN / 'best.ckpt'}"):
-        assert "needs rows, and there are the names of classes alone" in refused("fit", *flags, NAMES, flag)
+        assert "needs rows, and there are the names of classes alone" in refused(
+            "fit", *flags[1:], NAMES, flag
+        )
     assert "data.dataset is names" in refused("fit", *flags, "--data.dataset=names")
 
 
