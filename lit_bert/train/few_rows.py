@@ -97,7 +97,8 @@ def _train_on_all(run: FitRun, bench: Bench, race: Race) -> None:
         if trains:
             soup.add(run.model.network)
         soup.load_mean(run.model.network)
-        method.finish(bench, everything)
+        if method.finish is not None:
+            method.finish(bench, everything)
 
 
 def _kept(

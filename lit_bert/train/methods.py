@@ -84,10 +84,6 @@ def zero_shot(bench: Bench, rows: np.ndarray) -> None:
     set_head(bench.run, class_head(bench.run, bench.run.descriptions))
 
 
-def leave(bench: Bench, rows: np.ndarray) -> None:
-    """Does nothing."""
-
-
 @dataclass(frozen=True)
 class Method:
     """A way to make a classifier of labelled rows.
@@ -95,14 +91,14 @@ class Method:
     Attributes:
         summary: for the help of `--method`.
         fit: leaves the network of a bench trained on some of its rows, int (M,).
-        finish: likewise, once the mean of several such networks is in its place.
+        finish: likewise, once the mean of several such networks is in its place; None has nothing left to do.
         trains: whether it takes steps.
         is_of_the_run: whether the trainer of the run can take them.
     """
 
     summary: str
     fit: Callable[[Bench, np.ndarray], None]
-    finish: Callable[[Bench, np.ndarray], None] = leave
+    finish: Callable[[Bench, np.ndarray], None] | None = None
     trains: bool = True
     is_of_the_run: bool = False
 
