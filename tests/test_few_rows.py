@@ -219,10 +219,10 @@ def test_the_corrected_score_of_guesses_is_chance():
 
 def test_few_rows_are_all_trained_on_and_each_is_scored_by_networks_that_have_not_seen_it(fit, run, tmp_path):
     shown = fit("--seed_everything=1")
-    assert "rows       36 to train on, each validated in turn" in shown
+    assert "rows       36 to train on, each scored by a network that has not seen it" in shown
     assert "split train, cross-validated, 36 rows" in shown
     assert "baseline   no training, the nearest class name: macro F1 0." in shown
-    for name in ("finetune", "frozen"):
+    for name in ("soup", "frozen"):
         assert f"method     {name}: macro F1" in shown
     assert "once corrected for the choice between them" in shown
     assert "recipe     data.batch_size 16" in shown
@@ -264,14 +264,14 @@ def test_settings_of_the_run_are_those_that_were_chosen(fit):
 )
 def test_where_one_network_is_trained_it_is_validated_on_rows_of_their_own(flags, fit):
     shown = fit(*flags)
-    assert "each validated in turn" not in shown
+    assert "each scored by a network that has not seen it" not in shown
     assert "33 to train on, 3 to validate on, of the 36" in shown
     assert "split validation, 3 rows" in shown
 
 
 def test_epochs_that_are_given_with_a_method_are_those_of_each_network(fit):
     shown = fit("--method=finetune", "--trainer.max_epochs=4")
-    assert "each validated in turn" in shown
+    assert "each scored by a network that has not seen it" in shown
     assert "method     finetune: macro F1" in shown
     assert Checkpoint.open(RUN / "best.ckpt").facts.global_step == 4 * 3  # 36 rows, 16 a step
 

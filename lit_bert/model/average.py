@@ -1,8 +1,9 @@
-"""Exponential moving average of the training weights, which is what a fit validates."""
+"""Means of weights: of one training as it goes on, which is what a fit validates, and of several networks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,3 +62,31 @@ class WeightAverage:
             parameter.copy_(value)
             value.copy_(kept)
         self.in_use = not self.in_use
+
+
+class WeightSum:
+    """Networks of the same shape, summed up.
+
+    Trained from the same weights, they end near each other, and their mean is a network that is often better
+    than each (model soups, Wortsman et al., 2022, https://arxiv.org/abs/2203.05482).
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, network: Any) -> None:
+        self.count += 1
+        for name, value in network.state_dict().items():
+            if name in self._sums and value.is_floating_point():
+                self._sums[name] += value
+            else:
+                self._sums[name] = value.detach().clone()
+
+    def load_mean(self, network: Any) -> None:
+        """Has a network hold the mean of those that were added."""
+        mean = {
+            name: value / self.count if value.is_floating_point() else value
+            for name, value in self._sums.items()
+        }
+        network.load_state_dict(mean)

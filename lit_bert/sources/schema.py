@@ -332,7 +332,7 @@ class Facts(Plain):
     epoch: Count
     global_step: Count
     is_published: bool = False
-    method: Literal["finetune", "frozen", "contrastive", "zero_shot"] | None = None
+    method: Literal["finetune", "frozen", "contrastive", "soup", "zero_shot"] | None = None
     model: ModelSettings
     data: DataFacts | None = None
     weights: WeightsFacts

@@ -89,6 +89,7 @@ class Bench:
             trainer = bare_trainer(run, ends, max_epochs=epochs, limit_val_batches=0)
             trainer.fit(run.model, data.train_dataloader())
             run.steps_beside += trainer.global_step
+            self.trainings_left = max(1, self.trainings_left - 1)
         finally:
             data.train_rows, run.model.objective = everything, before
 

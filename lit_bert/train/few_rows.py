@@ -17,7 +17,8 @@ from lit_bert.sources.checkpoint import BEST, Checkpoint
 from lit_bert.train.bench import Bench
 from lit_bert.train.features import outputs_of
 from lit_bert.train.methods import METHODS, start_finetuning
-from lit_bert.train.race import Race, corrected_score, cross_validate
+from lit_bert.train.plan import FINETUNE, SOUP
+from lit_bert.train.race import Race, corrected_score, cross_validate, trainings
 from lit_bert.train.recipe import FEW_ROWS
 from lit_bert.train.record import record_training
 from lit_bert.train.run import FitRun
@@ -60,18 +61,21 @@ def _in_time(run: FitRun, bench: Bench) -> tuple[list[str], int]:
         return run.methods, FOLDS
     bench.reset()
     step_s = bench.step_s()
-    for folds in (FOLDS, 2):
-        steps = int(run.budget.left_s / (folds + 1) / step_s)
+    is_auto = len(run.methods) > 1
+    plain = [FINETUNE if name == SOUP and is_auto else name for name in run.methods]
+    for methods, folds in ((run.methods, FOLDS), (plain, FOLDS), (plain, 2)):
+        count = trainings(methods, folds)
+        steps = int(run.budget.left_s / count / step_s)
         if steps >= LEAST_STEPS:
             log.info(
-                f"budget     {step_s:.2g} s a step: time for {folds + 1} trainings of {steps:,} steps at most"
+                f"budget     {step_s:.2g} s a step: time for {count} trainings of {steps:,} steps at most"
             )
-            return run.methods, folds
-    if "frozen" not in run.methods:
+            return methods, folds
+    if not is_auto:
         log.info(
             f"budget     {step_s:.2g} s a step: there is time for less than {LEAST_STEPS} steps a training"
         )
-        return run.methods, 2
+        return plain, 2
     log.info(f"budget     {step_s:.2g} s a step: there is no time to train, only for the last layer")
     return ["frozen"], FOLDS
 
@@ -83,7 +87,7 @@ def _train_on_all(run: FitRun, bench: Bench, race: Race) -> None:
     trains = soup is None or not run.budget.is_over  # else there are those of the cross-validation
     limit, trainer.limit_val_batches = trainer.limit_val_batches, 0
     run.model.method = race.kept
-    bench.trainings_left = 1
+    bench.trainings_left = max(1, method.trainings)
     if method.is_of_the_run and trains:
         start_finetuning(bench, everything)
         trainer.callbacks.extend(run.budget.callbacks())  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lit_bert import UserError
+from lit_bert.model.average import WeightSum
 from lit_bert.train.bench import Bench, best_head, set_head
 from lit_bert.train.features import features_of
 from lit_bert.train.run import FitRun
@@ -78,6 +79,15 @@ def fit_last_layer(bench: Bench, rows: np.ndarray) -> None:
     set_head(bench.run, best_head(bench.run, some, features_of(bench.run, some)))
 
 
+def soup(bench: Bench, rows: np.ndarray) -> None:
+    """Leaves the mean of the networks of three methods, which vary more from draw to draw than it does."""
+    networks = WeightSum()
+    for method in (frozen, finetune, contrastive):
+        method(bench, rows)
+        networks.add(bench.run.model.network)
+    networks.load_mean(bench.run.model.network)
+
+
 def zero_shot(bench: Bench, rows: np.ndarray) -> None:
     """Has each class be where its name lies: nothing is learned of the rows."""
     bench.reset()
@@ -92,32 +102,38 @@ class Method:
         summary: for the help of `--method`.
         fit: leaves the network of a bench trained on some of its rows, int (M,).
         finish: likewise, once the mean of several such networks is in its place; None has nothing left to do.
-        trains: whether it takes steps.
+        trainings: how many networks take steps.
         is_of_the_run: whether the trainer of the run can take them.
     """
 
     summary: str
     fit: Callable[[Bench, np.ndarray], None]
     finish: Callable[[Bench, np.ndarray], None] | None = None
-    trains: bool = True
+    trainings: int = 1
     is_of_the_run: bool = False
+
+    @property
+    def trains(self) -> bool:
+        """Whether it takes steps."""
+        return self.trainings > 0
 
 
 METHODS = {
-    "frozen": Method("the last layer alone, on the pretrained network as it is", frozen, trains=False),
+    "frozen": Method("the last layer alone, on the pretrained network as it is", frozen, trainings=0),
     "finetune": Method("all weights", finetune, is_of_the_run=True),
     "contrastive": Method(
         "texts of a class are drawn together, then the last layer", contrastive, fit_last_layer
     ),
+    "soup": Method("the mean of the networks of these three", soup, trainings=2),
     "zero_shot": Method(
-        "nothing is trained: the class whose name, or --descriptions, is nearest", zero_shot, trains=False
+        "nothing is trained: the class whose name, or --descriptions, is nearest", zero_shot, trainings=0
     ),
 }
 
 
 def check_method(name: str, run: FitRun) -> None:
     """Raises a UserError where a method cannot be used for the task, the encoder or the devices."""
-    needs_class = name in ("contrastive", "zero_shot")
+    needs_class = name in ("contrastive", "soup", "zero_shot")
     if needs_class and run.model.task.label_form != "class":
         raise UserError(
             f"--method is {name}, which needs one class a text, and the task is {run.data.task}. "

@@ -13,10 +13,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lit_bert.model.mean_layer import can_add_mean_layer
 from lit_bert.train.keep import EarlyStop
 from lit_bert.train.methods import METHODS
-from lit_bert.train.recipe import FEW_ROWS, Choice, recipe_for
+from lit_bert.train.recipe import FEW_ROWS, SCARCE_ROWS_A_CLASS, Choice, recipe_for
 from lit_bert.train.run import FitRun
 
-AUTO, FINETUNE = "auto", "finetune"
+AUTO, FINETUNE, SOUP = "auto", "finetune", "soup"
 
 
 def has_schedule(settings: Mapping[str, Any]) -> bool:
@@ -54,7 +54,12 @@ def methods_of(run: FitRun) -> list[str]:
     if run.trainer.world_size > 1 or run.data.hparams.folds or run.model.trains_part:
         return [FINETUNE]
     reads_max = run.data.hparams.window_pooling == "max" and run.data.train_rows.long_texts is not None
-    return [FINETUNE] if reads_max else [FINETUNE, "frozen"]
+    if reads_max:
+        return [FINETUNE]
+    task, rows = run.model.task, len(run.data.train_rows)
+    is_scarce = run.trains_in_parts and rows < SCARCE_ROWS_A_CLASS * len(task.class_names)
+    has_one = task.label_form == "class" and not task.is_ordered
+    return [SOUP if is_scarce and has_one else FINETUNE, "frozen"]
 
 
 def goes_by_methods(run: FitRun) -> bool:

@@ -1,49 +1,25 @@
 """Which method is kept: decided on rows that none of its networks has seen.
 
 With few rows by cross-validation, which uses each row for training and for scoring. The networks of its parts
-and the one that is trained on all rows start from the same weights and end near each other: their mean (a
-model soup, Wortsman et al., 2022, https://arxiv.org/abs/2203.05482) varies less from draw to draw than one.
+and the one that is trained on all rows start from the same weights and end near each other: their mean varies
+less from draw to draw than one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from lit_bert.evaluate import compare
 from lit_bert.evaluate.calibration import cross_fitted
+from lit_bert.model.average import WeightSum
 from lit_bert.task.base import Task
 from lit_bert.train.bench import Bench, folds_of
 from lit_bert.train.methods import METHODS
 
 RESAMPLES = 500  # bootstrap draws
-
-
-class WeightSum:
-    """Networks of the same shape, summed up."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._sums: dict[str, Tensor] = {}
-
-    def add(self, network: Any) -> None:
-        self.count += 1
-        for name, value in network.state_dict().items():
-            if name in self._sums and value.is_floating_point():
-                self._sums[name] += value
-            else:
-                self._sums[name] = value.detach().clone()
-
-    def load_mean(self, network: Any) -> None:
-        """Has a network hold the mean of those that were added."""
-        mean = {
-            name: value / self.count if value.is_floating_point() else value
-            for name, value in self._sums.items()
-        }
-        network.load_state_dict(mean)
 
 
 class Race(NamedTuple):
@@ -60,13 +36,19 @@ class Race(NamedTuple):
     soups: dict[str, WeightSum]
 
 
+def trainings(names: list[str], folds: int) -> int:
+    """How many there are in a race of methods and, of the one that is kept, of all rows."""
+    of_each = [METHODS[name].trainings for name in names]
+    return folds * sum(of_each) + max(of_each)
+
+
 def cross_validate(bench: Bench, names: list[str], folds: int) -> Race:
     """Trains each method on all parts of the rows but one, in turn, and asks it about that one."""
     fold = folds_of(bench.run, bench.rows, folds)
     outputs = {name: np.empty((len(fold), bench.outputs_count), np.float32) for name in names}
     soups = {name: WeightSum() for name in names if METHODS[name].trains}
+    bench.trainings_left = trainings(names, folds)
     for part in range(folds):
-        bench.trainings_left = folds - part + 1  # and one of all rows
         others, held = np.flatnonzero(fold != part), np.flatnonzero(fold == part)
         if not len(held):
             continue

@@ -18,6 +18,7 @@ STEPS = 100  # of the optimizer, at least
 EPOCHS, LEAST_EPOCHS = 10, 3  # where that many make more steps; of many rows
 TEXTS = 48_000  # that are read: from 4,800 rows on epochs get fewer, down to three of 16,000
 ROWS_A_CLASS = 50  # below which the classifier starts as the best one for the network as it is
+SCARCE_ROWS_A_CLASS = 16  # below which the mean of networks of several methods is tried first
 LAYER_DECAY = 0.9
 MOST_VALIDATIONS = 10  # of a run
 
