@@ -11,6 +11,7 @@ import pytest
 from lit_bert import COMMAND, UserError
 from lit_bert.model.groups import warmup_and_decay
 from lit_bert.train.budget import RESERVE_S, Budget
+from lit_bert.train.race import trainings
 
 
 def test_a_budget_counts_from_the_beginning_of_the_command(monkeypatch):
@@ -60,3 +61,9 @@ def test_a_run_ends_within_its_minutes(run, quick):
 def test_a_run_that_goes_on_has_no_minutes(run, quick, refused):
     assert run("fit", *quick, "--trainer.max_epochs=1").code == 0
     assert "not for a run that goes on" in refused("fit", *quick, "--minutes=1", "--ckpt_path=last")
+
+
+def test_the_time_is_shared_by_all_networks_that_are_trained():
+    assert trainings(["soup", "frozen"], 3) == 3 * 2 + 2
+    assert trainings(["finetune", "contrastive"], 2) == 2 * 2 + 1
+    assert trainings(["frozen"], 3) == 0

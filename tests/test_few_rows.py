@@ -336,14 +336,25 @@ NUMBERS = [
 ]
 
 
+STARS = [{"text": text, "label": 1 + place // 10} for place, text in enumerate(texts_of("joy", 30))]
+MORE = [{"text": text, "label": label} for label in ("joy", "anger") for text in texts_of(label, 16)]
+
+
 @pytest.mark.parametrize(
     ("rows", "flag"),
-    [(SEVERAL, "--data.label_separator=|"), (NUMBERS, "--data.task=regression")],
-    ids=["several labels", "numbers"],
+    [
+        (SEVERAL, "--data.label_separator=|"),
+        (NUMBERS, "--data.task=regression"),
+        (STARS, "--data.task=ordinal"),
+        (MORE, "--data.task=single"),
+    ],
+    ids=["several labels", "numbers", "ordered classes", "16 rows a class"],
 )
-def test_other_kinds_of_tasks_race_too(rows, flag, fit, tmp_path):
+def test_elsewhere_one_trained_network_is_tried_beside_the_frozen_one(rows, flag, fit, tmp_path):
     shown = fit(flag, data=write_csv(tmp_path / "other.csv", rows))
-    assert "method     frozen: " in shown
+    for name in ("finetune", "frozen"):
+        assert f"method     {name}: " in shown
+    assert "soup" not in shown
 
 
 def test_methods_that_need_a_class_are_refused_elsewhere(refused, tiny_bert, tmp_path):
