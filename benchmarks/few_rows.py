@@ -20,7 +20,7 @@ from benchmarks.harness import Run, module_contestant
 
 SIZES = ("30", "8 a class", "100", "1000")
 MINUTES = {"30": 1}  # for the size, as a user who has no more rows need not wait
-OURS = {"lit_bert": "auto", "finetune": "finetune", "frozen": "frozen", "contrastive": "contrastive"}
+OURS = {"lit_bert": "auto", **{name: name for name in ("finetune", "frozen", "contrastive", "soup")}}
 OTHERS = ("frozen_lr", "setfit", "tfidf")
 PAIRS = 20  # a row and kind, of many rows: num_iterations of SetFit
 STRENGTH = 30.0  # C of logistic regression on embeddings
@@ -30,20 +30,22 @@ MOST_TESTED = 2000  # rows
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the part, or one contestant of it."""
-    args = harness.checked_flags(harness.parser("few_rows", __doc__).parse_args(argv))
+    args = harness.checked_flags(harness.parser("few_rows", __doc__, more=True).parse_args(argv))
     if args.contestant:
         return harness.print_figures(contest(args))
     names = [f"{who} {size}" for size in SIZES for who in ("lit_bert", *list(OURS)[1:], *OTHERS)]
     quick = ["--quick"] * args.quick
     made = [module_contestant("few_rows", name, *quick, timeout_s=3600) for name in names]
     contestants = harness.selected(made, args.only)
+    earlier = harness.runs_of("few_rows", args.results) if args.more else []
     with harness.scratch_folder() as place:
-        runs = harness.measure(contestants, args.rounds, place, warmup=False)
+        runs = harness.measure(contestants, args.rounds, place, warmup=False, earlier=earlier)
+    contestants = [each for each in made if any(run.contestant == each.name for run in runs)]
     notes = [
         *intervals(runs),
         f"Data: {harness.data_folder().name}; each round draws other rows, the same for all.",
-        "lit_bert: MiniLM, the defaults of `fit`, with `--minutes 1` of 30 rows; finetune, frozen and "
-        "contrastive are its methods alone (--method). Seconds of a whole fit, scoring apart.",
+        "lit_bert: MiniLM, the defaults of `fit`, with `--minutes 1` of 30 rows; finetune, frozen, "
+        "contrastive and soup are its methods alone (--method). Seconds of a whole fit, scoring apart.",
         "frozen_lr: the mean of the last hidden states of the same weights, normalised, and scikit-learn's "
         f"LogisticRegression(C={STRENGTH:g}). setfit: SetFit with the same weights and its defaults, of "
         f"1,000 rows with the {PAIRS} pairs a row of its paper, as its defaults make all. tfidf: words and "

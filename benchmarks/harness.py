@@ -274,8 +274,12 @@ def _say(line: str) -> None:
 # --- flags ---
 
 
-def parser(part: str, doc: str | None, rounds: int = 5) -> argparse.ArgumentParser:
-    """The flags that all parts know."""
+def parser(part: str, doc: str | None, rounds: int = 5, more: bool = False) -> argparse.ArgumentParser:
+    """The flags that all parts know.
+
+    Args:
+        more: whether rounds can be added to those of a table.
+    """
     flags = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{part}",
         description=doc,
@@ -287,6 +291,10 @@ def parser(part: str, doc: str | None, rounds: int = 5) -> argparse.ArgumentPars
     flags.add_argument("--quick", action="store_true", help="one round of tiny sizes, to see that it runs")
     flags.add_argument("--results", type=Path, help="folder for the tables (default benchmarks/results)")
     flags.add_argument("--contestant", help=argparse.SUPPRESS)  # a process of the harness itself
+    if more:
+        flags.add_argument(
+            "--more", action="store_true", help="add rounds to those of the table, with other rows and seeds"
+        )
     return flags
 
 

@@ -45,11 +45,7 @@ T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}  # of Student's t, by
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the part, or one contestant of it."""
-    flags = harness.parser("imbalance", __doc__, rounds=5)
-    flags.add_argument(
-        "--more", action="store_true", help="add rounds to those of the table, with other rows and seeds"
-    )
-    args = harness.checked_flags(flags.parse_args(argv))
+    args = harness.checked_flags(harness.parser("imbalance", __doc__, more=True).parse_args(argv))
     if args.contestant:
         return harness.print_figures(contest(args))
     quick = ["--quick"] * args.quick

@@ -21,11 +21,7 @@ MAX_POINTS = 0.2  # of F1 that speed may cost
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the part, or one contestant of it."""
-    flags = harness.parser("seeds", __doc__, rounds=3)
-    flags.add_argument(
-        "--more", action="store_true", help="add rounds to those of the table, with other seeds"
-    )
-    args = harness.checked_flags(flags.parse_args(argv))
+    args = harness.checked_flags(harness.parser("seeds", __doc__, rounds=3, more=True).parse_args(argv))
     if args.contestant:
         return harness.print_figures(contest(args))
     with harness.scratch_folder() as place:
