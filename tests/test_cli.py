@@ -911,6 +911,7 @@ def test_checkpoints_in_a_folder_of_their_own_are_scored_and_calibrated_there(ru
     assert outcome.code == 0
     assert {path.name for path in Path("elsewhere/kept").iterdir()} == {
         "best.ckpt",
+        "drift.json",
         "train_hashes.bin",
         "validate.json",
         "validate.parquet",

@@ -80,9 +80,12 @@ def refused_by(run: Any, verb: str, path: Path) -> str:
     """The one line with which a verb refuses a checkpoint; nothing was written, nothing removed."""
     arguments = {
         "predict": ["what a day", f"--ckpt_path={path}"],
+        "drift": [path, path.with_name("texts.csv")],
         "export": [f"--ckpt_path={path}", "--to=exported"],
         "weights": ["--weights.checkpoint", path, "--data.dataset=sample", "--trainer.max_epochs=1"],
     }.get(verb, [f"--ckpt_path={path}"])
+    if verb == "drift":
+        path.with_name("texts.csv").write_text("text\nwhat a day\n", encoding="utf-8")
     before = everything()
     outcome = run("fit" if verb == "weights" else verb, *arguments)
     assert outcome.code == 2, outcome
@@ -94,7 +97,7 @@ def refused_by(run: Any, verb: str, path: Path) -> str:
     return outcome.err
 
 
-VERBS = [*USING, *RESUMING, "export", "weights"]
+VERBS = [*USING, *RESUMING, "export", "weights", "drift"]
 NAN = torch.tensor(float("nan"))
 HEAD = "state_dict/network.classifier.weight"
 WORDS = "network.bert.embeddings.word_embeddings.weight"

@@ -250,13 +250,22 @@ def checked_seed(seed: int | bool) -> int | bool:
     return seed
 
 
-def command_with_checkpoint(verb: VerbParser, arguments: list[str]) -> tuple[CommandLine, Checkpoint]:
-    """The parsed command with the checkpoint that it uses as it is, and the settings of both."""
-    arguments, which = strip_flag(checked_configs(arguments), "--ckpt_path", "best, last or a file")
+def command_with_checkpoint(
+    verb: VerbParser, arguments: list[str], place: str | None = None
+) -> tuple[CommandLine, Checkpoint]:
+    """The parsed command with the checkpoint that it uses as it is, and the settings of both.
+
+    Args:
+        place: the checkpoint, of a verb without `--ckpt_path`.
+    """
+    arguments, which = checked_configs(arguments), place
+    if place is None:
+        arguments, which = strip_flag(arguments, "--ckpt_path", "best, last or a file")
     command = CommandLine(verb, arguments)
     config = command.config
+    which = which or config["ckpt_path"]
     asked = Asked.of_settings(*(config[f"data.{name}"] for name in ("task", "text_column", "text_form")))
-    checkpoint = Checkpoint.open(find_checkpoint(which or config["ckpt_path"], asked))
+    checkpoint = Checkpoint.open(find_checkpoint(which, asked))
     fill_from_checkpoint(command.config, command.given, checkpoint, verb.name)
     command.checkpoint = checkpoint
     return command, checkpoint

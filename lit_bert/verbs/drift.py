@@ -43,6 +43,8 @@ def drift(arguments: list[str]) -> int:
     places, rest = _places(arguments)
     if {"-h", "--help"} & set(rest):
         CommandLine(DRIFT, rest)  # which ends the process
+    if any(each.split("=")[0] == "--input" for each in rest):
+        raise UserError("got --input; FILE, after MODEL, names the texts. Leave the flag out.")
     if len(places) < 2:
         raise UserError(
             f"got {len(places)} of MODEL and FILE; expected a checkpoint or an exported folder, and a file "
@@ -102,7 +104,7 @@ DRIFT = VerbParser(
     "FILE is a file of texts, or files that `predict --statistics` and `serve --statistics` wrote, whose "
     "counts are added up. Exit code 0: nothing differs beyond chance; 1: something does; 2: they could not "
     "be compared.",
-    checkpoint_help="MODEL, where that is no exported folder",
+    checkpoint_help=None,
     add_arguments=_add_arguments,
     trainer_defaults={**NO_FILES, "devices": 1},
 )
@@ -125,7 +127,7 @@ def _of_checkpoint(model: Path, flags: list[str], has_texts: bool) -> tuple[floa
     if not has_texts:
         checkpoint = Checkpoint.open(model)
         return _rate(CommandLine(DRIFT, checked_configs(flags))), checkpoint.task, statistics_of(checkpoint)
-    command, checkpoint = command_with_checkpoint(DRIFT, ["--ckpt_path", str(model), *flags])
+    command, checkpoint = command_with_checkpoint(DRIFT, flags, str(model))
     statistics = statistics_of(checkpoint)
     rate = _rate(command)
     command.build(command.progress_bar())
