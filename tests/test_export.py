@@ -19,6 +19,7 @@ from formats import content_of, forge
 from test_checkpoints import room_for
 
 import lit_bert
+from lit_bert.evaluate.drift import REFERENCE
 from lit_bert.evaluate.predictions import Predictions
 from lit_bert.evaluate.scores import Score
 from lit_bert.product.folder import CARD, CHECKSUMS, FACTS, facts, verify
@@ -31,7 +32,8 @@ pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 
 FILES = [
-    *(CARD, CHECKSUMS, FACTS, "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    *(CARD, CHECKSUMS, FACTS, REFERENCE),
+    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
     *(each.file for each in FORMATS),
 ]
 TEXTS = [text for label in CLASSES for text in texts_of(label, 36)[28:]]
