@@ -125,7 +125,7 @@ def test_many_threads_and_too_little_memory_lose_no_answer(folders: dict[str, Pa
     wrong: list[str] = []
 
     def work(offset: int) -> None:
-        for number in range(12):
+        for number in range(5):
             model = models.by_name[NAMES[(number + offset) % 3]]
             (answer,) = models.predictor(model)(["i am happy"])
             if list(answer.probabilities) != model.labels:
