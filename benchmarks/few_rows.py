@@ -22,7 +22,7 @@ SIZES = ("30", "8 a class", "100", "1000")
 MINUTES = {"30": 1}  # for the size, as a user who has no more rows need not wait
 OURS = {"lit_bert": "auto", **{name: name for name in ("finetune", "frozen", "contrastive", "soup")}}
 OTHERS = ("frozen_lr", "setfit", "tfidf")
-PAIRS = 20  # a row and kind, of many rows: num_iterations of SetFit
+PAIRS, FROM = 20, 100  # a row and kind, from that many rows on: num_iterations of SetFit
 STRENGTH = 30.0  # C of logistic regression on embeddings
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of TF-IDF, by cross-validation
 MOST_TESTED = 2000  # rows
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         "contrastive and soup are its methods alone (--method). Seconds of a whole fit, scoring apart.",
         "frozen_lr: the mean of the last hidden states of the same weights, normalised, and scikit-learn's "
         f"LogisticRegression(C={STRENGTH:g}). setfit: SetFit with the same weights and its defaults, of "
-        f"1,000 rows with the {PAIRS} pairs a row of its paper, as its defaults make all. tfidf: words and "
+        f"{FROM} rows and more with the {PAIRS} pairs a row of its paper, as its defaults make all. tfidf: words and "
         "pairs of words, logistic regression of the strength that is best by cross-validation.",
     ]
     columns = {"accuracy": "accuracy", "macro F1": "macro_f1", "seconds": "wall_s"}
@@ -186,7 +186,7 @@ def setfit(train: Rows, texts: list[str]) -> list[str]:
     from sklearn.linear_model import LogisticRegression
 
     model = SetFitModel(model_body=embedder(), model_head=LogisticRegression(max_iter=1000))
-    pairs = PAIRS if len(train.texts) >= 1000 else None
+    pairs = PAIRS if len(train.texts) >= FROM else None
     arguments = TrainingArguments(
         output_dir="setfit", save_strategy="no", report_to="none", num_iterations=pairs
     )
