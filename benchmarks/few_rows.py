@@ -48,8 +48,8 @@ def main(argv: list[str] | None = None) -> int:
         "contrastive and soup are its methods alone (--method). Seconds of a whole fit, scoring apart.",
         "frozen_lr: the mean of the last hidden states of the same weights, normalised, and scikit-learn's "
         f"LogisticRegression(C={STRENGTH:g}). setfit: SetFit with the same weights and its defaults, of "
-        f"{FROM} rows and more with the {PAIRS} pairs a row of its paper, as its defaults make all. tfidf: words and "
-        "pairs of words, logistic regression of the strength that is best by cross-validation.",
+        f"{FROM} rows and more with the {PAIRS} pairs a row of its paper, as its defaults make all. tfidf: "
+        "words and pairs of words, logistic regression of the strength that is best by cross-validation.",
     ]
     columns = {"accuracy": "accuracy", "macro F1": "macro_f1", "seconds": "wall_s"}
     return harness.Report(
