@@ -26,6 +26,7 @@ PAIRS, FROM = 20, 100  # a row and kind, from that many rows on: num_iterations 
 STRENGTH = 30.0  # C of logistic regression on embeddings
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of TF-IDF, by cross-validation
 MOST_TESTED = 2000  # rows
+MOST_DRAWS = 1000  # of rows, until each class is among them
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     contestants = [each for each in made if any(run.contestant == each.name for run in runs)]
     notes = [
         *intervals(runs),
-        f"Data: {harness.data_folder().name}; each round draws other rows, the same for all.",
+        f"Data: {harness.data_folder().name}; each round draws other rows, the same for all, "
+        "two of each class at least.",
         "lit_bert: MiniLM, the defaults of `fit`, with `--minutes 1` of 30 rows; finetune, frozen, "
         "contrastive and soup are its methods alone (--method). Seconds of a whole fit, scoring apart.",
         "frozen_lr: the mean of the last hidden states of the same weights, normalised, and scikit-learn's "
@@ -96,16 +98,22 @@ def read() -> tuple[Rows, Rows]:
 
 
 def drawn(rows: Rows, size: str, seed: int) -> Rows:
-    """That many of the rows, at random, or of each class."""
+    """That many of the rows, at random, with two of each class at least; or that many of each class."""
     import numpy as np
 
     generator, labels = np.random.default_rng(seed), np.array(rows.labels)
-    order = generator.permutation(len(labels))
+    order, classes = generator.permutation(len(labels)), np.unique(labels)
     if size.endswith("a class"):
         each = int(size.split()[0])
-        chosen = np.concatenate([order[labels[order] == name][:each] for name in np.unique(labels)])
+        chosen = np.concatenate([order[labels[order] == name][:each] for name in classes])
     else:
-        chosen = order[: int(size)]
+        for _ in range(MOST_DRAWS):
+            chosen = order[: int(size)]
+            if min((labels[chosen] == name).sum() for name in classes) >= 2:
+                break
+            order = generator.permutation(len(labels))
+        else:
+            raise SystemExit(f"{size} rows are too few for two of each of the {len(classes)} classes.")
     return Rows([rows.texts[row] for row in chosen], labels[chosen].tolist())
 
 
