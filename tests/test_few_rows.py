@@ -282,6 +282,20 @@ def test_a_guarantee_of_few_rows_is_of_rows_that_no_network_has_seen(fit):
     assert "split train, cross-validated, 32 rows" in shown
 
 
+def test_the_checkpoint_lies_where_the_settings_say(fit):
+    fit("--method=frozen", "--checkpoint.dirpath=elsewhere/kept", "--checkpoint.filename=mine")
+    assert not list(Path("checkpoints").rglob("best.ckpt"))
+    kept = {path.name for path in Path("elsewhere/kept").iterdir()}
+    assert {"mine.ckpt", "validate.json", VALIDATED} <= kept
+
+
+@pytest.mark.parametrize("flag", ["--early_stopping.patience=2", "--checkpoint.monitor=val/accuracy"])
+def test_epochs_that_are_to_be_chosen_are_validated_or_refused(flag, fit, refused, few, tiny_bert):
+    assert "each scored by a network" not in fit(flag, "--trainer.max_epochs=2", "--method=finetune")
+    flags = [flag, f"--weights.pretrained={tiny_bert}", f"--data.dataset={few}"]
+    assert "chooses no epoch" in refused("fit", *flags, "--method=frozen")
+
+
 def test_a_given_number_of_epochs_leaves_everything_else_as_it_was(fit):
     shown = fit("--trainer.max_epochs=2")
     assert "recipe" not in shown

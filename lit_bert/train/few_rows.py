@@ -13,9 +13,10 @@ import numpy as np
 
 from lit_bert.data.cache import TokenizedRows
 from lit_bert.evaluate.predictions import VALIDATED, Predictions
-from lit_bert.sources.checkpoint import BEST, Checkpoint
+from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.train.bench import Bench
 from lit_bert.train.features import outputs_of
+from lit_bert.train.keep import KeepBest
 from lit_bert.train.methods import METHODS, start_finetuning
 from lit_bert.train.plan import FINETUNE, SOUP
 from lit_bert.train.race import Race, corrected_score, cross_validate, trainings
@@ -113,7 +114,8 @@ def _kept(
     Args:
         outputs: of the rows, float32 (N, C).
     """
-    folder = Path(str(run.trainer.log_dir))
+    folder = _place(run).parent
+    folder.mkdir(parents=True, exist_ok=True)
     order = np.argsort(rows.rows)
     facts: dict[str, Any] = {
         "global_step": run.trainer.global_step,
@@ -132,11 +134,18 @@ def _kept(
     return _saved(run), predictions
 
 
+def _place(run: FitRun) -> Path:
+    """Where the best checkpoint goes, by the settings of what keeps it."""
+    found = (each for each in run.trainer.checkpoint_callbacks if isinstance(each, KeepBest))
+    kept = next(each for each in found if each.monitor)  # the other one keeps the last
+    return Path(str(kept.dirpath), kept.format_checkpoint_name({}, kept.filename)).with_suffix(".ckpt")
+
+
 def _saved(run: FitRun) -> Checkpoint | None:
     """The network as it stands, as the best checkpoint of the run; None where nothing is kept."""
     if not run.trainer.log_dir:
         return None
-    best = Path(str(run.trainer.log_dir)) / BEST
+    best = _place(run)
     run.trainer.save_checkpoint(best, weights_only=True)
     return Checkpoint.open(best)
 

@@ -20,6 +20,7 @@ from lit_bert import UserError
 from lit_bert.model.average import WeightSum
 from lit_bert.train.bench import Bench, best_head, set_head
 from lit_bert.train.features import features_of
+from lit_bert.train.keep import watches_epochs
 from lit_bert.train.run import FitRun
 from lit_bert.train.zero_shot import class_head
 
@@ -149,6 +150,11 @@ def check_method(name: str, run: FitRun) -> None:
         raise UserError(
             f"--method is {name}, which reads the mean of a text's windows, and data.window_pooling is max. "
             "Choose finetune, or --data.window_pooling mean."
+        )
+    if watches_epochs(run.settings) and "finetune" not in run.methods:
+        raise UserError(
+            f"--method is {name}, which chooses no epoch, and checkpoint.monitor, early_stopping.monitor or "
+            "early_stopping.patience is set. Leave it out, or choose finetune."
         )
     if run.trainer.world_size > 1 and name != "finetune":
         raise UserError(

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_bert.model.mean_layer import can_add_mean_layer
-from lit_bert.train.keep import EarlyStop
+from lit_bert.train.keep import EarlyStop, watches_epochs
 from lit_bert.train.methods import METHODS
 from lit_bert.train.recipe import FEW_ROWS, SCARCE_ROWS_A_CLASS, Choice, recipe_for
 from lit_bert.train.run import FitRun
@@ -34,14 +34,16 @@ def uses_recipe(settings: Mapping[str, Any], is_resumed: bool) -> bool:
 def trains_in_parts(settings: Mapping[str, Any], is_resumed: bool, devices: int) -> bool:
     """Whether few rows are all trained on, with networks of parts of them beside the one of all.
 
-    The length of these has to be in epochs, all weights have to train, and nothing else may cut the rows.
+    The length of these has to be in epochs, none of which is asked to be chosen, all weights have to train,
+    and nothing else may cut the rows.
     """
     model, trainer = settings["model"], settings["trainer"]
     is_plain = (
         model["lora"]["rank"] or model["freeze"] is not None or settings["data"]["folds"] or devices > 1
     )
     by_epochs = trainer["max_steps"] == -1 and trainer["max_time"] is None
-    return uses_recipe(settings, is_resumed) and by_epochs and not is_plain
+    is_free = by_epochs and not watches_epochs(settings)
+    return uses_recipe(settings, is_resumed) and is_free and not is_plain
 
 
 def methods_of(run: FitRun) -> list[str]:
