@@ -138,7 +138,7 @@ def _place(run: FitRun) -> Path:
     """Where the best checkpoint goes, by the settings of what keeps it."""
     found = (each for each in run.trainer.checkpoint_callbacks if isinstance(each, KeepBest))
     kept = next(each for each in found if each.monitor)  # the other one keeps the last
-    return Path(str(kept.dirpath), kept.format_checkpoint_name({}, kept.filename)).with_suffix(".ckpt")
+    return Path(kept.format_checkpoint_name({}))
 
 
 def _saved(run: FitRun) -> Checkpoint | None:
