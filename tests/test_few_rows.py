@@ -283,7 +283,8 @@ def test_a_guarantee_of_few_rows_is_of_rows_that_no_network_has_seen(fit):
 
 
 def test_the_checkpoint_lies_where_the_settings_say(fit):
-    fit("--method=frozen", "--checkpoint.dirpath=elsewhere/kept", "--checkpoint.filename=mine")
+    shown = fit("--method=frozen", "--checkpoint.dirpath=elsewhere/kept", "--checkpoint.filename=mine")
+    assert "elsewhere/kept/mine.ckpt" in shown
     assert not list(Path("checkpoints").rglob("best.ckpt"))
     kept = {path.name for path in Path("elsewhere/kept").iterdir()}
     assert {"mine.ckpt", "validate.json", VALIDATED} <= kept

@@ -44,6 +44,7 @@ class Bench:
         self.labels = rows.labels
         self._start = {name: value.detach().clone() for name, value in run.model.network.state_dict().items()}
         self._features: Tensor | None = None
+        self._heads: dict[bytes, Head] = {}
 
     @property
     def outputs_count(self) -> int:
@@ -62,14 +63,14 @@ class Bench:
         """Has the network as it was."""
         self.run.model.network.load_state_dict(self._start)
 
-    def head(self, rows: np.ndarray, features: Tensor | None = None) -> Head:
-        """The best head for some of the rows, int (M,).
-
-        Args:
-            features: of all rows, where they are not those of the network as it starts.
-        """
-        found = self.features if features is None else features
-        return best_head(self.run, self.rows.view(rows), found[torch.from_numpy(rows)])
+    def head(self, rows: np.ndarray) -> Head:
+        """The best head of the network as it starts, which it then is, for some of the rows, int (M,)."""
+        self.reset()
+        key = rows.tobytes()
+        if key not in self._heads:  # several methods begin with it
+            features = self.features[torch.from_numpy(rows)]
+            self._heads[key] = best_head(self.run, self.rows.view(rows), features)
+        return self._heads[key]
 
     def train(self, rows: np.ndarray, objective: Callable[..., Tensor] | None = None) -> None:
         """Trains the network as it stands on some of the rows, int (M,), without a validation.

@@ -16,7 +16,7 @@ from lit_bert.evaluate.predictions import VALIDATED, Predictions
 from lit_bert.sources.checkpoint import Checkpoint
 from lit_bert.train.bench import Bench
 from lit_bert.train.features import outputs_of
-from lit_bert.train.keep import KeepBest
+from lit_bert.train.keep import keeper_of_best
 from lit_bert.train.methods import METHODS, start_finetuning
 from lit_bert.train.plan import FINETUNE, SOUP
 from lit_bert.train.race import Race, corrected_score, cross_validate, trainings
@@ -136,8 +136,8 @@ def _kept(
 
 def _place(run: FitRun) -> Path:
     """Where the best checkpoint goes, by the settings of what keeps it."""
-    found = (each for each in run.trainer.checkpoint_callbacks if isinstance(each, KeepBest))
-    kept = next(each for each in found if each.monitor)  # the other one keeps the last
+    kept = keeper_of_best(run.trainer)
+    assert kept is not None  # else `watches_epochs` holds
     return Path(kept.format_checkpoint_name({}))
 
 

@@ -30,7 +30,7 @@ from lit_bert.train.choose import calibrate, choice_notes, choose_parameters, us
 from lit_bert.train.decide import check_decisions, decide
 from lit_bert.train.few_rows import fit_by_methods
 from lit_bert.train.frozen import MOST_ROWS, frozen_rival, keep_better_method, start_with_best_head
-from lit_bert.train.keep import KeepBest
+from lit_bert.train.keep import keeper_of_best
 from lit_bert.train.methods import check_method
 from lit_bert.train.plan import apply_recipe, goes_by_methods, methods_of, uses_recipe
 from lit_bert.train.record import seen_before
@@ -108,8 +108,8 @@ def _best(run: FitRun) -> tuple[Checkpoint | None, Predictions | None]:
             f"{run.resumed.checkpoint.path} stands at the end of its run already, so nothing was trained. "
             "Give it more with --trainer.max_epochs."
         )
-    kept = [each for each in trainer.checkpoint_callbacks if isinstance(each, KeepBest) and each.monitor]
-    best = Path(kept[0].best_model_path) if kept else None
+    kept = keeper_of_best(trainer)
+    best = Path(kept.best_model_path) if kept else None
     if best is None or not (trainer.is_global_zero and best.is_file()):
         return None, None
     checkpoint = Checkpoint.open(best)
@@ -251,8 +251,8 @@ def _finish(
     if checkpoint is None:
         return RunResult(status="done", steps=trainer.global_step, minutes=minutes)
     # As the user has named the folder, which asking the trainer for would have all processes take part in.
-    folder = next(each.dirpath for each in trainer.checkpoint_callbacks if isinstance(each, KeepBest))
-    best = Path(str(folder)) / checkpoint.path.name
+    kept = keeper_of_best(trainer)
+    best = Path(str(kept.dirpath), checkpoint.path.name) if kept else checkpoint.path
     found = _score(run, checkpoint, predictions) if predictions is not None else None
     steps = trainer.global_step + run.steps_beside
     print(f"took       {minutes:.1f} minutes for {steps:,} optimizer steps")

@@ -100,3 +100,9 @@ def checked_number(value: Any, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise UserError(f"{what} in the checkpoint is a {type(value).__name__}; expected a number.")
     return float(value)
+
+
+def keeper_of_best(trainer: Trainer) -> KeepBest | None:
+    """What keeps the best epoch of a run, beside which another one keeps the last."""
+    found = (each for each in trainer.checkpoint_callbacks if isinstance(each, KeepBest) and each.monitor)
+    return next(found, None)

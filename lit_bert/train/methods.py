@@ -27,7 +27,6 @@ from lit_bert.train.zero_shot import class_head
 
 def frozen(bench: Bench, rows: np.ndarray) -> None:
     """Fits the last layer alone."""
-    bench.reset()
     set_head(bench.run, bench.head(rows))
 
 
