@@ -290,11 +290,18 @@ def test_the_checkpoint_lies_where_the_settings_say(fit):
     assert {"mine.ckpt", "validate.json", VALIDATED} <= kept
 
 
-@pytest.mark.parametrize("flag", ["--early_stopping.patience=2", "--checkpoint.monitor=val/accuracy"])
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("--early_stopping.patience=2", "--checkpoint.monitor=val/accuracy", "--trainer.overfit_batches=2"),
+        *("--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"),
+        *("--trainer.check_val_every_n_epoch=2", "--trainer.val_check_interval=1"),
+    ],
+)
 def test_epochs_that_are_to_be_chosen_are_validated_or_refused(flag, fit, refused, few, tiny_bert):
     assert "each scored by a network" not in fit(flag, "--trainer.max_epochs=2", "--method=finetune")
     flags = [flag, f"--weights.pretrained={tiny_bert}", f"--data.dataset={few}"]
-    assert "chooses no epoch" in refused("fit", *flags, "--method=frozen")
+    assert "validates no epoch" in refused("fit", *flags, "--method=frozen")
 
 
 def test_a_given_number_of_epochs_leaves_everything_else_as_it_was(fit):

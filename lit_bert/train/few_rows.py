@@ -137,7 +137,7 @@ def _kept(
 def _place(run: FitRun) -> Path:
     """Where the best checkpoint goes, by the settings of what keeps it."""
     kept = keeper_of_best(run.trainer)
-    assert kept is not None  # else `watches_epochs` holds
+    assert kept is not None  # else `needs_validations` holds
     return Path(kept.format_checkpoint_name({}))
 
 

@@ -15,15 +15,6 @@ from lit_bert import UserError
 PATIENCE = 3  # where it is left open
 
 
-MONITOR = "val/score"  # where it is left as it is
-
-
-def watches_epochs(settings: Any) -> bool:
-    """Whether settings say by what an epoch is kept, or when a run ends early."""
-    sections = settings["checkpoint"], settings["early_stopping"]
-    return sections[1]["patience"] is not None or any(each["monitor"] != MONITOR for each in sections)
-
-
 class EarlyStop(EarlyStopping):
     """EarlyStopping whose patience is a setting and no state: a flag overrides what a resumed run had."""
 

@@ -20,8 +20,8 @@ from lit_bert import UserError
 from lit_bert.model.average import WeightSum
 from lit_bert.train.bench import Bench, best_head, set_head
 from lit_bert.train.features import features_of
-from lit_bert.train.keep import watches_epochs
 from lit_bert.train.run import FitRun
+from lit_bert.train.trainer_limits import needs_validations
 from lit_bert.train.zero_shot import class_head
 
 
@@ -150,10 +150,10 @@ def check_method(name: str, run: FitRun) -> None:
             f"--method is {name}, which reads the mean of a text's windows, and data.window_pooling is max. "
             "Choose finetune, or --data.window_pooling mean."
         )
-    if watches_epochs(run.settings) and "finetune" not in run.methods:
+    if needs_validations(run.settings) and "finetune" not in run.methods:
         raise UserError(
-            f"--method is {name}, which chooses no epoch, and checkpoint.monitor, early_stopping.monitor or "
-            "early_stopping.patience is set. Leave it out, or choose finetune."
+            f"--method is {name}, which validates no epoch and leaves out no batch, and checkpoint.monitor, "
+            "early_stopping or a limit or interval of the trainer is set. Leave it out, or choose finetune."
         )
     if run.trainer.world_size > 1 and name != "finetune":
         raise UserError(

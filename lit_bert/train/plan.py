@@ -11,10 +11,11 @@ from typing import Any
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lit_bert.model.mean_layer import can_add_mean_layer
-from lit_bert.train.keep import EarlyStop, watches_epochs
+from lit_bert.train.keep import EarlyStop
 from lit_bert.train.methods import METHODS
 from lit_bert.train.recipe import FEW_ROWS, SCARCE_ROWS_A_CLASS, Choice, recipe_for
 from lit_bert.train.run import FitRun
+from lit_bert.train.trainer_limits import needs_validations
 
 AUTO, FINETUNE, SOUP = "auto", "finetune", "soup"
 
@@ -38,12 +39,12 @@ def trains_in_parts(settings: Mapping[str, Any], is_resumed: bool, devices: int)
     and nothing else may cut the rows.
     """
     model, trainer = settings["model"], settings["trainer"]
-    is_plain = (
+    trains_less = (
         model["lora"]["rank"] or model["freeze"] is not None or settings["data"]["folds"] or devices > 1
     )
     by_epochs = trainer["max_steps"] == -1 and trainer["max_time"] is None
-    is_free = by_epochs and not watches_epochs(settings)
-    return uses_recipe(settings, is_resumed) and is_free and not is_plain
+    is_free = by_epochs and not needs_validations(settings)
+    return uses_recipe(settings, is_resumed) and is_free and not trains_less
 
 
 def methods_of(run: FitRun) -> list[str]:

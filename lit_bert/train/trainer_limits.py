@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from lit_bert import UserError
 from lit_bert.data.hyperparameters import MAX_COUNT
 from lit_bert.train.run import FitRun
 
 INTERVALS = ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps")
+
+
+MONITOR = "val/score"  # where it is left as it is
+WHOLE = (None, 1.0)  # limits that leave all batches
+
+
+def needs_validations(settings: Mapping[str, Any]) -> bool:
+    """Whether settings ask for what a network without validations, trained on all of its rows, cannot give.
+
+    That is how an epoch is chosen, when a run ends early, when it validates, and with which batches.
+    """
+    trainer, stop = settings["trainer"], settings["early_stopping"]
+    chooses = any(each["monitor"] != MONITOR for each in (settings["checkpoint"], stop))
+    asks = trainer["val_check_interval"] is not None or trainer["check_val_every_n_epoch"] != 1
+    limits = [trainer[f"limit_{part}_batches"] for part in ("train", "val")]
+    cuts = any(each not in WHOLE or type(each) is int for each in limits) or bool(trainer["overfit_batches"])
+    return chooses or stop["patience"] is not None or asks or cuts
 
 
 def check_trainer_limits(run: FitRun) -> None:
